@@ -1,0 +1,183 @@
+"""A run: its configuration, its directory, its record, and where it came from."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdlib.errors import KdlibError, unknown
+from kdlib.files import write_json
+
+SCHEMA_VERSION = 1
+CHOICES = {
+    "precision": ("float32", "bfloat16", "auto"),
+    "schedule": ("one_cycle", "step", "constant"),
+    "split": ("train", "dev"),
+    "optimiser": ("sgd",),
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run; the notebooks' parameters have the same names.
+
+    ``weight``, ``ce_weight`` and ``method_options`` left at ``None`` / empty take the method's
+    own defaults. ``split="train"`` trains on the training set and evaluates on the test set;
+    ``split="dev"`` holds a fifth of the training set out, trains on the rest and evaluates on
+    what was held out: the only split on which anything may be chosen.
+    """
+
+    dataset: str = "scenes"
+    attentions: int = 2
+    distractors: int = 4
+    image_size: int = 64
+    train_size: int | None = None
+    test_size: int | None = None
+    teacher: str = "scenes_teacher"
+    student: str = "scenes_student"
+    method: str = "student"
+    method_options: dict[str, Any] = field(default_factory=dict)
+    weight: float | None = None
+    ce_weight: float | None = None
+    kd_weight: float = 1.0
+    temperature: float = 4.0
+    epochs: int = 15
+    teacher_epochs: int = 15
+    teacher_weights: str | None = None
+    batch_size: int = 128
+    optimiser: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "one_cycle"
+    milestones: tuple[int, ...] = ()
+    augmentation: tuple[str, ...] = ("flip",)
+    data_seed: int = 0
+    init_seed: int = 0
+    teacher_seed: int = 0
+    precision: str = "float32"
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        """Check every value that can be checked without data or networks."""
+        for name in ("milestones", "augmentation"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, valid in CHOICES.items():
+            if getattr(self, name) not in valid:
+                raise unknown(name, getattr(self, name), valid)
+        _check_positive(self, "epochs", "teacher_epochs", "batch_size", "image_size")
+        _check_positive(self, "learning_rate", "temperature")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":
+        """Build from parameters; an unknown name is an error that lists the valid ones."""
+        valid = [item.name for item in fields(cls)]
+        for name in values:
+            if name not in valid:
+                raise unknown("run parameter", name, valid)
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as JSON-ready values."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def canonical(self) -> "RunConfig":
+        """The same run without what it does not depend on: no teacher, no distillation options."""
+        if self.method != "student":
+            return self
+        blank = RunConfig()
+        kept = ("method_options", "weight", "ce_weight", "kd_weight", "temperature")
+        neutral = {name: getattr(blank, name) for name in (*kept, "teacher_epochs", "teacher_seed")}
+        return replace(self, teacher="none", teacher_weights=None, **neutral)
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 of the canonical configuration, in hexadecimal."""
+        text = json.dumps(self.canonical().to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def run_id(self) -> str:
+        """A readable slug and ten digits of the hash: the name of the run's directory."""
+        parts = (self.dataset, f"a{self.attentions}", self.student, self.method)
+        suffix = "" if self.split == "train" else f"-{self.split}"
+        return f"{'-'.join(parts)}-s{self.init_seed}{suffix}-{self.config_hash[:10]}"
+
+    def teacher_config(self) -> "RunConfig":
+        """The run whose weights teach this one: the teacher network, trained plainly."""
+        seeds = {"data_seed": self.teacher_seed, "init_seed": self.teacher_seed}
+        plain = replace(self, student=self.teacher, method="student", **seeds)
+        return replace(plain, epochs=self.teacher_epochs).canonical()
+
+
+def _check_positive(config: RunConfig, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise KdlibError(f"{name} is {getattr(config, name)}; it must be greater than 0.")
+
+
+def run_directory(config: RunConfig, root: Path) -> Path:
+    """Where a run's files live: ``root/<run_id>``."""
+    return Path(root) / config.run_id
+
+
+def is_finished(config: RunConfig, root: Path) -> bool:
+    """A run is finished when, and only when, its record exists."""
+    return (run_directory(config, root) / "record.json").exists()
+
+
+def write_record(directory: Path, record: Mapping[str, Any]) -> Path:
+    """Write ``record.json``, last of all a run's files, under its final name or not at all."""
+    path = Path(directory) / "record.json"
+    write_json(path, record)
+    return path
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read one ``record.json``.
+
+    Raises:
+        KdlibError: the file is missing, damaged, or of another schema version.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise KdlibError(f"{path} is not a readable record ({error}); delete it and run again.")
+    found = record.get("schema_version") if isinstance(record, dict) else None
+    if found != SCHEMA_VERSION:
+        raise KdlibError(f"{path} has schema version {found}; this kdlib reads {SCHEMA_VERSION}.")
+    return record
+
+
+def provenance(config: RunConfig, device: str, precision: str, fingerprint: str) -> dict[str, Any]:
+    """What a sceptic needs to know of a result: code, packages, device, seeds, data, time."""
+    packages = ("torch", "torchvision", "numpy")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "device": device,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "seeds": {n: getattr(config, n) for n in ("data_seed", "init_seed", "teacher_seed")},
+        "data_fingerprint": fingerprint,
+        "utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """A git answer about the code that is running, or ``None`` outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
