@@ -1,0 +1,105 @@
+"""What every method shares: the frozen teacher, the loss terms, the gate."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdlib.losses.attention import attention_map
+from kdlib.losses.response import kd_loss
+from kdlib.models.output import Output
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """A teacher's output; its attention maps are computed once for all students of a step."""
+
+    logits: Tensor
+    stages: tuple[Tensor, ...]
+    embedding: Tensor
+
+    @cached_property
+    def maps(self) -> tuple[Tensor, ...]:
+        """Attention map (B, H, W) of each stage."""
+        return tuple(attention_map(stage) for stage in self.stages)
+
+
+class FrozenTeacher(nn.Module):
+    """A teacher that nothing can move: eval mode, no gradients, batch-norm buffers fixed.
+
+    This is the only place where a teacher is frozen; ``train()`` leaves it in eval mode.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "FrozenTeacher":
+        """Stay in eval mode, whatever ``mode`` says."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> TeacherOutput:
+        """The teacher's output for normalised images (B, 3, H, W), without a graph."""
+        return TeacherOutput(*self.network(images))
+
+
+class Distiller(nn.Module):
+    """Sum of cross-entropy, one method's loss and logit KD, as named and weighted terms.
+
+    Args:
+        name: the method's name, under which its term is logged.
+        method_loss: module ``(student, teacher, targets) -> (B,)``, or ``None``.
+        weight: weight of the method's term (alpha of the DCT paper).
+        ce_weight: weight of the cross-entropy (beta).
+        kd_weight: weight of ``T^2 KL`` (delta); 0 leaves the term out.
+        temperature: T of the KD term.
+        gate: count the method's term only for images that the teacher classifies correctly
+            (``PRED_GUIDE`` in the paper's release). KD is never gated, as released.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        method_loss: nn.Module | None,
+        *,
+        weight: float,
+        ce_weight: float,
+        kd_weight: float,
+        temperature: float,
+        gate: bool,
+    ) -> None:
+        super().__init__()
+        self.name, self.method_loss, self.gate = name, method_loss, gate
+        self.weight, self.ce_weight, self.kd_weight = weight, ce_weight, kd_weight
+        self.temperature = temperature
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term reads the teacher."""
+        return self.method_loss is not None or self.kd_weight != 0
+
+    def forward(
+        self, student: Output, teacher: TeacherOutput | None, targets: Tensor
+    ) -> dict[str, Tensor]:
+        """Named, already weighted loss terms of one batch (scalars, float32)."""
+        return dict(self._terms(student, teacher, targets))
+
+    def _terms(
+        self, student: Output, teacher: TeacherOutput | None, targets: Tensor
+    ) -> Iterator[tuple[str, Tensor]]:
+        logits = student.logits.float()
+        yield "ce", self.ce_weight * functional.cross_entropy(logits, targets)
+        if teacher is None:
+            return
+        if self.method_loss is not None:
+            per_image = self.method_loss(student, teacher, targets)
+            if self.gate:
+                per_image = per_image * (teacher.logits.argmax(1) == targets)
+            yield self.name, self.weight * per_image.mean()
+        if self.kd_weight != 0:
+            loss = kd_loss(logits, teacher.logits.float(), self.temperature)
+            yield "kd", self.kd_weight * loss

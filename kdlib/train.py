@@ -1,0 +1,273 @@
+"""The one training loop: one student or several in lock-step, sharing the teacher's forward.
+
+Students that see the same batches (several methods, one data seed) need the teacher's answer
+to those batches once. Each still has its own network, optimiser and random streams, so the
+numbers are the same, to the bit, as if each had been trained by itself.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from kdlib.checkpoints import load_weights
+from kdlib.cost import measure_cost
+from kdlib.data import load_data
+from kdlib.data.batches import Batch, Batches
+from kdlib.data.image_data import ImageData
+from kdlib.distillers.base import FrozenTeacher
+from kdlib.errors import KdlibError
+from kdlib.evaluate import evaluate_student, predict
+from kdlib.files import write_json
+from kdlib.models import create_model
+from kdlib.precision import resolve_precision
+from kdlib.runs import (
+    SCHEMA_VERSION,
+    RunConfig,
+    is_finished,
+    provenance,
+    read_record,
+    run_directory,
+    write_record,
+)
+from kdlib.trainee import Trainee
+
+OWN_FIELDS = {
+    "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
+    "init_seed", "optimiser", "learning_rate", "momentum", "weight_decay", "schedule",
+    "milestones",
+}  # fmt: skip
+TEACHER_FIELDS = {"teacher", "teacher_epochs", "teacher_weights", "teacher_seed"}
+MONITORED = 2000
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the students of one lock-step group share."""
+
+    data: ImageData
+    evaluation: ImageData
+    batches: Batches
+    teacher: FrozenTeacher | None
+    device: torch.device
+    precision: str
+
+
+def fit(
+    configs: Sequence[RunConfig],
+    root: Path,
+    *,
+    data_root: Path | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Train every run of ``configs`` that is not finished; return all their records.
+
+    Runs that were killed go on from their last epoch and end with the same numbers.
+
+    Args:
+        configs: runs that differ only in the student and its method (one lock-step group).
+        root: folder of all runs; each gets ``root/<run_id>``.
+        data_root: where real data sets lie (see ``kdlib.data``).
+        device: ``cpu``, ``cuda`` ...; by default the GPU if there is one.
+        progress: show a progress bar with the loss terms.
+
+    Raises:
+        KdlibError: the runs cannot share batches, a teacher's weights are missing or do not
+            fit, data are missing, or a loss is not finite.
+    """
+    check_group(configs)
+    waiting = [config for config in configs if not is_finished(config, root)]
+    if waiting:
+        task = prepare(waiting, Path(root), data_root, device)
+        _train(waiting, task, Path(root), progress)
+    return [read_record(run_directory(config, root) / "record.json") for config in configs]
+
+
+def check_group(configs: Sequence[RunConfig]) -> None:
+    """Refuse runs that do not see the same batches and the same teacher."""
+    if not configs:
+        raise KdlibError("There is nothing to train: give at least one run.")
+    with_teacher = [config for config in configs if config.teacher != "none"]
+    _check_shared(configs, set(configs[0].to_dict()) - OWN_FIELDS - TEACHER_FIELDS)
+    _check_shared(with_teacher, TEACHER_FIELDS)
+
+
+def _check_shared(configs: Sequence[RunConfig], names: set[str]) -> None:
+    for name in sorted(names):
+        values = {str(getattr(config, name)) for config in configs}
+        if len(values) > 1:
+            raise KdlibError(
+                f"Students in lock-step must share '{name}', but it is {' and '.join(values)}. "
+                "Train them in separate calls."
+            )
+
+
+def prepare(
+    configs: Sequence[RunConfig], root: Path, data_root: Path | None, device: str | None
+) -> Task:
+    """Load the data and the teacher that a group of runs shares."""
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    first = configs[0]
+    train_split, evaluation_split = ("train", "test") if first.split == "train" else ("fit", "dev")
+    data = _load(first, train_split, data_root)
+    evaluation = _load(first, evaluation_split, data_root)
+    if data.classes != evaluation.classes:
+        raise KdlibError("Training and evaluation data have different classes; see the data set.")
+    taught = next((config for config in configs if config.teacher != "none"), None)
+    return Task(
+        data=data,
+        evaluation=evaluation,
+        batches=Batches(data, first.batch_size, first.augmentation, place),
+        teacher=load_teacher(taught, root, len(data.classes), place) if taught else None,
+        device=place,
+        precision=resolve_precision(first.precision, place),
+    )
+
+
+def _load(config: RunConfig, split: str, data_root: Path | None) -> ImageData:
+    return load_data(
+        config.dataset,
+        split,
+        size=config.test_size if split == "test" else config.train_size,
+        image_size=config.image_size,
+        attentions=config.attentions,
+        distractors=config.distractors,
+        data_root=data_root,
+    )
+
+
+def load_teacher(
+    config: RunConfig, root: Path, classes: int, device: torch.device
+) -> FrozenTeacher:
+    """The frozen teacher of a run, from its own run's directory or from ``teacher_weights``."""
+    directory = run_directory(config.teacher_config(), root)
+    given = config.teacher_weights
+    path = Path(given) if given else directory / "weights.safetensors"
+    if not path.exists():
+        raise KdlibError(
+            f"The teacher's weights are missing: {path}. Train it first (notebook 02_teacher with "
+            "the same data set, image size, teacher and teacher_epochs), or name a file with "
+            "teacher_weights."
+        )
+    network = create_model(config.teacher, classes)
+    load_weights(network, path, classes)
+    network.to(device, memory_format=torch.channels_last)
+    return FrozenTeacher(network)
+
+
+def _train(configs: Sequence[RunConfig], task: Task, root: Path, progress: bool) -> None:
+    classes = len(task.data.classes)
+    trainees = [Trainee(config, classes, root, task.device, task.precision) for config in configs]
+    for trainee in trainees:
+        write_json(trainee.directory / "config.json", trainee.config.to_dict())
+    first = min(trainee.epoch for trainee in trainees)
+    total = (configs[0].epochs - first) * len(task.batches)
+    with tqdm(total=total, disable=not progress, unit="batch", mininterval=1) as bar:
+        for epoch in range(first, configs[0].epochs):
+            train_epoch([t for t in trainees if t.epoch == epoch], task, epoch, bar)
+    for trainee in trainees:
+        trainee.finish()
+        write_record(trainee.directory, make_record(trainee, task))
+        trainee.forget_checkpoint()
+
+
+def train_epoch(trainees: Sequence[Trainee], task: Task, epoch: int, bar: tqdm) -> None:
+    """One epoch of every trainee that has not done it yet; each ends with a checkpoint."""
+    seconds: dict[str, float] = defaultdict(float)
+    sums: dict[str, dict[str, float]] = {t.config.run_id: defaultdict(float) for t in trainees}
+    for trainee in trainees:
+        trainee.parts.train()
+    needs_teacher = any(trainee.distiller.needs_teacher for trainee in trainees)
+    for index, batch in enumerate(_on_device(task, trainees, epoch)):
+        start = time.perf_counter()
+        teacher = _ask(task, batch) if needs_teacher else None
+        seconds["teacher"] += time.perf_counter() - start
+        for trainee in trainees:
+            start = time.perf_counter()
+            done = epoch * len(task.batches) + index
+            rate = trainee.rate(done, len(task.batches))
+            asked = teacher if trainee.distiller.needs_teacher else None
+            terms = trainee.step(batch, asked, rate)
+            for name, term in terms.items():
+                sums[trainee.config.run_id][name] += term.item() * len(batch.labels)
+            seconds[trainee.config.run_id] += time.perf_counter() - start
+        bar.set_postfix_str(_describe(trainees[-1], terms, epoch))
+        bar.update()
+    for trainee in trainees:
+        run_id = trainee.config.run_id
+        taught = seconds["teacher"] if trainee.distiller.needs_teacher else 0.0
+        row = {
+            "epoch": epoch + 1,
+            "learning_rate": rate,
+            **{name: total / len(task.data.labels) for name, total in sums[run_id].items()},
+            "accuracy": monitored_accuracy(trainee, task),
+            "seconds": round(seconds[run_id] + taught, 3),
+        }
+        trainee.end_epoch(row)
+
+
+def _on_device(task: Task, trainees: Sequence[Trainee], epoch: int) -> Iterator[Batch]:
+    for batch in task.batches.epoch(trainees[0].config.data_seed, epoch):
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        yield batch._replace(images=images)
+
+
+def _ask(task: Task, batch: Batch) -> Any:
+    if task.teacher is None:
+        return None
+    with torch.autocast(task.device.type, torch.bfloat16, task.precision == "bfloat16"):
+        return task.teacher(batch.images)
+
+
+def _describe(trainee: Trainee, terms: dict[str, Tensor], epoch: int) -> str:
+    values = " ".join(f"{name}={term.item():.3f}" for name, term in terms.items())
+    return f"epoch {epoch + 1}/{trainee.config.epochs} {trainee.label}: {values}"
+
+
+def monitored_accuracy(trainee: Trainee, task: Task) -> float:
+    """Top-1 on the first images of the evaluation set: for curves, never for choosing."""
+    few = task.evaluation.first(MONITORED)
+    logits = predict(trainee.student, few, device=task.device, precision=trainee.precision)
+    return (logits.argmax(1) == few.labels).float().mean().item()
+
+
+def make_record(trainee: Trainee, task: Task) -> dict[str, Any]:
+    """All that is known of a finished run, as ``record.json`` holds it."""
+    config, history = trainee.config, trainee.history
+    teacher = task.teacher if trainee.distiller.needs_teacher else None
+    measured = evaluate_student(
+        trainee.student, teacher, task.evaluation, device=task.device, precision=trainee.precision
+    )
+    best = max(history, key=lambda row: row["accuracy"])
+    epochs = {
+        "last_epoch": trainee.epoch,
+        "best_epoch": best["epoch"],
+        "best_monitored_top1": best["accuracy"],
+        "last_monitored_top1": history[-1]["accuracy"],
+    }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": config.run_id,
+        "config": config.to_dict(),
+        "config_hash": config.config_hash,
+        **measured,
+        "results": {**measured["results"], **epochs},
+        "cost": _cost(trainee, task),
+        "provenance": provenance(
+            config, str(task.device), trainee.precision, task.data.fingerprint
+        ),
+    }
+
+
+def _cost(trainee: Trainee, task: Task) -> dict[str, Any]:
+    seconds = sum(row["seconds"] for row in trainee.history)
+    images = len(task.data.labels) * trainee.epoch
+    measured = measure_cost(trainee.student, trainee.config.image_size, task.device)
+    return {**measured, "train_seconds": seconds, "images_per_second": images / seconds}

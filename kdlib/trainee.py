@@ -1,0 +1,140 @@
+"""One student in training: its network, its distiller, its optimiser, its history."""
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from kdlib.checkpoints import load_tensors, momentum_state, restore_momentum, save_tensors
+from kdlib.data.batches import Batch
+from kdlib.distillers import create_distiller
+from kdlib.distillers.base import TeacherOutput
+from kdlib.errors import KdlibError
+from kdlib.files import write_text
+from kdlib.models import create_model
+from kdlib.runs import RunConfig, run_directory
+from kdlib.schedules import learning_rate
+from kdlib.seeds import derive_seed, seed_everything
+
+
+class Trainee:
+    """A student with all that its training changes; saved and restored as one.
+
+    Args:
+        config: the run.
+        classes: number of classes of the data.
+        root: the folder of all runs.
+        device: where the student lives.
+        precision: ``float32`` or ``bfloat16`` (autocast; losses stay in float32).
+    """
+
+    def __init__(
+        self, config: RunConfig, classes: int, root: Path, device: torch.device, precision: str
+    ) -> None:
+        self.config, self.classes, self.device = config, classes, device
+        self.directory = run_directory(config, root)
+        self.precision = precision
+        seed_everything(derive_seed(config.init_seed, "weights"))
+        self.student = create_model(config.student, classes)
+        self.student.to(device, memory_format=torch.channels_last)
+        seed_everything(derive_seed(config.init_seed, "distiller"))
+        self.distiller = create_distiller(config).to(device)
+        self.parts = nn.ModuleDict({"student": self.student, "distiller": self.distiller})
+        self.optimiser = optim.SGD(
+            self.parts.parameters(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        self.history: list[dict[str, Any]] = []
+        self._restore()
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    @property
+    def label(self) -> str:
+        """Short name for progress bars."""
+        return self.config.method
+
+    def step(self, batch: Batch, teacher: TeacherOutput | None, lr: float) -> dict[str, Tensor]:
+        """Learn from one batch; returns the loss terms, detached.
+
+        Raises:
+            KdlibError: the loss is not finite; names the terms and the learning rate.
+        """
+        self.optimiser.param_groups[0]["lr"] = lr
+        with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
+            output = self.student(batch.images)
+            terms = self.distiller(output, teacher, batch.labels)
+        loss = torch.stack(list(terms.values())).sum()
+        if not math.isfinite(loss.item()):
+            raise KdlibError(self._not_finite(terms, lr))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        return {name: term.detach() for name, term in terms.items()}
+
+    def rate(self, done: int, steps_per_epoch: int) -> float:
+        """Learning rate after ``done`` steps."""
+        return learning_rate(self.config, done, self.config.epochs * steps_per_epoch)
+
+    def end_epoch(self, row: dict[str, Any]) -> None:
+        """Add a row of history and save a checkpoint that a killed run goes on from."""
+        self.history.append(row)
+        tensors = {f"model.{name}": value for name, value in self.parts.state_dict().items()}
+        for name, value in momentum_state(self.optimiser).items():
+            tensors[f"momentum.{name}"] = value
+        facts = {"history": self.history, "precision": self.precision}
+        save_tensors(self._checkpoint, tensors, facts)
+
+    def finish(self) -> None:
+        """Write the student's weights and the history; the record comes after these."""
+        save_tensors(
+            self.directory / "weights.safetensors",
+            self.student.state_dict(),
+            {"classes": self.classes, "model": self.config.student},
+        )
+        write_text(self.directory / "history.csv", _as_csv(self.history))
+
+    def forget_checkpoint(self) -> None:
+        """Remove the checkpoint of a run whose record is written."""
+        self._checkpoint.unlink(missing_ok=True)
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.directory / "checkpoint.safetensors"
+
+    def _restore(self) -> None:
+        if not self._checkpoint.exists():
+            return
+        tensors, facts = load_tensors(self._checkpoint)
+        self.parts.load_state_dict(_under(tensors, "model."))
+        restore_momentum(self.optimiser, _under(tensors, "momentum."))
+        self.history, self.precision = facts["history"], facts["precision"]
+
+    def _not_finite(self, terms: dict[str, Tensor], lr: float) -> str:
+        values = ", ".join(f"{name} {term.item():.4g}" for name, term in terms.items())
+        return (
+            f"The loss of '{self.label}' is not finite in epoch {self.epoch + 1} "
+            f"({values}; learning rate {lr:.4g}). Lower learning_rate or weight; "
+            f"the last good epoch is kept in {self._checkpoint}."
+        )
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _as_csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
