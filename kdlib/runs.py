@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from kdlib.errors import KdlibError, unknown
 from kdlib.files import write_json
@@ -127,6 +128,15 @@ def _check_positive(config: RunConfig, *names: str) -> None:
 def run_directory(config: RunConfig, root: Path) -> Path:
     """Where a run's files live: ``root/<run_id>``."""
     return Path(root) / config.run_id
+
+
+def run_lock(directory: Path) -> FileLock:
+    """A lock on a run's directory: two processes never train the same run at once.
+
+    The system lets go of it when its process ends, however it ends.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(directory.parent / f".{directory.name}.lock")
 
 
 def is_finished(config: RunConfig, root: Path) -> bool:

@@ -8,6 +8,7 @@ numbers are the same, to the bit, as if each had been trained by itself.
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from kdlib.runs import (
     provenance,
     read_record,
     run_directory,
+    run_lock,
     write_record,
 )
 from kdlib.trainee import Trainee
@@ -69,7 +71,8 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train every run of ``configs`` that is not finished; return all their records.
 
-    Runs that were killed go on from their last epoch and end with the same numbers.
+    Runs that were killed go on from their last epoch and end with the same numbers. A run that
+    another process is training is waited for.
 
     Args:
         configs: runs that differ only in the student and its method (one lock-step group).
@@ -83,10 +86,13 @@ def fit(
             fit, data are missing, or a loss is not finite.
     """
     check_group(configs)
-    waiting = [config for config in configs if not is_finished(config, root)]
-    if waiting:
-        task = prepare(waiting, Path(root), data_root, device)
-        _train(waiting, task, Path(root), progress)
+    with ExitStack() as locks:
+        for directory in sorted({run_directory(config, root) for config in configs}):
+            locks.enter_context(run_lock(directory))
+        waiting = [config for config in configs if not is_finished(config, root)]
+        if waiting:
+            task = prepare(waiting, Path(root), data_root, device)
+            _train(waiting, task, Path(root), progress)
     return [read_record(run_directory(config, root) / "record.json") for config in configs]
 
 

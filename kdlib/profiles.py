@@ -1,0 +1,140 @@
+"""A profile: the runs that a batch consists of, read from ``profiles/<name>.yaml``.
+
+A profile has ``about``, ``config`` (fields of ``RunConfig``), ``methods``, ``seeds`` and, where
+it needs them, ``datasets`` (fields that differ by data set), ``sweeps`` (more groups of runs:
+``{fields, methods, seeds}``) and ``grid`` (factors of each method's default weight, for
+tuning). Weights come from ``profiles/tuned/<dataset>.yaml``, which the dev split has written.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdlib.distillers import METHODS, parse_method
+from kdlib.errors import KdlibError, checked_options, unknown
+from kdlib.runs import RunConfig
+
+PROFILES = Path(__file__).parents[1] / "profiles"
+KEYS = ("about", "config", "datasets", "methods", "seeds", "sweeps", "grid")
+SAME_WEIGHT = {"parseval_twin": "dct", "ours": "dct"}
+
+
+def profile_names() -> tuple[str, ...]:
+    """Names of the profiles that exist."""
+    return tuple(sorted(path.stem for path in PROFILES.glob("*.yaml")))
+
+
+def read_profile(name: str) -> dict[str, Any]:
+    """Read a profile.
+
+    Raises:
+        KdlibError: no such profile, or a key that profiles do not have.
+    """
+    if name not in profile_names():
+        raise unknown("profile", name, profile_names())
+    profile = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8"))
+    checked_options(profile, KEYS, f"profile '{name}'")
+    return profile
+
+
+def expand(
+    name: str,
+    dataset: str = "scenes",
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[RunConfig]:
+    """All runs of a profile, students first; each one once.
+
+    Args:
+        name: the profile.
+        dataset: the data set to run it on.
+        methods: method strings instead of the profile's own.
+        seeds: seeds instead of the profile's own; a seed sets data order and student alike.
+
+    Raises:
+        KdlibError: an unknown profile, field, method or modifier.
+    """
+    profile = read_profile(name)
+    fields = {"dataset": dataset, **profile["config"], **profile.get("datasets", {}).get(dataset, {})}
+    groups = [{}, *profile.get("sweeps", [])]
+    runs = [
+        run
+        for group in groups
+        for run in _group(fields, group, profile, methods or group.get("methods"), seeds)
+    ]
+    return list({run.run_id: run for run in runs}.values())
+
+
+def _group(
+    fields: Mapping[str, Any],
+    group: Mapping[str, Any],
+    profile: Mapping[str, Any],
+    methods: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+) -> Iterable[RunConfig]:
+    checked_options(group, ("fields", "methods", "seeds"), "a sweep")
+    merged = {**fields, **group.get("fields", {})}
+    for seed in seeds or group.get("seeds") or profile["seeds"]:
+        for method in methods or profile["methods"]:
+            for chosen in _weights(merged["dataset"], method, profile.get("grid")):
+                values = {**merged, **chosen, "method": method}
+                config = RunConfig.from_dict({**values, "data_seed": seed, "init_seed": seed})
+                yield config.canonical()
+
+
+def _weights(
+    dataset: str, method: str, grid: Sequence[float] | None
+) -> list[dict[str, float | None]]:
+    """The weights to run a method with: a grid while tuning, else the tuned one."""
+    if method == "student":
+        return [{}]
+    if grid is None:
+        return [tuned_weights(dataset, method)]
+    if method == "kd":
+        return [{"kd_weight": factor} for factor in grid]
+    default = METHODS[parse_method(method).base].weight
+    return [{"weight": factor * default} for factor in grid]
+
+
+def tuned_weights(dataset: str, method: str) -> dict[str, float | None]:
+    """What the dev split chose for a method; its default where nothing was chosen.
+
+    A gated method takes the weight of the same method without gate, and a twin that of its
+    original, so that nothing but the one property under study differs.
+    """
+    path = PROFILES / "tuned" / f"{dataset}.yaml"
+    chosen = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    parts = parse_method(method)
+    base = SAME_WEIGHT.get(parts.base, parts.base)
+    name = f"{base}+kd" if parts.kd and base != "kd" else base
+    return chosen.get(name, chosen.get(base, {}))
+
+
+def teachers(runs: Iterable[RunConfig]) -> list[RunConfig]:
+    """The runs that train the teachers of ``runs``, each once."""
+    needed = [r.teacher_config() for r in runs if r.teacher != "none" and not r.teacher_weights]
+    return list({run.run_id: run for run in needed}.values())
+
+
+def lockstep_groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
+    """Runs that can share batches and teacher: one job each."""
+    groups: dict[tuple[Any, ...], list[RunConfig]] = {}
+    for run in runs:
+        key = (run.dataset, run.attentions, run.distractors, run.image_size, run.data_seed)
+        own = (run.teacher, run.epochs, run.batch_size, run.split, run.train_size)
+        groups.setdefault((*key, *own), []).append(run)
+    return list(groups.values())
+
+
+def parse_list(text: str, kind: str) -> list[str]:
+    """Items of a comma- or space-separated list.
+
+    Raises:
+        KdlibError: the list is empty.
+    """
+    items = text.replace(",", " ").split()
+    if not items:
+        raise KdlibError(f"The list of {kind} is empty; give at least one, such as '0,1,2'.")
+    return items

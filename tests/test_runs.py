@@ -1,0 +1,79 @@
+"""A run's name is a function of its configuration; a record is whole or absent."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from kdlib.errors import KdlibError
+from kdlib.files import write_atomic, write_text
+from kdlib.runs import RunConfig, read_record, write_record
+
+
+def test_the_same_config_gives_the_same_directory():
+    assert RunConfig(method="dct").run_id == RunConfig(method="dct").run_id
+
+
+@pytest.mark.parametrize("change", [{"weight": 2.0}, {"epochs": 3}, {"init_seed": 1}])
+def test_any_change_gives_another_directory(change):
+    config = RunConfig(method="dct")
+    assert replace(config, **change).run_id != config.run_id
+
+
+def test_a_plain_student_does_not_depend_on_the_teacher():
+    config = RunConfig(method="student")
+    assert replace(config, teacher_epochs=99, temperature=2.0).run_id == config.run_id
+    assert config.canonical().teacher == "none"
+
+
+def test_all_methods_and_seeds_share_one_teacher():
+    first = RunConfig(method="dct", data_seed=1, init_seed=1).teacher_config()
+    second = RunConfig(method="at+kd", data_seed=2, init_seed=2, weight=3.0).teacher_config()
+    assert first == second and first.student == "scenes_teacher"
+
+
+def test_a_dev_student_learns_from_a_teacher_that_never_saw_the_dev_images():
+    assert RunConfig(method="kd", split="dev").teacher_config().split == "dev"
+
+
+def test_an_unknown_parameter_names_the_nearest_and_all_valid_ones():
+    with pytest.raises(KdlibError, match="Did you mean 'epochs'.*batch_size"):
+        RunConfig.from_dict({"epoch": 3})
+
+
+@pytest.mark.parametrize("bad", [{"precision": "float8"}, {"schedule": "cosine"}, {"epochs": 0}])
+def test_a_bad_value_is_refused_with_its_name(bad):
+    with pytest.raises(KdlibError, match=next(iter(bad))):
+        RunConfig(**bad)
+
+
+def test_config_survives_json():
+    config = RunConfig(method="dct", milestones=(3, 5))
+    assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 99}'])
+def test_a_damaged_record_is_an_error_that_names_the_file(tmp_path, text):
+    write_text(tmp_path / "record.json", text)
+    with pytest.raises(KdlibError, match=r"record\.json"):
+        read_record(tmp_path / "record.json")
+
+
+def test_a_record_with_a_number_that_is_none_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_record(tmp_path, {"schema_version": 1, "top1": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
