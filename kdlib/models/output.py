@@ -1,0 +1,20 @@
+"""What every network returns."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Output(NamedTuple):
+    """The answer of a network to a batch of B images.
+
+    Attributes:
+        logits: (B, K), before any softmax.
+        stages: feature maps (B, C, H, W), one a resolution, fine to coarse, each after the
+            last activation of its resolution.
+        embedding: (B, D), the pooled features that the classifier reads.
+    """
+
+    logits: Tensor
+    stages: tuple[Tensor, ...]
+    embedding: Tensor
