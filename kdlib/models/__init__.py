@@ -1,0 +1,95 @@
+"""Networks that return logits, stage features and the embedding; one line each."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import models as tv
+
+from kdlib.errors import KdlibError, unknown
+from kdlib.models.cifar_resnet import ThreeStageResNet, cifar_resnet, wide_cifar_resnet
+from kdlib.models.output import Output
+from kdlib.models.tapped import tapped_mobilenet, tapped_resnet
+from kdlib.models.wide_resnet import WideResNet
+
+__all__ = ["Output", "count_parameters", "create_model", "flops", "model_names", "stage_shapes"]
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "resnet8": partial(cifar_resnet, depth=8),
+    "resnet14": partial(cifar_resnet, depth=14),
+    "resnet20": partial(cifar_resnet, depth=20),
+    "resnet32": partial(cifar_resnet, depth=32),
+    "resnet44": partial(cifar_resnet, depth=44),
+    "resnet56": partial(cifar_resnet, depth=56),
+    "resnet110": partial(cifar_resnet, depth=110),
+    "resnet8x4": partial(wide_cifar_resnet, depth=8),
+    "resnet32x4": partial(wide_cifar_resnet, depth=32),
+    "wrn_16_2": partial(WideResNet, depth=16, width=2),
+    "wrn_40_1": partial(WideResNet, depth=40, width=1),
+    "wrn_40_2": partial(WideResNet, depth=40, width=2),
+    "resnet18": partial(tapped_resnet, build=tv.resnet18),
+    "resnet34": partial(tapped_resnet, build=tv.resnet34),
+    "resnet50": partial(tapped_resnet, build=tv.resnet50),
+    "resnet152": partial(tapped_resnet, build=tv.resnet152),
+    "mobilenet_v2": tapped_mobilenet,
+    "scenes_teacher": partial(
+        ThreeStageResNet, blocks=1, widths=(48, 48, 96, 192), stem_stride=2
+    ),
+    "scenes_student": partial(
+        ThreeStageResNet, blocks=1, widths=(16, 16, 32, 64), stem_stride=2
+    ),
+    "scenes_tiny": partial(ThreeStageResNet, blocks=1, widths=(4, 4, 8, 16), stem_stride=2),
+}
+
+
+def model_names() -> tuple[str, ...]:
+    """Names that ``create_model`` knows."""
+    return tuple(MODELS)
+
+
+def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """Build a network whose forward takes images (B, 3, H, W) and returns an ``Output``.
+
+    Args:
+        name: one of ``model_names()``.
+        num_classes: number of classes K.
+        options: ``weights="DEFAULT"`` and the like, for torchvision's networks.
+
+    Raises:
+        KdlibError: unknown name or option.
+    """
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    try:
+        return MODELS[name](num_classes, **options)
+    except TypeError as error:
+        raise KdlibError(f"Model '{name}' does not take these options: {error}.") from error
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of learnable parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@torch.no_grad()
+def stage_shapes(network: nn.Module, image_size: int) -> list[tuple[int, int, int]]:
+    """(C, H, W) of each stage for square images of ``image_size`` pixels."""
+    return [tuple(stage.shape[1:]) for stage in _one_image(network, image_size).stages]
+
+
+def flops(network: nn.Module, image_size: int) -> int:
+    """Floating-point operations of one image's forward (a multiply-add counts as two)."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        _one_image(network, image_size)
+    return counter.get_total_flops()
+
+
+def _one_image(network: nn.Module, image_size: int) -> Output:
+    was_training = network.training
+    device = next(network.parameters()).device
+    output = network.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
+    network.train(was_training)
+    return output

@@ -1,0 +1,67 @@
+"""The CIFAR-style residual networks of the distillation literature.
+
+ResNet-8 to ResNet-110 (He 2016, arXiv 1512.03385, section 4.2; shortcuts with a projection) and
+the 4 times wider ResNet-8x4 and ResNet-32x4 with a stem of 32 channels (Tian 2020, arXiv
+1910.10699). The Scenes networks have the same three stages behind a stem of stride 2.
+"""
+
+from torch import Tensor, nn
+
+from kdlib.models.output import Output
+from kdlib.models.residual import BasicBlock, conv3x3, initialise
+
+CIFAR_WIDTHS = (16, 16, 32, 64)
+WIDE_WIDTHS = (32, 64, 128, 256)
+
+
+class ThreeStageResNet(nn.Module):
+    """Stem, three stages of basic blocks at full, half and quarter resolution, and a classifier.
+
+    Args:
+        classes: number of classes K.
+        blocks: basic blocks in each stage.
+        widths: channels of the stem and of the three stages.
+        stem_stride: 2 halves the resolution before the first stage.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        blocks: int,
+        widths: tuple[int, int, int, int] = CIFAR_WIDTHS,
+        stem_stride: int = 1,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            conv3x3(3, widths[0], stem_stride), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
+        )
+        self.stages = nn.ModuleList(
+            _stage(inputs, outputs, blocks, stride)
+            for inputs, outputs, stride in zip(widths, widths[1:], (1, 2, 2), strict=False)
+        )
+        self.classifier = nn.Linear(widths[-1], classes)
+        initialise(self)
+
+    def forward(self, images: Tensor) -> Output:
+        """Images (B, 3, H, W), normalised -> logits, three stages, embedding."""
+        features, stages = self.stem(images), []
+        for stage in self.stages:
+            features = stage(features)
+            stages.append(features)
+        embedding = features.mean((2, 3))
+        return Output(self.classifier(embedding), tuple(stages), embedding)
+
+
+def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    first = BasicBlock(inputs, outputs, stride)
+    return nn.Sequential(first, *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
+
+
+def cifar_resnet(classes: int, depth: int) -> ThreeStageResNet:
+    """ResNet of ``depth`` = 6 n + 2 layers and 16, 32, 64 channels."""
+    return ThreeStageResNet(classes, (depth - 2) // 6)
+
+
+def wide_cifar_resnet(classes: int, depth: int) -> ThreeStageResNet:
+    """ResNet of ``depth`` = 6 n + 2 layers and 64, 128, 256 channels (``x4``)."""
+    return ThreeStageResNet(classes, (depth - 2) // 6, WIDE_WIDTHS)

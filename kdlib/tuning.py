@@ -1,0 +1,70 @@
+"""From the dev-split records of the tuning grid to the weight of each method."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import yaml
+
+from kdlib.errors import KdlibError
+from kdlib.files import write_text
+from kdlib.profiles import PROFILES
+from kdlib.runs import read_record
+
+
+def dev_records(root: Path, dataset: str) -> list[dict[str, Any]]:
+    """Records of distilled students that were evaluated on the dev split of ``dataset``."""
+    records = [read_record(path) for path in sorted(Path(root).glob("*-dev-*/record.json"))]
+    return [
+        record
+        for record in records
+        if record["config"]["dataset"] == dataset and record["config"]["method"] != "student"
+    ]
+
+
+def grid_scores(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, float]]:
+    """Mean dev top-1 (0 to 1) of each method at each weight of its grid."""
+    scores: dict[str, dict[float, list[float]]] = {}
+    for record in records:
+        config = record["config"]
+        weight = config[_tuned_field(config["method"])]
+        of_method = scores.setdefault(config["method"], {})
+        of_method.setdefault(weight, []).append(record["results"]["top1"])
+    return {
+        method: {weight: mean(values) for weight, values in sorted(of_method.items())}
+        for method, of_method in scores.items()
+    }
+
+
+def choose(scores: Mapping[str, Mapping[float, float]]) -> dict[str, dict[str, float]]:
+    """The weight with the best dev score of each method; the smaller one on a tie.
+
+    Raises:
+        KdlibError: the grids are not of equal size, so the comparison would not be fair.
+    """
+    sizes = {method: len(grid) for method, grid in scores.items()}
+    if len(set(sizes.values())) > 1:
+        raise KdlibError(f"The methods' grids differ in size ({sizes}); run PROFILE=tune to end.")
+    return {
+        method: {_tuned_field(method): max(sorted(grid), key=lambda weight: grid[weight])}
+        for method, grid in sorted(scores.items())
+    }
+
+
+def write_tuned(root: Path, dataset: str) -> Path:
+    """Write ``profiles/tuned/<dataset>.yaml`` from the dev-split records under ``root``."""
+    records = dev_records(root, dataset)
+    if not records:
+        raise KdlibError(
+            f"There are no dev-split records of '{dataset}' in {root}; "
+            f"make them with: make reproduce PROFILE=tune DATASET={dataset}"
+        )
+    path = PROFILES / "tuned" / f"{dataset}.yaml"
+    head = f"# Chosen on the dev split from {len(records)} runs; written by `kdlib results --tune`.\n"
+    write_text(path, head + yaml.safe_dump(choose(grid_scores(records))))
+    return path
+
+
+def _tuned_field(method: str) -> str:
+    return "kd_weight" if method == "kd" else "weight"
