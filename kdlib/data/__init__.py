@@ -1,0 +1,62 @@
+"""Data sets by name; one line each."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from kdlib.data.image_data import ImageData
+from kdlib.data.scenes import load_scenes
+from kdlib.errors import unknown
+
+DATASETS: dict[str, Callable[..., ImageData]] = {
+    "scenes": load_scenes,
+}
+SPLITS = ("train", "fit", "dev", "test")
+DEV_SHARE = 0.2
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Names that ``load_data`` knows."""
+    return tuple(DATASETS)
+
+
+def load_data(
+    name: str,
+    split: str,
+    *,
+    size: int | None = None,
+    image_size: int = 64,
+    attentions: int = 2,
+    distractors: int = 4,
+    data_root: Path | str | None = None,
+) -> ImageData:
+    """Load a split of a data set into memory (or map it).
+
+    Args:
+        name: one of ``dataset_names()``.
+        split: ``train``; ``dev``, the last fifth of it, on which choices are made; ``fit``, the
+            rest of it; ``test``, which nothing may be chosen on.
+        size: images of the training set (for ``train``, ``fit``, ``dev``) or of the test set;
+            ``None`` for the data set's own number.
+        image_size: pixels a side.
+        attentions: objects of its class that a scene shows (composed data sets).
+        distractors: other objects in a scene (composed data sets).
+        data_root: folder of the real data sets; ``None`` reads the variable ``KDLIB_DATA``.
+
+    Raises:
+        KdlibError: unknown name or split, data missing or damaged, an option out of range.
+    """
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    data = DATASETS[name](
+        "test" if split == "test" else "train",
+        size=size,
+        image_size=image_size,
+        attentions=attentions,
+        distractors=distractors,
+        data_root=Path(data_root) if data_root else None,
+    )
+    held_out = round(len(data) * (1 - DEV_SHARE))
+    parts = {"fit": (0, held_out), "dev": (held_out, len(data))}
+    return data.part(*parts[split]) if split in parts else data

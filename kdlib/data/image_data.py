@@ -1,0 +1,45 @@
+"""A data set in memory: what every loader returns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images with labels, ready to be moved to a device whole.
+
+    Attributes:
+        images: (N, 3, H, W) uint8.
+        labels: (N,) int64, in ``range(len(classes))``.
+        classes: names of the classes, in the order of the labels.
+        mean: mean of each channel in 0..1, for normalisation.
+        std: standard deviation of each channel in 0..1.
+        fingerprint: hexadecimal digits that change when the content does.
+        relevance: from positions (n,) to masks (n, H, W) bool of the pixels of the objects that
+            define the class; ``None`` where there is no such ground truth.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fingerprint: str
+    relevance: Callable[[Tensor], Tensor] | None = None
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    def part(self, start: int, stop: int) -> "ImageData":
+        """The images at positions ``start`` to ``stop - 1``."""
+        whole = self.relevance
+        shifted = None if whole is None else lambda indices: whole(indices + start)
+        images, labels = self.images[start:stop], self.labels[start:stop]
+        return replace(self, images=images, labels=labels, relevance=shifted)
+
+    def first(self, count: int) -> "ImageData":
+        """The first ``count`` images, or all of them if there are fewer."""
+        return self.part(0, min(count, len(self)))

@@ -1,0 +1,35 @@
+"""Build the sprite atlas from Microsoft's Fluent Emoji (MIT licence).
+
+Usage: npm pack @lobehub/fluent-emoji-3d@1.1.0 && tar xzf *.tgz
+       python tools/build_atlas.py package/assets
+"""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from kdlib.data.atlas import ATLAS, COLUMNS, TILE
+from kdlib.data.scene_classes import sprites
+
+
+def main() -> None:
+    """Paste every sprite into its tile and write one lossy WebP."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("assets", type=Path, help="folder of the package's WebP files")
+    assets = parser.parse_args().assets
+    codes = list(sprites().values())
+    atlas = Image.new("RGBA", (COLUMNS * TILE, -(-len(codes) // COLUMNS) * TILE))
+    for index, code in enumerate(codes):
+        atlas.paste(_tile(assets, code), (index % COLUMNS * TILE, index // COLUMNS * TILE))
+    atlas.save(ATLAS, quality=90, method=6, exact=True)
+
+
+def _tile(assets: Path, code: str) -> Image.Image:
+    path = next(p for p in (assets / f"{code}.webp", assets / f"{code}-fe0f.webp") if p.exists())
+    picture = Image.open(path).convert("RGBA")
+    return picture.crop(picture.getbbox()).resize((TILE, TILE), Image.Resampling.LANCZOS)
+
+
+if __name__ == "__main__":
+    main()
