@@ -1,0 +1,170 @@
+"""Evaluation: accuracies, likeness of attention to the teacher's, relevance of attention."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from sklearn.metrics import confusion_matrix
+from torch import Tensor, nn
+
+from kdlib.data.batches import Batch, Batches
+from kdlib.data.image_data import ImageData
+from kdlib.errors import KdlibError
+from kdlib.losses.attention import maps_of, paired_maps
+from kdlib.relevance import energy_share, pointing_hit
+from kdlib.similarity import ssim_per_image
+
+BATCH_SIZE = 250
+
+
+def predict(
+    model: nn.Module,
+    data: ImageData,
+    batch_size: int = BATCH_SIZE,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+) -> Tensor:
+    """Logits (N, K) of all images in order: float32, on the CPU. The model's mode is restored."""
+    with _evaluating(model):
+        batches = _batches(data, batch_size, device)
+        logits = [_answer(model, batch, precision).logits.float().cpu() for batch in batches]
+    return torch.cat(logits)
+
+
+def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Accuracies as fractions, from logits (N, K) and labels (N,), every image weighing the same.
+
+    Returns:
+        ``top1``, ``top5`` (the best K where K < 5); ``mca``, the mean class accuracy over the
+        classes that occur in ``labels``; ``mca_all``, the same with classes that do not occur
+        counted as 0 (the convention of the paper's release, which caps ADE20K at 63.7 %);
+        ``per_class``, accuracy of each class, ``None`` where it does not occur; ``confusion``,
+        counts (K, K), true class by predicted class.
+
+    Raises:
+        KdlibError: there are no images, or a label has no logit.
+    """
+    classes = logits.shape[1]
+    if len(labels) == 0 or int(labels.max()) >= classes:
+        raise KdlibError(
+            f"{len(labels)} labels do not fit logits of {classes} classes; evaluate at least one "
+            "image, with the classes that the network was made for."
+        )
+    ranked = logits.topk(min(5, classes)).indices
+    hits = ranked == labels[:, None]
+    confusion = confusion_matrix(labels.numpy(), ranked[:, 0].numpy(), labels=range(classes))
+    counts = confusion.sum(1)
+    present = [confusion[c, c] / counts[c] for c in range(classes) if counts[c]]
+    return {
+        "top1": hits[:, 0].float().mean(dtype=torch.float64).item(),
+        "top5": hits.any(1).float().mean(dtype=torch.float64).item(),
+        "mca": float(sum(present) / len(present)),
+        "mca_all": float(sum(present) / classes),
+        "per_class": [
+            float(confusion[c, c] / counts[c]) if counts[c] else None for c in range(classes)
+        ],
+        "confusion": confusion.tolist(),
+    }
+
+
+def stage_ssim(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> list[Tensor]:
+    """SSIM (B,) of the attention maps (B, H, W) of each stage; see :mod:`kdlib.similarity`."""
+    return [ssim_per_image(*pair) for pair in zip(student_maps, teacher_maps, strict=True)]
+
+
+def attention_relevance(maps: Sequence[Tensor], relevance: Tensor) -> dict[str, list[Tensor]]:
+    """``energy_share`` and ``pointing`` (B,) of each stage; see :mod:`kdlib.relevance`."""
+    return {
+        "energy_share": [energy_share(stage, relevance) for stage in maps],
+        "pointing": [pointing_hit(stage, relevance) for stage in maps],
+    }
+
+
+def evaluate_student(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    data: ImageData,
+    batch_size: int = BATCH_SIZE,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+) -> dict[str, Any]:
+    """All that a record says of a network's quality, in one pass over ``data``.
+
+    Returns:
+        ``results`` (see :func:`classification_metrics`); ``ssim``, a mean over images for each
+        stage, ``None`` without a teacher; ``relevance``, ``None`` without ground truth, else
+        ``student`` (and ``teacher``) with ``energy_share`` and ``pointing`` of each stage, and
+        ``chance``, what attention that knows nothing would score.
+
+    Raises:
+        KdlibError: no images, labels that do not fit, or networks with unequally many stages.
+    """
+    logits: list[Tensor] = []
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+    with _evaluating(student, *([teacher] if teacher is not None else [])):
+        for batch in _batches(data, batch_size, device):
+            answer = _answer(student, batch, precision)
+            logits.append(answer.logits.float().cpu())
+            taught = None if teacher is None else _answer(teacher, batch, precision)
+            for name, values in _attention_measures(answer, taught, batch, data):
+                sums[name] = sums[name] + values.double().sum(-1).cpu()
+    results = classification_metrics(torch.cat(logits), data.labels.cpu())
+    means = {name: (total / len(data.labels)).tolist() for name, total in sums.items()}
+    return {"results": results, "ssim": means.pop("ssim", None), "relevance": _nested(means)}
+
+
+def _attention_measures(
+    student: Any, teacher: Any | None, batch: Batch, data: ImageData
+) -> Iterator[tuple[str, Tensor]]:
+    """Named measures of a batch, (stages, B) each; names have the form ``network.measure``."""
+    if teacher is not None:
+        mine, theirs = zip(*paired_maps(student, teacher), strict=True)
+        yield "ssim", torch.stack(stage_ssim(mine, theirs))
+    if data.relevance is None:
+        return
+    relevance = data.relevance(batch.indices.cpu()).to(batch.images.device)
+    yield "chance", relevance.float().mean((1, 2))
+    for name, output in (("student", student), ("teacher", teacher)):
+        if output is not None:
+            for measure, stages in attention_relevance(maps_of(output), relevance).items():
+                yield f"{name}.{measure}", torch.stack(stages)
+
+
+def _nested(means: dict[str, Any]) -> dict[str, Any] | None:
+    nested: dict[str, Any] = {}
+    for name, value in means.items():
+        network, _, measure = name.partition(".")
+        if measure:
+            nested.setdefault(network, {})[measure] = value
+        else:
+            nested[network] = value
+    return nested or None
+
+
+def _batches(data: ImageData, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    for batch in Batches(data, batch_size, device=device).in_order():
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        yield batch._replace(images=images)
+
+
+def _answer(model: nn.Module, batch: Batch, precision: str) -> Any:
+    with torch.autocast(batch.images.device.type, torch.bfloat16, precision == "bfloat16"):
+        return model(batch.images)
+
+
+@contextmanager
+def _evaluating(*models: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; the models' own modes come back afterwards."""
+    modes = [model.training for model in models]
+    try:
+        for model in models:
+            model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for model, mode in zip(models, modes, strict=True):
+            model.train(mode)
