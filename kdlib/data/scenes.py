@@ -16,7 +16,7 @@ from kdlib.data.scene_classes import SCENE_CLASSES
 from kdlib.seeds import derive_seed
 
 TRAIN_SIZE, TEST_SIZE = 8000, 10000
-MEAN, STD = (0.45, 0.45, 0.45), (0.25, 0.25, 0.25)
+MEAN, STD = (0.49, 0.49, 0.49), (0.21, 0.21, 0.21)
 
 
 def scene_recipe(attentions: int = 2, distractors: int = 4, size: int = 64) -> Recipe:
