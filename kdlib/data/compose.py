@@ -90,6 +90,15 @@ class Recipe:
         _check_range("image_size", self.size, *IMAGE_SIZES)
 
 
+def difficulty() -> tuple[object, ...]:
+    """All that decides the pixels besides the recipe; part of every cache's key.
+
+    Without it an edited constant would go on being answered with images of the old one.
+    """
+    ranges = (SCALE, ROTATION, BRIGHTNESS, BACKGROUND, TEXTURE, NOISE, JITTER, OPAQUE)
+    return (VERSION, *ranges, NOISE_TILES, SHRINK, CELLS)
+
+
 class Scenes(NamedTuple):
     """A batch of scenes with ground truth.
 

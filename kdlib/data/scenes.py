@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdlib.data.atlas import ATLAS, sprite_bank
 from kdlib.data.cache import Arrays, cached
-from kdlib.data.compose import VERSION, ObjectBank, Recipe, Scenes, compose
+from kdlib.data.compose import ObjectBank, Recipe, Scenes, compose, difficulty
 from kdlib.data.image_data import ImageData
 from kdlib.data.scene_classes import SCENE_CLASSES
 from kdlib.seeds import derive_seed
@@ -60,7 +60,7 @@ def composed(
         count: number of images.
         source: digest of what the bank was made from.
     """
-    parts = (VERSION, source, recipe, split)
+    parts = (difficulty(), source, recipe, split)
     fingerprint = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     arrays = cached(
         f"{name}-{fingerprint}-{count}", count, lambda rows: _rows(bank, recipe, split, rows)
