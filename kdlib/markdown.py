@@ -1,0 +1,140 @@
+"""Tables as markdown, and the blocks of the README that are made from records."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from kdlib.errors import KdlibError
+from kdlib.files import write_text
+
+SMALL_P = 0.001
+ACCURACIES = ("top1", "top5", "mca", "mca_all")
+
+
+def summary_markdown(summary: pd.DataFrame) -> str:
+    """A table for each setting of :func:`kdlib.run_table.summary_table`; accuracies in percent."""
+    blocks = []
+    for description, rows in summary.groupby("description", sort=False):
+        has_attention = rows[["ssim", "energy_share"]].notna().any()
+        head = ["method", "n", "top-1 %", "std", "top-5 %", "class mean %"]
+        head += [name for name, shown in _ATTENTION.items() if has_attention[shown]]
+        body = [_summary_row(row, has_attention) for row in rows.to_dict("records")]
+        blocks.append(f"**{description}**\n\n{_table([*head, 'seconds a run'], body)}")
+    return "\n".join(blocks)
+
+
+_ATTENTION = {"SSIM": "ssim", "relevant %": "energy_share"}
+
+
+def _summary_row(row: dict, shown: pd.Series) -> list[str]:
+    std = _points(row["top1_std"], 2)
+    cells = [row["label"], str(row["n"]), _points(row["top1"]), std]
+    cells += [_points(row["top5"]), _points(row["mca"])]
+    if shown["ssim"]:
+        cells.append(_number(row["ssim"], ".3f"))
+    if shown["energy_share"]:
+        cells.append(_points(row["energy_share"]))
+    return [*cells, _number(row["seconds"], ".0f")]
+
+
+def comparison_markdown(comparisons: pd.DataFrame) -> str:
+    """The table of :func:`kdlib.comparisons.compare`: points of percent, or SSIM itself."""
+    head = ["claim", "compared", "n", "difference", "95 % interval", "p (Holm)"]
+    body = [_comparison_row(row) for row in comparisons.to_dict("records")]
+    return _table([*head, "n could resolve", "verdict"], body)
+
+
+def claims_markdown(claims: pd.DataFrame) -> str:
+    """A table of verdicts for each setting of :func:`kdlib.comparisons.claims_table`."""
+    groups = claims.groupby("description", sort=False)
+    return "\n".join(f"**{name}**\n\n{comparison_markdown(rows)}" for name, rows in groups)
+
+
+def _comparison_row(row: dict) -> list[str]:
+    scale, unit, digits = (1, "", 3) if row["metric"] == "ssim" else (100, "", 2)
+    what = "" if row["metric"] in ACCURACIES[:1] else f", {row['metric'].replace('_', ' ')}"
+
+    def show(value: float, sign: str = "+") -> str:
+        return _number(scale * value, f"{sign}.{digits}f") + unit
+
+    interval = "–" if pd.isna(row["low"]) else f"{show(row['low'])} to {show(row['high'])}"
+    return [
+        row["claim"],
+        f"{row['method']} − {row['baseline']}{what}",
+        str(row["n"]),
+        show(row["difference"]),
+        interval,
+        f"< {SMALL_P}" if row["p_holm"] < SMALL_P else _number(row["p_holm"], ".3f"),
+        show(row["resolvable"], ""),
+        row["verdict"],
+    ]
+
+
+def _points(fraction: float, digits: int = 1) -> str:
+    return _number(100 * fraction, f".{digits}f")
+
+
+def _number(value: float, form: str) -> str:
+    return "–" if pd.isna(value) else format(value, form)
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A markdown table, columns aligned so that it reads well in a terminal too."""
+    rows = [list(head), *map(list, body)]
+    widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(head))]
+    lines = [_line(row, widths) for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+    return "| " + " | ".join(padded) + " |"
+
+
+def update_block(path: Path, name: str, text: str) -> bool:
+    """Put ``text`` between the markers ``<!-- results:NAME -->`` and ``<!-- /results:NAME -->``.
+
+    Returns:
+        Whether the file changed.
+
+    Raises:
+        KdlibError: the file has not exactly one such pair of markers.
+    """
+    before = Path(path).read_text(encoding="utf-8")
+    start, stop = _block(before, path, name)
+    after = f"{before[:start]}\n{text.strip()}\n{before[stop:]}"
+    if after != before:
+        write_text(Path(path), after)
+    return after != before
+
+
+def check_block(path: Path, name: str, text: str) -> None:
+    """Refuse a file whose block differs from ``text``, which was made from the records.
+
+    Raises:
+        KdlibError: it differs (says in which line), or the markers are not there.
+    """
+    whole = Path(path).read_text(encoding="utf-8")
+    start, stop = _block(whole, path, name)
+    found, made = whole[start:stop].strip().splitlines(), text.strip().splitlines()
+    for number in range(max(len(found), len(made))):
+        pair = [lines[number] if number < len(lines) else "(no line)" for lines in (found, made)]
+        if pair[0] != pair[1]:
+            raise KdlibError(
+                f"{path}: the block 'results:{name}' differs from the records in its line "
+                f"{number + 1}:\n  file:    {pair[0]}\n  records: {pair[1]}\nMake it anew."
+            )
+
+
+def _block(text: str, path: Path, name: str) -> tuple[int, int]:
+    marked = rf"<!-- results:{re.escape(name)} -->(.*?)<!-- /results:{re.escape(name)} -->"
+    found = list(re.finditer(marked, text, re.DOTALL))
+    if len(found) != 1:
+        raise KdlibError(
+            f"{path} has {len(found)} blocks 'results:{name}'; it needs one: "
+            f"<!-- results:{name} --> ... <!-- /results:{name} -->"
+        )
+    return found[0].span(1)

@@ -1,0 +1,98 @@
+"""Results of runs: what the notebooks, the command line and the README read.
+
+Records lie in :mod:`kdlib.records`, the table of runs in :mod:`kdlib.run_table`, the statistics
+in :mod:`kdlib.comparisons`, the text in :mod:`kdlib.markdown`; this gathers them.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from kdlib.comparisons import (
+    CLAIMS,
+    Claim,
+    claims_table,
+    compare,
+    paired_comparison,
+    paired_values,
+    smallest_resolvable_difference,
+    verdict,
+)
+from kdlib.errors import KdlibError
+from kdlib.markdown import (
+    check_block,
+    claims_markdown,
+    comparison_markdown,
+    summary_markdown,
+    update_block,
+)
+from kdlib.profiles import expand
+from kdlib.records import find_records, publish, validate_record
+from kdlib.run_table import (
+    describe_setting,
+    load_histories,
+    load_records,
+    stage_table,
+    student_settings,
+    summary_table,
+    teacher_runs,
+)
+
+__all__ = [
+    "CLAIMS",
+    "Claim",
+    "check_block",
+    "claims_markdown",
+    "claims_table",
+    "compare",
+    "comparison_markdown",
+    "describe_setting",
+    "find_records",
+    "load_histories",
+    "load_records",
+    "of_profile",
+    "paired_comparison",
+    "paired_values",
+    "print_results",
+    "publish",
+    "smallest_resolvable_difference",
+    "stage_table",
+    "student_settings",
+    "summary_markdown",
+    "summary_table",
+    "teacher_runs",
+    "update_block",
+    "validate_record",
+    "verdict",
+]
+
+
+def of_profile(table: pd.DataFrame, profile: str) -> pd.DataFrame:
+    """The runs of a profile and their teachers, whichever methods and seeds were asked for.
+
+    Raises:
+        KdlibError: no such profile, or none of its runs is in the table.
+    """
+    methods, seeds = sorted(set(table["method"])), sorted(set(table["init_seed"]))
+    runs = [
+        run
+        for dataset in sorted(set(table["dataset"]))
+        for chosen in ((None, None), (methods, seeds))
+        for run in expand(profile, dataset, *chosen)
+    ]
+    names = {run.run_id for run in runs}
+    names |= {run.teacher_config().run_id for run in runs if run.teacher != "none"}
+    chosen = table[table["run_id"].isin(names)]
+    if chosen.empty:
+        raise KdlibError(f"No run of profile '{profile}' is finished; make reproduce runs it.")
+    return chosen
+
+
+def print_results(roots: list[Path], profile: str | None = None) -> None:
+    """Print the summary of each setting and the verdicts on the claims, as markdown."""
+    table = load_records(*roots)
+    chosen = table if profile is None else of_profile(table, profile)
+    print(summary_markdown(summary_table(chosen)))
+    claims = claims_table(chosen)
+    if len(claims):
+        print(claims_markdown(claims))

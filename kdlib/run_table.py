@@ -1,0 +1,212 @@
+"""From records to one tidy table, a row a run; and the summary of each method.
+
+All accuracies and shares are fractions (0..1) here; they become percent only when shown.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdlib.distillers import METHODS, parse_method
+from kdlib.errors import KdlibError
+from kdlib.records import find_records
+
+SEEDS = ("data_seed", "init_seed", "teacher_seed")
+TEACHER = ("teacher", "teacher_epochs", "teacher_weights")
+VARIANT = ("method_options", "weight", "ce_weight", "kd_weight", "temperature", *TEACHER)
+METRICS = ("top1", "top5", "mca", "mca_all")
+STAGE_MEASURES = ("ssim", "energy_share", "pointing")
+
+
+def load_records(*roots: Path) -> pd.DataFrame:
+    """One row a run: configuration, accuracies, attention measures, cost, provenance.
+
+    Beyond the fields of ``RunConfig`` there are ``setting`` (equal in runs that may be compared:
+    same data, student and training, whatever the method), ``teacher_setting`` (the setting of
+    the run that taught this one), ``label`` (the method, with the options in which two variants
+    of it differ), ``ssim``, ``energy_share`` and ``pointing`` (means over stages) and
+    ``ssim_1``, ``ssim_2`` ... (stages, fine to coarse).
+
+    Raises:
+        KdlibError: no folder, no record in it, a damaged one, or two runs of one method and seed
+            in one setting that nothing tells apart.
+    """
+    rows = [_row(path, record) for path, record in find_records(*roots).items()]
+    if not rows:
+        places = " or ".join(str(root) for root in roots)
+        raise KdlibError(f"There is no record in {places}; make some with: make reproduce")
+    return _labelled(pd.DataFrame(rows))
+
+
+def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    config, relevance = record["config"], record["relevance"] or {}
+    taught = {**config, "student": config["teacher"], "epochs": config["teacher_epochs"]}
+    return {
+        **{name: _plain(value) for name, value in config.items()},
+        **{name: record["results"][name] for name in METRICS},
+        **_stage_columns("ssim", record["ssim"]),
+        **_network_columns("", relevance.get("student")),
+        **_network_columns("teacher_", relevance.get("teacher")),
+        "chance": relevance.get("chance"),
+        **{name: record["cost"][name] for name in ("parameters", "flops", "train_seconds")},
+        "run_id": record["run_id"],
+        "setting": setting_of(config),
+        "teacher_setting": None if config["teacher"] == "none" else setting_of(taught),
+        "commit": record["provenance"]["commit"],
+        "dirty": record["provenance"]["dirty"],
+        "device": record["provenance"]["device"],
+        "data_fingerprint": record["provenance"]["data_fingerprint"],
+        "directory": str(path.parent),
+    }
+
+
+def setting_of(config: Mapping[str, Any], but: Iterable[str] = ()) -> str:
+    """Short hash of what runs that may be compared have in common (``but`` these fields)."""
+    own = {"method", *VARIANT, *SEEDS, *but}
+    shared = {name: value for name, value in config.items() if name not in own}
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _plain(value: Any) -> Any:
+    """Lists and mappings as text, so that every cell of the table can be compared."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
+
+
+def _network_columns(prefix: str, measures: Mapping[str, list[float]] | None) -> dict[str, float]:
+    return {
+        name: value
+        for measure, stages in (measures or {}).items()
+        for name, value in _stage_columns(prefix + measure, stages).items()
+    }
+
+
+def _stage_columns(name: str, stages: list[float] | None) -> dict[str, float]:
+    if stages is None:
+        return {}
+    numbered = {f"{name}_{i}": value for i, value in enumerate(stages, 1)}
+    return {name: sum(stages) / len(stages), **numbered}
+
+
+def _labelled(table: pd.DataFrame) -> pd.DataFrame:
+    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *STAGE_MEASURES])))
+    groups = table.groupby(["setting", "method"], sort=False)
+    table["label"] = pd.concat([_labels(group) for _, group in groups])
+    same = ["setting", "label", "data_seed", "init_seed", "teacher_seed"]
+    twice = table[table.duplicated(same, keep=False)].sort_values(same)
+    if len(twice):
+        first, second = twice["run_id"].iloc[:2]
+        raise KdlibError(f"{first} and {second} are two results of one run; keep one of them.")
+    return table.sort_values(["setting", "label", "init_seed"]).reset_index(drop=True)
+
+
+def _labels(group: pd.DataFrame) -> pd.Series:
+    """The method's name; with the fields in brackets that differ among its runs."""
+    differing = [c for c in VARIANT if c in group and group[c].nunique(dropna=False) > 1]
+    if not differing:
+        return group["method"]
+    values = group[differing].astype(str)
+    options = values.apply(lambda row: ", ".join(f"{k}={v}" for k, v in row.items()), axis=1)
+    return group["method"] + " [" + options + "]"
+
+
+def student_settings(table: pd.DataFrame) -> list[str]:
+    """Settings in which students were compared: all but those that only made teachers."""
+    teachers = set(table["teacher_setting"].dropna())
+    kept = {
+        setting: rows
+        for setting, rows in table.groupby("setting")
+        if setting not in teachers or set(rows["method"]) != {"student"}
+    }
+    place = ["split", "dataset", "attentions", "student", "setting"]
+    return sorted(kept, key=lambda s: tuple(str(kept[s][c].iloc[0]) for c in place))
+
+
+def teacher_runs(table: pd.DataFrame, setting: str) -> pd.DataFrame:
+    """The runs that taught the students of ``setting``, as far as the table has them."""
+    students = table[table["setting"] == setting]
+    taught = set(zip(students["teacher_setting"], students["teacher_seed"], strict=True))
+    plain = table[table["method"] == "student"]
+    keys = list(zip(plain["setting"], plain["init_seed"], strict=True))
+    return plain[[key in taught for key in keys]]
+
+
+def describe_setting(table: pd.DataFrame, setting: str) -> str:
+    """One line that names a setting; with the fields that tell it from its namesakes."""
+    row = table[table["setting"] == setting].iloc[0]
+    text = f"{row['dataset']}, attentions {row['attentions']}, {row['student']}"
+    same = (table["dataset"] == row["dataset"]) & (table["attentions"] == row["attentions"])
+    namesakes = table[same & (table["student"] == row["student"])]
+    skipped = {"method", "setting", *VARIANT, *SEEDS}
+    config = list(table.columns[: table.columns.get_loc("top1")])
+    differing = [c for c in config if c not in skipped and namesakes[c].nunique(dropna=False) > 1]
+    return ", ".join([text, *(f"{name} {row[name]}" for name in differing)])
+
+
+def method_order(label: str) -> tuple[Any, ...]:
+    """Sorts labels as the registry lists the methods, modified ones after plain ones."""
+    method = label.split(" [")[0]
+    if method == "teacher":
+        return (-1,)
+    parts = parse_method(method)
+    return (parts.kd and parts.base != "kd", list(METHODS).index(parts.base), parts.gate, label)
+
+
+def summary_table(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each setting and method: n, mean and std of top-1, means of the rest, seconds.
+
+    ``seconds`` is the mean training time of a run. ``top1_std`` is missing where n is 1.
+    """
+    summaries = []
+    for setting in student_settings(table):
+        students = table[table["setting"] == setting]
+        teachers = teacher_runs(table, setting).assign(label="teacher")
+        rows = pd.concat([teachers, students])
+        name = describe_setting(table, setting)
+        summaries.append(_summarised(rows).assign(setting=setting, description=name))
+    columns = ["setting", "description", "label", "n", "top1", "top1_std", "top5", "mca", "mca_all"]
+    return pd.concat(summaries, ignore_index=True)[[*columns, *STAGE_MEASURES, "seconds"]]
+
+
+def _summarised(rows: pd.DataFrame) -> pd.DataFrame:
+    groups = rows.groupby("label")
+    means = groups[[*METRICS, *STAGE_MEASURES]].mean()
+    means["n"], means["top1_std"] = groups.size(), groups["top1"].std()
+    means["seconds"] = groups["train_seconds"].mean()
+    ordered = sorted(means.index, key=method_order)
+    return means.loc[ordered].rename_axis("label").reset_index()
+
+
+def stage_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Long form of the measures that each stage has, and of the teachers' own.
+
+    Columns: ``setting``, ``label``, ``network`` (student or teacher), ``data_seed``,
+    ``init_seed``, ``measure``, ``stage`` (1 is the finest), ``value``, ``chance``.
+    """
+    kept = ["run_id", "setting", "label", "data_seed", "init_seed", "chance"]
+    pattern = r"^(teacher_)?(ssim|energy_share|pointing)_(\d+)$"
+    stages = table.filter(regex=pattern).columns
+    long = table.melt(id_vars=kept, value_vars=stages).dropna(subset="value")
+    parts = long["variable"].str.extract(pattern)
+    long["network"] = parts[0].map({"teacher_": "teacher"}).fillna("student")
+    long["measure"], long["stage"] = parts[1], parts[2].astype(int)
+    return long.drop(columns="variable").reset_index(drop=True)
+
+
+def load_histories(table: pd.DataFrame) -> pd.DataFrame:
+    """The histories of the runs in ``table``: a row an epoch, with the run's identity.
+
+    Raises:
+        KdlibError: a run without ``history.csv``.
+    """
+    histories = []
+    for row in table.to_dict("records"):
+        path = Path(row["directory"]) / "history.csv"
+        if not path.exists():
+            raise KdlibError(f"{path} is missing; publish the run again with its history.")
+        identity = {c: row[c] for c in ("run_id", "setting", "label", "data_seed", "init_seed")}
+        histories.append(pd.read_csv(path).assign(**identity))
+    return pd.concat(histories, ignore_index=True)

@@ -1,0 +1,106 @@
+"""Records with values that were made up, by a rule that anyone can see through."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kdlib.files import write_text
+from kdlib.runs import RunConfig, write_record
+
+# Accuracy of each method's seed 0; seed s adds s / 100, and methods scatter around that.
+TOP1 = {
+    "student": 0.60, "kd": 0.64, "at": 0.63, "at_equal_scale": 0.66, "dct": 0.68,
+    "release_a": 0.67, "parseval_twin": 0.679, "dct_abs": 0.665, "at+gate": 0.631,
+    "dct+gate": 0.682, "at+kd": 0.65, "dct+kd": 0.70, "release_a+kd": 0.69,
+}  # fmt: skip
+TEACHER_TOP1 = 0.80
+STAGES = 3
+
+
+def scatter(method: str, seed: int) -> float:
+    """Between -0.005 and 0.005, a function of the method's letters and the seed."""
+    return ((sum(map(ord, method)) * 7 + seed * 31) % 11 - 5) / 1000
+
+
+def synthetic_record(config: RunConfig, top1: float | None = None) -> dict[str, Any]:
+    """A record that fits the schema; its numbers follow from the method's name and the seed."""
+    config = config.canonical()
+    base = TOP1[config.method] + config.init_seed / 100 + scatter(config.method, config.init_seed)
+    accuracy = base if top1 is None else top1
+    taught = config.method != "student"
+    stages = [round(0.3 * accuracy + 0.1 * stage, 6) for stage in range(STAGES)]
+    measures = {"energy_share": stages, "pointing": [value + 0.1 for value in stages]}
+    relevance: dict[str, Any] = {"student": measures, "chance": 0.2}
+    if taught:
+        relevance["teacher"] = {name: [0.5, 0.6, 0.7] for name in measures}
+    return {
+        "schema_version": 1,
+        "run_id": config.run_id,
+        "config": config.to_dict(),
+        "config_hash": config.config_hash,
+        "results": {
+            "top1": accuracy, "top5": min(1.0, accuracy + 0.2), "mca": accuracy - 0.01,
+            "mca_all": accuracy - 0.01, "per_class": [accuracy, None],
+            "confusion": [[3, 1], [0, 0]], "last_epoch": config.epochs, "best_epoch": 2,
+            "best_monitored_top1": accuracy, "last_monitored_top1": accuracy,
+        },
+        "ssim": [value + 0.2 for value in stages] if taught else None,
+        "relevance": relevance,
+        "cost": {
+            "parameters": 1234, "flops": 5678, "latency_ms": {"1": 1.0, "64": 9.0},
+            "train_seconds": 60.0 + 10 * len(config.method), "images_per_second": 1000.0,
+        },
+        "provenance": {
+            "commit": "0" * 40, "dirty": False, "versions": {"python": "3.11.0"},
+            "device": "cpu", "precision": "float32", "threads": 1,
+            "seeds": {"data_seed": config.data_seed, "init_seed": config.init_seed},
+            "data_fingerprint": "synthetic", "utc": "2000-01-01T00:00:00+00:00",
+        },
+    }  # fmt: skip
+
+
+def write_run(root: Path, config: RunConfig, top1: float | None = None) -> Path:
+    """Write a finished run's record and history; returns its directory."""
+    record = synthetic_record(config, top1)
+    directory = Path(root) / record["run_id"]
+    accuracy, epochs = record["results"]["top1"], config.epochs
+    rows = [f"{e},0.1,{2 / e:.4f},{accuracy * (1 - 0.5 / e):.4f},3.0" for e in range(1, epochs + 1)]
+    head = "epoch,learning_rate,ce,accuracy,seconds"
+    write_text(directory / "history.csv", "\n".join([head, *rows]) + "\n")
+    write_record(directory, record)
+    return directory
+
+
+def write_grid(
+    root: Path,
+    methods: Iterable[str] = tuple(TOP1),
+    seeds: Iterable[int] = (0, 1, 2),
+    attentions: Iterable[int] = (2,),
+    **fields: Any,
+) -> Path:
+    """Write every method at every seed and number of attentions, and the teachers' runs."""
+    seeds = list(seeds)
+    for number in attentions:
+        setting = RunConfig(attentions=number, **fields)
+        for method in methods:
+            for seed in seeds:
+                run = replace(setting, method=method, data_seed=seed, init_seed=seed)
+                write_run(root, run, _with_attentions(method, seed, number))
+        write_run(root, replace(setting, method="dct").teacher_config(), TEACHER_TOP1)
+    return Path(root)
+
+
+def _with_attentions(method: str, seed: int, number: int) -> float:
+    """Every attention beyond the second widens the distance to the plain student by a third."""
+    plain, own = TOP1["student"], TOP1[method]
+    return plain + (own - plain) * (1 + (number - 2) / 3) + seed / 100 + scatter(method, seed)
+
+
+def edit_record(directory: Path, **changes: Any) -> Path:
+    """Change top-level keys of a record on disk, whatever the schema says of them."""
+    path = directory / "record.json"
+    record = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps(record))
+    return path
