@@ -1,0 +1,32 @@
+"""Losses as pure functions of tensors, one idea a file."""
+
+from kdlib.losses.attention import (
+    at_loss_per_image,
+    attention_map,
+    attention_maps,
+    maps_of,
+    paired_maps,
+)
+from kdlib.losses.dct import SpectralOptions, options_from, spectral_distance, spectrum
+from kdlib.losses.levels import LevelBalance
+from kdlib.losses.response import kd_loss, kd_per_image
+from kdlib.losses.transforms import dct_2d, dct_matrix, frequency_mask, real_fft_2d
+
+__all__ = [
+    "LevelBalance",
+    "SpectralOptions",
+    "at_loss_per_image",
+    "attention_map",
+    "attention_maps",
+    "dct_2d",
+    "dct_matrix",
+    "frequency_mask",
+    "kd_loss",
+    "kd_per_image",
+    "maps_of",
+    "options_from",
+    "paired_maps",
+    "real_fft_2d",
+    "spectral_distance",
+    "spectrum",
+]
