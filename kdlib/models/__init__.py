@@ -17,6 +17,7 @@ from kdlib.models.wide_resnet import WideResNet
 
 __all__ = ["Output", "count_parameters", "create_model", "flops", "model_names", "stage_shapes"]
 
+SCENES_STRIDES = (2, 2, 2, 2)
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet8": partial(cifar_resnet, depth=8),
     "resnet14": partial(cifar_resnet, depth=14),
@@ -36,12 +37,14 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet152": partial(tapped_resnet, build=tv.resnet152),
     "mobilenet_v2": tapped_mobilenet,
     "scenes_teacher": partial(
-        ThreeStageResNet, blocks=1, widths=(48, 48, 96, 192), stem_stride=2
+        ThreeStageResNet, blocks=1, widths=(48, 48, 96, 192), strides=SCENES_STRIDES
     ),
     "scenes_student": partial(
-        ThreeStageResNet, blocks=1, widths=(16, 16, 32, 64), stem_stride=2
+        ThreeStageResNet, blocks=1, widths=(16, 16, 32, 64), strides=SCENES_STRIDES
     ),
-    "scenes_tiny": partial(ThreeStageResNet, blocks=1, widths=(4, 4, 8, 16), stem_stride=2),
+    "scenes_tiny": partial(
+        ThreeStageResNet, blocks=1, widths=(4, 4, 8, 16), strides=SCENES_STRIDES
+    ),
 }
 
 
