@@ -5,11 +5,12 @@ from pathlib import Path
 
 from kdlib.data.image_data import ImageData
 from kdlib.data.scenes import load_scenes
-from kdlib.errors import unknown
+from kdlib.errors import KdlibError, unknown
 
 DATASETS: dict[str, Callable[..., ImageData]] = {
     "scenes": load_scenes,
 }
+SMALLEST = 2
 SPLITS = ("train", "fit", "dev", "test")
 DEV_SHARE = 0.2
 
@@ -49,6 +50,8 @@ def load_data(
         raise unknown("data set", name, DATASETS)
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
+    if size is not None and size < SMALLEST:
+        raise KdlibError(f"size is {size}; it must be at least {SMALLEST}, or None for all.")
     data = DATASETS[name](
         "test" if split == "test" else "train",
         size=size,
@@ -57,6 +60,6 @@ def load_data(
         distractors=distractors,
         data_root=Path(data_root) if data_root else None,
     )
-    held_out = round(len(data) * (1 - DEV_SHARE))
-    parts = {"fit": (0, held_out), "dev": (held_out, len(data))}
+    kept = min(round(len(data) * (1 - DEV_SHARE)), len(data) - 1)
+    parts = {"fit": (0, kept), "dev": (kept, len(data))}
     return data.part(*parts[split]) if split in parts else data

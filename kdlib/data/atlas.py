@@ -1,5 +1,9 @@
-"""The sprites that the package ships: one picture, one square tile an object."""
+"""The sprites that the package ships: one picture, one square tile an object.
 
+The index beside it names the tiles in their order (row by row) with their Unicode code points.
+"""
+
+import json
 from functools import cache
 from pathlib import Path
 
@@ -7,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from kdlib.data.compose import ObjectBank
-from kdlib.data.scene_classes import sprites
+from kdlib.data.object_bank import ObjectBank
 
 ATLAS = Path(__file__).parent / "atlas" / "sprites.webp"
+INDEX = ATLAS.with_name("index.json")
 COLUMNS = 8
 TILE = 64
 
@@ -21,5 +25,5 @@ def sprite_bank() -> ObjectBank:
     picture = torch.from_numpy(np.asarray(Image.open(ATLAS).convert("RGBA")).copy())
     rows = picture.shape[0] // TILE
     tiles = picture.view(rows, TILE, COLUMNS, TILE, 4).permute(0, 2, 4, 1, 3).flatten(0, 1)
-    names = tuple(sprites())
+    names = tuple(json.loads(INDEX.read_text(encoding="utf-8")))
     return ObjectBank(names, tiles[: len(names)].unsqueeze(1).contiguous())

@@ -8,15 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdlib.data.atlas import ATLAS, sprite_bank
+from kdlib.data.atlas import ATLAS, INDEX, sprite_bank
 from kdlib.data.cache import Arrays, cached
-from kdlib.data.compose import ObjectBank, Recipe, Scenes, compose, difficulty
+from kdlib.data.compose import ObjectBank, Recipe, Scenes, compose
+from kdlib.data.difficulty import difficulty
 from kdlib.data.image_data import ImageData
 from kdlib.data.scene_classes import SCENE_CLASSES
 from kdlib.seeds import derive_seed
 
 TRAIN_SIZE, TEST_SIZE = 8000, 10000
-MEAN, STD = (0.49, 0.49, 0.49), (0.21, 0.21, 0.21)
+SAMPLE = 256
+"""Training images that the statistics for normalisation are taken from."""
+Colour = tuple[float, float, float]
 
 
 def scene_recipe(attentions: int = 2, distractors: int = 4, size: int = 64) -> Recipe:
@@ -43,7 +46,7 @@ def load_scenes(
     """The embedded scenes; ``data_root`` is not needed."""
     recipe = scene_recipe(attentions, distractors, image_size)
     count = size or (TRAIN_SIZE if split == "train" else TEST_SIZE)
-    source = hashlib.sha256(ATLAS.read_bytes()).hexdigest()
+    source = hashlib.sha256(ATLAS.read_bytes() + INDEX.read_bytes()).hexdigest()
     return composed("scenes", sprite_bank(), recipe, split, count, source)
 
 
@@ -65,15 +68,24 @@ def composed(
     arrays = cached(
         f"{name}-{fingerprint}-{count}", count, lambda rows: _rows(bank, recipe, split, rows)
     )
+    mean, std = statistics(bank, recipe)
     return ImageData(
         images=torch.from_numpy(arrays["images"]),
         labels=torch.from_numpy(arrays["labels"]),
         classes=tuple(recipe.classes),
-        mean=MEAN,
-        std=STD,
+        mean=mean,
+        std=std,
         fingerprint=fingerprint,
         relevance=lambda indices: _unpacked(arrays["relevance"], indices, recipe.size),
     )
+
+
+def statistics(bank: ObjectBank, recipe: Recipe) -> tuple[Colour, Colour]:
+    """Mean and standard deviation of each colour over the first training images, in 0..1."""
+    images = compose(bank, recipe, split_seed("train"), np.arange(SAMPLE)).images.double() / 255
+    mean = [round(value, 3) for value in images.mean((0, 2, 3)).tolist()]
+    std = [round(value, 3) for value in images.std((0, 2, 3)).tolist()]
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 
 def split_seed(split: str) -> int:

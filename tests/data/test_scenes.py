@@ -1,16 +1,17 @@
 """Scenes: reproducible by index, true to their ground truth, never two classes at once."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from kdlib.data import dataset_names, load_data
-from kdlib.data.atlas import ATLAS, sprite_bank
+from kdlib.data import dataset_names, load_data, render
+from kdlib.data.atlas import ATLAS, INDEX, sprite_bank
 from kdlib.data.cache import cache_root, cached
-from kdlib.data.compose import Recipe, compose, membership
-from kdlib.data.scene_classes import SCENE_CLASSES
+from kdlib.data.compose import ObjectBank, Recipe, compose, membership
+from kdlib.data.scene_classes import SCENE_CLASSES, sprites
 from kdlib.data.scenes import scene_recipe
 from kdlib.errors import KdlibError
 
@@ -34,6 +35,11 @@ def test_an_image_is_the_same_in_any_batch_and_order():
     assert torch.equal(together.images, backwards.images.flip(0))
     assert all(torch.equal(together.images[i], one.images[0]) for i, one in enumerate(alone))
     assert all(torch.equal(together.owners[i], one.owners[0]) for i, one in enumerate(alone))
+
+
+def test_a_large_batch_equals_its_pieces():
+    pieces = [scenes_of(range(start, start + 7)).images for start in range(0, 70, 7)]
+    assert torch.equal(scenes_of(range(70)).images, torch.cat(pieces))
 
 
 def test_another_seed_gives_other_images():
@@ -69,6 +75,37 @@ def test_two_classes_share_at_most_one_object():
     shared = [len(a & b) for i, a in enumerate(names) for b in names[:i]]
     assert max(shared) <= 1
     assert all(4 <= len(objects) <= 6 for objects in names)
+
+
+def overlapping_bank(exemplars=1):
+    pictures = torch.full((5, exemplars, 4, 8, 8), 255, dtype=torch.uint8)
+    return ObjectBank(tuple("abcde"), pictures, tinted=True)
+
+
+def test_classes_that_overlap_make_no_second_quorum():
+    recipe = Recipe({"one": tuple("abc"), "two": tuple("bcd")}, distractors=1)
+    table = torch.from_numpy(membership(overlapping_bank(), recipe)).long()
+    counts = table[compose(overlapping_bank(), recipe, SEED, np.arange(50)).objects].sum(1)
+    assert (counts.min(1).values < 2).all() and (counts.max(1).values == 2).all()
+
+
+def test_classes_that_cannot_be_told_apart_are_refused():
+    recipe = Recipe({"one": tuple("ab"), "two": tuple("ab")}, distractors=0)
+    with pytest.raises(KdlibError, match="cannot show attentions=2"):
+        compose(overlapping_bank(), recipe, SEED, np.arange(50))
+
+
+def test_a_kind_shows_all_its_exemplars():
+    bank = overlapping_bank(exemplars=3)
+    shades = torch.tensor([40, 120, 250], dtype=torch.uint8)
+    bank.pictures[:, :, :3] = shades.view(1, 3, 1, 1, 1)
+    plain = ObjectBank(bank.kinds, bank.pictures)
+    recipe = Recipe({"one": tuple("abc")}, attentions=1, distractors=0, size=32)
+    scenes = compose(plain, recipe, SEED, np.arange(60))
+    shown = [image[:, mask].float().mean() for image, mask in
+             zip(scenes.images, scenes.relevance, strict=True)]  # fmt: skip
+    nearest = {int((shades.float() - shade).abs().argmin()) for shade in shown}
+    assert nearest == {0, 1, 2}
 
 
 def test_masks_boxes_and_relevance_agree():
@@ -109,7 +146,7 @@ def test_an_option_out_of_range_is_refused_with_its_range(option, value, valid):
 
 
 def test_too_many_objects_are_refused():
-    with pytest.raises(KdlibError, match="too few objects"):
+    with pytest.raises(KdlibError, match="valid here: 0 to 7"):
         scenes_of(range(4), attentions=1, distractors=12)
 
 
@@ -121,6 +158,34 @@ def test_an_unknown_object_is_named():
 def test_the_atlas_is_small_and_carries_its_licence():
     assert ATLAS.stat().st_size < 2**20
     assert "MIT License" in (ATLAS.parent / "LICENSE").read_text()
+
+
+def test_the_index_of_the_atlas_names_what_the_classes_use():
+    assert json.loads(INDEX.read_text()) == sprites()
+
+
+def test_the_statistics_for_normalisation_are_those_of_the_images():
+    data = load_data("scenes", "test", size=400)
+    images = data.images.float() / 255
+    assert torch.allclose(images.mean((0, 2, 3)), torch.tensor(data.mean), atol=0.02)
+    assert torch.allclose(images.std((0, 2, 3)), torch.tensor(data.std), atol=0.02)
+    assert data.mean == load_data("scenes", "train", size=20).mean
+
+
+def test_the_noise_is_as_strong_as_it_says():
+    field = render._noise_field(64)
+    assert abs(field.std() - render.NOISE) < 0.05 * render.NOISE
+    assert abs(field.mean()) < 0.1 * render.NOISE
+
+
+@pytest.mark.parametrize("size", [-1, 0, 1])
+def test_a_size_without_images_is_refused(size):
+    with pytest.raises(KdlibError, match="at least 2"):
+        load_data("scenes", "train", size=size)
+
+
+def test_the_smallest_set_still_has_both_parts():
+    assert [len(load_data("scenes", split, size=2)) for split in ("fit", "dev")] == [1, 1]
 
 
 def test_load_data_splits_do_not_overlap():
@@ -141,6 +206,46 @@ def test_relevance_of_a_part_is_that_of_the_whole():
 def test_the_fingerprint_changes_with_the_recipe():
     prints = {load_data("scenes", "test", size=2, attentions=a).fingerprint for a in (1, 2, 3)}
     assert len(prints) == 3
+
+
+def test_the_fingerprint_changes_with_the_difficulty(monkeypatch):
+    before = load_data("scenes", "test", size=2).fingerprint
+    monkeypatch.setattr("kdlib.data.difficulty.NOISE", 0.0)
+    assert load_data("scenes", "test", size=2).fingerprint != before
+
+
+@pytest.mark.parametrize("checksums", ["{}", "[]", "{", '{"gone.npy": 1}'])
+def test_a_cache_with_bad_checksums_is_made_again(checksums):
+    before = load_data("scenes", "test", size=4).images.clone()
+    (file,) = cache_root().glob("scenes-*/checksums.json")
+    file.write_text(checksums)
+    assert torch.equal(load_data("scenes", "test", size=4).images, before)
+
+
+def test_a_truncated_cache_is_made_again():
+    before = load_data("scenes", "test", size=4).images.clone()
+    (file,) = cache_root().glob("scenes-*/images.npy")
+    file.write_bytes(file.read_bytes()[:-1000])
+    assert torch.equal(load_data("scenes", "test", size=4).images, before)
+
+
+def test_what_a_killed_process_left_is_removed():
+    remains = cache_root() / ".mine.abc"
+    remains.mkdir(parents=True)
+    cached("mine", 3, lambda rows: {"rows": rows}, progress=False)
+    assert not remains.exists()
+
+
+def test_an_empty_setting_means_the_default_cache(monkeypatch):
+    monkeypatch.setenv("KDLIB_CACHE", "")
+    assert cache_root().parts[-2:] == (".cache", "kdlib")
+
+
+def test_a_cache_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(KdlibError, match="set KDLIB_CACHE"):
+        load_data("scenes", "test", size=2)
 
 
 def test_a_damaged_cache_is_made_again():
