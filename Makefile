@@ -1,0 +1,93 @@
+# Everything that can be asked of this project; `make` alone lists it.
+
+PROFILE ?= quick
+DATASET ?= scenes
+METHODS ?=
+SEEDS ?=
+DATA_ROOT ?=
+JOBS ?= all
+# The first Python on this machine that the pinned packages support.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	2>/dev/null && echo $$p && break; done)
+
+STAMP := .venv/.installed
+# Recipes, notebook kernels and the batch run's jobs all find the environment's programs first.
+IN_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv"
+# One thread a process: two processes side by side, and numbers that do not depend on the cores.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# No lock of the folder, which a killed batch would leave behind: each run has a lock of its own,
+# which the system takes back. Whatever a failed job has finished is kept, and the other jobs go
+# on. A record is made again only when it is missing, whatever else has changed since.
+SNAKEMAKE := snakemake --snakefile workflow/Snakefile --cores $(JOBS) --nolock \
+	--rerun-incomplete --keep-incomplete --keep-going --rerun-triggers mtime \
+	--quiet host rules reason
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb)) $(sort $(wildcard notebooks/solutions/*.ipynb))
+
+export PROFILE DATASET METHODS SEEDS DATA_ROOT JOBS
+
+.PHONY: help check install reproduce test lab notebooks bench lock clean
+# Prerequisites in the order written: arguments are checked before anything is installed.
+.NOTPARALLEL:
+
+help:
+	@echo "make reproduce   train, compare, draw: the whole of a profile, in batch"
+	@echo "make test        lint, types, unit tests, and every notebook re-executed and compared"
+	@echo "make lab         JupyterLab on the notebooks"
+	@echo "make notebooks   re-execute the notebooks and store their outputs"
+	@echo "make bench       what a distillation step costs"
+	@echo "make lock        pin the newest packages that requirements/*.in allow"
+	@echo "make clean       remove the environment and caches; runs/ is kept"
+	@echo
+	@echo "make reproduce takes (defaults in brackets)"
+	@echo "  PROFILE    what the batch consists of [quick]"
+	@echo "  DATASET    [scenes]"
+	@echo "  METHODS    such as student,at,dct+kd [the profile's]"
+	@echo "  SEEDS      such as 0,1,2 [the profile's]"
+	@echo "  DATA_ROOT  folder of the real data sets [the variable KDLIB_DATA]"
+	@echo "  JOBS       jobs side by side [all: one a core]"
+	@echo "Any target takes PYTHON, 3.11 to 3.13 [$(PYTHON)]. Interrupt and repeat at will."
+	@echo
+	@$(PYTHON) workflow/check_arguments.py --valid
+
+check:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 here; name one: make PYTHON=..."; exit 2; }
+	@$(PYTHON) workflow/check_arguments.py $(MAKEOVERRIDES)
+
+install: check $(STAMP)
+
+$(STAMP): requirements/lock.txt requirements/bootstrap.txt pyproject.toml workflow/install.sh
+	@bash workflow/install.sh $(PYTHON)
+	@touch $@
+
+reproduce: install
+	@$(IN_VENV) python -m kdlib data check $(DATASET) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)")
+	@$(IN_VENV) $(SNAKEMAKE) --config "profile=$(PROFILE)" "dataset=$(DATASET)" \
+		"methods=$(METHODS)" "seeds=$(SEEDS)" "data_root=$(DATA_ROOT)"
+
+test: install
+	$(IN_VENV) ruff check .
+	$(IN_VENV) ruff format --check .
+	$(IN_VENV) mypy
+	$(IN_VENV) $(ONE_THREAD) pytest -n 2
+	$(IN_VENV) $(ONE_THREAD) pytest -n 2 --dist loadfile --nbval --nbval-current-env notebooks
+
+lab: install
+	$(IN_VENV) jupyter lab notebooks
+
+notebooks: install
+	@for notebook in $(NOTEBOOKS); do \
+		$(IN_VENV) python -m kdlib run $$notebook --store || exit 1; \
+	done
+
+bench: install
+	@VIRTUAL_ENV="$(CURDIR)/.venv" bash workflow/uv.sh pip install --quiet --require-hashes \
+		--requirement requirements/bench.txt
+	@$(IN_VENV) python -m benchmarks
+
+lock:
+	bash workflow/lock.sh
+
+clean:
+	rm -rf .venv .bootstrap .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,180 @@
+"""The command line: one notebook, the results table, the figures, the data, the methods."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from kdlib import commands
+from kdlib.errors import KdlibError
+
+EXIT_MISTAKE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; returns the exit status (2: the user's mistake, 1: a failure)."""
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        options.call(options)
+    except KdlibError as error:
+        print(error, file=sys.stderr)
+        return EXIT_MISTAKE
+    except KeyboardInterrupt:
+        print("Interrupted; what is finished is kept.", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave through the ``finally`` clauses, so that kernels and temporary files go too."""
+    raise SystemExit(128 + number)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands."""
+    top = argparse.ArgumentParser(prog="kdlib", description="Attention-based distillation.")
+    subparsers = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_run(subparsers)
+    _add_results(subparsers)
+    _add_figures(subparsers)
+    _add_data(subparsers)
+    methods = subparsers.add_parser(
+        "methods", help="list the methods, their weights, their sources"
+    )
+    methods.set_defaults(call=commands.list_methods)
+    return top
+
+
+def _add_run(subparsers: Any) -> None:
+    run = subparsers.add_parser(
+        "run",
+        help="execute one notebook with checked parameters",
+        description="Execute one notebook in its own folder, with checked parameters.",
+        epilog="example: kdlib run 05_distill -p methods '[student, dct+kd]' -p data_seed 1",
+    )
+    run.add_argument("notebook", help="a name such as 05_distill, or the path of a notebook")
+    run.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter of the notebook, its value in YAML; may be repeated",
+    )
+    run.add_argument(
+        "--parameters",
+        type=_json_object,
+        default={},
+        metavar="JSON",
+        help="parameters as one JSON object",
+    )
+    run.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the executed notebook (default: runs/notebooks/NAME.ipynb)",
+    )
+    run.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="for the whole notebook (default: a day)",
+    )
+    mode = run.add_mutually_exclusive_group()
+    mode.add_argument(
+        "--store",
+        action="store_true",
+        help="execute with the defaults; store the outputs in the notebook",
+    )
+    mode.add_argument(
+        "--list",
+        action="store_true",
+        dest="show",
+        help="list the notebook's parameters and their defaults",
+    )
+    run.set_defaults(call=commands.run_notebook)
+
+
+def _add_results(subparsers: Any) -> None:
+    results = subparsers.add_parser(
+        "results", help="print the results table", description="Print the results table."
+    )
+    results.add_argument(
+        "roots",
+        nargs="*",
+        type=Path,
+        default=[Path("records")],
+        metavar="FOLDER",
+        help="folders of runs or records (default: records)",
+    )
+    results.add_argument("--profile", help="only the runs of this profile")
+    task = results.add_mutually_exclusive_group()
+    task.add_argument(
+        "--publish",
+        type=Path,
+        metavar="FOLDER",
+        help="copy records and histories to FOLDER, where they are committed",
+    )
+    task.add_argument(
+        "--tune", metavar="DATASET", help="choose each method's weight from dev-split records"
+    )
+    results.set_defaults(call=commands.show_results)
+
+
+def _add_figures(subparsers: Any) -> None:
+    figures = subparsers.add_parser(
+        "figures", help="draw every figure from records", description="Draw every figure."
+    )
+    figures.add_argument(
+        "root",
+        nargs="?",
+        type=Path,
+        default=Path("records"),
+        metavar="FOLDER",
+        help="folder of runs or records (default: records)",
+    )
+    figures.add_argument(
+        "--to",
+        type=Path,
+        default=Path("figures"),
+        metavar="FOLDER",
+        help="where the figures go (default: figures)",
+    )
+    figures.set_defaults(call=commands.draw_figures)
+
+
+def _add_data(subparsers: Any) -> None:
+    data = subparsers.add_parser("data", help="list, check or import data sets")
+    actions = data.add_subparsers(title="actions", required=True, metavar="ACTION")
+    actions.add_parser("list", help="names of the data sets").set_defaults(call=commands.list_data)
+    check = actions.add_parser("check", help="load a data set and tell what it holds")
+    bring = actions.add_parser("import", help="bring files that are on this machine into place")
+    for action, call in ((check, commands.check_data), (bring, commands.import_data)):
+        action.add_argument("dataset", help="name of the data set")
+        action.add_argument(
+            "--data-root",
+            type=Path,
+            metavar="FOLDER",
+            help="folder of the real data sets (default: $KDLIB_DATA)",
+        )
+        action.set_defaults(call=call)
+    bring.add_argument(
+        "--from",
+        type=Path,
+        dest="source",
+        metavar="FOLDER",
+        help="where the files lie (default: where Debian's package puts them)",
+    )
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("not a JSON object")
+    return value

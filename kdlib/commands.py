@@ -1,0 +1,100 @@
+"""What each subcommand of the command line does.
+
+Each imports what it needs when it is called, so that ``--help`` and ``run`` start at once.
+"""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from kdlib.errors import KdlibError
+
+EXIT_FAILED = 1
+CHECKED = 64  # images that `data check` reads of each split
+SHOWN = 6  # class names that it prints
+
+
+def run_notebook(options: Namespace) -> None:
+    """``kdlib run``."""
+    from kdlib import execute
+
+    notebook = execute.find_notebook(options.notebook)
+    if options.show:
+        for name, value in execute.parameter_defaults(notebook).items():
+            print(f"{name} = {value!r}")
+        return
+    limit = execute.LIMIT_S if options.time_limit is None else options.time_limit
+    given = {name: execute.parse_value(value) for name, value in options.parameter}
+    parameters = {**options.parameters, **given}
+    try:
+        if options.store:
+            _refuse_parameters(parameters)
+            output = execute.store_outputs(notebook, limit)
+        else:
+            output = options.output or Path("runs/notebooks") / notebook.name
+            output = execute.execute_notebook(notebook, output, parameters, limit)
+    except execute.ExecutionError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from error
+    print(f"{notebook.stem}: {output}")
+
+
+def _refuse_parameters(parameters: dict[str, Any]) -> None:
+    if parameters:
+        raise KdlibError("--store keeps the outputs of the defaults; give it no parameters.")
+
+
+def show_results(options: Namespace) -> None:
+    """``kdlib results``."""
+    from kdlib.results import print_results, publish
+    from kdlib.tuning import write_tuned
+
+    if options.tune:
+        print(f"chosen weights: {write_tuned(options.roots[0], options.tune)}")
+    elif options.publish:
+        published = [path for root in options.roots for path in publish(root, options.publish)]
+        print(f"{len(published)} records are in {options.publish}")
+    else:
+        print_results(options.roots, options.profile)
+
+
+def list_methods(options: Namespace) -> None:
+    """``kdlib methods``."""
+    from kdlib.distillers import METHODS, MODIFIERS
+
+    for name, method in METHODS.items():
+        print(f"{name:16} weight {method.weight:<8g} {method.source}")
+    print(f"modifiers: {', '.join('+' + name for name in MODIFIERS)} (as in dct+kd)")
+
+
+def list_data(options: Namespace) -> None:
+    """``kdlib data list``."""
+    from kdlib.data import dataset_names
+
+    print("\n".join(dataset_names()))
+
+
+def check_data(options: Namespace) -> None:
+    """``kdlib data check``."""
+    from kdlib.data import load_data
+
+    for split in ("train", "test"):
+        data = load_data(options.dataset, split, size=CHECKED, data_root=options.data_root)
+        classes = ", ".join(data.classes[:SHOWN]) + (", ..." if len(data.classes) > SHOWN else "")
+        print(f"{options.dataset}, {split}: readable; {len(data.classes)} classes ({classes})")
+
+
+def draw_figures(options: Namespace) -> None:
+    """``kdlib figures``."""
+    from kdlib.figures import draw_all
+
+    for path in draw_all(options.root, options.to):
+        print(path)
+
+
+def import_data(options: Namespace) -> None:
+    """``kdlib data import``."""
+    from kdlib.data.imports import import_dataset
+
+    print(import_dataset(options.dataset, options.source, options.data_root))

@@ -1,0 +1,108 @@
+"""The jobs of a batch: one execution of a notebook each, and the records that it leaves.
+
+Only unfinished runs become jobs. A run whose record exists is never touched again: the batch
+takes its record as given, whoever made it and whenever.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdlib.profiles import lockstep_groups, teachers
+from kdlib.runs import RunConfig, is_finished, run_directory
+
+TEACHER_NOTEBOOK, STUDENTS_NOTEBOOK = "02_teacher", "05_distill"
+# Fields of RunConfig that the notebooks take under another name, or for each student apart.
+NOT_OF_TEACHERS = {
+    "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature", "optimiser",
+    "teacher", "student", "epochs", "teacher_epochs", "teacher_weights", "teacher_seed",
+    "data_seed", "init_seed",
+}  # fmt: skip
+OF_EACH_STUDENT = {"method_options", "weight", "ce_weight", "kd_weight", "optimiser"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One execution of a notebook.
+
+    Attributes:
+        name: unique and the same in every process that plans the same runs.
+        notebook: name of the notebook.
+        parameters: the notebook's parameters, without folders.
+        runs: the runs whose records it leaves.
+        needs: the teachers' runs whose records must exist first.
+    """
+
+    name: str
+    notebook: str
+    parameters: dict[str, Any]
+    runs: tuple[RunConfig, ...]
+    needs: tuple[RunConfig, ...] = ()
+
+
+def plan(runs: Sequence[RunConfig], root: Path, largest: int) -> list[Job]:
+    """Jobs for the runs that have no record under ``root``, and for their teachers.
+
+    Args:
+        runs: what is wanted.
+        root: the folder of runs.
+        largest: students in one lock-step job at most: with more of them the teacher's forward
+            is shared by more, with fewer the jobs spread better over cores.
+    """
+    waiting = [run for run in runs if not is_finished(run, root)]
+    untaught = [run for run in teachers(waiting) if not is_finished(run, root)]
+    own = {run.run_id for run in untaught}
+    groups = lockstep_groups(run for run in waiting if run.run_id not in own)
+    parts = [part for group in groups for part in evenly(group, largest)]
+    return [*map(teacher_job, untaught), *map(students_job, parts)]
+
+
+def evenly(group: Sequence[RunConfig], largest: int) -> list[Sequence[RunConfig]]:
+    """Split a group into parts of nearly equal size, none above ``largest``."""
+    count = -(-len(group) // largest)
+    return [group[index::count] for index in range(count)]
+
+
+def teacher_job(run: RunConfig) -> Job:
+    """The execution of the teacher's notebook that leaves the record of ``run``."""
+    values = run.to_dict()
+    parameters = {name: value for name, value in values.items() if name not in NOT_OF_TEACHERS}
+    parameters |= {
+        "teacher": run.student,
+        "teacher_epochs": run.epochs,
+        "teacher_seed": run.init_seed,
+    }
+    return Job(_name(TEACHER_NOTEBOOK, [run]), TEACHER_NOTEBOOK, parameters, (run,))
+
+
+def students_job(group: Sequence[RunConfig]) -> Job:
+    """The execution of the students' notebook that leaves the records of a lock-step group.
+
+    Fields that all students share are parameters; those in which they differ are in
+    ``options``, one mapping a student.
+    """
+    values = [run.to_dict() for run in group]
+    differing = {name for name in values[0] if any(v[name] != values[0][name] for v in values)}
+    own = (differing | OF_EACH_STUDENT) - {"method"}
+    plain = {item: value for item, value in RunConfig().to_dict().items() if item in own}
+    options = [
+        {name: v[name] for name in sorted(own) if name in differing or v[name] != plain[name]}
+        for v in values
+    ]
+    shared = {name: value for name, value in values[0].items() if name not in own | {"method"}}
+    parameters = {"methods": [run.method for run in group], "options": options, **shared}
+    needs = tuple(teachers(group))
+    return Job(_name(STUDENTS_NOTEBOOK, group), STUDENTS_NOTEBOOK, parameters, tuple(group), needs)
+
+
+def record_path(run: RunConfig, root: Path) -> str:
+    """The record that says that a run is finished."""
+    return str(run_directory(run, root) / "record.json")
+
+
+def _name(notebook: str, group: Sequence[RunConfig]) -> str:
+    first = group[0]
+    digest = hashlib.sha256(" ".join(run.run_id for run in group).encode()).hexdigest()
+    return f"{notebook}-{first.dataset}-a{first.attentions}-s{first.init_seed}-{digest[:6]}"

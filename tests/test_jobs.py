@@ -1,0 +1,96 @@
+"""A batch's jobs name exactly the runs that are missing, and ask the notebooks for just those."""
+
+from dataclasses import replace
+
+import pytest
+
+from kdlib import jobs
+from kdlib.execute import NOTEBOOKS, parameter_defaults
+from kdlib.files import write_json
+from kdlib.profiles import expand
+from kdlib.runs import RunConfig, run_directory
+
+FOLDERS = {"runs_root", "data_root"}
+
+
+def runs(*methods: str, **changes: object) -> list[RunConfig]:
+    configs = [RunConfig.from_dict({"method": method, **changes}) for method in methods]
+    return [config.canonical() for config in configs]
+
+
+def finish(run: RunConfig, root) -> None:
+    write_json(run_directory(run, root) / "record.json", {})
+
+
+def planned(wanted, root, largest=6) -> list[str]:
+    return [run.run_id for job in jobs.plan(wanted, root, largest) for run in job.runs]
+
+
+def as_notebook_05(parameters) -> list[RunConfig]:
+    """The runs that the students' notebook makes of its parameters."""
+    shared = {n: v for n, v in parameters.items() if n not in ("methods", "options")}
+    pairs = zip(parameters["methods"], parameters["options"], strict=True)
+    return [RunConfig.from_dict({**shared, "method": m, **o}).canonical() for m, o in pairs]
+
+
+def test_every_run_is_in_one_job_after_its_teacher(tmp_path):
+    wanted = runs("student", "kd", "at", "dct")
+    names = planned(wanted, tmp_path)
+    assert names[0] == wanted[1].teacher_config().run_id
+    assert sorted(names[1:]) == sorted(run.run_id for run in wanted)
+
+
+def test_what_is_finished_is_no_job(tmp_path):
+    wanted = runs("kd", "at")
+    finish(wanted[0], tmp_path)
+    finish(wanted[0].teacher_config(), tmp_path)
+    assert planned(wanted, tmp_path) == [wanted[1].run_id]
+    finish(wanted[1], tmp_path)
+    assert planned(wanted, tmp_path) == []
+
+
+def test_a_student_of_a_finished_teacher_still_waits_for_its_record(tmp_path):
+    wanted = runs("kd")
+    finish(wanted[0].teacher_config(), tmp_path)
+    (job,) = jobs.plan(wanted, tmp_path, 6)
+    assert job.needs == (wanted[0].teacher_config(),)
+
+
+def test_large_groups_are_split_evenly(tmp_path):
+    wanted = runs("kd", "at", "dct", "dct+kd", "newl2")
+    sizes = [len(job.runs) for job in jobs.plan(wanted, tmp_path, 3) if job.needs]
+    assert sizes == [3, 2]
+
+
+@pytest.mark.parametrize("profile", ["quick", "full", "tune", "standard", "paper"])
+def test_the_parameters_of_a_job_name_its_runs(tmp_path, profile):
+    for job in jobs.plan(expand(profile, "scenes"), tmp_path, 6):
+        if job.notebook == jobs.STUDENTS_NOTEBOOK:
+            assert as_notebook_05(job.parameters) == list(job.runs)
+
+
+def test_the_parameters_of_a_teacher_s_job_name_its_run(tmp_path):
+    job = jobs.plan(runs("kd", teacher_epochs=7, teacher_seed=3), tmp_path, 6)[0]
+    assert RunConfig.from_dict(job.parameters).teacher_config() == job.runs[0]
+
+
+def test_names_of_jobs_are_unique_and_repeatable(tmp_path):
+    wanted = expand("full", "scenes")
+    names = [job.name for job in jobs.plan(wanted, tmp_path, 4)]
+    assert len(set(names)) == len(names)
+    assert names == [job.name for job in jobs.plan(wanted, tmp_path, 4)]
+
+
+def test_weights_that_differ_are_options_of_each_student(tmp_path):
+    kd = runs("kd")[0]
+    (job,) = (j for j in jobs.plan([kd, replace(kd, kd_weight=2.0)], tmp_path, 6) if j.needs)
+    assert [option["kd_weight"] for option in job.parameters["options"]] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", [jobs.TEACHER_NOTEBOOK, jobs.STUDENTS_NOTEBOOK])
+def test_the_notebooks_have_the_parameters_that_jobs_give(tmp_path, name):
+    wanted = expand("quick", "scenes", seeds=[0])
+    given = {
+        n for job in jobs.plan(wanted, tmp_path, 6) if job.notebook == name for n in job.parameters
+    }
+    assert given | FOLDERS <= set(parameter_defaults(NOTEBOOKS / f"{name}.ipynb"))

@@ -1,0 +1,161 @@
+"""Refuse wrong arguments of ``make`` before anything is installed or trained.
+
+It runs before the environment exists, so it needs nothing but the standard library. Names of
+methods, modifiers and data sets are read from the registries' source, not kept a second time.
+"""
+
+import ast
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from kdlib.errors import KdlibError, unknown  # noqa: E402
+
+VARIABLES = ("PROFILE", "DATASET", "METHODS", "SEEDS", "DATA_ROOT", "JOBS", "PYTHON")
+OLDEST, NEWEST = (3, 11), (3, 13)
+
+
+def main(arguments: list[str], given: Mapping[str, str]) -> int:
+    """Check the command line's ``NAME=value`` words and the variables' values.
+
+    With ``--valid`` alone, print the valid names instead.
+    """
+    try:
+        if arguments == ["--valid"]:
+            print_valid()
+            return 0
+        check_version(sys.version_info[:2])
+        check_variables(arguments)
+        check_profile(given.get("PROFILE", ""))
+        check_dataset(given.get("DATASET", ""))
+        check_methods(words(given.get("METHODS", "")))
+        check_seeds(words(given.get("SEEDS", "")))
+        check_data_root(given.get("DATA_ROOT", ""))
+        check_jobs(given.get("JOBS", ""))
+    except KdlibError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def words(text: str) -> list[str]:
+    """Items of a comma- or space-separated list."""
+    return text.replace(",", " ").split()
+
+
+def registry(file: str, name: str) -> dict[str, ast.expr]:
+    """The names in a literal dict or tuple ``name`` at the top of a source file.
+
+    Each comes with its expression: the dict's value, or the tuple's item itself.
+    """
+    for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            literal = node.value
+            values = literal.values if isinstance(literal, ast.Dict) else literal.elts
+            keys = literal.keys if isinstance(literal, ast.Dict) else literal.elts
+            return {ast.literal_eval(k): value for k, value in zip(keys, values, strict=True)}
+    raise LookupError(f"{file} does not define {name}")
+
+
+def profiles() -> list[str]:
+    """Names of the profiles."""
+    return sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
+
+
+def datasets() -> list[str]:
+    """Names of the data sets."""
+    return list(registry("kdlib/data/__init__.py", "DATASETS"))
+
+
+def methods() -> dict[str, bool]:
+    """Names of the methods, and whether each has a loss of its own, so takes modifiers."""
+    lines = registry("kdlib/distillers/__init__.py", "METHODS")
+    return {name: not _is_none(line.args[0]) for name, line in lines.items()}
+
+
+def _is_none(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def modifiers() -> list[str]:
+    """What may follow a method's name after a plus sign."""
+    return list(registry("kdlib/distillers/__init__.py", "MODIFIERS"))
+
+
+def print_valid() -> None:
+    """Print the names that the variables may have."""
+    print("valid PROFILE:", ", ".join(profiles()))
+    print("valid DATASET:", ", ".join(datasets()))
+    print("valid METHODS:", ", ".join(methods()))
+    print("               each, where it has a loss of its own, with +" + " +".join(modifiers()))
+
+
+def check_version(version: tuple[int, ...]) -> None:
+    """Refuse a Python that the pinned packages do not support."""
+    if not OLDEST <= tuple(version) <= NEWEST:
+        found, oldest, newest = (".".join(map(str, v)) for v in (version, OLDEST, NEWEST))
+        raise KdlibError(
+            f"This is Python {found}; {oldest} to {newest} is needed. "
+            f"Name another with: make PYTHON=python{newest}"
+        )
+
+
+def check_variables(overrides: Iterable[str]) -> None:
+    """Refuse a variable that the Makefile does not read, such as a misspelt one."""
+    for word in overrides:
+        name = word.partition("=")[0].rstrip(":+?")
+        if name not in VARIABLES:
+            raise unknown("variable", name, VARIABLES)
+
+
+def check_profile(name: str) -> None:
+    """Refuse an unknown profile."""
+    if name and name not in profiles():
+        raise unknown("PROFILE", name, profiles())
+
+
+def check_dataset(name: str) -> None:
+    """Refuse an unknown data set."""
+    if name and name not in datasets():
+        raise unknown("DATASET", name, datasets())
+
+
+def check_methods(names: Iterable[str]) -> None:
+    """Refuse an unknown method or modifier."""
+    for name in names:
+        base, *added = name.split("+")
+        if base not in methods():
+            raise unknown("method in METHODS", base, methods())
+        for modifier in added:
+            if modifier not in modifiers():
+                raise unknown("modifier in METHODS", modifier, modifiers())
+        if added and not methods()[base]:
+            raise KdlibError(f"METHODS has '{name}', but '{base}' takes no modifier.")
+
+
+def check_seeds(seeds: Iterable[str]) -> None:
+    """Refuse a seed that is not a whole number of 0 or more."""
+    for seed in seeds:
+        if not (seed.isascii() and seed.isdigit()):
+            raise KdlibError(f"SEEDS has '{seed}'; valid: whole numbers from 0, as in SEEDS=0,1,2.")
+
+
+def check_data_root(folder: str) -> None:
+    """Refuse a folder that does not exist."""
+    if folder and not Path(folder).is_dir():
+        raise KdlibError(f"DATA_ROOT is '{folder}', which is not a folder; give one that exists.")
+
+
+def check_jobs(jobs: str) -> None:
+    """Refuse a number of jobs that is neither ``all`` nor a whole number of 1 or more."""
+    if jobs and jobs != "all" and not (jobs.isascii() and jobs.isdigit() and int(jobs) > 0):
+        raise KdlibError(f"JOBS is '{jobs}'; valid: all, or a whole number from 1.")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))
