@@ -1,19 +1,39 @@
 """Which precision a device trains fastest in."""
 
+import json
+import platform
 import time
 
 import torch
 from torch import nn
+
+from kdlib.data.cache import cache_root
+from kdlib.files import write_json
 
 GAIN = 1.1
 REPEATS = 5
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """``auto`` becomes ``bfloat16`` where it is at least a tenth faster, else ``float32``."""
+    """``auto`` becomes ``bfloat16`` where it is at least a tenth faster, else ``float32``.
+
+    Measured once on a machine and kept beside the caches: a busy moment must not give the runs
+    of one comparison different precisions.
+    """
     if precision != "auto":
         return precision
-    return "bfloat16" if bfloat16_gain(device) >= GAIN else "float32"
+    path = cache_root() / f"precision-{_describe(device)}.json"
+    if not path.exists():
+        gain = bfloat16_gain(device)
+        chosen = "bfloat16" if gain >= GAIN else "float32"
+        write_json(path, {"precision": chosen, "bfloat16_gain": round(gain, 2)})
+    return json.loads(path.read_text())["precision"]
+
+
+def _describe(device: torch.device) -> str:
+    """A file name for the device and the PyTorch that drives it."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return f"{device.type}-{kind}-{torch.__version__}".replace(" ", "_").replace("/", "_")
 
 
 def bfloat16_gain(device: torch.device) -> float:

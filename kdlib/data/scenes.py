@@ -16,7 +16,7 @@ from kdlib.data.image_data import ImageData
 from kdlib.data.scene_classes import SCENE_CLASSES
 from kdlib.seeds import derive_seed
 
-TRAIN_SIZE, TEST_SIZE = 8000, 10000
+TRAIN_SIZE, TEST_SIZE = 24000, 10000
 SAMPLE = 256
 """Training images that the statistics for normalisation are taken from."""
 Colour = tuple[float, float, float]
