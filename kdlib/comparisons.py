@@ -192,12 +192,13 @@ def compare(table: pd.DataFrame, claims: Iterable[Claim]) -> pd.DataFrame:
 def claims_table(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
     """Verdicts on the claims whose methods were run, in every setting of ``table``.
 
-    The claims tested in one setting are one family. Columns are those of :func:`compare`, with
-    ``setting`` and ``description``.
+    Runs on the dev split are left out: they are for choosing, not for judging. The claims tested
+    in one setting are one family. Columns are those of :func:`compare`, with ``setting`` and
+    ``description``.
     """
     found = []
     for setting in student_settings(table):
-        runs = table[table["setting"] == setting]
+        runs = table[(table["setting"] == setting) & (table["split"] == "train")]
         known = [c for c in claims if _measured(runs, c)]
         if known:
             name = describe_setting(table, setting)

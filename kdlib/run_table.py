@@ -138,9 +138,10 @@ def describe_setting(table: pd.DataFrame, setting: str) -> str:
     """One line that names a setting; with the fields that tell it from its namesakes."""
     row = table[table["setting"] == setting].iloc[0]
     text = f"{row['dataset']}, attentions {row['attentions']}, {row['student']}"
+    text += ", dev split" if row["split"] == "dev" else ""
     same = (table["dataset"] == row["dataset"]) & (table["attentions"] == row["attentions"])
     namesakes = table[same & (table["student"] == row["student"])]
-    skipped = {"method", "setting", *VARIANT, *SEEDS}
+    skipped = {"method", "split", *VARIANT, *SEEDS}
     config = list(table.columns[: table.columns.get_loc("top1")])
     differing = [c for c in config if c not in skipped and namesakes[c].nunique(dropna=False) > 1]
     return ", ".join([text, *(f"{name} {row[name]}" for name in differing)])

@@ -1,0 +1,94 @@
+"""The one style of all figures: size, palette, and a fixed colour and marker for each method."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import matplotlib as mpl
+import seaborn as sns
+
+COLUMN, PAGE = 3.5, 7.16  # widths in inches of a column and of a page of the journal
+PALETTE = sns.color_palette("colorblind").as_hex()
+TEACHER_COLOUR = "#222222"
+NEUTRAL = "#666666"
+
+
+class Look(NamedTuple):
+    """How a method is drawn. Modified methods keep their family's colour and marker.
+
+    ``filled`` is false for methods with KD added, ``line`` is dashed for gated ones.
+    """
+
+    colour: str
+    marker: str
+    filled: bool
+    line: str
+
+    @property
+    def face(self) -> str:
+        """Colour inside the marker."""
+        return self.colour if self.filled else "white"
+
+
+FAMILIES: dict[str, tuple[str, str]] = {
+    "teacher": (TEACHER_COLOUR, "*"),
+    "student": (NEUTRAL, "o"),
+    "kd": (PALETTE[5], "s"),
+    "at": (PALETTE[0], "D"),
+    "at_equal_scale": (PALETTE[9], "d"),
+    "dct": (PALETTE[1], "o"),
+    "release_a": (PALETTE[3], "^"),
+    "release_b": (PALETTE[3], "v"),
+    "parseval_twin": (PALETTE[2], "X"),
+    "newl2": (PALETTE[2], "P"),
+    "ours": (PALETTE[4], "p"),
+}
+CONTROL = (PALETTE[6], "h")
+
+
+def look(label: str) -> Look:
+    """Colour, marker, filling and line of a method's label, such as ``dct+gate [weight=3]``.
+
+    A method without a family of its own is drawn as a control.
+    """
+    base, *modifiers = label.split(" [")[0].split("+")
+    colour, marker = FAMILIES.get(base, CONTROL)
+    return Look(colour, marker, "kd" not in modifiers, "--" if "gate" in modifiers else "-")
+
+
+NAMES = {
+    "kd": "KD",
+    "at": "AT",
+    "at_equal_scale": "AT, balanced",
+    "dct": "DCT",
+    "release_a": "release A",
+    "release_b": "release B",
+    "parseval_twin": "Parseval twin",
+    "newl2": "spatial L2",
+    "dct_abs": "DCT, absolute",
+    "dct_l1": "DCT, L1",
+    "dct_low": "DCT, low",
+    "dct_high": "DCT, high",
+}
+
+
+def name_of(label: str) -> str:
+    """A label as it is written in figures: ``dct+kd`` becomes ``DCT + KD``."""
+    method, *options = label.split(" [")
+    words = " + ".join(NAMES.get(word, word) for word in method.split("+"))
+    return " [".join([words, *options])
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """The paper style of seaborn, with type that stays legible at column width."""
+    settings = {
+        "font.size": 8.0, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7.5,
+        "ytick.labelsize": 7.5, "legend.fontsize": 7, "lines.linewidth": 1.2, "axes.linewidth": 0.7,
+        "grid.linewidth": 0.5, "lines.markersize": 4.5, "legend.frameon": False,
+        "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 120,
+        "pdf.fonttype": 42, "svg.hashsalt": "kdlib",
+    }  # fmt: skip
+    style = {**sns.axes_style("whitegrid"), **sns.plotting_context("paper"), **settings}
+    with mpl.rc_context({k: v for k, v in style.items() if k in mpl.rcParams}):
+        yield

@@ -1,0 +1,159 @@
+"""Figures: the tables they are drawn from, what fits on them, and their bytes on disk."""
+
+import hashlib
+import json
+from itertools import pairwise
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import stats
+from synthetic import write_grid
+
+from kdlib import figure_tables, figures
+from kdlib.comparisons import paired_comparison
+from kdlib.distillers import METHODS
+from kdlib.errors import KdlibError
+from kdlib.figure_files import PNG_BYTES, figure_provenance, save_figure
+from kdlib.results import load_records
+from kdlib.style import CONTROL, FAMILIES, look, name_of
+
+mpl.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return load_records(write_grid(tmp_path_factory.mktemp("one"), seeds=range(4)))
+
+
+@pytest.fixture(scope="module")
+def sweep_root(tmp_path_factory):
+    methods = ["student", "at", "dct"]
+    return write_grid(tmp_path_factory.mktemp("sweep"), methods, attentions=(1, 2, 3, 4))
+
+
+def drawing(name, runs, sweep_root):
+    return figures.FIGURES[name](load_records(sweep_root) if name == "attentions_gain" else runs)
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_nothing_is_cut_off(name, runs, sweep_root):
+    figure = drawing(name, runs, sweep_root)
+    figure.draw_without_rendering()
+    drawn, size = figure.get_tightbbox(), figure.get_size_inches()
+    assert drawn.min.min() >= -0.01 and (drawn.max <= size + 0.01).all()
+
+
+@pytest.mark.parametrize("name", ["method_accuracy", "paired_differences", "noise_gauge"])
+def test_names_of_rows_do_not_overlap(name, runs, sweep_root):
+    figure = drawing(name, runs, sweep_root)
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert len(boxes) > 3
+    assert all(lower.y1 <= upper.y0 + 0.5 for lower, upper in pairwise(boxes))
+
+
+def test_accuracies_come_with_the_t_interval_of_scipy(runs):
+    data = figure_tables.method_accuracy(runs)
+    dct = data[data["label"] == "dct"]
+    values = runs.loc[runs["label"] == "dct", "top1"]
+    expected = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
+    assert dct.iloc[0][["low", "high"]].tolist() == pytest.approx(list(expected))
+    assert sorted(dct["top1"]) == pytest.approx(sorted(values)) and set(dct["n"]) == {4}
+    assert data.loc[data["label"] == "teacher", "low"].isna().all()
+
+
+def test_stages_of_students_teacher_and_chance_are_there(runs):
+    data = figure_tables.relevance_by_stage(runs)
+    assert set(data["stage"]) == {1, 2, 3} and np.allclose(data["chance"], 0.2)
+    teacher = data[(data["label"] == "teacher") & (data["measure"] == "pointing")]
+    assert teacher["mean"].tolist() == [0.5, 0.6, 0.7]
+    assert "student" not in set(figure_tables.ssim_by_stage(runs)["label"])
+
+
+def test_the_gauge_holds_the_differences_seed_by_seed(runs):
+    data = figure_tables.noise_gauge(runs)
+    twin = data[data["pair"] == "dct parseval_twin"]
+    students = runs[runs["setting"] == runs.loc[runs["method"] == "dct", "setting"].iloc[0]]
+    found = paired_comparison(students, "dct", "parseval_twin")
+    assert twin["difference"].mean() == pytest.approx(found.difference)
+    assert set(data["noise"]) == {found.resolvable} and len(twin) == 4
+
+
+def test_gains_grow_with_attentions_as_they_were_made_to(sweep_root):
+    data = figure_tables.attentions_gain(load_records(sweep_root))
+    over_at = data[data["baseline"] == "at"]
+    assert over_at["attentions"].tolist() == [1, 2, 3, 4]
+    expected = [0.05 * (1 + (n - 2) / 3) for n in (1, 2, 3, 4)]
+    assert over_at["difference"].tolist() == pytest.approx(expected, abs=0.006)
+
+
+def test_curves_span_the_seeds(runs):
+    data = figure_tables.training_curves(runs)
+    last = data[(data["label"] == "dct") & (data["epoch"] == 15)].iloc[0]
+    values = runs.loc[runs["label"] == "dct", "top1"] * (1 - 0.5 / 15)
+    found = last[["low", "mean", "high"]].tolist()
+    assert found == pytest.approx([values.min(), values.mean(), values.max()], abs=1e-4)
+
+
+def test_one_seed_is_drawn_without_an_interval(tmp_path):
+    single = load_records(write_grid(tmp_path, ["student", "at", "dct"], seeds=[0]))
+    assert figure_tables.method_accuracy(single)["low"].isna().all()
+    figures.method_accuracy(single)
+    figures.ssim_by_stage(single)
+    with pytest.raises(KdlibError, match="nothing to show"):
+        figures.noise_gauge(single)
+
+
+def test_several_settings_in_one_panel_are_refused(sweep_root):
+    with pytest.raises(KdlibError, match="several settings"):
+        figures.method_accuracy(load_records(sweep_root))
+
+
+def test_saving_twice_gives_the_same_bytes(runs, tmp_path):
+    digests = []
+    for folder in ("a", "b"):
+        drawn = figure_tables.method_accuracy(runs)
+        paths = save_figure(
+            figures.method_accuracy(runs), tmp_path / folder / "f", figure_provenance(runs, drawn)
+        )
+        digests.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
+    assert digests[0] == digests[1]
+    assert paths[1].stat().st_size <= PNG_BYTES
+
+
+def test_a_large_picture_is_saved_at_a_lower_resolution(tmp_path):
+    noise = mpl.figure.Figure(figsize=(3, 3))
+    noise.figimage(np.random.default_rng(0).random((900, 900, 3)), resize=False)
+    _, png, _ = save_figure(noise, tmp_path / "noise", {})
+    assert png.stat().st_size <= PNG_BYTES and Image.open(png).size[0] < 660
+
+
+def test_provenance_names_the_records_and_the_drawn_table(runs):
+    drawn = pd.DataFrame({"a": [1.0, 2.0]})
+    found = figure_provenance(runs, drawn)
+    assert set(found["records"]) == set(runs["run_id"]) and found["uncommitted"] == []
+    assert found["table"] == ["a", "1", "2"]
+    changed = figure_provenance(runs, drawn + 1e-6)
+    assert changed["hash"] != found["hash"]
+
+
+def test_all_figures_are_drawn_from_records_alone(tmp_path):
+    methods = ["student", "at", "dct"]
+    root = write_grid(tmp_path / "records", methods, seeds=[0, 1], attentions=(1, 2))
+    written = figures.draw_all(root, tmp_path / "out")
+    names = {path.name for path in written}
+    assert {"method_accuracy-scenes-a1.pdf", "attentions_gain-scenes.png"} <= names
+    assert all(path.stat().st_size > 0 for path in written)
+    beside = json.loads((tmp_path / "out" / "method_accuracy-scenes-a2.json").read_text())
+    assert len(beside["records"]) == 3 * 2 + 1
+
+
+def test_every_method_has_a_look_and_no_two_families_share_one():
+    assert len(set(FAMILIES.values()) | {CONTROL}) == len(FAMILIES) + 1
+    for method in METHODS:
+        assert look(f"{method}+kd").colour == look(method).colour and name_of(method)
+    assert look("dct+kd").face == "white" and look("dct+gate").line == "--"
+    assert name_of("at_equal_scale+kd [weight=2]") == "AT, balanced + KD [weight=2]"
