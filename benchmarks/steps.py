@@ -42,7 +42,7 @@ class Bench:
         precision: str,
     ) -> None:
         network = create_model(teacher, CLASSES)
-        self.teacher = FrozenTeacher(network.to(device, memory_format=torch.channels_last))
+        self.teacher = FrozenTeacher(network.to(device).to(memory_format=torch.channels_last))
         self.device, self.precision = device, precision
         base = {"teacher": teacher, "student": student, "image_size": image_size}
         self.trainees = {

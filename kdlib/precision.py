@@ -38,7 +38,7 @@ def _describe(device: torch.device) -> str:
 
 def bfloat16_gain(device: torch.device) -> float:
     """Speed of a convolution, forward and backward, in bfloat16 over that in float32."""
-    layer = nn.Conv2d(32, 32, 3, padding=1).to(device, memory_format=torch.channels_last)
+    layer = nn.Conv2d(32, 32, 3, padding=1).to(device).to(memory_format=torch.channels_last)
     images = torch.randn(32, 32, 32, 32, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     return _seconds(layer, images, False) / _seconds(layer, images, True)

@@ -57,7 +57,11 @@ def expand(
         KdlibError: an unknown profile, field, method or modifier.
     """
     profile = read_profile(name)
-    fields = {"dataset": dataset, **profile["config"], **profile.get("datasets", {}).get(dataset, {})}
+    fields = {
+        "dataset": dataset,
+        **profile["config"],
+        **profile.get("datasets", {}).get(dataset, {}),
+    }
     groups = [{}, *profile.get("sweeps", [])]
     runs = [
         run

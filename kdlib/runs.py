@@ -114,7 +114,7 @@ class RunConfig:
 
     def teacher_config(self) -> "RunConfig":
         """The run whose weights teach this one: the teacher network, trained plainly."""
-        seeds = {"data_seed": self.teacher_seed, "init_seed": self.teacher_seed}
+        seeds: dict[str, Any] = {"data_seed": self.teacher_seed, "init_seed": self.teacher_seed}
         plain = replace(self, student=self.teacher, method="student", **seeds)
         return replace(plain, epochs=self.teacher_epochs).canonical()
 
@@ -160,7 +160,9 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise KdlibError(f"{path} is not a readable record ({error}); delete it and run again.")
+        raise KdlibError(
+            f"{path} is not a readable record ({error}); delete it and run again."
+        ) from error
     found = record.get("schema_version") if isinstance(record, dict) else None
     if found != SCHEMA_VERSION:
         raise KdlibError(f"{path} has schema version {found}; this kdlib reads {SCHEMA_VERSION}.")

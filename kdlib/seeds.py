@@ -4,7 +4,6 @@ import hashlib
 import os
 import random
 
-import numpy as np
 import torch
 
 
@@ -22,7 +21,6 @@ def generator(seed: int, *purpose: object) -> torch.Generator:
 def seed_everything(seed: int) -> None:
     """Seed the global streams that libraries fall back on (weight initialisation, dropout)."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 

@@ -164,7 +164,7 @@ def load_teacher(
         )
     network = create_model(config.teacher, classes)
     load_weights(network, path, classes)
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device).to(memory_format=torch.channels_last)
     return FrozenTeacher(network)
 
 

@@ -40,7 +40,7 @@ class Trainee:
         self.precision = precision
         seed_everything(derive_seed(config.init_seed, "weights"))
         self.student = create_model(config.student, classes)
-        self.student.to(device, memory_format=torch.channels_last)
+        self.student.to(device).to(memory_format=torch.channels_last)
         seed_everything(derive_seed(config.init_seed, "distiller"))
         self.distiller = create_distiller(config).to(device)
         self.parts = nn.ModuleDict({"student": self.student, "distiller": self.distiller})

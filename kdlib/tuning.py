@@ -61,7 +61,9 @@ def write_tuned(root: Path, dataset: str) -> Path:
             f"make them with: make reproduce PROFILE=tune DATASET={dataset}"
         )
     path = PROFILES / "tuned" / f"{dataset}.yaml"
-    head = f"# Chosen on the dev split from {len(records)} runs; written by `kdlib results --tune`.\n"
+    head = (
+        f"# Chosen on the dev split from {len(records)} runs; written by `kdlib results --tune`.\n"
+    )
     write_text(path, head + yaml.safe_dump(choose(grid_scores(records))))
     return path
 

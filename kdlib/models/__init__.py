@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as tv
 
-from kdlib.errors import KdlibError, unknown
+from kdlib.errors import KdlibError, checked_options, unknown
 from kdlib.models.cifar_resnet import ThreeStageResNet, cifar_resnet, wide_cifar_resnet
 from kdlib.models.output import Output
 from kdlib.models.tapped import tapped_mobilenet, tapped_resnet
@@ -18,7 +18,7 @@ from kdlib.models.wide_resnet import WideResNet
 __all__ = ["Output", "count_parameters", "create_model", "flops", "model_names", "stage_shapes"]
 
 SCENES_STRIDES = (2, 2, 2, 2)
-MODELS: dict[str, Callable[..., nn.Module]] = {
+OWN: dict[str, Callable[..., nn.Module]] = {
     "resnet8": partial(cifar_resnet, depth=8),
     "resnet14": partial(cifar_resnet, depth=14),
     "resnet20": partial(cifar_resnet, depth=20),
@@ -31,11 +31,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wrn_16_2": partial(WideResNet, depth=16, width=2),
     "wrn_40_1": partial(WideResNet, depth=40, width=1),
     "wrn_40_2": partial(WideResNet, depth=40, width=2),
-    "resnet18": partial(tapped_resnet, build=tv.resnet18),
-    "resnet34": partial(tapped_resnet, build=tv.resnet34),
-    "resnet50": partial(tapped_resnet, build=tv.resnet50),
-    "resnet152": partial(tapped_resnet, build=tv.resnet152),
-    "mobilenet_v2": tapped_mobilenet,
     "scenes_teacher": partial(
         ThreeStageResNet, blocks=1, widths=(48, 48, 96, 192), strides=SCENES_STRIDES
     ),
@@ -46,6 +41,14 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
         ThreeStageResNet, blocks=1, widths=(4, 4, 8, 16), strides=SCENES_STRIDES
     ),
 }
+TAPPED: dict[str, Callable[..., nn.Module]] = {
+    "resnet18": partial(tapped_resnet, build=tv.resnet18),
+    "resnet34": partial(tapped_resnet, build=tv.resnet34),
+    "resnet50": partial(tapped_resnet, build=tv.resnet50),
+    "resnet152": partial(tapped_resnet, build=tv.resnet152),
+    "mobilenet_v2": tapped_mobilenet,
+}
+MODELS = OWN | TAPPED
 
 
 def model_names() -> tuple[str, ...]:
@@ -59,17 +62,20 @@ def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     Args:
         name: one of ``model_names()``.
         num_classes: number of classes K.
-        options: ``weights="DEFAULT"`` and the like, for torchvision's networks.
+        options: ``weights``, torchvision's name of pretrained weights ("DEFAULT" for the best;
+            None, the default, for a random start), for torchvision's networks only.
 
     Raises:
-        KdlibError: unknown name or option.
+        KdlibError: unknown name, option or weights, or weights that cannot be downloaded.
     """
     if name not in MODELS:
         raise unknown("model", name, MODELS)
-    try:
-        return MODELS[name](num_classes, **options)
-    except TypeError as error:
-        raise KdlibError(f"Model '{name}' does not take these options: {error}.") from error
+    if name in TAPPED:
+        checked_options(options, ("weights",), f"model '{name}'")
+    elif options:
+        given = ", ".join(options)
+        raise KdlibError(f"Model '{name}' has no options: remove {given}, or choose another model.")
+    return MODELS[name](num_classes, **options)
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -80,11 +86,15 @@ def count_parameters(network: nn.Module) -> int:
 @torch.no_grad()
 def stage_shapes(network: nn.Module, image_size: int) -> list[tuple[int, int, int]]:
     """(C, H, W) of each stage for square images of ``image_size`` pixels."""
-    return [tuple(stage.shape[1:]) for stage in _one_image(network, image_size).stages]
+    stages = _one_image(network, image_size).stages
+    return [(stage.shape[1], stage.shape[2], stage.shape[3]) for stage in stages]
 
 
 def flops(network: nn.Module, image_size: int) -> int:
-    """Floating-point operations of one image's forward (a multiply-add counts as two)."""
+    """Floating-point operations of one image's forward (a multiply-add counts as two).
+
+    Convolutions and matrix products are counted; norms, activations and sums are not.
+    """
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         _one_image(network, image_size)
     return counter.get_total_flops()

@@ -1,12 +1,15 @@
 """torchvision's networks, unmodified, with their stages tapped by ``feature_extraction``."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+from urllib.error import URLError
 
-from torch import Tensor, nn
+from torch import Tensor, hub, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from kdlib.errors import KdlibError
+from kdlib.errors import KdlibError, unknown
 from kdlib.models.output import Output
 
 RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -39,34 +42,45 @@ class TappedNetwork(nn.Module):
         return Output(found["logits"], stages, found["embedding"].flatten(1))
 
 
-def tapped_resnet(classes: int, build: Callable[..., nn.Module], weights: str | None = None):
-    """torchvision's ResNet-18/34/50/152: stages at 1/4, 1/8, 1/16 and 1/32 of the image."""
+def tapped_resnet(
+    classes: int, build: Callable[..., nn.Module], weights: str | None = None
+) -> TappedNetwork:
+    """A ResNet of torchvision: stages at 1/4, 1/8, 1/16 and 1/32 of the image."""
     network = _built(build, weights)
-    network.fc = _classifier(network.fc, classes)
+    _fit_classifier(network, "fc", classes)
     return TappedNetwork(network, RESNET_STAGES, "flatten", "fc")
 
 
 def tapped_mobilenet(classes: int, weights: str | None = None) -> TappedNetwork:
-    """torchvision's MobileNetV2: stages of 24, 32, 96 and 1280 channels at 1/4 to 1/32."""
+    """MobileNetV2 of torchvision: stages of 24, 32, 96, 1280 channels at 1/4 to 1/32.
+
+    Its blocks end in a convolution without activation, so the first three stages have both signs.
+    """
     network = _built(models.mobilenet_v2, weights)
-    network.classifier[1] = _classifier(network.classifier[1], classes)
+    _fit_classifier(network, "classifier.1", classes)
     return TappedNetwork(network, MOBILENET_STAGES, "flatten", "classifier.1")
 
 
 def _built(build: Callable[..., nn.Module], weights: str | None) -> nn.Module:
-    """Build with torchvision's named weights, or from scratch.
+    """Build with torchvision's named weights, or from a random start.
 
     Raises:
-        KdlibError: no such weights for this network.
+        KdlibError: no such weights for this network, or no way to download them.
     """
+    valid = models.get_model_weights(build).__members__
+    if weights is not None and weights not in valid:
+        raise unknown(f"weights of {build.__name__}", weights, valid)
     try:
         return build(weights=weights)
-    except (KeyError, ValueError) as error:
-        name = getattr(build, "__name__", str(build))
-        raise KdlibError(f"torchvision has no weights '{weights}' for {name}: {error}.") from error
+    except URLError as error:
+        cache = Path(hub.get_dir(), "checkpoints")
+        url = valid[weights].url
+        text = f"Cannot download the weights '{weights}' ({error.reason}): put {url} in {cache}."
+        raise KdlibError(text) from error
 
 
-def _classifier(layer: nn.Linear, classes: int) -> nn.Linear:
-    """The layer itself where it fits, so that pretrained logits survive; else a new one."""
-    same = layer.out_features == classes
-    return layer if same else nn.Linear(layer.in_features, classes)
+def _fit_classifier(network: nn.Module, name: str, classes: int) -> None:
+    """Replace the classifier where its size is wrong; else keep it, pretrained as it may be."""
+    layer = cast("nn.Linear", network.get_submodule(name))
+    if layer.out_features != classes:
+        network.set_submodule(name, nn.Linear(layer.in_features, classes))

@@ -1,5 +1,8 @@
 """Wide residual networks with pre-activation (Zagoruyko, Komodakis 2016, arXiv 1605.07146)."""
 
+from collections.abc import Iterable
+from typing import cast
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -61,7 +64,8 @@ class WideResNet(nn.Module):
     def forward(self, images: Tensor) -> Output:
         """Images (B, 3, H, W), normalised -> logits, three stages, embedding."""
         features, maps = self.stem(images), []
-        for first, *others in self.stages:
+        for stage in self.stages:
+            first, *others = cast("Iterable[PreActivationBlock]", stage)
             active = first.activate(features)
             maps.append(active)
             features = first.add(features, active)
@@ -74,6 +78,4 @@ class WideResNet(nn.Module):
 
 def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
     first = PreActivationBlock(inputs, outputs, stride)
-    return nn.Sequential(
-        first, *(PreActivationBlock(outputs, outputs) for _ in range(blocks - 1))
-    )
+    return nn.Sequential(first, *(PreActivationBlock(outputs, outputs) for _ in range(blocks - 1)))
