@@ -200,7 +200,6 @@ def test_weights_that_cannot_be_downloaded_name_the_file_and_its_place(monkeypat
     def offline(*_args, **_kwargs):
         raise URLError("no route to host")
 
-    monkeypatch.setattr("torchvision._internally_replaced_utils.load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     with pytest.raises(KdlibError, match=r"no route to host.*resnet18-\w+\.pth in .*checkpoints"):
         create_model("resnet18", 10, weights="DEFAULT")
