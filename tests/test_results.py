@@ -13,6 +13,7 @@ from kdlib.comparisons import CLAIMS, Claim, Comparison
 from kdlib.distillers import parse_method
 from kdlib.errors import KdlibError
 from kdlib.files import write_text
+from kdlib.profiles import expand
 from kdlib.results import (
     check_block,
     claims_markdown,
@@ -21,6 +22,7 @@ from kdlib.results import (
     find_records,
     load_histories,
     load_records,
+    of_profile,
     paired_comparison,
     paired_values,
     print_results,
@@ -225,6 +227,16 @@ def test_results_are_printed_for_a_reader(grid, capsys):
     print_results([grid])
     printed = capsys.readouterr().out
     assert "top-1 %" in printed and "dct − at" in printed
+
+
+def test_a_profile_has_its_runs_whichever_seeds_were_asked_for(tmp_path):
+    runs = expand("quick", methods=["student", "dct"], seeds=[7])
+    for run in [*runs, runs[1].teacher_config(), RunConfig(method="dct", epochs=2)]:
+        write_run(tmp_path, run)
+    table = load_records(tmp_path)
+    assert len(table) == 4 and len(of_profile(table, "quick")) == 3
+    with pytest.raises(KdlibError, match="No run of profile 'paper'"):
+        of_profile(table, "paper")
 
 
 def test_a_block_is_made_and_checked(tmp_path):
