@@ -1,0 +1,41 @@
+"""Networks of finished runs, and what they attend to."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kdlib.checkpoints import load_weights
+from kdlib.data.batches import Batches
+from kdlib.data.image_data import ImageData
+from kdlib.errors import KdlibError
+from kdlib.evaluate import predict
+from kdlib.losses.attention import attention_maps
+from kdlib.models import create_model
+from kdlib.runs import RunConfig, is_finished, run_directory
+
+
+def trained_network(config: RunConfig, root: Path, classes: int) -> nn.Module:
+    """The network that a finished run left, on the CPU and in eval mode.
+
+    Raises:
+        KdlibError: the run is not finished, or its weights are for other classes.
+    """
+    directory = run_directory(config, Path(root))
+    if not is_finished(config, Path(root)):
+        raise KdlibError(f"{directory} holds no finished run; train it first with fit.")
+    network = create_model(config.student, classes)
+    load_weights(network, directory / "weights.safetensors", classes)
+    return network.eval()
+
+
+@torch.no_grad()
+def attention_on(network: nn.Module, data: ImageData) -> tuple[Tensor, ...]:
+    """Attention maps (N, h, w) of each stage, fine to coarse, for all images of ``data``."""
+    batch = next(Batches(data, len(data)).in_order())
+    return attention_maps(network.eval()(batch.images).stages)
+
+
+def predicted(network: nn.Module, data: ImageData) -> Tensor:
+    """The class (N,) that a network gives each image of ``data``."""
+    return predict(network, data).argmax(1)
