@@ -1,0 +1,54 @@
+"""Weights are chosen by dev accuracy alone, from grids of equal size."""
+
+import pytest
+import yaml
+
+from kdlib import tuning
+from kdlib.errors import KdlibError
+from kdlib.files import write_json
+from kdlib.runs import SCHEMA_VERSION
+from kdlib.tuning import choose, dev_records, grid_scores, write_tuned
+
+
+def write_dev(root, method, field, weight, top1, split="dev"):
+    name = f"scenes-{method}-s0-dev-{weight}" if split == "dev" else f"scenes-{method}-{weight}"
+    config = {"dataset": "scenes", "method": method, "weight": None, "kd_weight": 1.0}
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "config": {**config, field: weight},
+        "results": {"top1": top1},
+    }
+    write_json(root / name / "record.json", record)
+
+
+@pytest.fixture
+def grid(tmp_path, monkeypatch):
+    (tmp_path / "tuned").mkdir()
+    monkeypatch.setattr(tuning, "PROFILES", tmp_path)
+    for weight, at, kd in ((1.0, 0.5, 0.7), (3.0, 0.6, 0.6), (9.0, 0.6, 0.5)):
+        write_dev(tmp_path, "at", "weight", weight, at)
+        write_dev(tmp_path, "kd", "kd_weight", weight, kd)
+    write_dev(tmp_path, "at", "weight", 99.0, 0.99, split="train")
+    return tmp_path
+
+
+def test_the_best_dev_score_wins_and_the_smaller_weight_on_a_tie(grid):
+    chosen = choose(grid_scores(dev_records(grid, "scenes")))
+    assert chosen == {"at": {"weight": 3.0}, "kd": {"kd_weight": 1.0}}
+
+
+def test_what_was_chosen_is_written_where_profiles_read_it(grid):
+    path = write_tuned(grid, "scenes")
+    assert yaml.safe_load(path.read_text())["at"] == {"weight": 3.0}
+    assert path.read_text().startswith("# Chosen on the dev split from 6 runs")
+
+
+def test_grids_of_unequal_size_are_refused(grid):
+    write_dev(grid, "at", "weight", 27.0, 0.1)
+    with pytest.raises(KdlibError, match="differ in size"):
+        write_tuned(grid, "scenes")
+
+
+def test_no_records_say_how_to_make_them(grid):
+    with pytest.raises(KdlibError, match="PROFILE=tune DATASET=cifar100"):
+        write_tuned(grid, "cifar100")
