@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kdlib.data.cifar import load_cifar100
-from kdlib.data.fashion import load_fashion
+from kdlib.data.fashion import load_fashion_mnist
 from kdlib.data.fashion_scenes import load_fashion_scenes
-from kdlib.data.folder import load_folder
+from kdlib.data.folder import load_imagefolder
 from kdlib.data.image_data import ImageData
 from kdlib.data.scenes import load_scenes
 from kdlib.errors import KdlibError, unknown
@@ -14,9 +14,9 @@ from kdlib.errors import KdlibError, unknown
 DATASETS: dict[str, Callable[..., ImageData]] = {
     "scenes": load_scenes,
     "fashion_scenes": load_fashion_scenes,
-    "fashion_mnist": load_fashion,
+    "fashion_mnist": load_fashion_mnist,
     "cifar100": load_cifar100,
-    "imagefolder": load_folder,
+    "imagefolder": load_imagefolder,
 }
 SMALLEST = 2
 SPLITS = ("train", "fit", "dev", "test")

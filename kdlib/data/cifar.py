@@ -1,20 +1,25 @@
-"""CIFAR-100 through torchvision, which checks the files' MD5 sums before it unpickles them."""
+"""CIFAR-100 (Krizhevsky 2009) through torchvision's reader.
 
-import hashlib
+Its files are pickles, which can run code when they are read. torchvision unpickles them only
+after their MD5 sums are found equal to those that it carries; no other file is ever unpickled.
+"""
+
 from pathlib import Path
 
 import torch
-from torch.nn import functional
 from torchvision.datasets import CIFAR100
+from torchvision.datasets.utils import check_integrity
 
 from kdlib.data.image_data import ImageData
-from kdlib.data.roots import data_root as resolve_root
+from kdlib.data.pixels import fingerprint, resized
+from kdlib.data.roots import data_root as checked_root
 from kdlib.data.roots import missing
 from kdlib.errors import KdlibError
 
-MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-LAYOUT = "\n".join(f"cifar-100-python/{name}" for name in ("train", "test", "meta"))
-COMMAND = "python -c \"from torchvision.datasets import CIFAR100; CIFAR100('ROOT', download=True)\""
+MEAN = (0.5071, 0.4865, 0.4409)
+STD = (0.2673, 0.2564, 0.2762)
+LAYOUT = "\n".join(f"ROOT/{CIFAR100.base_folder}/{name}" for name in ("train", "test", "meta"))
+REMEDY = 'python -c "from torchvision.datasets import CIFAR100 as C; C(\'ROOT\', download=True)"'
 
 
 def load_cifar100(
@@ -22,37 +27,47 @@ def load_cifar100(
     *,
     size: int | None = None,
     image_size: int = 32,
-    attentions: int = 2,
-    distractors: int = 4,
     data_root: Path | None = None,
-    reader: type[CIFAR100] = CIFAR100,
+    **composition: int,
 ) -> ImageData:
-    """CIFAR-100's training or test set; ``attentions`` and ``distractors`` have no meaning here.
+    """CIFAR-100 with its 100 fine classes; the published order, which is random, is kept.
+
+    Args:
+        split: ``train`` (50,000) or ``test`` (10,000).
+        size: only the first so many images.
+        image_size: pixels a side; 32 is what was published, others are resized.
+        data_root: folder that holds ``cifar-100-python``; ``None`` reads ``KDLIB_DATA``.
+        composition: options of composed data sets, which mean nothing here.
 
     Raises:
-        KdlibError: files missing, or not those that were published.
+        KdlibError: a file is missing, or is not the published one.
     """
-    root = resolve_root(data_root)
-    if not (root / "cifar-100-python").is_dir():
-        raise missing("cifar100", root, LAYOUT, COMMAND)
-    try:
-        found = reader(str(root), train=split == "train")
-    except RuntimeError as error:
-        raise KdlibError(
-            f"The files in {root}/cifar-100-python are not the published ones ({error}). "
-            f"Remove them and get them again: {COMMAND}"
-        ) from error
-    images = torch.from_numpy(found.data[:size]).permute(0, 3, 1, 2)
-    if image_size != images.shape[-1]:
-        shape = (image_size, image_size)
-        images = functional.interpolate(images.float(), shape, mode="bilinear", antialias=True)
-    return ImageData(
-        images=images.round().byte().contiguous()
-        if images.is_floating_point()
-        else images.contiguous(),
-        labels=torch.tensor(found.targets[:size]),
-        classes=tuple(found.classes),
+    published = _read(split, checked_root(data_root))
+    images = torch.from_numpy(published.data).permute(0, 3, 1, 2).contiguous()
+    labels = torch.tensor(published.targets)
+    whole = ImageData(
+        images=resized(images, image_size),
+        labels=labels,
+        classes=tuple(published.classes),
         mean=MEAN,
         std=STD,
-        fingerprint=hashlib.sha256(found.data[:size].tobytes()).hexdigest()[:16],
+        fingerprint=fingerprint(("cifar100", image_size), (images, labels)),
     )
+    return whole.first(size or len(whole))
+
+
+def _read(split: str, root: Path) -> CIFAR100:
+    sums = {**dict(CIFAR100.train_list), **dict(CIFAR100.test_list)}
+    sums[CIFAR100.meta["filename"]] = CIFAR100.meta["md5"]
+    paths = {root / CIFAR100.base_folder / name: md5 for name, md5 in sums.items()}
+    for path in paths:
+        if not path.is_file():
+            raise missing("CIFAR-100", path, LAYOUT, REMEDY)
+    try:
+        return CIFAR100(str(root), train=split == "train")
+    except RuntimeError as error:
+        damaged = [str(path) for path, md5 in paths.items() if not check_integrity(path, md5)]
+        raise KdlibError(
+            f"{', '.join(damaged)}: not the published file (its MD5 sum differs). "
+            f"Remove it and get it again:\n  {REMEDY}"
+        ) from error

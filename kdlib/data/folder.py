@@ -1,75 +1,130 @@
-"""Any images in folders, one folder a class, through torchvision's ``ImageFolder``."""
+"""Any photographs, a folder a class, through torchvision's ImageFolder.
+
+    ROOT/train/CLASS/*.jpg ...    ROOT/test/CLASS/*.jpg ...    (val instead of test will do)
+
+This is how MIT67, SUN397 or ADE20K's scenes are brought in. An image's shorter side is resized to
+``image_size`` and the middle of the longer one is kept. Decoded images are kept in the cache,
+which is keyed by the files' names, sizes and times, so that a grid of runs decodes them once.
+"""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
+from numpy.typing import NDArray
+from torchvision import transforms
 from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
-from tqdm.auto import tqdm
 
+from kdlib.data.cache import Arrays, cached
 from kdlib.data.image_data import ImageData
-from kdlib.data.roots import data_root as resolve_root
+from kdlib.data.pixels import checked_size, fingerprint
+from kdlib.data.roots import data_root as checked_root
 from kdlib.data.roots import missing
 from kdlib.errors import KdlibError
+from kdlib.seeds import generator
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-LAYOUT = "train/CLASS/*.jpg\ntest/CLASS/*.jpg"
-COMMAND = "put your images there, one folder a class, the same classes in both splits"
+SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Those of ImageNet, as the networks of torchvision expect."""
+LAYOUT = "\n".join(f"ROOT/{part}/CLASS/*.jpg (.png, ...)" for part in ("train", "test (or val)"))
+REMEDY = "put your images into these folders, a folder a class, the same classes in both"
 
 
-def load_folder(
+def load_imagefolder(
     split: str,
     *,
     size: int | None = None,
-    image_size: int = 64,
-    attentions: int = 2,
-    distractors: int = 4,
+    image_size: int = 224,
     data_root: Path | None = None,
+    **composition: int,
 ) -> ImageData:
-    """``ROOT/train`` and ``ROOT/test``, each image scaled and centre-cropped to a square.
+    """Photographs in folders; in a random order that is always the same.
 
-    Grey, palette, CMYK and transparent images become RGB. The files are read in an order that
-    mixes the classes and depends on their names alone, so that a part holds all classes.
-    ``attentions`` and ``distractors`` have no meaning here.
+    Args:
+        split: ``train`` or ``test``.
+        size: only so many images, of all classes alike.
+        image_size: pixels a side.
+        data_root: folder that holds ``train`` and ``test``; ``None`` reads ``KDLIB_DATA``.
+        composition: options of composed data sets, which mean nothing here.
 
     Raises:
-        KdlibError: folders missing or empty, or an image that cannot be read (named).
+        KdlibError: folders are missing, the parts' classes differ, an image is unreadable.
     """
-    root = resolve_root(data_root)
-    for name in ("train", "test"):
-        if not (root / name).is_dir():
-            raise missing("imagefolder", root, LAYOUT, COMMAND)
-    try:
-        found = ImageFolder(str(root / split))
-    except FileNotFoundError as error:
-        raise KdlibError(f"{root / split}: {error}") from error
-    samples = sorted(found.samples, key=lambda sample: _digest(sample[0], root))[:size]
-    images = [_read(Path(path), image_size) for path, _ in tqdm(samples, desc=split, unit="image")]
-    pixels = torch.stack(images)
+    folder = _open(split, checked_root(data_root), checked_size(image_size))
+    order = torch.randperm(len(folder), generator=generator(0, "imagefolder", "order"))
+    order = order[: size or len(folder)]
+    name = f"imagefolder-{_key(folder, image_size)}-{len(order)}"
+    arrays = cached(name, len(order), lambda rows: _rows(folder, order[rows].tolist()))
+    labels, digests = torch.from_numpy(arrays["labels"]), torch.from_numpy(arrays["digests"])
     return ImageData(
-        images=pixels,
-        labels=torch.tensor([label for _, label in samples]),
-        classes=tuple(found.classes),
+        images=torch.from_numpy(arrays["images"]),
+        labels=labels,
+        classes=tuple(folder.classes),
         mean=MEAN,
         std=STD,
-        fingerprint=hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16],
+        fingerprint=fingerprint((folder.classes, image_size), (labels, digests)),
     )
 
 
-def _digest(path: str, root: Path) -> str:
-    return hashlib.sha256(str(Path(path).relative_to(root)).encode()).hexdigest()
-
-
-def _read(path: Path, image_size: int) -> Tensor:
-    """One image (3, image_size, image_size) uint8."""
-    resize = v2.Compose([v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size)])
+def _open(split: str, root: Path, image_size: int) -> ImageFolder:
+    shape = [transforms.Resize(image_size), transforms.CenterCrop(image_size)]
+    transform = transforms.Compose([*shape, transforms.PILToTensor()])
+    folders = {part: _folder(root, names) for part, names in SPLIT_FOLDERS.items()}
+    _check_classes(*folders.values())
     try:
-        with Image.open(path) as picture:
-            return v2.functional.pil_to_tensor(resize(picture.convert("RGB")))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        return ImageFolder(str(folders[split]), transform=transform)
+    except FileNotFoundError as error:
+        raise KdlibError(f"{folders[split]}: {error}") from error
+
+
+def _folder(root: Path, names: Sequence[str]) -> Path:
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise missing("imagefolder", root / names[0], LAYOUT, REMEDY)
+
+
+def _check_classes(train: Path, test: Path) -> None:
+    """A class is a number by its place in the list, so both parts must have the same list."""
+    theirs, ours = ({item.name for item in part.iterdir() if item.is_dir()}
+                    for part in (train, test))  # fmt: skip
+    if theirs != ours:
+        only = ", ".join(sorted(theirs ^ ours)[:10])
         raise KdlibError(
-            f"{path} cannot be read as an image ({error}). Replace it or remove it."
-        ) from error
+            f"{train} has {len(theirs)} classes and {test} has {len(ours)}; they must be the "
+            f"same. In one of them only: {only}."
+        )
+
+
+def _key(folder: ImageFolder, image_size: int) -> str:
+    digest = hashlib.sha256(repr(image_size).encode())
+    for name, label in folder.samples:
+        facts = Path(name).stat()
+        digest.update(repr((name, label, facts.st_size, facts.st_mtime_ns)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _rows(folder: ImageFolder, positions: Sequence[int]) -> Arrays:
+    return {
+        "images": np.stack([_decode(folder, position) for position in positions]),
+        "labels": np.asarray([folder.targets[position] for position in positions], np.int64),
+        "digests": np.stack([_digest(folder.samples[position][0]) for position in positions]),
+    }
+
+
+def _decode(folder: ImageFolder, position: int) -> NDArray[np.uint8]:
+    """(3, image_size, image_size); grey, CMYK and palette images become RGB on the way."""
+    try:
+        image: Any = folder[position][0]
+    except (OSError, SyntaxError, ValueError) as error:  # all that Pillow raises for bad files
+        path = folder.samples[position][0]
+        raise KdlibError(f"{path} cannot be read as an image ({error}); remove it.") from error
+    return image.numpy()
+
+
+def _digest(path: str) -> NDArray[np.uint8]:
+    return np.frombuffer(hashlib.sha256(Path(path).read_bytes()).digest(), np.uint8)

@@ -1,38 +1,50 @@
-"""Where real data sets lie, and what to say when one does not."""
+"""Where the real data sets lie, and what to tell the user when they do not."""
 
 import os
 from pathlib import Path
 
 from kdlib.errors import KdlibError
 
+VARIABLE = "KDLIB_DATA"
 
-def data_root(given: Path | None) -> Path:
-    """The folder of the real data sets: the argument, or the variable ``KDLIB_DATA``.
+
+def data_root(given: Path | str | None) -> Path:
+    """The folder of the real data sets: ``given``, or the variable ``KDLIB_DATA``.
 
     Raises:
-        KdlibError: neither is set, or there is no such folder.
+        KdlibError: neither is set, or it is not a folder.
     """
-    named = given or os.environ.get("KDLIB_DATA")
-    if not named:
+    root = chosen_root(given)
+    if not root.is_dir():
+        raise KdlibError(f"The data root {root} is not a folder; give one that exists.")
+    return root
+
+
+def chosen_root(given: Path | str | None) -> Path:
+    """As ``data_root``, but the folder need not exist yet.
+
+    Raises:
+        KdlibError: neither the argument nor the variable is set.
+    """
+    folder = str(given or os.environ.get(VARIABLE) or "")
+    if not folder:
         raise KdlibError(
-            "This data set needs files. Say where they are with --data-root FOLDER, "
-            "data_root=FOLDER or the variable KDLIB_DATA."
+            "This data set needs a data root: the folder where the real data sets lie. Give "
+            f"--data-root FOLDER (make: DATA_ROOT=FOLDER) or set the variable {VARIABLE}."
         )
-    if not Path(named).is_dir():
-        raise KdlibError(f"The data root {named} is not a folder; create it or name another.")
-    return Path(named)
+    return Path(folder).expanduser()
 
 
-def missing(name: str, root: Path, layout: str, command: str) -> KdlibError:
-    """The error for a data set that is not where it should be.
+def missing(dataset: str, lacking: Path, layout: str, remedy: str) -> KdlibError:
+    """The error for a data set that is not there.
 
     Args:
-        name: of the data set.
-        root: the data root that was searched.
-        layout: the files expected, relative to ``root``, one a line.
-        command: what puts them there.
+        dataset: its name.
+        lacking: the file or folder that was looked for.
+        layout: the files expected, a line each.
+        remedy: what to type to get them.
     """
-    lines = "\n".join(f"  {root}/{line}" for line in layout.splitlines())
+    lines = "\n".join(f"  {line}" for line in layout.strip().splitlines())
     return KdlibError(
-        f"The data set '{name}' was not found. Expected:\n{lines}\nTo get it: {command}"
+        f"{dataset}: {lacking} is missing. Expected:\n{lines}\nTo get it:\n  {remedy}"
     )
