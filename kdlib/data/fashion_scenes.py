@@ -25,7 +25,7 @@ from kdlib.data.scenes import composed, statistics
 from kdlib.errors import KdlibError
 from kdlib.seeds import derive_seed
 
-TRAIN_SIZE, TEST_SIZE = 10000, 10000
+TRAIN_SIZE, TEST_SIZE = 24000, 10000
 OPACITY = 4.0
 """Opacity as a multiple of brightness: soft edges, but nothing shines through a dark garment."""
 DARKEST = 0.45
@@ -47,7 +47,7 @@ def load_fashion_scenes(
 
     Args:
         split: ``train`` or ``test``.
-        size: number of images; ``None`` for 10,000.
+        size: number of images; ``None`` for 24,000 for training and 10,000 for testing.
         image_size: pixels a side.
         attentions: garments of its outfit that a scene shows, 1 to 4.
         distractors: other garments, 0 to 12 (with one attention, 0 to 10).
