@@ -18,7 +18,7 @@ from kdlib.runs import RunConfig
 
 PROFILES = Path(__file__).parents[1] / "profiles"
 KEYS = ("about", "config", "datasets", "methods", "seeds", "sweeps", "grid")
-SAME_WEIGHT = {"parseval_twin": "dct", "ours": "dct"}
+SAME_WEIGHT = dict.fromkeys(("parseval_twin", "dct_low", "dct_high", "ours"), "dct")
 
 
 def profile_names() -> tuple[str, ...]:
@@ -105,8 +105,8 @@ def _weights(
 def tuned_weights(dataset: str, method: str) -> dict[str, float | None]:
     """What the dev split chose for a method; its default where nothing was chosen.
 
-    A gated method takes the weight of the same method without gate, and a twin that of its
-    original, so that nothing but the one property under study differs.
+    A gated method takes the weight of the same method without gate, and a twin or a band that of
+    the whole DCT loss, so that nothing but the one property under study differs.
     """
     path = PROFILES / "tuned" / f"{dataset}.yaml"
     chosen = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -46,10 +46,8 @@ def choose(scores: Mapping[str, Mapping[float, float]]) -> dict[str, dict[str, f
     sizes = {method: len(grid) for method, grid in scores.items()}
     if len(set(sizes.values())) > 1:
         raise KdlibError(f"The methods' grids differ in size ({sizes}); run PROFILE=tune to end.")
-    return {
-        method: {_tuned_field(method): max(sorted(grid), key=lambda weight: grid[weight])}
-        for method, grid in sorted(scores.items())
-    }
+    best = _best(scores)
+    return {method: {_tuned_field(method): float(f"{best[method]:g}")} for method in sorted(best)}
 
 
 def write_tuned(root: Path, dataset: str) -> Path:
@@ -60,12 +58,23 @@ def write_tuned(root: Path, dataset: str) -> Path:
             f"There are no dev-split records of '{dataset}' in {root}; "
             f"make them with: make reproduce PROFILE=tune DATASET={dataset}"
         )
-    path = PROFILES / "tuned" / f"{dataset}.yaml"
+    path, scores = PROFILES / "tuned" / f"{dataset}.yaml", grid_scores(records)
     head = (
         f"# Chosen on the dev split from {len(records)} runs; written by `kdlib results --tune`.\n"
+        f"# At an edge of the grid: {', '.join(at_edge(scores)) or 'none'}.\n"
     )
-    write_text(path, head + yaml.safe_dump(choose(grid_scores(records))))
+    write_text(path, head + yaml.safe_dump(choose(scores)))
     return path
+
+
+def at_edge(scores: Mapping[str, Mapping[float, float]]) -> list[str]:
+    """Methods whose best weight is the smallest or largest tried: another might be better yet."""
+    edges = {method: (min(grid), max(grid)) for method, grid in scores.items()}
+    return [method for method, weight in sorted(_best(scores).items()) if weight in edges[method]]
+
+
+def _best(scores: Mapping[str, Mapping[float, float]]) -> dict[str, float]:
+    return {method: max(sorted(grid), key=grid.__getitem__) for method, grid in scores.items()}
 
 
 def _tuned_field(method: str) -> str:

@@ -43,6 +43,10 @@ def test_what_was_chosen_is_written_where_profiles_read_it(grid):
     assert path.read_text().startswith("# Chosen on the dev split from 6 runs")
 
 
+def test_a_winner_at_the_edge_of_its_grid_is_named(grid):
+    assert "# At an edge of the grid: kd.\n" in write_tuned(grid, "scenes").read_text()
+
+
 def test_grids_of_unequal_size_are_refused(grid):
     write_dev(grid, "at", "weight", 27.0, 0.1)
     with pytest.raises(KdlibError, match="differ in size"):

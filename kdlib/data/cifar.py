@@ -19,7 +19,7 @@ from kdlib.errors import KdlibError
 MEAN = (0.5071, 0.4865, 0.4409)
 STD = (0.2673, 0.2564, 0.2762)
 LAYOUT = "\n".join(f"ROOT/{CIFAR100.base_folder}/{name}" for name in ("train", "test", "meta"))
-REMEDY = 'python -c "from torchvision.datasets import CIFAR100 as C; C(\'ROOT\', download=True)"'
+REMEDY = "python -c \"from torchvision.datasets import CIFAR100 as C; C('ROOT', download=True)\""
 
 
 def load_cifar100(

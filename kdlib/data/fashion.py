@@ -40,7 +40,7 @@ LAYOUT = "\n".join(f"ROOT/{FOLDER / name}   (or {name}.gz)" for name in FILES)
 REMEDY = (
     "sudo apt-get install dataset-fashion-mnist && "
     "python -m kdlib data import fashion_mnist --data-root ROOT     (Debian, Ubuntu)\n  "
-    'python -c "from torchvision.datasets import FashionMNIST as F; F(\'ROOT\', download=True)"'
+    "python -c \"from torchvision.datasets import FashionMNIST as F; F('ROOT', download=True)\""
 )
 UNREADABLE = (AssertionError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError,
               zlib.error)  # fmt: skip
