@@ -2,8 +2,9 @@
 
 A profile has ``about``, ``config`` (fields of ``RunConfig``), ``methods``, ``seeds`` and, where
 it needs them, ``datasets`` (fields that differ by data set), ``sweeps`` (more groups of runs:
-``{fields, methods, seeds}``) and ``grid`` (factors of each method's default weight, for
-tuning). Weights come from ``profiles/tuned/<dataset>.yaml``, which the dev split has written.
+``{fields, methods, seeds}``) and, for tuning, ``grid`` (factors of each method's default weight)
+and ``around`` (a data set: factors of what was chosen on it instead). Weights come from
+``profiles/tuned/<dataset>.yaml``, which the dev split has written.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from kdlib.errors import KdlibError, checked_options, unknown
 from kdlib.runs import RunConfig
 
 PROFILES = Path(__file__).parents[1] / "profiles"
-KEYS = ("about", "config", "datasets", "methods", "seeds", "sweeps", "grid")
+KEYS = ("about", "config", "datasets", "methods", "seeds", "sweeps", "grid", "around")
 SAME_WEIGHT = dict.fromkeys(("parseval_twin", "dct_low", "dct_high", "ours"), "dct")
 
 
@@ -82,24 +83,31 @@ def _group(
     merged = {**fields, **group.get("fields", {})}
     for seed in seeds or group.get("seeds") or profile["seeds"]:
         for method in methods or profile["methods"]:
-            for chosen in _weights(merged["dataset"], method, profile.get("grid")):
+            for chosen in _weights(merged["dataset"], method, profile):
                 values = {**merged, **chosen, "method": method}
                 config = RunConfig.from_dict({**values, "data_seed": seed, "init_seed": seed})
                 yield config.canonical()
 
 
 def _weights(
-    dataset: str, method: str, grid: Sequence[float] | None
+    dataset: str, method: str, profile: Mapping[str, Any]
 ) -> list[dict[str, float | None]]:
     """The weights to run a method with: a grid while tuning, else the tuned one."""
     if method == "student":
         return [{}]
-    if grid is None:
+    if "grid" not in profile:
         return [tuned_weights(dataset, method)]
+    field, middle = _middle(method, profile.get("around"))
+    return [{field: factor * middle} for factor in profile["grid"]]
+
+
+def _middle(method: str, around: str | None) -> tuple[str, float]:
+    """The field that is tuned, and the weight whose multiples a grid holds."""
     if method == "kd":
-        return [{"kd_weight": factor} for factor in grid]
-    default = METHODS[parse_method(method).base].weight
-    return [{"weight": factor * default} for factor in grid]
+        field, default = "kd_weight", RunConfig().kd_weight
+    else:
+        field, default = "weight", METHODS[parse_method(method).base].weight
+    return field, (tuned_weights(around, method) if around else {}).get(field) or default
 
 
 def tuned_weights(dataset: str, method: str) -> dict[str, float | None]:

@@ -44,14 +44,27 @@ def test_methods_and_seeds_can_be_given():
     assert [(run.method, run.data_seed, run.init_seed) for run in runs] == [("dct", 7, 7)]
 
 
+def test_a_grid_can_lie_around_what_was_chosen_on_another_data_set(tmp_path, monkeypatch):
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "scenes.yaml").write_text("at: {weight: 50.0}\n")
+    (tmp_path / "near.yaml").write_text(
+        "{config: {}, around: scenes, grid: [0.5, 2.0], methods: [at, kd], seeds: [0]}"
+    )
+    monkeypatch.setattr(profiles, "PROFILES", tmp_path)
+    runs = expand("near", "fashion_scenes")
+    assert [run.weight for run in runs if run.method == "at"] == [25.0, 100.0]
+    assert [run.kd_weight for run in runs if run.method == "kd"] == [0.5, 2.0]
+
+
 def test_every_method_of_a_seed_sees_the_same_batches_and_one_teacher():
     runs = expand("quick", seeds=[0])
     assert len(lockstep_groups([run for run in runs if run.teacher != "none"])) == 1
     assert len(teachers(runs)) == 1
 
 
-def test_every_method_is_tuned_on_a_grid_of_equal_size():
-    runs = expand("tune")
+@pytest.mark.parametrize("profile", ["tune", "retune"])
+def test_every_method_is_tuned_on_a_grid_of_equal_size(profile):
+    runs = expand(profile)
     sizes = {run.method: sum(r.method == run.method for r in runs) for run in runs}
     assert sizes.pop("student") == 1
     assert len(set(sizes.values())) == 1
