@@ -19,7 +19,10 @@ from kdlib.runs import RunConfig
 
 PROFILES = Path(__file__).parents[1] / "profiles"
 KEYS = ("about", "config", "datasets", "methods", "seeds", "sweeps", "grid", "around")
-SAME_WEIGHT = dict.fromkeys(("parseval_twin", "dct_low", "dct_high", "ours"), "dct")
+SAME_WEIGHT = {
+    **dict.fromkeys(("parseval_twin", "dct_low", "dct_high"), "dct"),
+    "ours": "dct_abs",
+}
 
 
 def profile_names() -> tuple[str, ...]:

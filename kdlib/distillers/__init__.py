@@ -45,7 +45,7 @@ METHODS: dict[str, Method] = {
     "dct": Method(partial(preset, "dct"), 4.0, f"{PAPER}, taken at its word"),
     "release_a": Method(partial(preset, "release_a"), 1.0, f"{PAPER}, release of June 2021"),
     "release_b": Method(partial(preset, "release_b"), 1.0, f"{PAPER}, release, branch main"),
-    "ours": Method(partial(preset, "ours"), 4.0, "the dev split's choice of DCT options"),
+    "ours": Method(partial(preset, "ours"), 6.0, "the dev split's choice of DCT options"),
     "parseval_twin": Method(partial(preset, "parseval_twin"), 4.0, "control: dct, no transform"),
     "dct_abs": Method(partial(preset, "dct_abs"), 6.0, "control: dct of absolute coefficients"),
     "dct_l1": Method(partial(preset, "dct_l1"), 0.25, "control: dct with an L1 distance"),
