@@ -194,11 +194,11 @@ def test_the_verdict_follows_the_written_rule(low, high, p, expected):
     assert verdict(one, p) == expected
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 20])
+@pytest.mark.parametrize("n", [2, 3, 5, 20, 73])
 def test_the_smallest_resolvable_difference_is_found_four_times_in_five(n):
     difference = smallest_resolvable_difference(0.01, n)
     noncentrality, bound = difference / 0.01 * np.sqrt(n), stats.t.ppf(0.975, n - 1)
-    power = stats.nct.sf(bound, n - 1, noncentrality) + stats.nct.cdf(-bound, n - 1, noncentrality)
+    power = stats.nct.sf(bound, n - 1, noncentrality)  # the far tail adds nothing that counts
     assert power == pytest.approx(0.8, abs=1e-3)
     assert np.isnan(smallest_resolvable_difference(0.01, 1))
 
