@@ -232,7 +232,8 @@ def _cell_report(error: PapermillExecutionError) -> str:
 def store_outputs(notebook: Path, timeout_s: float | None = LIMIT_S) -> Path:
     """Execute a notebook with its defaults and store the outputs in it, for readers.
 
-    What papermill notes of times and paths is left out, so that only outputs change.
+    What papermill notes of times and paths is left out, so that only outputs change; so are
+    progress bars (stderr), which are for whoever waits.
 
     Raises:
         ExecutionError: a cell failed; the notebook is left as it was.
@@ -245,6 +246,8 @@ def store_outputs(notebook: Path, timeout_s: float | None = LIMIT_S) -> Path:
     for cell in content.cells:
         for noted in ("papermill", "execution"):
             cell.metadata.pop(noted, None)
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
     temporary = notebook.with_name(f".{notebook.stem}.{os.getpid()}.ipynb")
     nbformat.write(content, temporary)
     temporary.replace(notebook)

@@ -21,9 +21,11 @@ from kdlib.style import PALETTE, figure_style
 
 HEAT, SIGNED = "inferno", "RdBu_r"
 HEAT_OPACITY = 0.55
+LEGIBLE_TITLE = 0.95  # inches of a side above which titles have their full size
 SMALLEST_RANGE = 1e-12
 
 
+@figure_style()
 def image_grid(
     images: Tensor, titles: Sequence[str] | None = None, columns: int = 8, side: float = 0.95
 ) -> Figure:
@@ -37,14 +39,16 @@ def image_grid(
     """
     rows = -(-len(images) // columns)
     height = side + (0.17 if titles else 0.04)
+    type_size = 8 * min(1, side / LEGIBLE_TITLE)
     figure, grid = _panels(rows, columns, (side + 0.06) * columns, height * rows)
     for position, axes in enumerate(grid.flat):
         if position < len(images):
             axes.imshow(as_picture(images[position]))
-            axes.set_title(titles[position] if titles else "", pad=2)
+            axes.set_title(titles[position] if titles else "", pad=2, fontsize=type_size)
     return figure
 
 
+@figure_style()
 def named_maps(
     maps: Mapping[str, Tensor],
     *,
@@ -84,6 +88,7 @@ def _limits(values: Tensor, signed: bool) -> tuple[float, float]:
     return low, max(float(values.max()), low + SMALLEST_RANGE)
 
 
+@figure_style()
 def attention_overlays(image: Tensor, maps: Mapping[str, Sequence[Tensor]]) -> Figure:
     """A network a row, a stage a column: its attention laid over the image, fine to coarse.
 
@@ -137,10 +142,7 @@ def as_picture(image: Tensor) -> NDArray[np.uint8]:
 
 def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray]:
     tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
-    with figure_style():
-        figure, grid = plt.subplots(
-            rows, columns, figsize=(width, height), squeeze=False, layout=tight
-        )
+    figure, grid = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout=tight)
     for axes in grid.flat:
         axes.set_axis_off()
     plt.close(figure)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from kdlib.checkpoints import load_weights
 from kdlib.cost import measure_cost
