@@ -1,113 +1,102 @@
-"""Step times of methods over their floor, and of students in lock-step over separate runs."""
+"""Training steps of students beside each other, with one teacher and the same batches."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from statistics import median
 
 import torch
 
-from kdlib.data.batches import Batch
+from kdlib.data.batches import Batch, Batches
+from kdlib.data.image_data import ImageData
 from kdlib.distillers.base import FrozenTeacher
 from kdlib.models import create_model
 from kdlib.runs import RunConfig
+from kdlib.seeds import seed_everything
 from kdlib.trainee import Trainee
 
-CLASSES = 16
+NOWHERE = Path("no-runs")
 LEARNING_RATE = 0.01
 
 
 class Bench:
-    """A teacher, students and one batch of random images, ready to step.
+    """A teacher and a student for each method, ready to step.
 
     Args:
-        teacher: name of the teacher's network.
-        student: name of the student's network.
+        config: the run that all have in common.
         methods: a student for each.
-        image_size: pixels a side.
-        batch_size: images a step.
+        data: images that the batches are made from, endlessly.
         device: where all of it lives.
         precision: ``float32`` or ``bfloat16``.
     """
 
     def __init__(
         self,
-        teacher: str,
-        student: str,
+        config: RunConfig,
         methods: list[str],
+        data: ImageData,
         *,
-        image_size: int,
-        batch_size: int,
         device: torch.device,
         precision: str,
     ) -> None:
-        network = create_model(teacher, CLASSES)
+        classes = len(data.classes)
+        seed_everything(config.teacher_seed)
+        network = create_model(config.teacher, classes)
         self.teacher = FrozenTeacher(network.to(device).to(memory_format=torch.channels_last))
         self.device, self.precision = device, precision
-        base = {"teacher": teacher, "student": student, "image_size": image_size}
         self.trainees = {
-            method: self._trainee(RunConfig.from_dict({**base, "method": method}))
+            method: Trainee(replace(config, method=method), classes, NOWHERE, device, precision)
             for method in methods
         }
-        images = torch.randn(batch_size, 3, image_size, image_size, device=device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        labels = torch.randint(CLASSES, (batch_size,), device=device)
-        self.batch = Batch(images, labels, torch.arange(batch_size, device=device))
+        for trainee in self.trainees.values():
+            trainee.parts.train()
+        batches = Batches(data, config.batch_size, config.augmentation, device)
+        self._batches = endless(batches, config.data_seed)
 
-    def _trainee(self, config: RunConfig) -> Trainee:
-        trainee = Trainee(config, CLASSES, Path("unused"), self.device, self.precision)
-        trainee.parts.train()
-        return trainee
+    def batch(self) -> Batch:
+        """The next batch, as the training loop hands it to the networks."""
+        batch = next(self._batches)
+        return batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
 
-    def step(self, *methods: str) -> None:
-        """One teacher forward and one step of each named method's student."""
+    def step(self, batch: Batch, *methods: str) -> dict[str, torch.Tensor]:
+        """One teacher forward and one step of each named method's student; their losses."""
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
-            teacher = self.teacher(self.batch.images)
-        for method in methods:
-            self.trainees[method].step(self.batch, teacher, LEARNING_RATE)
+            teacher = self.teacher(batch.images)
+        return {
+            method: sum(self.trainees[method].step(batch, teacher, LEARNING_RATE).values())
+            for method in methods
+        }
+
+    def weights(self, method: str) -> dict[str, torch.Tensor]:
+        """All that a method's student has learnt."""
+        return self.trainees[method].parts.state_dict()
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall seconds of one call, the device's queue drained."""
-    start = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def endless(batches: Batches, seed: int) -> Iterator[Batch]:
+    """Whole batches of one epoch after the other."""
+    for epoch in count():
+        for batch in batches.epoch(seed, epoch):
+            if len(batch.labels) == batches.batch_size:
+                yield batch
 
 
-def ratios(
-    baseline: Callable[[], object], others: dict[str, Callable[[], object]], rounds: int
-) -> dict[str, float]:
-    """Median over rounds of each one's time over the baseline's, taken in turn in each round.
+def same_weights(together: Bench, apart: Bench, methods: list[str], steps: int) -> bool:
+    """Whether students stepped in lock-step end with the bits of students stepped one by one.
 
-    In a round the baseline is timed before and after each of the others, so that a machine
-    whose speed drifts does not favour either.
+    Args:
+        together: is stepped in lock-step; as new as ``apart`` and made from the same config.
+        apart: is stepped a method at a time.
+        methods: whose students are compared.
+        steps: how many batches they learn from.
     """
-    found: dict[str, list[float]] = {name: [] for name in others}
-    for work in (baseline, *others.values()):
-        work()
-    for _ in range(rounds):
-        before = seconds(baseline)
-        for name, work in others.items():
-            middle, after = seconds(work), seconds(baseline)
-            found[name].append(2 * middle / (before + after))
-            before = after
-    return {name: median(values) for name, values in found.items()}
-
-
-def overheads(bench: Bench, methods: list[str], rounds: int) -> dict[str, float]:
-    """Step time of each method over the floor: teacher forward and a plain student's step."""
-    works = {method: (lambda m=method: bench.step(m)) for method in methods}
-    return ratios(lambda: bench.step("student"), works, rounds)
-
-
-def lockstep_speedup(bench: Bench, methods: list[str], rounds: int) -> float:
-    """How many times faster one lock-step of all methods is than a step of each by itself."""
-
-    def separate() -> None:
-        for method in methods:
-            bench.step(method)
-
-    together = ratios(separate, {"lock-step": lambda: bench.step(*methods)}, rounds)
-    return 1 / together["lock-step"]
+    batches = [together.batch() for _ in range(steps)]
+    for batch in batches:
+        together.step(batch, *methods)
+    for method in methods:
+        for batch in batches:
+            apart.step(batch, method)
+    return all(
+        torch.equal(value, apart.weights(method)[name])
+        for method in methods
+        for name, value in together.weights(method).items()
+    )
