@@ -124,6 +124,9 @@ def _add_results(subparsers: Any) -> None:
     task.add_argument(
         "--tune", metavar="DATASET", help="choose each method's weight from dev-split records"
     )
+    task.add_argument(
+        "--readme", type=Path, metavar="FILE", help="make the tables of a README anew"
+    )
     results.set_defaults(call=commands.show_results)
 
 

@@ -47,6 +47,7 @@ def _refuse_parameters(parameters: dict[str, Any]) -> None:
 
 def show_results(options: Namespace) -> None:
     """``kdlib results``."""
+    from kdlib.readme import update_readme
     from kdlib.results import print_results, publish
     from kdlib.tuning import write_tuned
 
@@ -55,6 +56,9 @@ def show_results(options: Namespace) -> None:
     elif options.publish:
         published = [path for root in options.roots for path in publish(root, options.publish)]
         print(f"{len(published)} records are in {options.publish}")
+    elif options.readme:
+        changed = update_readme(options.readme, options.roots)
+        print(f"{options.readme}: {', '.join(changed) or 'nothing'} changed")
     else:
         print_results(options.roots, options.profile)
 

@@ -21,7 +21,7 @@ def summary_markdown(summary: pd.DataFrame) -> str:
         head = ["method", "n", "top-1 %", "std", "top-5 %", "class mean %"]
         head += [name for name, shown in _ATTENTION.items() if has_attention[shown]]
         body = [_summary_row(row, has_attention) for row in rows.to_dict("records")]
-        blocks.append(f"**{description}**\n\n{_table([*head, 'seconds a run'], body)}")
+        blocks.append(f"**{description}**\n\n{markdown_table([*head, 'seconds a run'], body)}")
     return "\n".join(blocks)
 
 
@@ -43,7 +43,7 @@ def comparison_markdown(comparisons: pd.DataFrame) -> str:
     """The table of :func:`kdlib.comparisons.compare`: points of percent, or SSIM itself."""
     head = ["claim", "compared", "n", "difference", "95 % interval", "p (Holm)"]
     body = [_comparison_row(row) for row in comparisons.to_dict("records")]
-    return _table([*head, "n could resolve", "verdict"], body)
+    return markdown_table([*head, "n could resolve", "verdict"], body)
 
 
 def claims_markdown(claims: pd.DataFrame) -> str:
@@ -80,7 +80,7 @@ def _number(value: float, form: str) -> str:
     return "–" if pd.isna(value) else format(value, form)
 
 
-def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     """A markdown table, columns aligned so that it reads well in a terminal too."""
     rows = [list(head), *map(list, body)]
     widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(head))]

@@ -1,0 +1,110 @@
+"""The README's blocks: every number in it comes from records or from measurements in files."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdlib.comparisons import claims_table
+from kdlib.figure_tables import method_accuracy
+from kdlib.markdown import (
+    check_block,
+    claims_markdown,
+    markdown_table,
+    summary_markdown,
+    update_block,
+)
+from kdlib.readings import read_accuracy
+from kdlib.run_table import load_records, summary_table
+from kdlib.runs import RunConfig
+from kdlib.selection import runs_of
+
+MEASUREMENTS = Path("benchmarks/results")
+COMMANDS = "commands.json"
+
+
+def readme_blocks(readme: Path, roots: Sequence[Path]) -> dict[str, str]:
+    """The text of each block, by name.
+
+    Args:
+        readme: the file; measurements lie beside it in ``benchmarks/results``.
+        roots: folders of records.
+
+    Raises:
+        KdlibError: no records, or a damaged one.
+    """
+    runs = list(_main_runs(load_records(*roots)))
+    measured = Path(readme).parent / MEASUREMENTS
+    return {
+        "headline": read_accuracy(method_accuracy(runs[0])),
+        "summary": "\n".join(summary_markdown(summary_table(some)) for some in runs),
+        "claims": "\n".join(claims_markdown(claims_table(some)) for some in runs),
+        "times": _times(measured / COMMANDS),
+        "steps": _steps(sorted(set(measured.glob("*.json")) - {measured / COMMANDS})),
+    }
+
+
+def update_readme(readme: Path, roots: Sequence[Path]) -> list[str]:
+    """Make every block anew; returns the names of those that changed.
+
+    Raises:
+        KdlibError: as :func:`readme_blocks`, or a block's markers are missing.
+    """
+    texts = readme_blocks(readme, roots)
+    return [name for name, text in texts.items() if update_block(readme, name, text)]
+
+
+def check_readme(readme: Path, roots: Sequence[Path]) -> None:
+    """Refuse a README that differs from the records.
+
+    Raises:
+        KdlibError: names the first block and line that differ.
+    """
+    for name, text in readme_blocks(readme, roots).items():
+        check_block(readme, name, text)
+
+
+def _main_runs(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The runs of each data set's main comparison, on its test set; Scenes first."""
+    usual = RunConfig()
+    taught = table[table["method"] != "student"]
+    main = taught[(taught["split"] == "train") & (taught["attentions"] == usual.attentions)]
+    for dataset in sorted(set(main["dataset"]), key=lambda name: (name != usual.dataset, name)):
+        yield runs_of(table, dataset, usual.attentions)
+
+
+def _times(path: Path) -> str:
+    """How long each command took in a fresh clone."""
+    if not path.exists():
+        return "Not measured yet; `python -m benchmarks.commands` does it, in a fresh clone."
+    found = json.loads(path.read_text(encoding="utf-8"))
+    head = ["command", "minutes", "processor cores", "of", "commit"]
+    where = [str(found["cores"]), found["machine"], found["commit"][:7]]
+    seconds = found["seconds"].items()
+    return markdown_table(head, [[f"`{name}`", f"{s / 60:.0f}", *where] for name, s in seconds])
+
+
+def _steps(paths: Sequence[Path]) -> str:
+    """What a step costs: a row a file of ``make bench``."""
+    if not paths:
+        return "Not measured yet; `make bench` does it."
+    head = ["machine", "precision", "AT over its floor", "DCT over its floor", "lock-step of 4"]
+    head += ["torchdistill's AT step", "scenes composed a second", "read a second"]
+    rows = [_step_row(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    return markdown_table(head, rows)
+
+
+def _step_row(record: dict[str, Any]) -> list[str]:
+    source, cost, peer = record["provenance"], record["overhead"], record["torchdistill"]
+    images = record["images_per_second"]
+    theirs = f"{peer['times_our_step']['at']['median']:.2f} × ours" if peer else "–"
+    return [
+        f"{source['machine']}, {source['device']}",
+        source["precision"],
+        *(f"{cost[method]['median']:+.1%}" for method in ("at", "dct")),
+        f"{record['lock_step']['speedup']['median']:.2f} × as fast",
+        theirs,
+        *(f"{images[name]:,}" for name in ("composing", "reading")),
+    ]

@@ -1,0 +1,97 @@
+"""The README says what the records say, and points to what exists."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from synthetic import write_grid
+
+from kdlib.cli import main
+from kdlib.errors import KdlibError
+from kdlib.execute import NOTEBOOKS, notebook_names
+from kdlib.readme import check_readme, readme_blocks, update_readme
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+BLOCKS = ("headline", "summary", "claims", "times", "steps")
+EMPTY = "\n".join(f"<!-- results:{name} -->\n<!-- /results:{name} -->" for name in BLOCKS)
+COMMANDS = {"seconds": {"make test": 600}, "cores": 2, "machine": "A processor", "commit": "0" * 40}
+STEPS = {
+    "overhead": {"at": {"median": 0.012}, "dct": {"median": 0.034}},
+    "lock_step": {"speedup": {"median": 1.8}},
+    "torchdistill": {"times_our_step": {"at": {"median": 1.05}}},
+    "images_per_second": {"composing": 3000, "reading": 90000},
+    "provenance": {"machine": "A processor", "device": "cpu", "precision": "float32"},
+}
+
+
+def test_the_readme_and_the_records_agree():
+    try:
+        check_readme(README, [ROOT / "records"])
+    except KdlibError as error:
+        pytest.fail(f"{error} python -m kdlib results records --readme README.md")
+
+
+def test_what_the_readme_points_to_exists():
+    links = re.findall(r"\]\(([^)#][^)]*)\)", README.read_text())
+    local = [link for link in links if not link.startswith("http")]
+    assert len(local) > 10
+    assert [link for link in local if not (ROOT / link).exists()] == []
+
+
+def test_the_map_names_every_notebook():
+    text = README.read_text()
+    assert all(f"({NOTEBOOKS.name}/{name}.ipynb)" in text for name in notebook_names())
+
+
+@pytest.fixture
+def written(tmp_path) -> Path:
+    """A README without results, beside records of two data sets."""
+    write_grid(tmp_path / "records", ["student", "at", "dct"])
+    write_grid(tmp_path / "records", ["student", "at", "dct"], dataset="fashion_scenes")
+    write_grid(tmp_path / "records", ["student", "dct"], seeds=[0], split="dev")
+    (tmp_path / "README.md").write_text(EMPTY)
+    return tmp_path / "README.md"
+
+
+def test_a_readme_is_made_and_agrees_until_a_number_changes(written):
+    roots = [written.parent / "records"]
+    with pytest.raises(KdlibError, match="results:headline"):
+        check_readme(written, roots)
+    assert update_readme(written, roots) == list(BLOCKS)
+    assert update_readme(written, roots) == []
+    check_readme(written, roots)
+    row = next(line for line in written.read_text().splitlines() if line.startswith("| dct "))
+    written.write_text(written.read_text().replace(row, row.replace("| 3 ", "| 5 "), 1))
+    with pytest.raises(KdlibError, match="results:summary"):
+        check_readme(written, roots)
+
+
+def test_main_comparisons_are_shown_and_the_dev_split_is_not(written):
+    texts = readme_blocks(written, [written.parent / "records"])
+    settings = re.findall(r"\*\*(.*?)\*\*", texts["summary"])
+    assert [text.split(",")[0] for text in settings] == ["scenes", "fashion_scenes"]
+    assert "dev split" not in texts["summary"] + texts["claims"]
+    assert texts["claims"].count("DCT beats AT") == 2
+
+
+def test_measurements_come_from_files_beside_the_readme(written):
+    roots = [written.parent / "records"]
+    before = readme_blocks(written, roots)
+    assert "Not measured yet" in before["times"] and "Not measured yet" in before["steps"]
+    results = written.parent / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    (results / "commands.json").write_text(json.dumps(COMMANDS))
+    (results / "one.json").write_text(json.dumps(STEPS))
+    (results / "two.json").write_text(json.dumps({**STEPS, "torchdistill": None}))
+    after = readme_blocks(written, roots)
+    assert re.search(r"`make test` +\| 10 +\| 2 ", after["times"])
+    assert "+1.2%" in after["steps"] and "+3.4%" in after["steps"] and "1.80 ×" in after["steps"]
+    assert after["steps"].count("1.05 × ours") == 1
+
+
+def test_the_command_line_makes_it(written, capsys):
+    command = ["results", str(written.parent / "records"), "--readme", str(written)]
+    assert main(command) == 0 and "headline" in capsys.readouterr().out
+    assert main(command) == 0 and "nothing changed" in capsys.readouterr().out
