@@ -140,12 +140,14 @@ def run(monkeypatch, capsys):
         # In a kernel of its own it is not loaded; here other tests may have done so.
         monkeypatch.delitem(sys.modules, "kdlib.train", raising=False)
         names = {"__name__": name}
-        for number, cell in enumerate(code_cells(path)):
-            show(cell.source, f"{name}, code cell {number}", names)
-            if "parameters" in cell.metadata.get("tags", []):
-                assert set(parameters) <= set(names)
-                names.update(parameters)
-        plt.close("all")
+        try:
+            for number, cell in enumerate(code_cells(path)):
+                show(cell.source, f"{name}, code cell {number}", names)
+                if "parameters" in cell.metadata.get("tags", []):
+                    assert set(parameters) <= set(names)
+                    names.update(parameters)
+        finally:
+            plt.close("all")
         return capsys.readouterr().out
 
     return run
