@@ -38,7 +38,9 @@ def runs_of(
 def sweep_of(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Students that differ in ``attentions``, method and seeds alone, and their teachers.
 
-    Of several such sweeps, the one over the most numbers of attentions, then with the most runs.
+    Of several such sweeps, the one in which the most numbers of attentions have students with a
+    teacher, then the one with the most runs: a batch that was stopped may have left teachers
+    whose students are still to come, and they are no sweep.
 
     Raises:
         KdlibError: there are no runs of the data set; lists the settings that there are.
@@ -50,8 +52,12 @@ def sweep_of(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
     config = found.columns[: found.columns.get_loc("top1")]
     free = {"method", "attentions", *VARIANT, *SEEDS}
     sweeps = found.groupby([c for c in config if c not in free], dropna=False)
-    largest = max((rows for _, rows in sweeps), key=lambda r: (r["attentions"].nunique(), len(r)))
-    return _with_teachers(table, largest)
+    return _with_teachers(table, max((rows for _, rows in sweeps), key=_reach))
+
+
+def _reach(runs: pd.DataFrame) -> tuple[int, int]:
+    """At how many numbers of attentions there are students with a teacher; how many runs."""
+    return runs.loc[runs["teacher"] != "none", "attentions"].nunique(), len(runs)
 
 
 def _tested_students(table: pd.DataFrame) -> pd.DataFrame:

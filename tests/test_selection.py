@@ -1,10 +1,11 @@
 """Which runs a notebook reads, out of a folder that holds several settings."""
 
 import pytest
-from synthetic import write_grid
+from synthetic import write_grid, write_run
 
 from kdlib.errors import KdlibError
 from kdlib.results import load_records
+from kdlib.runs import RunConfig
 from kdlib.selection import runs_of, sweep_of
 
 METHODS = ("student", "at", "dct")
@@ -50,3 +51,11 @@ def test_a_sweep_differs_in_attentions_alone(table):
     assert sorted(set(students["attentions"])) == [1, 2, 4] and len(students) == 27
     assert students["train_size"].isna().all() and set(runs["split"]) == {"train"}
     assert len(runs) == 27 + 3 and runs["run_id"].is_unique
+
+
+def test_teachers_whose_students_are_still_to_come_are_no_sweep(tmp_path):
+    write_grid(tmp_path, METHODS, attentions=(2,))
+    for number in (1, 3, 4):
+        write_run(tmp_path, RunConfig(attentions=number, method="dct").teacher_config(), 0.8)
+    runs = sweep_of(load_records(tmp_path), "scenes")
+    assert set(runs["attentions"]) == {2} and len(runs) == 9 + 1
