@@ -14,7 +14,7 @@ from kdlib.files import write_atomic, write_json
 from kdlib.style import figure_style
 
 PNG_BYTES = 300 * 1024
-RESOLUTIONS = (220, 160, 110, 80)  # dots an inch, the first that fits
+RESOLUTIONS = (160, 110, 80)  # dots an inch, the first that fits
 
 
 def figure_provenance(runs: pd.DataFrame, drawn: pd.DataFrame) -> dict[str, Any]:
