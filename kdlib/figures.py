@@ -28,7 +28,16 @@ from kdlib.run_table import (
     student_settings,
     teacher_runs,
 )
-from kdlib.style import COLUMN, NEUTRAL, PAGE, TEACHER_COLOUR, figure_style, look, name_of
+from kdlib.style import (
+    COLUMN,
+    NEUTRAL,
+    PAGE,
+    TEACHER_COLOUR,
+    difference_name,
+    figure_style,
+    look,
+    name_of,
+)
 
 __all__ = [
     "FIGURES",
@@ -62,7 +71,7 @@ def method_accuracy(table: pd.DataFrame) -> Figure:
         axes.plot(*seeds, "o", c=look(label).colour, ms=2, alpha=0.6, mew=0)
         _dot(axes, label, 100 * runs.iloc[0][["mean", "low", "high"]], row)
     _method_rows(axes, [name_of(label) for label in order])
-    axes.set_xlabel(f"top-1 accuracy (%), 95 % intervals of {_seeds(students)}")
+    axes.set_xlabel(f"top-1 accuracy (%)\n95 % intervals of {_seeds(students)}")
     return figure
 
 
@@ -81,7 +90,7 @@ def paired_differences(table: pd.DataFrame) -> Figure:
             claim["verdict"], (1.02, row), xycoords=("axes fraction", "data"),
             va="center", fontsize=6.5,
         )  # fmt: skip
-    names = [f"{name_of(m)} − {name_of(b)}" for m, b in data[["method", "baseline"]].to_numpy()]
+    names = [difference_name(*pair) for pair in data[["method", "baseline"]].to_numpy()]
     _method_rows(axes, names)
     axes.set_xlabel("difference in top-1 (points)")
     return figure
@@ -150,7 +159,7 @@ def noise_gauge(table: pd.DataFrame) -> Figure:
         values, style = 100 * data.loc[data["pair"] == pair, "difference"], look(pair.split()[1])
         axes.plot(values, [row] * len(values), style.marker, c=style.colour, ms=4, alpha=0.7)
         axes.plot([values.mean()] * 2, [row - 0.3, row + 0.3], c=style.colour, lw=1.8)
-    _method_rows(axes, [" − ".join(map(name_of, pair.split())) for pair in pairs])
+    _method_rows(axes, [difference_name(*pair.split()) for pair in pairs])
     axes.set_xlabel("difference in top-1 (points), each seed")
     return figure
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from kdlib.comparisons import ALPHA, POWER, Claim, Comparison, seeds_to_resolve, smallest_effect
 from kdlib.markdown import ACCURACIES, SMALL_P
-from kdlib.style import name_of
+from kdlib.style import difference_name, name_of
 
 SHARES = (*ACCURACIES, "energy_share", "pointing")
 MEASURES = {"top1": "accuracy", "ssim": "SSIM", "energy_share": "relevance"}
@@ -16,7 +16,7 @@ MEASURES = {"top1": "accuracy", "ssim": "SSIM", "energy_share": "relevance"}
 def read_comparison(row: Mapping[str, Any]) -> str:
     """Verdict, numbers and reason of a row of :func:`kdlib.comparisons.judge`, as markdown."""
     head = f"**{row['claim']}: {row['verdict']}.**"
-    pair = " − ".join(map(_term, (row["method"], row["baseline"])))
+    pair = difference_name(row["method"], row["baseline"])
     if row["n"] == 0:
         return f"{head} The two have no seed in common."
     metric = row["metric"]
@@ -29,12 +29,6 @@ def read_comparison(row: Mapping[str, Any]) -> str:
         f"{head} {mean} (95 % interval {interval}; p after Holm's correction "
         f"{_probability(row['p_holm'])}; n = {row['n']} could resolve {could}). {_reason(row)}"
     )
-
-
-def _term(label: str) -> str:
-    """A method's name as a term of a difference."""
-    name = name_of(label)
-    return f"({name})" if " + " in name else name
 
 
 def _reason(row: Mapping[str, Any]) -> str:

@@ -79,6 +79,12 @@ def name_of(label: str) -> str:
     return " [".join([words, *options])
 
 
+def difference_name(method: str, baseline: str) -> str:
+    """A difference as it is written: ``dct+kd`` and ``at`` become ``(DCT + KD) − AT``."""
+    names = (name_of(label) for label in (method, baseline))
+    return " − ".join(f"({name})" if " + " in name else name for name in names)
+
+
 @contextmanager
 def figure_style() -> Iterator[None]:
     """The paper style of seaborn, with type that stays legible at column width."""
