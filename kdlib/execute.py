@@ -29,6 +29,7 @@ from kdlib.errors import KdlibError, checked_options, unknown
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 STARTUP_LIMIT_S = 180
 LIMIT_S = 24 * 3600.0
+QUIET = "--log-level=CRITICAL"  # a kernel that is stopped would log that as an error
 LONGEST_SOCKET_PATH = 90  # the system's limit is 108 bytes on Linux, 104 on macOS
 
 
@@ -193,6 +194,7 @@ def _execute(
         cwd=str(notebook.parent),
         progress_bar=False,
         start_timeout=STARTUP_LIMIT_S,
+        extra_arguments=[QUIET],
         kernel_manager_class=PrivateKernelManager,
         timeout_func=_remaining(timeout_s),
     )

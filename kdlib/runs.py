@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -123,6 +123,31 @@ def _check_positive(config: RunConfig, *names: str) -> None:
     for name in names:
         if not getattr(config, name) > 0:
             raise KdlibError(f"{name} is {getattr(config, name)}; it must be greater than 0.")
+
+
+def configs_of(
+    methods: Sequence[str], options: Sequence[Mapping[str, Any]], shared: Mapping[str, Any]
+) -> list[RunConfig]:
+    """One run a method.
+
+    Args:
+        methods: method strings.
+        options: fields of its own for each method, in the same order; empty if none has any.
+        shared: the fields that all have in common.
+
+    Raises:
+        KdlibError: no methods, not as many options, or an unknown field.
+    """
+    if not methods:
+        raise KdlibError("The list of methods is empty; give at least one, such as [student].")
+    own = options or [{}] * len(methods)
+    if len(own) != len(methods):
+        raise KdlibError(
+            f"There are {len(methods)} methods but {len(own)} options; give one for each method, "
+            "in the same order ({} where it has none), or [] if none has any."
+        )
+    runs = zip(methods, own, strict=True)
+    return [RunConfig.from_dict({**shared, "method": m, **o}).canonical() for m, o in runs]
 
 
 def run_directory(config: RunConfig, root: Path) -> Path:

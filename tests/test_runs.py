@@ -7,7 +7,7 @@ import pytest
 
 from kdlib.errors import KdlibError
 from kdlib.files import write_atomic, write_text
-from kdlib.runs import RunConfig, read_record, write_record
+from kdlib.runs import RunConfig, configs_of, read_record, write_record
 
 
 def test_the_same_config_gives_the_same_directory():
@@ -34,6 +34,22 @@ def test_all_methods_and_seeds_share_one_teacher():
 
 def test_a_dev_student_learns_from_a_teacher_that_never_saw_the_dev_images():
     assert RunConfig(method="kd", split="dev").teacher_config().split == "dev"
+
+
+def test_each_method_is_a_run_with_the_fields_of_its_own():
+    plain, weighted = configs_of(["at", "dct"], [{}, {"weight": 2.0}], {"epochs": 3})
+    assert (plain.method, plain.weight, plain.epochs) == ("at", None, 3)
+    assert (weighted.method, weighted.weight, weighted.epochs) == ("dct", 2.0, 3)
+    assert configs_of(["at"], [], {"epochs": 3}) == [plain]
+
+
+@pytest.mark.parametrize(
+    ("methods", "options", "says"),
+    [([], [], "empty"), (["at"], [{}, {}], "1 methods but 2"), (["at"], [{"wait": 1}], "'weight'")],
+)
+def test_methods_and_options_that_do_not_fit_are_refused(methods, options, says):
+    with pytest.raises(KdlibError, match=says):
+        configs_of(methods, options, {})
 
 
 def test_an_unknown_parameter_names_the_nearest_and_all_valid_ones():
