@@ -20,14 +20,8 @@ from kdlib import figure_tables
 from kdlib.comparisons import smallest_effect
 from kdlib.errors import KdlibError
 from kdlib.figure_files import figure_provenance, save_figure
-from kdlib.run_table import (
-    SEEDS,
-    VARIANT,
-    load_records,
-    method_order,
-    student_settings,
-    teacher_runs,
-)
+from kdlib.run_table import SEEDS, VARIANT, load_records, method_order, student_settings
+from kdlib.selection import with_teachers
 from kdlib.style import (
     COLUMN,
     NEUTRAL,
@@ -220,10 +214,10 @@ def _drawings(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     settings = student_settings(table)
     students = table[table["setting"].isin(settings)]
     for slug, group in _slugs(students, ["attentions"]):
-        teachers = teacher_runs(table, group["setting"].iloc[0])
+        runs = with_teachers(table, group)
         for name in FIGURES:
             if name != "attentions_gain":
-                yield name, slug, pd.concat([group, teachers])
+                yield name, slug, runs
     for slug, sweep in _slugs(students, [], free=("attentions", "distractors", "setting")):
         yield "attentions_gain", slug, sweep
 

@@ -32,7 +32,7 @@ def runs_of(
         wanted = f"'{dataset}' with attentions {attentions}"
         wanted += f" and setting {setting}" if setting is not None else ""
         raise _nothing(table, students, wanted, dataset)
-    return _with_teachers(table, found[found["setting"] == _largest(found)])
+    return with_teachers(table, found[found["setting"] == _largest(found)])
 
 
 def sweep_of(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
@@ -52,7 +52,7 @@ def sweep_of(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
     config = found.columns[: found.columns.get_loc("top1")]
     free = {"method", "attentions", *VARIANT, *SEEDS}
     sweeps = found.groupby([c for c in config if c not in free], dropna=False)
-    return _with_teachers(table, max((rows for _, rows in sweeps), key=_reach))
+    return with_teachers(table, max((rows for _, rows in sweeps), key=_reach))
 
 
 def _reach(runs: pd.DataFrame) -> tuple[int, int]:
@@ -70,7 +70,11 @@ def _largest(runs: pd.DataFrame) -> str:
     return str(runs.groupby("setting").size().idxmax())
 
 
-def _with_teachers(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
+def with_teachers(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
+    """Runs of ``students`` and, from ``table``, those of their teachers, each run once.
+
+    A teacher of the students' own kind can be one of the students itself.
+    """
     teachers = [teacher_runs(table, setting) for setting in sorted(set(students["setting"]))]
     return pd.concat([students, *teachers]).drop_duplicates("run_id").reset_index(drop=True)
 

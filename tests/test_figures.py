@@ -157,3 +157,10 @@ def test_every_method_has_a_look_and_no_two_families_share_one():
         assert look(f"{method}+kd").colour == look(method).colour and name_of(method)
     assert look("dct+kd").face == "white" and look("dct+gate").line == "--"
     assert name_of("at_equal_scale+kd [weight=2]") == "AT, balanced + KD [weight=2]"
+
+
+def test_a_teacher_of_the_students_kind_is_drawn_once(tmp_path):
+    same = {"teacher": "scenes_student", "epochs": 5, "teacher_epochs": 5}
+    root = write_grid(tmp_path / "records", ["student", "at", "dct"], **same)
+    names = {path.stem for path in figures.draw_all(root, tmp_path / "figures")}
+    assert {"method_accuracy-scenes-a2", "paired_differences-scenes-a2"} <= names
