@@ -225,18 +225,18 @@ def test_a_dial_with_one_setting_says_how_to_get_the_others(run, one_seed, no_te
 
 
 def test_figures_are_drawn_as_far_as_records_go_and_the_same_again(run, one_seed, tmp_path):
-    folders = {"figures_root": str(tmp_path), **roots("08_figures", one_seed)}
-    text = run("08_figures", **folders)
+    folders = {"figures_root": str(tmp_path), **roots("09_figures", one_seed)}
+    text = run("09_figures", **folders)
     assert "training code is loaded: False; records are as they were: True" in text
     assert "nothing to show in noise_gauge" in text and "no record explains: none" in text
     drawn = len(list(Path(tmp_path).iterdir()))
     (tmp_path / "stray.png").touch()
-    again = run("08_figures", **folders)
+    again = run("09_figures", **folders)
     assert f"{drawn + 1} files are as they were; 0 are not" in again
     assert "no record explains: stray.png" in again
 
 
 def test_without_any_record_it_says_how_to_make_some(run, tmp_path):
-    for name in ("06_compare", "07_attentions", "08_figures"):
+    for name in ("06_compare", "07_attentions", "09_figures"):
         with pytest.raises(KdlibError, match="no record.*make reproduce"):
             run(name, **roots(name, tmp_path))
