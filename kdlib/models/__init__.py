@@ -11,11 +11,20 @@ from torchvision import models as tv
 
 from kdlib.errors import KdlibError, checked_options, unknown
 from kdlib.models.cifar_resnet import ThreeStageResNet, cifar_resnet, wide_cifar_resnet
-from kdlib.models.output import Output
+from kdlib.models.output import Output, Shapes
 from kdlib.models.tapped import tapped_mobilenet, tapped_resnet
 from kdlib.models.wide_resnet import WideResNet
 
-__all__ = ["Output", "count_parameters", "create_model", "flops", "model_names", "stage_shapes"]
+__all__ = [
+    "Output",
+    "Shapes",
+    "count_parameters",
+    "create_model",
+    "flops",
+    "model_names",
+    "output_shapes",
+    "stage_shapes",
+]
 
 SCENES_STRIDES = (2, 2, 2, 2)
 OWN: dict[str, Callable[..., nn.Module]] = {
@@ -83,11 +92,17 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@torch.no_grad()
 def stage_shapes(network: nn.Module, image_size: int) -> list[tuple[int, int, int]]:
     """(C, H, W) of each stage for square images of ``image_size`` pixels."""
-    stages = _one_image(network, image_size).stages
-    return [(stage.shape[1], stage.shape[2], stage.shape[3]) for stage in stages]
+    return list(output_shapes(network, image_size).stages)
+
+
+@torch.no_grad()
+def output_shapes(network: nn.Module, image_size: int) -> Shapes:
+    """Sizes of what a network returns for square images of ``image_size`` pixels."""
+    output = _one_image(network, image_size)
+    stages = tuple((stage.shape[1], stage.shape[2], stage.shape[3]) for stage in output.stages)
+    return Shapes(stages, output.embedding.shape[1])
 
 
 def flops(network: nn.Module, image_size: int) -> int:
