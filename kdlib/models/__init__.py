@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as tv
 
 from kdlib.errors import KdlibError, checked_options, unknown
-from kdlib.models.cifar_mobilenet import cifar_mobilenet
+from kdlib.models.cifar_mobilenet import mobilenet_v2_cifar
 from kdlib.models.cifar_resnet import ThreeStageResNet, cifar_resnet, wide_cifar_resnet
-from kdlib.models.cifar_resnet50 import cifar_resnet50
+from kdlib.models.cifar_resnet50 import resnet50_cifar
 from kdlib.models.output import Output
-from kdlib.models.scenes_mobile import scenes_mobile
+from kdlib.models.scenes_mobilenet import scenes_mobile
 from kdlib.models.shuffle_v1 import cifar_shuffle_v1
 from kdlib.models.shuffle_v2 import cifar_shuffle_v2
 from kdlib.models.tapped import tapped_mobilenet, tapped_resnet
@@ -37,10 +37,10 @@ OWN: dict[str, Callable[..., nn.Module]] = {
     "wrn_16_2": partial(WideResNet, depth=16, width=2),
     "wrn_40_1": partial(WideResNet, depth=40, width=1),
     "wrn_40_2": partial(WideResNet, depth=40, width=2),
-    "resnet50_cifar": cifar_resnet50,
+    "resnet50_cifar": resnet50_cifar,
     "vgg8": partial(cifar_vgg, repeats=1),
     "vgg13": partial(cifar_vgg, repeats=2),
-    "mobilenet_v2_cifar": cifar_mobilenet,
+    "mobilenet_v2_cifar": mobilenet_v2_cifar,
     "shuffle_v1": cifar_shuffle_v1,
     "shuffle_v2": cifar_shuffle_v2,
     "scenes_teacher": partial(

@@ -21,7 +21,7 @@ BLOCKS = (
 )
 
 
-def cifar_mobilenet(classes: int) -> StagedNetwork:
+def mobilenet_v2_cifar(classes: int) -> StagedNetwork:
     """Stages of 12, 16, 48 and 1280 channels at 1/2, 1/4, 1/8 and 1/16 of the image.
 
     Its blocks end in a convolution without activation, so the first three stages have both signs.

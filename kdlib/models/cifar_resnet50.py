@@ -12,7 +12,7 @@ from kdlib.models.residual import conv3x3, initialise
 from kdlib.models.staged import StagedNetwork
 
 
-def cifar_resnet50(classes: int) -> StagedNetwork:
+def resnet50_cifar(classes: int) -> StagedNetwork:
     """Stages of 256, 512, 1024 and 2048 channels at 1, 1/2, 1/4 and 1/8 of the image."""
     layers = ResNet(Bottleneck, (3, 4, 6, 3), classes)
     stem = nn.Sequential(conv3x3(3, 64), layers.bn1, layers.relu)
