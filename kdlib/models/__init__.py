@@ -10,9 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as tv
 
 from kdlib.errors import KdlibError, checked_options, unknown
+from kdlib.models.cifar_mobilenet import mobilenet_v2_cifar
 from kdlib.models.cifar_resnet import ThreeStageResNet, cifar_resnet, wide_cifar_resnet
+from kdlib.models.cifar_resnet50 import resnet50_cifar
 from kdlib.models.output import Output, Shapes
+from kdlib.models.scenes_mobilenet import scenes_mobile
+from kdlib.models.shuffle_v1 import cifar_shuffle_v1
+from kdlib.models.shuffle_v2 import cifar_shuffle_v2
 from kdlib.models.tapped import tapped_mobilenet, tapped_resnet
+from kdlib.models.vgg import cifar_vgg
 from kdlib.models.wide_resnet import WideResNet
 
 __all__ = [
@@ -40,6 +46,12 @@ OWN: dict[str, Callable[..., nn.Module]] = {
     "wrn_16_2": partial(WideResNet, depth=16, width=2),
     "wrn_40_1": partial(WideResNet, depth=40, width=1),
     "wrn_40_2": partial(WideResNet, depth=40, width=2),
+    "resnet50_cifar": resnet50_cifar,
+    "vgg8": partial(cifar_vgg, repeats=1),
+    "vgg13": partial(cifar_vgg, repeats=2),
+    "mobilenet_v2_cifar": mobilenet_v2_cifar,
+    "shuffle_v1": cifar_shuffle_v1,
+    "shuffle_v2": cifar_shuffle_v2,
     "scenes_teacher": partial(
         ThreeStageResNet, blocks=1, widths=(48, 48, 96, 192), strides=SCENES_STRIDES
     ),
@@ -49,6 +61,7 @@ OWN: dict[str, Callable[..., nn.Module]] = {
     "scenes_tiny": partial(
         ThreeStageResNet, blocks=1, widths=(4, 4, 8, 16), strides=SCENES_STRIDES
     ),
+    "scenes_mobile": scenes_mobile,
 }
 TAPPED: dict[str, Callable[..., nn.Module]] = {
     "resnet18": partial(tapped_resnet, build=tv.resnet18),
