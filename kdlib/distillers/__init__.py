@@ -17,7 +17,15 @@ from kdlib.errors import KdlibError, checked_options, unknown
 if TYPE_CHECKING:
     from kdlib.runs import RunConfig
 
-__all__ = ["METHODS", "MODIFIERS", "Method", "Pair", "create_distiller", "parse_method"]
+__all__ = [
+    "METHODS",
+    "MODIFIERS",
+    "Method",
+    "Pair",
+    "create_distiller",
+    "parse_method",
+    "weights_of",
+]
 
 MODIFIERS = ("kd", "gate")
 CE_WEIGHT_WITH_KD = 0.1
@@ -50,6 +58,30 @@ def parse_method(text: str) -> MethodParts:
     return MethodParts(base, "kd" in modifiers or base == "kd", "gate" in modifiers)
 
 
+class Weights(NamedTuple):
+    """Weights of a run's terms: the method's own, of cross-entropy, of logit KD."""
+
+    method: float
+    ce: float
+    kd: float
+
+
+def weights_of(config: "RunConfig") -> Weights:
+    """What a run's terms are weighted with: as the run says, else by the method's defaults.
+
+    Raises:
+        KdlibError: unknown method or modifier.
+    """
+    parts = parse_method(config.method)
+    method = METHODS[parts.base]
+    ce = CE_WEIGHT_WITH_KD if parts.kd else method.ce_weight
+    return Weights(
+        method=method.weight if config.weight is None else config.weight,
+        ce=ce if config.ce_weight is None else config.ce_weight,
+        kd=config.kd_weight if parts.kd else 0.0,
+    )
+
+
 def create_distiller(config: "RunConfig", pair: Pair | None = None) -> Distiller:
     """Build the distiller of a run: method loss, weights, gate.
 
@@ -60,17 +92,14 @@ def create_distiller(config: "RunConfig", pair: Pair | None = None) -> Distiller
     Raises:
         KdlibError: unknown method, modifier or method option; a method that needs a ``pair``.
     """
-    parts = parse_method(config.method)
-    method = METHODS[parts.base]
-    given = config.ce_weight
-    default = CE_WEIGHT_WITH_KD if parts.kd else method.ce_weight
+    parts, weights = parse_method(config.method), weights_of(config)
     return Distiller(
         parts.base,
         _method_loss(parts.base, config.method_options, pair),
-        weight=method.weight if config.weight is None else config.weight,
-        warmup=method.warmup,
-        ce_weight=default if given is None else given,
-        kd_weight=config.kd_weight if parts.kd else 0.0,
+        weight=weights.method,
+        warmup=METHODS[parts.base].warmup,
+        ce_weight=weights.ce,
+        kd_weight=weights.kd,
         temperature=config.temperature,
         gate=parts.gate,
     )
