@@ -35,7 +35,8 @@ class Method:
         weight: of the loss, by default.
         source: where the method comes from.
         formula: what the loss is, in a line: F features, e embedding, z logits, p probabilities,
-            A attention map of a stage; s student, t teacher; B images, T temperature.
+            A attention map of a stage; s student, t teacher; B images, T temperature; sums run over
+            stages.
         fitted: whether ``build`` takes a :class:`~kdlib.distillers.pair.Pair` first, since the
             loss has parts that are made for the networks or the data.
         warmup: share of the training over which the weight grows from 0.
@@ -76,14 +77,14 @@ class Method:
 PAPER = "arXiv 2205.01997"
 WARMUP = 20 / 240
 """Of the training: 20 of the 240 epochs that are usual on CIFAR-100."""
-AT = "sum |A_s/|A_s| - A_t/|A_t||^2 / HW, A = mean_c F^2"
-SPECTRUM = "sum |D_s - D_t|, D = DCT-II(A) without DC, over its L2 norm"
+AT = "sum ‖A_s/‖A_s‖ - A_t/‖A_t‖‖^2 / HW, A = mean_c F^2"
+SPECTRUM = "sum ‖D_s - D_t‖, D = DCT-II(A) without DC, over its L2 norm"
 # The release's weight of the DCT loss is 1. Its variants differ in scale (their sum over three
 # stages of random features is 16 for release_a, 4 for dct), so each default makes the weighted
 # terms alike.
 METHODS: dict[str, Method] = {
     "student": Method(None, 0.0, "cross-entropy alone", "-log p_s(target)"),
-    "kd": Method(None, 0.0, "Hinton 2015, arXiv 1503.02531", "T^2 KL(p_t || p_s)", ce_weight=0.1),
+    "kd": Method(None, 0.0, "Hinton 2015, arXiv 1503.02531", "T^2 KL(p_t ‖ p_s)", ce_weight=0.1),
     "fitnet": Method(
         HintLoss, 100.0, "Romero 2015, arXiv 1412.6550", "mean (W F_s - F_t)^2, one stage", True
     ),
@@ -92,7 +93,7 @@ METHODS: dict[str, Method] = {
         ProbabilisticLoss,
         30000.0,
         "Passalis 2018, arXiv 1803.10837",
-        "mean p_t(j|i) log p_t(j|i)/p_s(j|i), p ~ 1 + cos(e_i, e_j)",
+        "mean p_t log p_t/p_s, p(i, j) ~ 1 + cos(e_i, e_j)",
     ),
     "vid": Method(
         VariationalLoss,
@@ -105,7 +106,7 @@ METHODS: dict[str, Method] = {
         SimilarityLoss,
         3000.0,
         "Tung 2019, arXiv 1907.09682",
-        "|G_s - G_t|^2 / B^2, G = row-normalised F F^T",
+        "‖G_s - G_t‖^2 / B^2, G = row-normalised F F^T",
     ),
     "rkd": Method(
         RelationalLoss,
@@ -162,7 +163,7 @@ METHODS: dict[str, Method] = {
         partial(preset, "release_a"),
         1.0,
         f"{PAPER}, release of June 2021",
-        "as dct, D = |Re FFT2(A)| over its largest",
+        "as dct, D = abs Re FFT2(A) over its largest",
     ),
     "release_b": Method(
         partial(preset, "release_b"),
@@ -184,13 +185,13 @@ METHODS: dict[str, Method] = {
         partial(preset, "parseval_twin"), 4.0, "control: dct, no transform", "as dct, D = A - mean"
     ),
     "dct_abs": Method(
-        partial(preset, "dct_abs"), 6.0, "control: dct of absolute coefficients", "as dct, |D|"
+        partial(preset, "dct_abs"), 6.0, "control: dct of absolute coefficients", "as dct, of abs D"
     ),
     "dct_l1": Method(
         partial(preset, "dct_l1"),
         0.25,
         "control: dct with an L1 distance",
-        "as dct, sum |D_s - D_t|_1",
+        "as dct, sum ‖D_s - D_t‖_1",
     ),
     "dct_low": Method(
         partial(preset, "dct_low"),
@@ -208,6 +209,6 @@ METHODS: dict[str, Method] = {
         partial(preset, "newl2"),
         1.0,
         "control: L2 of min-max maps",
-        "sum |M_s - M_t|, M = min-max of A",
+        "sum ‖M_s - M_t‖, M = min-max of A",
     ),
 }
