@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdlib.comparisons import claims_table
+from kdlib.comparisons import FAMILIES, claims_table
 from kdlib.figure_tables import method_accuracy
 from kdlib.markdown import (
     check_block,
@@ -41,7 +41,7 @@ def readme_blocks(readme: Path, roots: Sequence[Path]) -> dict[str, str]:
     return {
         "headline": read_accuracy(method_accuracy(runs[0])),
         "summary": "\n".join(summary_markdown(summary_table(some)) for some in runs),
-        "claims": "\n".join(claims_markdown(claims_table(some)) for some in runs),
+        "claims": "\n".join(_claims(some) for some in runs),
         "methods": methods_markdown(),
         "times": _times(measured / COMMANDS),
         "steps": _steps(sorted(set(measured.glob("*.json")) - {measured / COMMANDS})),
@@ -75,6 +75,14 @@ def _main_runs(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
     main = taught[(taught["split"] == "train") & (taught["attentions"] == usual.attentions)]
     for dataset in sorted(set(main["dataset"]), key=lambda name: (name != usual.dataset, name)):
         yield runs_of(table, dataset, usual.attentions)
+
+
+def _claims(runs: pd.DataFrame) -> str:
+    """The verdicts of each family of claims that these runs can test."""
+    tables = {name: claims_table(runs, claims) for name, claims in FAMILIES.items()}
+    return "\n".join(
+        f"{name}. {claims_markdown(table)}" for name, table in tables.items() if len(table)
+    )
 
 
 def _times(path: Path) -> str:
