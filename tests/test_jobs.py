@@ -70,7 +70,9 @@ def test_the_parameters_of_a_job_name_its_runs(tmp_path, profile):
 
 
 def test_the_parameters_of_a_teacher_s_job_name_its_run(tmp_path):
-    job = jobs.plan(runs("kd", teacher_epochs=7, teacher_seed=3), tmp_path, 6)[0]
+    own = {"teacher_epochs": 7, "teacher_seed": 3, "teacher_learning_rate": 0.01}
+    wanted = runs("kd", teacher="resnet18", teacher_start="DEFAULT", **own)
+    job = jobs.plan(wanted, tmp_path, 6)[0]
     assert RunConfig.from_dict(job.parameters).teacher_config() == job.runs[0]
 
 
