@@ -62,6 +62,6 @@ def _rgb(picture: Any) -> Any:
 
 def _unreadable(path: str, error: BaseException) -> KdlibError:
     return KdlibError(
-        f"{path} cannot be read as an image ({error}). Get the file again, or remove it where its "
-        "data set has no list."
+        f"{path} cannot be read as an image ({error}). Get the file again; out of a folder of your "
+        "own you may as well remove it."
     )

@@ -79,12 +79,20 @@ def build(source: Source, workers: int, progress: bool = True) -> Path:
     folder = folder_of(source)
     with FileLock(folder.with_suffix(".lock")):
         if not is_whole(folder):
-            write_text(folder / "folder.txt", str(source.listing.folder))
-            with _pool(workers) as pool:
-                index = _index(folder, source, pool, progress)
-                _fill(folder, source, index, pool, progress)
-            _remove_outdated(folder, source)
+            try:
+                _make(folder, source, workers, progress)
+            except OSError as error:
+                text = f"{folder} cannot be written to ({error}). What is done is kept."
+                raise KdlibError(text) from error
     return folder
+
+
+def _make(folder: Path, source: Source, workers: int, progress: bool) -> None:
+    write_text(folder / "folder.txt", str(source.listing.folder))
+    with _pool(workers) as pool:
+        index = _index(folder, source, pool, progress)
+        _fill(folder, source, index, pool, progress)
+    _remove_outdated(folder, source)
 
 
 @contextmanager
@@ -100,12 +108,15 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
 def _index(
     folder: Path, source: Source, pool: ThreadPoolExecutor, progress: bool
 ) -> NDArray[np.int64]:
-    """(N, 3): offset, height, width of each photograph, from the headers of their files."""
+    """(N, 3): offset, height, width of each photograph, from the headers of their files.
+
+    One without a header takes no place here; that it cannot be read is told with all others.
+    """
     path = folder / "index.npy"
     with suppress(OSError, ValueError):
         return np.load(path)
     count = len(source.listing.names)
-    shapes = pool.map(lambda n: resized_shape(source.listing.path(n), source.side), range(count))
+    shapes = pool.map(lambda position: _shape(source, position), range(count))
     bar = tqdm(shapes, "reading sizes", count, unit="image", disable=not progress)
     sides = np.array(list(bar), np.int64)
     sizes = sides.prod(axis=1) * CHANNELS
@@ -114,6 +125,13 @@ def _index(
         (folder / "done").unlink()
     write_atomic(path, lambda temporary: _save(temporary, index))
     return index
+
+
+def _shape(source: Source, position: int) -> tuple[int, int]:
+    try:
+        return resized_shape(source.listing.path(position), source.side)
+    except KdlibError:
+        return 0, 0
 
 
 def _save(path: Path, index: NDArray[np.int64]) -> None:
@@ -150,7 +168,7 @@ def _fill(
                 done[jobs[job]] = not job.result()
                 bar.update(CHUNK)
     if faults:
-        raise _unreadable(faults)
+        raise _unreadable(sorted(faults))
     partial.replace(folder / "pixels")
     (folder / "done").unlink()
 
