@@ -28,7 +28,7 @@ def measure_cost(network: nn.Module, image_size: int, device: torch.device) -> d
 @torch.no_grad()
 def _latency(network: nn.Module, batch: int, image_size: int, device: torch.device) -> float:
     images = torch.randn(batch, 3, image_size, image_size, device=device)
-    seconds = []
+    seconds: list[float] = []
     while len(seconds) <= REPEATS and (len(seconds) < 2 or sum(seconds) < ENOUGH_S):
         start = time.perf_counter()
         network(images).logits.sum().item()

@@ -77,9 +77,10 @@ class Batches:
         flips = (torch.rand(count, generator=stream) < 0.5).to(device)
         shifts = torch.randint(0, 2 * CROP_PADDING + 1, (count, 2), generator=stream).to(device)
         places = random_places(count, stream) if "random_crop" in self.augmentation else None
-        for indices, images in self._normalised(order.split(self.batch_size), places):
-            if "flip" in self.augmentation:
-                images = torch.where(flips[indices].view(-1, 1, 1, 1), images.flip(-1), images)
+        for indices, pixels in self._pixels(order.split(self.batch_size), places):
+            if "flip" in self.augmentation:  # of whole numbers: a quarter of the bytes
+                pixels = torch.where(flips[indices].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+            images = self._normalised(pixels)
             if "crop" in self.augmentation:
                 images = _shifted(images, shifts[indices])
             yield Batch(images, self.labels[indices], indices)
@@ -87,19 +88,21 @@ class Batches:
     def in_order(self) -> Iterator[Batch]:
         """Every image once, in its place, not augmented."""
         order = torch.arange(len(self.labels), device=self.labels.device)
-        for indices, images in self._normalised(order.split(self.batch_size), None):
-            yield Batch(images, self.labels[indices], indices)
+        for indices, pixels in self._pixels(order.split(self.batch_size), None):
+            yield Batch(self._normalised(pixels), self.labels[indices], indices)
 
-    def _normalised(
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return pixels.float().div_(255).sub_(self._mean).div_(self._std)
+
+    def _pixels(
         self, parts: Sequence[Tensor], places: Tensor | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each part's positions (B,) and images (B, 3, H, W), not yet augmented."""
-        for indices, pixels in zip(parts, self._pixels(parts, places), strict=True):
-            images = pixels.to(self.labels.device).float()
-            yield indices, images.div_(255).sub_(self._mean).div_(self._std)
+        """Each part's positions (B,) and images (B, 3, H, W) uint8, on the device."""
+        for indices, pixels in zip(parts, self._stored(parts, places), strict=True):
+            yield indices, pixels.to(self.labels.device)
 
-    def _pixels(self, parts: Sequence[Tensor], places: Tensor | None) -> Iterator[Tensor]:
-        """Each part's images (B, 3, H, W) uint8, wherever they lie."""
+    def _stored(self, parts: Sequence[Tensor], places: Tensor | None) -> Iterator[Tensor]:
+        """Each part's images, wherever they lie."""
         images = self.images
         if isinstance(images, Photographs):
             return images.batches([part.cpu() for part in parts], places)
