@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import yaml
+
 from kdlib.data import DATASETS
 from kdlib.distillers import METHODS
 from kdlib.errors import KdlibError
@@ -123,7 +125,11 @@ def notebook_command(run: RunConfig) -> str:
     defaults = _notebook_defaults()
     given = students_job([run]).parameters
     own = {name: value for name, value in given.items() if _shown(name, value, defaults)}
-    words = [word for name, value in own.items() for word in ("-p", name, _yaml(value))]
+    words = [
+        word
+        for name, value in own.items()
+        for word in ("-p", name, value if isinstance(value, str) else _yaml(value))
+    ]
     return shlex.join(["python", "-m", "kdlib", "run", STUDENTS_NOTEBOOK, *words])
 
 
@@ -140,4 +146,5 @@ def _shown(name: str, value: Any, defaults: Mapping[str, Any]) -> bool:
 
 
 def _yaml(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    flow = isinstance(value, list)
+    return yaml.safe_dump(value, default_flow_style=True).strip() if flow else json.dumps(value)

@@ -6,6 +6,12 @@ offered; the ledger asks the registries when it is made, so it needs no change w
 
 import re
 
+from kdlib.comparisons import smallest_effect
+
+# Points that a published difference must exceed to claim anything: every cell is a single run,
+# and the paper's own sweep scatters by about as much.
+LEAST = 100 * smallest_effect("top1")
+
 SAME = "same"
 AGREES = "stand-in: agrees"
 DISAGREES = "stand-in: disagrees"
@@ -21,7 +27,10 @@ STATUSES = {
     SAME: "the published data set, networks and protocol were run; the difference is given",
     AGREES: "a smaller data set was run, and what the number says of its method holds there",
     DISAGREES: "a smaller data set was run, and what the number says does not hold there",
-    UNDECIDED: "a smaller data set was run, and the seeds so far do not decide",
+    UNDECIDED: (
+        "a smaller data set was run, and the seeds do not decide; or the number is within "
+        f"{LEAST:g} points of its baseline, the scatter of the paper's own sweep: no claim"
+    ),
     SHAPE: "the same sweep on a smaller data set; only the shapes of the curves can be compared",
     REFERENCE: "student or teacher alone: what the differences start from, no claim of its own",
     DRAWN: "the figure is drawn, from runs on a smaller data set",
@@ -91,7 +100,7 @@ def our_methods(published: str) -> tuple[str, ...]:
 
 
 def our_network(published: str) -> str:
-    """kdlib's name of a network; the CIFAR networks are called alike."""
+    """Name of a network here; most of the CIFAR networks are called alike."""
     return NETWORKS.get(published, published)
 
 

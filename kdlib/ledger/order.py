@@ -99,8 +99,8 @@ def pair_table(order: pd.DataFrame, scenes: StandIn) -> pd.DataFrame:
         rows.append({
             "better": named[better], "worse": named[worse], "published": gap,
             "difference": 100 * one.difference, "low": 100 * one.low, "high": 100 * one.high,
-            "n": one.n, "p_holm": effect.p_holm, "status": effect.agreement(gap),
-            "swapped": effect.agreement(-gap) == AGREES,
+            "n": one.n, "p_holm": effect.p_holm, "status": effect.agreement(gap, 0.0),
+            "swapped": effect.agreement(-gap, 0.0) == AGREES,
         })  # fmt: skip
     return pd.DataFrame(rows)
 

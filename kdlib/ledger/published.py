@@ -16,11 +16,14 @@ REFERENCES = {"student": "of_student", "KD": "of_kd", "teacher": "of_teacher"}
 def published_numbers() -> pd.DataFrame:
     """Every row of ``published.csv``, in its order, with what it says of its method.
 
-    Added are, in points, ``gain`` (over the student), ``gain_kd`` (over KD) of the same cell and
-    metric, and ``share``: how much of the way from student to teacher the method goes (1 is all
-    of it). All are missing where the cell lacks what they need.
+    Added are ``printed``, the value with the digits that it was published with; in points,
+    ``gain`` (over the student) and ``gain_kd`` (over KD) of the same cell and metric; ``share``,
+    how much of the way from student to teacher the method goes (1 is all of it); and ``alpha``,
+    of the points of the sweep. What the cell or the method lacks is missing.
     """
-    table = pd.read_csv(PUBLISHED / "published.csv").fillna({"teacher": "", "note": ""})
+    table = pd.read_csv(PUBLISHED / "published.csv", dtype={"value": str})
+    table = table.fillna({"teacher": "", "note": ""})
+    table = table.assign(printed=table["value"], value=table["value"].astype(float))
     table = table.join(_references(table), on=[*CELL, "metric"])
     table["gain"] = table["value"] - table["of_student"]
     table["gain_kd"] = table["value"] - table["of_kd"]

@@ -8,7 +8,7 @@ import pandas as pd
 
 from kdlib.comparisons import Comparison
 from kdlib.ledger import names
-from kdlib.ledger.commands import Recipe, recipe_of, runnable_method
+from kdlib.ledger.commands import Recipe
 from kdlib.ledger.names import SCENE_DATASETS, our_methods
 from kdlib.ledger.stand_in import KD, STUDENT, StandIn
 from kdlib.runs import RunConfig

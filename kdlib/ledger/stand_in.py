@@ -3,7 +3,8 @@
 Three questions are asked of it, each a family of its own in the correction for many tests: what
 a method adds to the student, what ``X + KD`` adds to KD, and whether a method beats KD. What the
 published number claims is tested by the rule of :mod:`kdlib.comparisons`: a published gain says
-that the method exceeds its baseline, a published loss that the baseline exceeds the method.
+that the method exceeds its baseline, a published loss that the baseline exceeds the method, and
+one within the scatter of the paper's own sweep says nothing.
 """
 
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ import pandas as pd
 from kdlib.comparisons import Comparison, judge, paired_comparison, verdict
 from kdlib.distillers import parse_method
 from kdlib.errors import KdlibError
-from kdlib.ledger.names import AGREES, DISAGREES, METHODS_OF, UNDECIDED
+from kdlib.ledger.names import AGREES, DISAGREES, LEAST, METHODS_OF, UNDECIDED
 from kdlib.profiles import expand, profile_names, read_profile
 from kdlib.run_table import student_settings
 from kdlib.selection import runs_of
@@ -33,12 +34,13 @@ class Effect:
     comparison: Comparison
     p_holm: float = float("nan")
 
-    def agreement(self, published: float) -> str:
-        """Status of a published difference, by the rule; its sign alone counts.
+    def agreement(self, published: float, least: float = LEAST) -> str:
+        """Status of a published difference (points), by the rule; its sign alone counts.
 
-        A published difference of 0, or none at all, claims nothing, so nothing is decided.
+        A difference that does not exceed ``least``, or none at all, claims nothing, so nothing
+        is decided.
         """
-        if not abs(published) > 0:
+        if not abs(published) > least:
             return UNDECIDED
         claim = self.comparison if published > 0 else reversed_comparison(self.comparison)
         words = {"holds": AGREES, "does not hold": DISAGREES}

@@ -22,7 +22,9 @@ def our_sweep(table: pd.DataFrame, dataset: str = "scenes") -> pd.DataFrame:
     """
     dev = table[(table["split"] == "dev") & (table["dataset"] == dataset)]
     dev = dev[dev["setting"].isin(student_settings(table)) & dev["method"].isin(METHODS_OF["DCT"])]
-    dev = dev.assign(alpha=[_multiple(*run) for run in zip(dev["method"], dev["weight"])])
+    dev = dev.assign(
+        alpha=[_multiple(*run) for run in zip(dev["method"], dev["weight"], strict=True)]
+    )
     groups = dev.groupby(["method", "alpha"])
     means = groups[["top1", "top5", "mca_all"]].mean().rename(columns={"mca_all": "mca"})
     return means.assign(n=groups.size()).reset_index()
@@ -54,13 +56,13 @@ def sweep_table(ours: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_sweep(table: pd.DataFrame) -> str:
-    """Where each top-1 curve has its peak and how far it falls, from :func:`sweep_table`."""
+    """A list: where each top-1 curve of :func:`sweep_table` has its peak, how far it falls."""
     lines = []
     for name in dict.fromkeys(table.columns.get_level_values(0)):
         curve = table[name]["top1"].dropna()
         lines.append(
-            f"{name}: the highest top-1, {curve.max():.1f}, at {curve.idxmax():g} times the "
-            f"default weight; the lowest of its {len(curve)} points is "
-            f"{curve.max() - curve.min():.1f} points below"
+            f"* {name}: the highest top-1, {curve.max():.1f}, at {curve.idxmax():g} times the "
+            f"default weight; the lowest of {len(curve)} weights, {curve.idxmin():g} times the "
+            f"default, is {curve.max() - curve.min():.1f} points below."
         )
-    return "; ".join(lines) + "."
+    return "\n".join(lines)
