@@ -56,7 +56,8 @@ def order_table(scenes: StandIn, dct: str = AS_RELEASED) -> pd.DataFrame:
         for cell in cells.to_dict("records")
         if (name := _reading(cell["method"], scenes, dct))
     ]  # fmt: skip
-    table = pd.DataFrame(rows)
+    columns = ["method", "ours_method", "published", "published_gain", "ours"]
+    table = pd.DataFrame(rows, columns=columns)
     table["ours_gain"] = table["ours"] - 100 * scenes.values("student").mean()
     for column in ("published", "ours"):
         table[f"{column}_rank"] = table[column].rank(ascending=False).astype(int)

@@ -7,6 +7,7 @@ from kdlib.errors import KdlibError
 from kdlib.files import write_text
 from kdlib.ledger import Ledger, make_ledger, sections
 from kdlib.ledger.blocks import number_blocks
+from kdlib.ledger.readings import read_cells, read_counts
 from kdlib.run_table import load_records
 
 PAGE = "LEDGER.md"
@@ -44,9 +45,12 @@ TITLES = {
 
 def ledger_page(ledger: Ledger) -> str:
     """The whole page, as markdown."""
-    parts = [HEAD, "## At a glance\n", sections.counts_markdown(ledger), sections.meanings()]
+    parts = [HEAD, "## At a glance\n", read_counts(ledger) + "\n"]
+    parts += [sections.counts_markdown(ledger), sections.meanings()]
     if ledger.scenes is not None:
-        parts += ["## The nine scene cells and Scenes\n", sections.cells_markdown(ledger.scenes)]
+        cells = sections.cells_table(ledger.scenes)
+        parts += ["## The nine scene cells and Scenes\n", read_cells(cells) + "\n"]
+        parts += [sections.cells_markdown(cells)]
         parts += ["## The order of the methods\n", sections.order_markdown(ledger.scenes)]
     parts += ["## The weight of the loss\n", sections.sweep_markdown(ledger.sweep)]
     parts += ["## The paper's figures\n", sections.figures_markdown(ledger.figures)]

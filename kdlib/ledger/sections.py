@@ -54,12 +54,12 @@ def _cell_rows(scenes: StandIn) -> Iterator[dict[str, Any]]:
             yield {**row, **own}
 
 
-def cells_markdown(scenes: StandIn) -> str:
-    """:func:`cells_table` as a table; the published mean gain is what is judged."""
+def cells_markdown(cells: pd.DataFrame) -> str:
+    """What :func:`cells_table` gave as markdown; the published mean gain is what is judged."""
     head = ["method", "cells", "published", "over student", "cells above", "of the gap"]
     head += ["over KD", "cells above", "ours", "over student (95 %)", "of the gap, ours"]
     head += ["over KD (95 %)", "status"]
-    return markdown_table(head, map(_cell_line, cells_table(scenes).to_dict("records")))
+    return markdown_table(head, map(_cell_line, cells.to_dict("records")))
 
 
 def _cell_line(row: Mapping[Any, Any]) -> list[str]:
