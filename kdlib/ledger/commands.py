@@ -100,11 +100,17 @@ def _published_protocol(row: Mapping[str, Any], method: str) -> RunConfig:
     dataset, teacher = DATASETS_OF[row["dataset"]], our_network(row["teacher"])
     student, alpha = our_network(row["student"]), alpha_of(row["method"])
     # A student alone does not say which teacher it is compared with: ask for a taught one.
-    taught = expand(PROFILE, dataset, ["kd" if method == "student" else method])
+    taught = _of_profile(dataset, "kd" if method == "student" else method)
     found = [run for run in taught if (run.teacher, run.student) == (teacher, student)]
     if not found:
         raise KdlibError(f"profile {PROFILE} has no {teacher} with {student} on {dataset}")
     return replace(found[0], method=method, weight=found[0].weight if alpha is None else alpha)
+
+
+@cache
+def _of_profile(dataset: str, method: str) -> tuple[RunConfig, ...]:
+    """A method's runs in the profile ``paper``; kept, for every row of a data set asks."""
+    return tuple(expand(PROFILE, dataset, [method]))
 
 
 def _benchmark(row: Mapping[str, Any], method: str) -> RunConfig:

@@ -30,9 +30,11 @@ def our_sweep(table: pd.DataFrame, dataset: str = "scenes") -> pd.DataFrame:
     return means.assign(n=groups.size()).reset_index()
 
 
-def _multiple(method: str, weight: float) -> float:
-    default = METHODS[method.split("+")[0]].weight
-    return float(f"{weight / default:.2g}") if weight == weight else 1.0
+def _multiple(method: str, weight: float | None) -> float:
+    """A weight as a multiple of the method's default, which a missing one is."""
+    if weight is None or pd.isna(weight):
+        return 1.0
+    return float(f"{weight / METHODS[method.split('+')[0]].weight:.2g}")
 
 
 def published_sweep() -> pd.DataFrame:
