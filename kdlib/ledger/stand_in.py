@@ -9,6 +9,7 @@ one within the scatter of the paper's own sweep says nothing.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import pandas as pd
 
@@ -63,7 +64,7 @@ class StandIn:
         dataset: its name.
         students: its runs, of one setting.
         teacher: top-1 of the teacher, 0 to 1; NaN if its run is not there.
-        effects: (method, baseline) -> the judged difference in top-1.
+        effects: (method, baseline) -> the difference in top-1; the baseline is student or KD.
         profiles: method -> the profile that its runs are of; empty if of none.
     """
 
@@ -83,12 +84,8 @@ class StandIn:
         return self.students.loc[self.students["label"] == method, metric]
 
     def effect(self, method: str, baseline: str) -> Effect | None:
-        """The difference of two methods; ``None`` if one was not run, or they are the same."""
-        if (method, baseline) in self.effects:
-            return self.effects[method, baseline]
-        if method == baseline or not {method, baseline} <= set(self.students["label"]):
-            return None
-        return Effect(paired_comparison(self.students, method, baseline))
+        """The difference of a method to student or KD; ``None`` if one of them was not run."""
+        return self.effects.get((method, baseline))
 
 
 def stand_in(table: pd.DataFrame, dataset: str = "scenes") -> StandIn | None:
@@ -120,12 +117,19 @@ def _is_published(label: str) -> bool:
 def _effects(students: pd.DataFrame, methods: Iterable[str]) -> dict[tuple[str, str], Effect]:
     taught = [method for method in methods if method != STUDENT]
     alone = [method for method in taught if not parse_method(method).kd]
+    added = [method for method in taught if method not in (KD, *alone)]
     families = (
-        [(method, STUDENT) for method in taught if method == KD or method in alone],
-        [(method, KD) for method in taught if method not in (KD, *alone)],
+        [(method, STUDENT) for method in taught if method not in added],
+        [(method, KD) for method in added],
         [(method, KD) for method in alone],
     )
-    found: dict[tuple[str, str], Effect] = {}
+    labels = set(students["label"])
+    # Of X + KD the question is what X adds to KD, so its gain over the student is not judged.
+    found = {
+        (method, STUDENT): Effect(paired_comparison(students, method, STUDENT))
+        for method in added
+        if STUDENT in labels
+    }
     for family in families:
         found |= judged(students, family)
     return found
@@ -154,11 +158,12 @@ def _profiles(students: pd.DataFrame, dataset: str) -> dict[str, str]:
     return found
 
 
-def _run_ids(profile: str, dataset: str) -> set[str]:
+@cache
+def _run_ids(profile: str, dataset: str) -> frozenset[str]:
     """Runs of a profile; none of one that only chooses weights or that lacks the data set."""
     if "grid" in read_profile(profile):
-        return set()
+        return frozenset()
     try:
-        return {run.run_id for run in expand(profile, dataset)}
+        return frozenset(run.run_id for run in expand(profile, dataset))
     except KdlibError:
-        return set()
+        return frozenset()
