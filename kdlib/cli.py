@@ -1,4 +1,4 @@
-"""The command line: one notebook, the results table, the figures, the data, the methods."""
+"""The command line: one notebook, the results, the figures, the ledger, the data, the methods."""
 
 import argparse
 import json
@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(subparsers)
     _add_results(subparsers)
     _add_figures(subparsers)
+    _add_ledger(subparsers)
     _add_data(subparsers)
     methods = subparsers.add_parser(
         "methods", help="list the methods: source, formula, default weight and options"
@@ -153,6 +154,35 @@ def _add_figures(subparsers: Any) -> None:
         help="where the figures go (default: figures)",
     )
     figures.set_defaults(call=commands.draw_figures)
+
+
+def _add_ledger(subparsers: Any) -> None:
+    ledger = subparsers.add_parser(
+        "ledger",
+        help="write every published number and figure beside ours",
+        description="Write every published number and figure beside ours, as a page.",
+    )
+    ledger.add_argument(
+        "roots",
+        nargs="*",
+        type=Path,
+        default=[Path("records")],
+        metavar="FOLDER",
+        help="folders of runs or records (default: records)",
+    )
+    ledger.add_argument(
+        "--to",
+        type=Path,
+        default=Path("LEDGER.md"),
+        metavar="FILE",
+        help="the page (default: LEDGER.md)",
+    )
+    ledger.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; exit with 1 if the page is not what the records give",
+    )
+    ledger.set_defaults(call=commands.make_ledger)
 
 
 def _add_data(subparsers: Any) -> None:

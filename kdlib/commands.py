@@ -61,6 +61,22 @@ def show_results(options: Namespace) -> None:
         print_results(options.roots, options.profile, options.epochs)
 
 
+def make_ledger(options: Namespace) -> None:
+    """``kdlib ledger``."""
+    from kdlib.ledger.page import check_page, write_page
+
+    if not options.check:
+        write_page(options.to, options.roots)
+        print(f"{options.to} is made from the records in {', '.join(map(str, options.roots))}")
+        return
+    try:
+        check_page(options.to, options.roots)
+    except KdlibError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from error
+    print(f"{options.to} is what the records give")
+
+
 def list_methods(options: Namespace) -> None:
     """``kdlib methods``."""
     from kdlib.distillers import METHODS, MODIFIERS

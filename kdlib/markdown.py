@@ -33,10 +33,10 @@ def _summary_row(row: dict, shown: pd.Series) -> list[str]:
     cells = [row["label"], str(row["n"]), _points(row["top1"]), std]
     cells += [_points(row["top5"]), _points(row["mca"])]
     if shown["ssim"]:
-        cells.append(_number(row["ssim"], ".3f"))
+        cells.append(number(row["ssim"], ".3f"))
     if shown["energy_share"]:
         cells.append(_points(row["energy_share"]))
-    return [*cells, _number(row["seconds"], ".0f")]
+    return [*cells, number(row["seconds"], ".0f")]
 
 
 def comparison_markdown(comparisons: pd.DataFrame) -> str:
@@ -57,7 +57,7 @@ def _comparison_row(row: dict) -> list[str]:
     what = "" if row["metric"] in ACCURACIES[:1] else f", {row['metric'].replace('_', ' ')}"
 
     def show(value: float, sign: str = "+") -> str:
-        return _number(scale * value, f"{sign}.{digits}f") + unit
+        return number(scale * value, f"{sign}.{digits}f") + unit
 
     interval = "–" if pd.isna(row["low"]) else f"{show(row['low'])} to {show(row['high'])}"
     return [
@@ -66,17 +66,18 @@ def _comparison_row(row: dict) -> list[str]:
         str(row["n"]),
         show(row["difference"]),
         interval,
-        f"< {SMALL_P}" if row["p_holm"] < SMALL_P else _number(row["p_holm"], ".3f"),
+        f"< {SMALL_P}" if row["p_holm"] < SMALL_P else number(row["p_holm"], ".3f"),
         show(row["resolvable"], ""),
         row["verdict"],
     ]
 
 
 def _points(fraction: float, digits: int = 1) -> str:
-    return _number(100 * fraction, f".{digits}f")
+    return number(100 * fraction, f".{digits}f")
 
 
-def _number(value: float, form: str) -> str:
+def number(value: float, form: str) -> str:
+    """A number in a format such as ``+.2f``; a dash where it is missing."""
     return "–" if pd.isna(value) else format(value, form)
 
 

@@ -9,6 +9,8 @@ import pandas as pd
 
 from kdlib.comparisons import FAMILIES, claims_table
 from kdlib.figure_tables import method_accuracy
+from kdlib.ledger import make_ledger
+from kdlib.ledger.sections import counts_markdown
 from kdlib.markdown import (
     check_block,
     claims_markdown,
@@ -36,12 +38,14 @@ def readme_blocks(readme: Path, roots: Sequence[Path]) -> dict[str, str]:
     Raises:
         KdlibError: no records, or a damaged one.
     """
-    runs = list(_main_runs(load_records(*roots)))
+    table = load_records(*roots)
+    runs = list(_main_runs(table))
     measured = Path(readme).parent / MEASUREMENTS
     return {
         "headline": read_accuracy(method_accuracy(runs[0])),
         "summary": "\n".join(summary_markdown(summary_table(some)) for some in runs),
         "claims": "\n".join(_claims(some) for some in runs),
+        "ledger": counts_markdown(make_ledger(table)),
         "methods": methods_markdown(),
         "times": _times(measured / COMMANDS),
         "steps": _steps(_step_files(measured)),

@@ -206,7 +206,7 @@ def test_comparing_nothing_is_no_failure(run, no_teacher):
     assert "0 of" in text and "this figure needs two methods" in text
 
 
-@pytest.mark.parametrize("name", ["06_compare", "07_attentions"])
+@pytest.mark.parametrize("name", ["06_compare", "07_attentions", "10_ledger"])
 def test_a_data_set_that_was_not_run_is_said_to_be_missing(name, run, one_seed):
     with pytest.raises(KdlibError, match="no run of 'fashion_scenes'.*make reproduce DATASET="):
         run(name, **roots(name, one_seed), dataset="fashion_scenes")
@@ -236,7 +236,24 @@ def test_figures_are_drawn_as_far_as_records_go_and_the_same_again(run, one_seed
     assert "no record explains: stray.png" in again
 
 
+def test_the_ledger_is_made_from_whatever_records_there_are(run, whole, one_seed, no_teacher):
+    text = run("10_ledger", **roots("10_ledger", whole))
+    assert "release_a: +7" in text and "direction: stand-in: agrees" in text
+    assert "methods that both have" in text
+    text = run("10_ledger", **roots("10_ledger", one_seed), cell_method="AT")
+    assert re.search(r"at: \+\d\.\d\d points over the student, n = 1", text)
+    assert "was made from other records" in text
+    assert "at: has no runs here" in run(
+        "10_ledger", **roots("10_ledger", no_teacher), cell_method="AT"
+    )
+
+
+def test_a_published_method_that_there_is_not_is_refused(run, one_seed):
+    with pytest.raises(KdlibError, match="No 'CC' in this cell; valid: teacher, student"):
+        run("10_ledger", **roots("10_ledger", one_seed), cell_method="CC")
+
+
 def test_without_any_record_it_says_how_to_make_some(run, tmp_path):
-    for name in ("06_compare", "07_attentions", "09_figures"):
+    for name in ("06_compare", "07_attentions", "09_figures", "10_ledger"):
         with pytest.raises(KdlibError, match="no record.*make reproduce"):
             run(name, **roots(name, tmp_path))
