@@ -17,6 +17,8 @@ from kdlib.relevance import energy_share, pointing_hit
 from kdlib.similarity import ssim_per_image
 
 BATCH_SIZE = 250
+# Classes up to which a record holds all confusions; the 1055 of ADE20K would be a million numbers.
+MOST_CONFUSED = 200
 
 
 def predict(
@@ -42,7 +44,7 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
         classes that occur in ``labels``; ``mca_all``, the same with classes that do not occur
         counted as 0 (the convention of the paper's release, which caps ADE20K at 63.7 %);
         ``per_class``, accuracy of each class, ``None`` where it does not occur; ``confusion``,
-        counts (K, K), true class by predicted class.
+        counts (K, K), true class by predicted class, ``None`` above ``MOST_CONFUSED`` classes.
 
     Raises:
         KdlibError: there are no images, or a label has no logit.
@@ -66,7 +68,7 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
         "per_class": [
             float(confusion[c, c] / counts[c]) if counts[c] else None for c in range(classes)
         ],
-        "confusion": confusion.tolist(),
+        "confusion": confusion.tolist() if classes <= MOST_CONFUSED else None,
     }
 
 

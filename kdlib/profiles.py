@@ -63,7 +63,8 @@ def expand(
     Args:
         name: the profile.
         dataset: the data set to run it on.
-        methods: method strings instead of the profile's own.
+        methods: method strings instead of the profile's own; a sweep that has methods of its own
+            runs those of them that are asked for.
         seeds: seeds instead of the profile's own; a seed sets data order and student alike.
         epochs: of students and teachers, instead of the profile's own.
 
@@ -79,11 +80,20 @@ def expand(
         for run in _group(
             _fields(profile, dataset, group.get("fields", {}), epochs),
             profile,
-            methods or group.get("methods") or own,
+            _wanted(methods, group.get("methods"), own),
             seeds or group.get("seeds") or profile["seeds"],
         )
     ]
     return list({run.run_id: run for run in runs}.values())
+
+
+def _wanted(
+    asked: Sequence[str] | None, swept: Sequence[str] | None, own: Sequence[str]
+) -> Sequence[str]:
+    """Those of a group: a sweep's options may mean nothing to methods that it does not name."""
+    if asked is None:
+        return swept or own
+    return asked if swept is None else [method for method in swept if method in asked]
 
 
 def _fields(

@@ -10,6 +10,7 @@ from torch import nn
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
 from kdlib.evaluate import (
+    MOST_CONFUSED,
     attention_relevance,
     classification_metrics,
     evaluate_students,
@@ -73,6 +74,11 @@ def test_accuracies_equal_those_of_scikit_learn():
     assert metrics["mca"] == pytest.approx(balanced_accuracy_score(labels, predicted))
     assert metrics["mca_all"] == pytest.approx(metrics["mca"])
     assert np.array(metrics["confusion"]).sum(1).tolist() == labels.bincount().tolist()
+
+
+def test_of_very_many_classes_no_table_of_confusions_is_kept():
+    metrics = classification_metrics(torch.eye(MOST_CONFUSED + 1), torch.arange(MOST_CONFUSED + 1))
+    assert metrics["confusion"] is None and metrics["top1"] == 1
 
 
 def test_a_class_that_does_not_occur_counts_in_one_convention_only():

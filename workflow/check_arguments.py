@@ -75,7 +75,7 @@ def datasets() -> list[str]:
 
 def methods() -> dict[str, bool]:
     """Names of the methods, and whether each has a loss of its own, so takes modifiers."""
-    lines = registry("kdlib/distillers/__init__.py", "METHODS")
+    lines = registry("kdlib/distillers/registry.py", "METHODS")
     return {name: not _is_none(line.args[0]) for name, line in lines.items()}
 
 
