@@ -10,6 +10,7 @@ dev split has written.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,13 @@ def tuned_weights(dataset: str, method: str) -> dict[str, float | None]:
     the whole DCT loss, so that nothing but the one property under study differs.
     """
     path = PROFILES / "tuned" / f"{dataset}.yaml"
-    return _chosen(yaml.safe_load(path.read_text("utf-8")) if path.exists() else {}, method)
+    return _chosen(_read_weights(path, path.stat().st_mtime_ns) if path.exists() else {}, method)
+
+
+@cache
+def _read_weights(path: Path, modified: int) -> dict[str, dict[str, float | None]]:
+    """Chosen weights, read once in each state of their file: a grid asks for every run."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _chosen(weights: Mapping[str, dict[str, float | None]], method: str) -> dict[str, float | None]:

@@ -116,7 +116,8 @@ def _of_profile(dataset: str, method: str) -> tuple[RunConfig, ...]:
 def _benchmark(row: Mapping[str, Any], method: str) -> RunConfig:
     teacher, student = our_network(row["teacher"]), our_network(row["student"])
     own: dict[str, Any] = BENCHMARK_KD if method == "kd" else {}
-    rate = {"learning_rate": SLOW_RATE} if student in SLOW else {}
+    slow = {"learning_rate": SLOW_RATE, "teacher_learning_rate": BENCHMARK["learning_rate"]}
+    rate = slow if student in SLOW else {}
     pair = {"teacher": teacher, "student": student, "method": method}
     return RunConfig.from_dict({**BENCHMARK, **rate, **own, **pair})
 
