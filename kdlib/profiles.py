@@ -6,7 +6,7 @@ it needs them, ``datasets`` (fields that differ by data set), ``methods_of`` (me
 ``datasets``) and, for tuning, ``grid`` (factors of each method's default weight) and ``around``
 (a data set: factors of what was chosen on it instead). Weights come from ``weights`` of the
 profile, where it has them for a method, else from ``profiles/tuned/<dataset>.yaml``, which the
-dev split has written.
+dev split has written. ``options`` are method options that differ from a method's defaults.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from kdlib.runs import RunConfig
 PROFILES = Path(__file__).parents[1] / "profiles"
 KEYS = (
     "about", "config", "datasets", "methods", "methods_of", "seeds", "sweeps", "weights", "grid",
-    "around",
+    "around", "options",
 )  # fmt: skip
 SWEEP_KEYS = ("datasets", "fields", "methods", "seeds")
 SAME_WEIGHT = {
@@ -115,9 +115,15 @@ def _group(
     for seed in seeds:
         for method in methods:
             for chosen in _weights(fields["dataset"], method, profile):
-                values = {**fields, **chosen, "method": method}
+                options = {**_options(profile, method), **fields.get("method_options", {})}
+                values = {**fields, **chosen, "method": method, "method_options": options}
                 config = RunConfig.from_dict({**values, "data_seed": seed, "init_seed": seed})
                 yield config.canonical()
+
+
+def _options(profile: Mapping[str, Any], method: str) -> Mapping[str, Any]:
+    """A method's options in this profile, with and without KD alike."""
+    return profile.get("options", {}).get(parse_method(method).base, {})
 
 
 def _weights(

@@ -216,3 +216,8 @@ def test_a_sweep_with_methods_of_its_own_runs_those_that_are_asked_for():
     assert [run.method for run in asked].count("dct_options") > 2
     assert all(run.method == "dct_options" for run in asked if run.method_options)
     assert expand("attentions", methods=["dct"], seeds=[0]) != []
+
+
+def test_a_profiles_options_are_those_of_the_method_with_and_without_kd():
+    runs = expand("full", methods=["famkd", "famkd+kd", "dkd"], seeds=[0])
+    assert [run.method_options for run in runs] == [{"middle": 16}, {"middle": 16}, {}]
