@@ -168,6 +168,7 @@ def _add_analyse(subparsers: Any) -> None:
         metavar="METHOD",
         help="only these; 'teacher' for the networks that taught (default: the key methods)",
     )
+    add("--dataset", metavar="NAME", help="only runs on this data set (default: all)")
     add("--maps-seed", type=int, default=0, metavar="SEED", help="its runs keep attention maps")
     add("--data-root", type=Path, metavar="FOLDER", help="of the real data sets")
     analyse.set_defaults(call=commands.analyse_runs)

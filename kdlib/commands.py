@@ -104,6 +104,7 @@ def analyse_runs(options: Namespace) -> None:
     written = analyse(
         options.root,
         options.methods or KEY_METHODS,
+        dataset=options.dataset,
         data_root=options.data_root,
         maps_seed=options.maps_seed,
         progress=sys.stderr.isatty(),

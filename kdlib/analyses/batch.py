@@ -34,6 +34,7 @@ def analyse(
     root: Path,
     methods: Sequence[str] = KEY_METHODS,
     *,
+    dataset: str | None = None,
     data_root: Path | None = None,
     maps_seed: int = MAPS_SEED,
     progress: bool = True,
@@ -46,6 +47,7 @@ def analyse(
     Args:
         root: the folder of runs.
         methods: which; ``teacher`` stands for the networks that taught.
+        dataset: only runs on this data set; ``None`` for all.
         data_root: folder of the real data sets.
         maps_seed: runs of this seed keep their attention maps too.
         progress: show a progress bar.
@@ -58,7 +60,7 @@ def analyse(
             are missing.
     """
     table = load_records(Path(root))
-    runs = chosen_runs(table, methods)
+    runs = chosen_runs(table, methods, dataset)
     trained = [row for row in runs if (Path(row["directory"]) / WEIGHTS).exists()]
     if not trained:
         raise KdlibError(
@@ -74,7 +76,9 @@ def analyse(
     return written
 
 
-def chosen_runs(table: pd.DataFrame, methods: Sequence[str]) -> list[dict[str, Any]]:
+def chosen_runs(
+    table: pd.DataFrame, methods: Sequence[str], dataset: str | None = None
+) -> list[dict[str, Any]]:
     """Rows of the runs of these methods on test sets; those on the same data follow each other.
 
     Raises:
@@ -88,8 +92,11 @@ def chosen_runs(table: pd.DataFrame, methods: Sequence[str]) -> list[dict[str, A
     teachers = pd.concat([teacher_runs(tested, one) for one in settings]) if settings else tested
     students = tested[tested["setting"].isin(settings) & tested["method"].isin(methods)]
     chosen = pd.concat([teachers, students]) if TEACHER in methods else students
+    if dataset is not None:
+        chosen = chosen[chosen["dataset"] == dataset]
     if chosen.empty:
-        raise KdlibError(f"There is no run of {', '.join(methods)} on a test set here.")
+        where = f"the test set of {dataset}" if dataset else "a test set"
+        raise KdlibError(f"There is no run of {', '.join(methods)} on {where} here.")
     order = [*_DATA, "setting", "label", "init_seed"]
     rows = chosen.drop_duplicates("run_id").sort_values(order, kind="stable").to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]
