@@ -42,6 +42,17 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "parseval_twin": (PALETTE[2], "X"),
     "newl2": (PALETTE[2], "P"),
     "ours": (PALETTE[4], "p"),
+    "fitnet": (PALETTE[4], "<"),
+    "pkt": (PALETTE[2], "v"),
+    "vid": (PALETTE[8], "s"),
+    "crd": (PALETTE[0], ">"),
+    "semckd": (PALETTE[3], "P"),
+    "sp": (PALETTE[9], "<"),
+    "rkd": (PALETTE[5], ">"),
+    "dkd": (PALETTE[4], "D"),
+    "reviewkd": (PALETTE[8], "X"),
+    "logit_std": (PALETTE[5], "p"),
+    "famkd": (PALETTE[2], "*"),
 }
 CONTROL = (PALETTE[6], "h")
 
@@ -69,6 +80,18 @@ NAMES = {
     "dct_l1": "DCT, L1",
     "dct_low": "DCT, low",
     "dct_high": "DCT, high",
+    "dct_options": "DCT",
+    "fitnet": "FitNet",
+    "pkt": "PKT",
+    "vid": "VID",
+    "crd": "CRD",
+    "semckd": "SemCKD",
+    "sp": "SP",
+    "rkd": "RKD",
+    "dkd": "DKD",
+    "reviewkd": "ReviewKD",
+    "logit_std": "Logit std",
+    "famkd": "FAM-KD",
 }
 
 
