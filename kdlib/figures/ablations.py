@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from kdlib import figure_tables
 from kdlib.comparisons import smallest_effect
@@ -50,7 +51,7 @@ def weight_sensitivity(table: pd.DataFrame) -> Figure:
     bases = sorted(bases, key=method_order)
     across = min(ACROSS, len(bases))
     rows = -(-len(bases) // across)
-    figure, panels = new_figure(PAGE, 0.75 + 1.15 * rows, across, rows, sharex=True, sharey=True)
+    figure, panels = new_figure(PAGE, 0.95 + 1.15 * rows, across, rows, sharex=True, sharey=True)
     for axes, base in zip(panels, bases, strict=False):
         for method in (base, f"{base}+kd"):
             _weight_curve(axes, data, method, "top1")
@@ -59,6 +60,9 @@ def weight_sensitivity(table: pd.DataFrame) -> Figure:
         axes.set_xscale("log")
     for axes in panels[len(bases) :]:
         axes.set_axis_off()
+    for axes in panels[max(0, len(bases) - across) : len(bases)]:
+        axes.tick_params(labelbottom=True)  # the lowest of each column, which sharing may hide
+    figure.legend(handles=_legend_of_grid(data), loc="outside upper center", ncols=3)
     figure.supxlabel("weight / default weight of the method", fontsize=8)
     figure.supylabel("top-1 on the dev split (%)", fontsize=8)
     return figure
@@ -76,6 +80,21 @@ def transform_ablation(table: pd.DataFrame) -> Figure:
     named_rows(axes, _switch_names(data))
     axes.set_xlabel(f"difference to DCT in top-1 (points)\n95 % intervals of {seeds_text(data)}")
     return figure
+
+
+def _legend_of_grid(data: pd.DataFrame) -> list[Line2D]:
+    """What filled, open and dashed mean, as far as the grid has them."""
+    taught = _taught(data)
+    markers: dict[str, tuple[bool, dict[str, str]]] = {
+        "alone": (any("+kd" not in one for one in taught), {"marker": "o"}),
+        "with KD": (any("+kd" in one for one in taught), {"marker": "o", "mfc": "white"}),
+        "student alone": ("student" in set(data["method"]), {"ls": "--"}),
+    }
+    return [
+        Line2D([], [], c=NEUTRAL, label=name, **style)
+        for name, (there, style) in markers.items()
+        if there
+    ]
 
 
 def _switch_names(data: pd.DataFrame) -> list[str]:

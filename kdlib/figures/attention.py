@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from kdlib import figure_tables
 from kdlib.analyses.maps import AttentionMaps, load_maps
 from kdlib.figures.drawing import curve, dot, legend, methods_of, new_figure, shown
-from kdlib.pictures import as_picture, overlay
+from kdlib.pictures import HEAT, as_picture
 from kdlib.style import COLUMN, NEUTRAL, PAGE, figure_style, name_of
 
 
@@ -54,7 +57,7 @@ def map_spectra(table: pd.DataFrame) -> Figure:
         for label in methods_of(of_stage):
             curve(axes, label, of_stage[of_stage["label"] == label], "frequency")
         axes.set(xlabel="frequency (half periods an image)", title=f"stage {stage}")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.2 * 100 * of_stage["mean"].max())  # bands of two seeds know no bounds
     panels[0].set_ylabel("share of the maps' energy (%)")
     legend(figure, methods_of(data))
     return figure
@@ -64,7 +67,7 @@ def map_spectra(table: pd.DataFrame) -> Figure:
 def attention_maps(table: pd.DataFrame) -> Figure:
     """Maps over the same images, a row an image, grouped by stage: fine to coarse, left to right.
 
-    A network's name in the first row stands over its maps; a cross marks a wrong answer.
+    Each map is scaled by itself; a cross marks a network's wrong answer.
     """
     data = shown(figure_tables.attention_maps(table))
     folders = table.drop_duplicates("run_id").set_index("run_id")["directory"]
@@ -74,7 +77,7 @@ def attention_maps(table: pd.DataFrame) -> Figure:
     columns, rows = 1 + len(maps) * len(first.stages), len(first.images)
     side = (PAGE - 0.1) / columns
     figure, panels = new_figure(
-        PAGE, (side + 0.16) * rows + 0.35, columns, rows, gridspec_kw={"wspace": 0, "hspace": 0}
+        PAGE, (side + 0.14) * rows + 0.2, columns, rows, gridspec_kw={"wspace": 0, "hspace": 0}
     )
     figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0))
     for axes in panels:
@@ -91,14 +94,25 @@ def _map_row(panels: list[Axes], maps: dict[str, AttentionMaps], row: int) -> No
     for place, axes in enumerate(panels[1:]):
         stage, label = place // len(maps), list(maps)[place % len(maps)]
         own = maps[label]
-        overlay(axes, first.images[row], own.stages[stage][row])
-        name = name_of(label) if own.predicted[row] == own.labels[row] else f"{name_of(label)} ✗"
+        _glow(axes, first.images[row], own.stages[stage][row])
+        name = name_of(label) + ("" if own.predicted[row] == own.labels[row] else " ✗")
+        if row == 0:
+            side = own.stages[stage].shape[1]
+            head = f"stage {stage + 1}: {side} × {side}" if place % len(maps) == 0 else ""
+            axes.set_title(f"{head}\n", fontsize=7, loc="left")
         axes.set_title(name, fontsize=6.5, pad=2)
-        if row == 0 and place % len(maps) == 0:
-            axes.annotate(
-                f"stage {stage + 1}: {own.stages[stage].shape[1]} px", (0, 1),
-                xycoords="axes fraction", xytext=(0, 11), textcoords="offset points", fontsize=7.5,
-            )  # fmt: skip
+
+
+def _glow(axes: Axes, image: Tensor, attention: Tensor) -> None:
+    """An image (3, H, W) in grey, coloured the more, the more attention (h, w) lies there.
+
+    Unlike :func:`kdlib.pictures.overlay` it leaves what is not attended to as bright as it is,
+    so that it stays legible at the size of a stamp.
+    """
+    axes.imshow(as_picture(image).mean(2), cmap="gray", vmin=0, vmax=255)
+    size = tuple(image.shape[1:])
+    heat = interpolate(attention[None, None].float() / 255, size=size, mode="nearest")[0, 0].numpy()
+    axes.imshow(heat, cmap=HEAT, vmin=0, vmax=1, alpha=np.sqrt(heat))
 
 
 def _stage_dots(axes: Axes, data: pd.DataFrame) -> None:

@@ -67,6 +67,7 @@ def robustness(table: pd.DataFrame) -> Figure:
         for label in methods_of(of_kind):
             curve(axes, label, of_kind[of_kind["label"] == label], "level")
         axes.set_xlabel(UNITS.get(kind, kind))
+    panels[0].set_ylim(max(0, 100 * data["mean"].min() - 10), 100)
     panels[0].set_ylabel("top-1 accuracy (%)")
     legend(figure, methods_of(data))
     return figure
