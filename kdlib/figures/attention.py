@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -56,6 +57,7 @@ def map_spectra(table: pd.DataFrame) -> Figure:
         of_stage = data[data["stage"] == stage]
         for label in methods_of(of_stage):
             curve(axes, label, of_stage[of_stage["label"] == label], "frequency")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set(xlabel="frequency (half periods an image)", title=f"stage {stage}")
         axes.set_ylim(0, 1.2 * 100 * of_stage["mean"].max())  # bands of two seeds know no bounds
     panels[0].set_ylabel("share of the maps' energy (%)")
