@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     _add_analyse(subparsers)
     _add_data(subparsers)
     methods = subparsers.add_parser(
-        "methods", help="list the methods, their weights, their sources"
+        "methods", help="list the methods: source, formula, default weight and options"
     )
     methods.set_defaults(call=commands.list_methods)
     return top

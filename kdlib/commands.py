@@ -66,9 +66,10 @@ def show_results(options: Namespace) -> None:
 def list_methods(options: Namespace) -> None:
     """``kdlib methods``."""
     from kdlib.distillers import METHODS, MODIFIERS
+    from kdlib.method_table import describe
 
     for name, method in METHODS.items():
-        print(f"{name:16} weight {method.weight:<8g} {method.source}")
+        print(describe(name, method))
     print(f"modifiers: {', '.join('+' + name for name in MODIFIERS)} (as in dct+kd)")
 
 

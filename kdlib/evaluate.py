@@ -83,38 +83,56 @@ def attention_relevance(maps: Sequence[Tensor], relevance: Tensor) -> dict[str, 
     }
 
 
-def evaluate_student(
-    student: nn.Module,
+def evaluate_students(
+    students: Sequence[nn.Module],
     teacher: nn.Module | None,
     data: ImageData,
     batch_size: int = BATCH_SIZE,
     *,
     device: torch.device | str = "cpu",
     precision: str = "float32",
-) -> dict[str, Any]:
-    """All that a record says of a network's quality, in one pass over ``data``.
+) -> list[dict[str, Any]]:
+    """All that a record says of each network's quality, in one pass over ``data``.
+
+    The teacher, which is larger than all students, answers once for all of them.
 
     Returns:
-        ``results`` (see :func:`classification_metrics`); ``ssim``, a mean over images for each
-        stage, ``None`` without a teacher; ``relevance``, ``None`` without ground truth, else
-        ``student`` (and ``teacher``) with ``energy_share`` and ``pointing`` of each stage, and
-        ``chance``, what attention that knows nothing would score.
+        For each student ``results`` (see :func:`classification_metrics`); ``ssim``, a mean over
+        images for each stage, ``None`` without a teacher; ``relevance``, ``None`` without ground
+        truth, else ``student`` (and ``teacher``) with ``energy_share`` and ``pointing`` of each
+        stage, and ``chance``, what attention that knows nothing would score.
 
     Raises:
-        KdlibError: no images, labels that do not fit, or networks with unequally many stages.
+        KdlibError: no images, or labels that do not fit.
     """
-    logits: list[Tensor] = []
-    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
-    with _evaluating(student, *([teacher] if teacher is not None else [])):
+    tallies = [Tally() for _ in students]
+    with _evaluating(*students, *([teacher] if teacher is not None else [])):
         for batch in _batches(data, batch_size, device):
-            answer = _answer(student, batch, precision)
-            logits.append(answer.logits.float().cpu())
             taught = None if teacher is None else _answer(teacher, batch, precision)
-            for name, values in _attention_measures(answer, taught, batch, data):
-                sums[name] = sums[name] + values.double().sum(-1).cpu()
-    results = classification_metrics(torch.cat(logits), data.labels.cpu())
-    means = {name: (total / len(data.labels)).tolist() for name, total in sums.items()}
-    return {"results": results, "ssim": means.pop("ssim", None), "relevance": _nested(means)}
+            for student, tally in zip(students, tallies, strict=True):
+                answer = _answer(student, batch, precision)
+                tally.add(answer, _attention_measures(answer, taught, batch, data))
+    return [tally.summary(data.labels.cpu()) for tally in tallies]
+
+
+class Tally:
+    """What is known of one student, batch after batch."""
+
+    def __init__(self) -> None:
+        self.logits: list[Tensor] = []
+        self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+
+    def add(self, answer: Any, measures: Iterator[tuple[str, Tensor]]) -> None:
+        """Count a batch: its output, and its measures (stages, B) by name."""
+        self.logits.append(answer.logits.float().cpu())
+        for name, values in measures:
+            self.sums[name] = self.sums[name] + values.double().sum(-1).cpu()
+
+    def summary(self, labels: Tensor) -> dict[str, Any]:
+        """``results``, ``ssim`` and ``relevance`` over all batches, for their labels (N,)."""
+        results = classification_metrics(torch.cat(self.logits), labels)
+        means = {name: (total / len(labels)).tolist() for name, total in self.sums.items()}
+        return {"results": results, "ssim": means.pop("ssim", None), "relevance": _nested(means)}
 
 
 def _attention_measures(

@@ -16,6 +16,7 @@ from kdlib.markdown import (
     summary_markdown,
     update_block,
 )
+from kdlib.method_table import methods_markdown
 from kdlib.readings import read_accuracy
 from kdlib.run_table import load_records, summary_table
 from kdlib.runs import RunConfig
@@ -41,6 +42,7 @@ def readme_blocks(readme: Path, roots: Sequence[Path]) -> dict[str, str]:
         "headline": read_accuracy(method_accuracy(runs[0])),
         "summary": "\n".join(summary_markdown(summary_table(some)) for some in runs),
         "claims": "\n".join(claims_markdown(claims_table(some)) for some in runs),
+        "methods": methods_markdown(),
         "times": _times(measured / COMMANDS),
         "steps": _steps(sorted(set(measured.glob("*.json")) - {measured / COMMANDS})),
     }

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdlib.losses.attention import pool_to_common_size
+from kdlib.losses.stages import pool_to_common_size
 
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2

@@ -24,9 +24,9 @@ from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
 from kdlib.distillers.base import FrozenTeacher
 from kdlib.errors import KdlibError
-from kdlib.evaluate import evaluate_student, predict
+from kdlib.evaluate import evaluate_students, predict
 from kdlib.files import write_json
-from kdlib.models import create_model
+from kdlib.models import create_model, output_shapes
 from kdlib.precision import resolve_precision
 from kdlib.runs import (
     SCHEMA_VERSION,
@@ -38,7 +38,7 @@ from kdlib.runs import (
     run_lock,
     write_record,
 )
-from kdlib.trainee import Trainee
+from kdlib.trainee import Lesson, Trainee
 
 OWN_FIELDS = {
     "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
@@ -170,7 +170,10 @@ def load_teacher(
 
 def _train(configs: Sequence[RunConfig], task: Task, root: Path, progress: bool) -> None:
     classes = len(task.data.classes)
-    trainees = [Trainee(config, classes, root, task.device, task.precision) for config in configs]
+    lesson = _lesson(task, configs[0].image_size)
+    trainees = [
+        Trainee(config, classes, root, task.device, task.precision, lesson) for config in configs
+    ]
     for trainee in trainees:
         write_json(trainee.directory / "config.json", trainee.config.to_dict())
     first = min(trainee.epoch for trainee in trainees)
@@ -178,10 +181,37 @@ def _train(configs: Sequence[RunConfig], task: Task, root: Path, progress: bool)
     with tqdm(total=total, disable=not progress, unit="batch", mininterval=1) as bar:
         for epoch in range(first, configs[0].epochs):
             train_epoch([t for t in trainees if t.epoch == epoch], task, epoch, bar)
+    for group in _evaluated_alike(trainees):
+        _conclude(group, task)
+
+
+def _evaluated_alike(trainees: Sequence[Trainee]) -> list[list[Trainee]]:
+    """Those with a teacher apart from those without; a resumed run keeps its own precision."""
+    groups: dict[tuple[bool, str], list[Trainee]] = defaultdict(list)
     for trainee in trainees:
+        groups[trainee.distiller.needs_teacher, trainee.precision].append(trainee)
+    return list(groups.values())
+
+
+def _conclude(trainees: Sequence[Trainee], task: Task) -> None:
+    """Evaluate, and leave weights, history and, last of all, the record of each."""
+    qualities = evaluate_students(
+        [trainee.student for trainee in trainees],
+        task.teacher if trainees[0].distiller.needs_teacher else None,
+        task.evaluation,
+        device=task.device,
+        precision=trainees[0].precision,
+    )
+    for trainee, quality in zip(trainees, qualities, strict=True):
         trainee.finish()
-        write_record(trainee.directory, make_record(trainee, task))
+        write_record(trainee.directory, make_record(trainee, task, quality))
         trainee.forget_checkpoint()
+
+
+def _lesson(task: Task, image_size: int) -> Lesson | None:
+    if task.teacher is None:
+        return None
+    return Lesson(output_shapes(task.teacher.network, image_size), task.data.labels)
 
 
 def train_epoch(trainees: Sequence[Trainee], task: Task, epoch: int, bar: tqdm) -> None:
@@ -191,6 +221,7 @@ def train_epoch(trainees: Sequence[Trainee], task: Task, epoch: int, bar: tqdm) 
     for trainee in trainees:
         trainee.parts.train()
     needs_teacher = any(trainee.distiller.needs_teacher for trainee in trainees)
+    total = trainees[0].config.epochs * len(task.batches)
     for index, batch in enumerate(_on_device(task, trainees, epoch)):
         start = time.perf_counter()
         teacher = _ask(task, batch) if needs_teacher else None
@@ -200,7 +231,7 @@ def train_epoch(trainees: Sequence[Trainee], task: Task, epoch: int, bar: tqdm) 
             done = epoch * len(task.batches) + index
             rate = trainee.rate(done, len(task.batches))
             asked = teacher if trainee.distiller.needs_teacher else None
-            terms = trainee.step(batch, asked, rate)
+            terms = trainee.step(batch, asked, rate, done / total)
             for name, term in terms.items():
                 sums[trainee.config.run_id][name] += term.item() * len(batch.labels)
             seconds[trainee.config.run_id] += time.perf_counter() - start
@@ -244,13 +275,15 @@ def monitored_accuracy(trainee: Trainee, task: Task) -> float:
     return (logits.argmax(1) == few.labels).float().mean().item()
 
 
-def make_record(trainee: Trainee, task: Task) -> dict[str, Any]:
-    """All that is known of a finished run, as ``record.json`` holds it."""
+def make_record(trainee: Trainee, task: Task, measured: dict[str, Any]) -> dict[str, Any]:
+    """All that is known of a finished run, as ``record.json`` holds it.
+
+    Args:
+        trainee: the run.
+        task: what it shared with others.
+        measured: its quality, from :func:`kdlib.evaluate.evaluate_students`.
+    """
     config, history = trainee.config, trainee.history
-    teacher = task.teacher if trainee.distiller.needs_teacher else None
-    measured = evaluate_student(
-        trainee.student, teacher, task.evaluation, device=task.device, precision=trainee.precision
-    )
     best = max(history, key=lambda row: row["accuracy"])
     epochs = {
         "last_epoch": trainee.epoch,

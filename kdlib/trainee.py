@@ -4,21 +4,28 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn, optim
 
 from kdlib.checkpoints import load_tensors, momentum_state, restore_momentum, save_tensors
 from kdlib.data.batches import Batch
-from kdlib.distillers import create_distiller
+from kdlib.distillers import Pair, create_distiller
 from kdlib.distillers.base import TeacherOutput
 from kdlib.errors import KdlibError
 from kdlib.files import write_text
-from kdlib.models import create_model
+from kdlib.models import Shapes, create_model, output_shapes
 from kdlib.runs import RunConfig, run_directory
 from kdlib.schedules import learning_rate
 from kdlib.seeds import derive_seed, seed_everything
+
+
+class Lesson(NamedTuple):
+    """What a student must know of what it is taught: the teacher's shapes and all labels (N,)."""
+
+    shapes: Shapes
+    labels: Tensor
 
 
 class Trainee:
@@ -30,10 +37,17 @@ class Trainee:
         root: the folder of all runs.
         device: where the student lives.
         precision: ``float32`` or ``bfloat16`` (autocast; losses stay in float32).
+        lesson: the teacher's shapes and the labels of the training set; ``None`` without teacher.
     """
 
     def __init__(
-        self, config: RunConfig, classes: int, root: Path, device: torch.device, precision: str
+        self,
+        config: RunConfig,
+        classes: int,
+        root: Path,
+        device: torch.device,
+        precision: str,
+        lesson: Lesson | None = None,
     ) -> None:
         self.config, self.classes, self.device = config, classes, device
         self.directory = run_directory(config, root)
@@ -42,7 +56,7 @@ class Trainee:
         self.student = create_model(config.student, classes)
         self.student.to(device).to(memory_format=torch.channels_last)
         seed_everything(derive_seed(config.init_seed, "distiller"))
-        self.distiller = create_distiller(config).to(device)
+        self.distiller = create_distiller(config, self._pair(lesson)).to(device)
         self.parts = nn.ModuleDict({"student": self.student, "distiller": self.distiller})
         self.optimiser = optim.SGD(
             self.parts.parameters(),
@@ -63,8 +77,16 @@ class Trainee:
         """Short name for progress bars."""
         return self.config.method
 
-    def step(self, batch: Batch, teacher: TeacherOutput | None, lr: float) -> dict[str, Tensor]:
+    def step(
+        self, batch: Batch, teacher: TeacherOutput | None, lr: float, progress: float
+    ) -> dict[str, Tensor]:
         """Learn from one batch; returns the loss terms, detached.
+
+        Args:
+            batch: the images, on the student's device.
+            teacher: the teacher's output for them; ``None`` for cross-entropy alone.
+            lr: learning rate.
+            progress: share of the training that is done, 0 to 1.
 
         Raises:
             KdlibError: the loss is not finite; names the terms and the learning rate.
@@ -72,7 +94,7 @@ class Trainee:
         self.optimiser.param_groups[0]["lr"] = lr
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
             output = self.student(batch.images)
-            terms = self.distiller(output, teacher, batch.labels)
+            terms = self.distiller(output, teacher, batch, progress)
         loss = torch.stack(list(terms.values())).sum()
         if not math.isfinite(loss.item()):
             raise KdlibError(self._not_finite(terms, lr))
@@ -106,6 +128,13 @@ class Trainee:
     def forget_checkpoint(self) -> None:
         """Remove the checkpoint of a run whose record is written."""
         self._checkpoint.unlink(missing_ok=True)
+
+    def _pair(self, lesson: Lesson | None) -> Pair | None:
+        if lesson is None:
+            return None
+        shapes = output_shapes(self.student, self.config.image_size)
+        seed = derive_seed(self.config.init_seed, "distiller")
+        return Pair(shapes, lesson.shapes, lesson.labels, self.config.batch_size, seed)
 
     @property
     def _checkpoint(self) -> Path:

@@ -12,7 +12,7 @@ from kdlib.errors import KdlibError
 from kdlib.evaluate import (
     attention_relevance,
     classification_metrics,
-    evaluate_student,
+    evaluate_students,
     predict,
     stage_ssim,
 )
@@ -158,7 +158,7 @@ def test_perfect_attention_scores_one():
 
 def test_a_pass_over_the_data_does_not_depend_on_the_batch_size(data):
     student, teacher = network(0), network(1)
-    few, many = (evaluate_student(student, teacher, data, size) for size in (7, 30))
+    few, many = (evaluate_students([student], teacher, data, size)[0] for size in (7, 30))
     assert few["results"]["confusion"] == many["results"]["confusion"]
     assert few["ssim"] == pytest.approx(many["ssim"], abs=1e-5)
     for network_name in ("student", "teacher"):
@@ -168,9 +168,15 @@ def test_a_pass_over_the_data_does_not_depend_on_the_batch_size(data):
     assert few["relevance"]["chance"] == pytest.approx(area)
 
 
+def test_many_students_are_measured_as_each_alone(data):
+    students, teacher = [network(0), network(2)], network(1)
+    together = evaluate_students(students, teacher, data)
+    assert together == [evaluate_students([one], teacher, data)[0] for one in students]
+
+
 def test_what_cannot_be_measured_is_none(data):
     without = ImageData(**{**vars(data), "relevance": None})
-    measured = evaluate_student(network(0), None, without)
+    measured = evaluate_students([network(0)], None, without)[0]
     assert measured["ssim"] is None and measured["relevance"] is None
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from kdlib.data.batches import Batch
 from kdlib.errors import checked_options
 from kdlib.losses.attention import HasStages, at_loss_per_image, paired_maps
 from kdlib.losses.levels import LevelBalance
@@ -26,7 +27,7 @@ class AttentionLoss(nn.Module):
         super().__init__()
         self.balance = LevelBalance(level_weights)
 
-    def forward(self, student: HasStages, teacher: HasStages, targets: Tensor) -> Tensor:
+    def forward(self, student: HasStages, teacher: HasStages, batch: Batch) -> Tensor:
         """(B,), unweighted."""
         pairs = paired_maps(student, teacher)
         return self.balance([at_loss_per_image(mine, theirs) for mine, theirs in pairs])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdlib.data.batches import Batch
 from kdlib.losses.attention import attention_map
 from kdlib.losses.response import kd_loss
 from kdlib.models.output import Output
@@ -15,11 +16,20 @@ from kdlib.models.output import Output
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """A teacher's output; its attention maps are computed once for all students of a step."""
+    """A teacher's output, cut off from its graph: no loss can send a gradient to a teacher.
+
+    Its attention maps are computed once for all students of a step.
+    """
 
     logits: Tensor
     stages: tuple[Tensor, ...]
     embedding: Tensor
+
+    def __post_init__(self) -> None:
+        """Detach; whoever made the output."""
+        object.__setattr__(self, "logits", self.logits.detach())
+        object.__setattr__(self, "stages", tuple(stage.detach() for stage in self.stages))
+        object.__setattr__(self, "embedding", self.embedding.detach())
 
     @cached_property
     def maps(self) -> tuple[Tensor, ...]:
@@ -52,8 +62,9 @@ class Distiller(nn.Module):
 
     Args:
         name: the method's name, under which its term is logged.
-        method_loss: module ``(student, teacher, targets) -> (B,)``, or ``None``.
+        method_loss: module ``(student, teacher, batch) -> (B,)``, or ``None``.
         weight: weight of the method's term (alpha of the DCT paper).
+        warmup: share of the training (0 to 1) over which that weight grows linearly from 0.
         ce_weight: weight of the cross-entropy (beta).
         kd_weight: weight of ``T^2 KL`` (delta); 0 leaves the term out.
         temperature: T of the KD term.
@@ -67,6 +78,7 @@ class Distiller(nn.Module):
         method_loss: nn.Module | None,
         *,
         weight: float,
+        warmup: float = 0.0,
         ce_weight: float,
         kd_weight: float,
         temperature: float,
@@ -75,7 +87,7 @@ class Distiller(nn.Module):
         super().__init__()
         self.name, self.method_loss, self.gate = name, method_loss, gate
         self.weight, self.ce_weight, self.kd_weight = weight, ce_weight, kd_weight
-        self.temperature = temperature
+        self.warmup, self.temperature = warmup, temperature
 
     @property
     def needs_teacher(self) -> bool:
@@ -83,23 +95,33 @@ class Distiller(nn.Module):
         return self.method_loss is not None or self.kd_weight != 0
 
     def forward(
-        self, student: Output, teacher: TeacherOutput | None, targets: Tensor
+        self, student: Output, teacher: TeacherOutput | None, batch: Batch, progress: float = 1.0
     ) -> dict[str, Tensor]:
-        """Named, already weighted loss terms of one batch (scalars, float32)."""
-        return dict(self._terms(student, teacher, targets))
+        """Named, already weighted loss terms of one batch (scalars, float32).
+
+        Args:
+            student: the student's output for the batch.
+            teacher: the teacher's, or ``None``: cross-entropy is all there is then.
+            batch: labels, and the images' positions in the data set, for methods with a memory.
+            progress: share of the training that is done, 0 to 1.
+        """
+        return dict(self._terms(student, teacher, batch, progress))
 
     def _terms(
-        self, student: Output, teacher: TeacherOutput | None, targets: Tensor
+        self, student: Output, teacher: TeacherOutput | None, batch: Batch, progress: float
     ) -> Iterator[tuple[str, Tensor]]:
         logits = student.logits.float()
-        yield "ce", self.ce_weight * functional.cross_entropy(logits, targets)
+        yield "ce", self.ce_weight * functional.cross_entropy(logits, batch.labels)
         if teacher is None:
             return
         if self.method_loss is not None:
-            per_image = self.method_loss(student, teacher, targets)
+            per_image = self.method_loss(student, teacher, batch)
             if self.gate:
-                per_image = per_image * (teacher.logits.argmax(1) == targets)
-            yield self.name, self.weight * per_image.mean()
+                per_image = per_image * (teacher.logits.argmax(1) == batch.labels)
+            yield self.name, self.weight * self._warmed(progress) * per_image.mean()
         if self.kd_weight != 0:
             loss = kd_loss(logits, teacher.logits.float(), self.temperature)
             yield "kd", self.kd_weight * loss
+
+    def _warmed(self, progress: float) -> float:
+        return min(1.0, progress / self.warmup) if self.warmup else 1.0

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kdlib.data.batches import Batch
 from kdlib.errors import checked_options, unknown
 from kdlib.losses.attention import HasStages, paired_maps
 from kdlib.losses.dct import (
@@ -66,7 +67,7 @@ class SpectralLoss(nn.Module):
         self.options = options_from(start, **options)
         self.balance = LevelBalance(level_weights)
 
-    def forward(self, student: HasStages, teacher: HasStages, targets: Tensor) -> Tensor:
+    def forward(self, student: HasStages, teacher: HasStages, batch: Batch) -> Tensor:
         """(B,), unweighted."""
         pairs = paired_maps(student, teacher)
         return self.balance([spectral_distance(*pair, self.options) for pair in pairs])

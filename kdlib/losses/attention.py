@@ -6,10 +6,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
-from kdlib.errors import KdlibError
 from kdlib.losses.numeric import divide, working_precision
+from kdlib.losses.stages import aligned, pool_to_common_size
 
 
 class HasStages(Protocol):
@@ -43,24 +42,9 @@ def maps_of(output: HasStages) -> tuple[Tensor, ...]:
 
 
 def paired_maps(student: HasStages, teacher: HasStages) -> list[tuple[Tensor, Tensor]]:
-    """Student's and teacher's map of each stage; the teacher's are cut off from its graph.
-
-    Raises:
-        KdlibError: the networks have different numbers of stages.
-    """
-    pairs = maps_of(student), maps_of(teacher)
-    if len(pairs[0]) != len(pairs[1]):
-        raise KdlibError(
-            f"The student has {len(pairs[0])} stages and the teacher {len(pairs[1])}; attention "
-            "methods compare stage with stage. Choose two networks with equally many stages."
-        )
-    return [(mine, theirs.detach()) for mine, theirs in zip(*pairs, strict=True)]
-
-
-def pool_to_common_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Average-pool maps (B, H, W) and (B, H', W') to the smaller height and width of the two."""
-    size = min(first.shape[1], second.shape[1]), min(first.shape[2], second.shape[2])
-    return _pooled(first, size), _pooled(second, size)
+    """Student's and teacher's map of each stage; the teacher's are cut off from its graph."""
+    pairs = aligned(maps_of(student), maps_of(teacher))
+    return [(mine, theirs.detach()) for mine, theirs in pairs]
 
 
 def at_loss_per_image(student_map: Tensor, teacher_map: Tensor) -> Tensor:
@@ -72,10 +56,6 @@ def at_loss_per_image(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """
     student, teacher = map(_unit_norm, pool_to_common_size(student_map, teacher_map))
     return (student - teacher).square().mean(dim=1)
-
-
-def _pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return maps if maps.shape[1:] == size else functional.adaptive_avg_pool2d(maps, size)
 
 
 def _unit_norm(maps: Tensor) -> Tensor:

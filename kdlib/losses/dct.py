@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from kdlib.errors import KdlibError, checked_options, unknown
-from kdlib.losses.attention import pool_to_common_size
 from kdlib.losses.numeric import divide, flatness_floor, working_precision
+from kdlib.losses.stages import pool_to_common_size
 from kdlib.losses.transforms import TRANSFORMS, Band, checked_band, frequency_mask
 
 

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # A map whose variation is below this many units in the last place of its norm is flat: what is
 # left of it after its mean is removed is rounding noise, and dividing by it would amplify that.
@@ -28,3 +28,10 @@ def divide(values: Tensor, size: Tensor, floor: Tensor | float = SMALLEST) -> Te
     # A product with the few reciprocals, because the backward pass of a quotient takes four
     # passes over ``values`` and that of a product two.
     return values * size.masked_fill(size <= floor, math.inf).reciprocal()
+
+
+def for_layer(layer: nn.Module, features: Tensor) -> Tensor:
+    """``features`` as ``layer`` takes them: autocast converts by itself, else its own precision."""
+    if torch.is_autocast_enabled(features.device.type):
+        return features
+    return features.to(next(layer.parameters()).dtype)

@@ -10,12 +10,27 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as tv
 
 from kdlib.errors import KdlibError, checked_options, unknown
+from kdlib.models.cifar_mobilenet import mobilenet_v2_cifar
 from kdlib.models.cifar_resnet import ThreeStageResNet, cifar_resnet, wide_cifar_resnet
-from kdlib.models.output import Output
+from kdlib.models.cifar_resnet50 import resnet50_cifar
+from kdlib.models.output import Output, Shapes
+from kdlib.models.scenes_mobilenet import scenes_mobile
+from kdlib.models.shuffle_v1 import cifar_shuffle_v1
+from kdlib.models.shuffle_v2 import cifar_shuffle_v2
 from kdlib.models.tapped import tapped_mobilenet, tapped_resnet
+from kdlib.models.vgg import cifar_vgg
 from kdlib.models.wide_resnet import WideResNet
 
-__all__ = ["Output", "count_parameters", "create_model", "flops", "model_names", "stage_shapes"]
+__all__ = [
+    "Output",
+    "Shapes",
+    "count_parameters",
+    "create_model",
+    "flops",
+    "model_names",
+    "output_shapes",
+    "stage_shapes",
+]
 
 SCENES_STRIDES = (2, 2, 2, 2)
 OWN: dict[str, Callable[..., nn.Module]] = {
@@ -31,6 +46,12 @@ OWN: dict[str, Callable[..., nn.Module]] = {
     "wrn_16_2": partial(WideResNet, depth=16, width=2),
     "wrn_40_1": partial(WideResNet, depth=40, width=1),
     "wrn_40_2": partial(WideResNet, depth=40, width=2),
+    "resnet50_cifar": resnet50_cifar,
+    "vgg8": partial(cifar_vgg, repeats=1),
+    "vgg13": partial(cifar_vgg, repeats=2),
+    "mobilenet_v2_cifar": mobilenet_v2_cifar,
+    "shuffle_v1": cifar_shuffle_v1,
+    "shuffle_v2": cifar_shuffle_v2,
     "scenes_teacher": partial(
         ThreeStageResNet, blocks=1, widths=(48, 48, 96, 192), strides=SCENES_STRIDES
     ),
@@ -40,6 +61,7 @@ OWN: dict[str, Callable[..., nn.Module]] = {
     "scenes_tiny": partial(
         ThreeStageResNet, blocks=1, widths=(4, 4, 8, 16), strides=SCENES_STRIDES
     ),
+    "scenes_mobile": scenes_mobile,
 }
 TAPPED: dict[str, Callable[..., nn.Module]] = {
     "resnet18": partial(tapped_resnet, build=tv.resnet18),
@@ -83,11 +105,17 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@torch.no_grad()
 def stage_shapes(network: nn.Module, image_size: int) -> list[tuple[int, int, int]]:
     """(C, H, W) of each stage for square images of ``image_size`` pixels."""
-    stages = _one_image(network, image_size).stages
-    return [(stage.shape[1], stage.shape[2], stage.shape[3]) for stage in stages]
+    return list(output_shapes(network, image_size).stages)
+
+
+@torch.no_grad()
+def output_shapes(network: nn.Module, image_size: int) -> Shapes:
+    """Sizes of what a network returns for square images of ``image_size`` pixels."""
+    output = _one_image(network, image_size)
+    stages = tuple((stage.shape[1], stage.shape[2], stage.shape[3]) for stage in output.stages)
+    return Shapes(stages, output.embedding.shape[1])
 
 
 def flops(network: nn.Module, image_size: int) -> int:

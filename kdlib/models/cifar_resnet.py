@@ -6,16 +6,16 @@ the 4 times wider ResNet-8x4 and ResNet-32x4 with a stem of 32 channels (Tian 20
 sixteenth of the image's size, so that a laptop trains them in a minute.
 """
 
-from torch import Tensor, nn
+from torch import nn
 
-from kdlib.models.output import Output
 from kdlib.models.residual import BasicBlock, conv3x3, initialise
+from kdlib.models.staged import StagedNetwork
 
 CIFAR_WIDTHS = (16, 16, 32, 64)
 WIDE_WIDTHS = (32, 64, 128, 256)
 
 
-class ThreeStageResNet(nn.Module):
+class ThreeStageResNet(StagedNetwork):
     """Stem, three stages of basic blocks, each at half the resolution of the last, a classifier.
 
     Args:
@@ -32,25 +32,15 @@ class ThreeStageResNet(nn.Module):
         widths: tuple[int, int, int, int] = CIFAR_WIDTHS,
         strides: tuple[int, int, int, int] = (1, 1, 2, 2),
     ) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
+        stem = nn.Sequential(
             conv3x3(3, widths[0], strides[0]), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
         )
-        self.stages = nn.ModuleList(
+        stages = [
             _stage(inputs, outputs, blocks, stride)
             for inputs, outputs, stride in zip(widths, widths[1:], strides[1:], strict=False)
-        )
-        self.classifier = nn.Linear(widths[-1], classes)
+        ]
+        super().__init__(stem, stages, nn.Linear(widths[-1], classes))
         initialise(self)
-
-    def forward(self, images: Tensor) -> Output:
-        """Images (B, 3, H, W), normalised -> logits, three stages, embedding."""
-        features, stages = self.stem(images), []
-        for stage in self.stages:
-            features = stage(features)
-            stages.append(features)
-        embedding = features.mean((2, 3))
-        return Output(self.classifier(embedding), tuple(stages), embedding)
 
 
 def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:

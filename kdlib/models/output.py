@@ -18,3 +18,15 @@ class Output(NamedTuple):
     logits: Tensor
     stages: tuple[Tensor, ...]
     embedding: Tensor
+
+
+class Shapes(NamedTuple):
+    """Sizes of an output.
+
+    Attributes:
+        stages: (C, H, W) of each stage.
+        embedding: D.
+    """
+
+    stages: tuple[tuple[int, int, int], ...]
+    embedding: int

@@ -79,10 +79,12 @@ def test_module_sums_the_stages_per_image(draw):
     assert all(t.grad is None for t in teachers)
 
 
-def test_networks_with_different_numbers_of_stages_are_refused(draw):
-    features = draw(1, 2, 4, 4)
-    with pytest.raises(KdlibError, match="1 stages and the teacher 2"):
-        AttentionLoss()(output(features), output(features, features), torch.zeros(1))
+def test_of_unequally_many_stages_the_deepest_are_compared(draw):
+    deep, fine, theirs = draw(1, 2, 4, 4), draw(1, 2, 8, 8), draw(1, 3, 4, 4)
+    batch = torch.zeros(1)
+    alone = AttentionLoss()(output(deep), output(theirs), batch)
+    assert torch.equal(AttentionLoss()(output(fine, deep), output(theirs), batch), alone)
+    assert torch.equal(AttentionLoss()(output(deep), output(fine, theirs), batch), alone)
 
 
 def test_unknown_option_is_refused():

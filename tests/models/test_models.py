@@ -5,10 +5,12 @@ from urllib.error import URLError
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torchvision import models as tv
 
 from kdlib.errors import KdlibError
 from kdlib.models import Output, count_parameters, create_model, flops, model_names, stage_shapes
+from kdlib.models.shuffle_v1 import ShuffleUnit
 from kdlib.models.tapped import TappedNetwork, tapped_resnet
 
 torch.set_num_threads(1)
@@ -27,8 +29,16 @@ LITERATURE = {
     "wrn_16_2": 0.70,
     "wrn_40_1": 0.57,
     "wrn_40_2": 2.26,
+    "resnet50_cifar": 23.71,
+    "vgg8": 3.97,
+    "vgg13": 9.46,
+    "mobilenet_v2_cifar": 0.81,
+    "shuffle_v1": 0.95,
+    "shuffle_v2": 1.36,
 }
 SMALL = ("resnet8", "resnet8x4", "wrn_16_2", "scenes_teacher", "scenes_student", "scenes_tiny")
+RECTIFIED = ("resnet50_cifar", "vgg8", "vgg13", "shuffle_v1", "shuffle_v2")
+MOBILE = ("mobilenet_v2_cifar", "scenes_mobile")  # blocks that end without activation
 
 
 def images(size: int = 32, batch: int = 2) -> torch.Tensor:
@@ -51,6 +61,7 @@ def test_torchvision_networks_keep_all_their_parameters(name, build):
     ("scenes_teacher", 0.65e6, 0.75e6),
     ("scenes_student", 0.07e6, 0.09e6),
     ("scenes_tiny", 0, 0.01e6),
+    ("scenes_mobile", 0.07e6, 0.09e6),
 ])  # fmt: skip
 def test_scenes_networks_are_small(name, low, high):
     assert low < count_parameters(create_model(name, 16)) < high
@@ -67,6 +78,31 @@ def test_cifar_stages_have_32_16_and_8_pixels(name, channels):
     assert stage_shapes(create_model(name, 100), 32) == expected
 
 
+@pytest.mark.parametrize(("name", "channels", "finest"), [
+    ("resnet50_cifar", (256, 512, 1024, 2048), 32),
+    ("vgg8", (64, 128, 256, 512), 32),
+    ("vgg13", (64, 128, 256, 512), 32),
+    ("mobilenet_v2_cifar", (12, 16, 48, 1280), 16),
+    ("shuffle_v1", (240, 480, 960), 16),
+    ("shuffle_v2", (116, 232, 1024), 16),
+])  # fmt: skip
+def test_cifar_stages_of_other_kinds_halve_from_the_finest(name, channels, finest):
+    expected = [(c, finest >> index, finest >> index) for index, c in enumerate(channels)]
+    assert stage_shapes(create_model(name, 100), 32) == expected
+
+
+@pytest.mark.parametrize(("teacher", "student"), [
+    ("resnet32x4", "shuffle_v1"),
+    ("wrn_40_2", "shuffle_v2"),
+    ("vgg13", "mobilenet_v2_cifar"),
+    ("resnet50_cifar", "vgg8"),
+    ("scenes_teacher", "scenes_mobile"),
+])  # fmt: skip
+def test_cross_architecture_pairs_have_equally_many_stages(teacher, student):
+    first, second = (stage_shapes(create_model(name, 4), 32) for name in (teacher, student))
+    assert len(first) == len(second)
+
+
 @pytest.mark.parametrize(("name", "channels"), [
     ("resnet18", (64, 128, 256, 512)),
     ("resnet50", (256, 512, 1024, 2048)),
@@ -77,7 +113,7 @@ def test_imagenet_stages_have_56_28_14_and_7_pixels(name, channels):
     assert stage_shapes(create_model(name, 10), 224) == expected
 
 
-@pytest.mark.parametrize("name", ["scenes_teacher", "scenes_student"])
+@pytest.mark.parametrize("name", ["scenes_teacher", "scenes_student", "scenes_mobile"])
 def test_scenes_stages_halve_from_a_quarter_of_the_image(name):
     assert [shape[1:] for shape in stage_shapes(create_model(name, 16), 64)] == [
         (16, 16),
@@ -86,13 +122,14 @@ def test_scenes_stages_halve_from_a_quarter_of_the_image(name):
     ]
 
 
+@pytest.mark.parametrize("name", ["scenes_tiny", "scenes_mobile"])
 @pytest.mark.parametrize("size", [1, 7, 33, 64])
-def test_tiny_network_takes_any_size(size):
-    output = create_model("scenes_tiny", 4)(images(size))
+def test_scenes_networks_take_any_size(name, size):
+    output = create_model(name, 4)(images(size))
     assert output.logits.shape == (2, 4) and len(output.stages) == 3
 
 
-@pytest.mark.parametrize("name", [*SMALL, "mobilenet_v2", "resnet18"])
+@pytest.mark.parametrize("name", [*SMALL, *RECTIFIED, *MOBILE, "mobilenet_v2", "resnet18"])
 def test_logits_and_embedding_belong_together(name):
     network = create_model(name, 5).eval()
     output = network(images(64))
@@ -103,16 +140,16 @@ def test_logits_and_embedding_belong_together(name):
     torch.testing.assert_close(classifier(output.embedding), output.logits)
 
 
-@pytest.mark.parametrize("name", [*SMALL, "resnet18"])
+@pytest.mark.parametrize("name", [*SMALL, *RECTIFIED, "resnet18"])
 def test_stages_are_read_after_an_activation(name):
     for stage in create_model(name, 5)(images()).stages:
         assert stage.min() == 0 and stage.max() > 0
 
 
-@pytest.mark.parametrize("name", [*SMALL, "mobilenet_v2", "resnet18"])
+@pytest.mark.parametrize("name", [*SMALL, *RECTIFIED, *MOBILE, "mobilenet_v2", "resnet18"])
 def test_a_loss_on_stages_and_logits_reaches_every_parameter(name):
     network = create_model(name, 5)
-    output = network(images(64, batch=4))
+    output = network(images(32 if name in RECTIFIED else 64, batch=4))
     loss = output.logits.logsumexp(1).sum() + sum(s.square().mean() for s in output.stages)
     loss.backward()
     for parameter in network.parameters():
@@ -134,7 +171,25 @@ def test_tapped_dropout_follows_train_and_eval():
     assert not torch.equal(*training) and torch.equal(*evaluating)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*RECTIFIED, *MOBILE])
+def test_a_state_dict_carries_the_whole_network(name):
+    trained, loaded = create_model(name, 5), create_model(name, 5).eval()
+    trained.train()(images(batch=8))  # statistics that are not those of the start
+    loaded.load_state_dict(trained.state_dict())
+    torch.testing.assert_close(loaded(images()).logits, trained.eval()(images()).logits)
+
+
+def test_a_shuffle_unit_mixes_its_groups_and_appends_the_pooled_shortcut():
+    unit = ShuffleUnit(48, 240, stride=2).eval()
+    features = torch.rand(1, 48, 8, 8, requires_grad=True)
+    output = unit(features)
+    pooled = functional.avg_pool2d(features, 3, 2, padding=1)
+    torch.testing.assert_close(output[:, 192:], pooled)
+    (reached,) = torch.autograd.grad(unit.convolutions(features)[:, 0].sum(), features)
+    assert (reached.abs().sum((0, 2, 3)) > 0).all()
+
+
+@pytest.mark.parametrize("name", [*SMALL, *MOBILE, "vgg8", "shuffle_v1", "shuffle_v2"])
 def test_bfloat16_and_channels_last_agree_with_float32(name):
     torch.manual_seed(0)
     network = create_model(name, 5)

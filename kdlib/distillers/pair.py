@@ -1,0 +1,33 @@
+"""What a method with parts of its own must know before it meets a batch."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kdlib.losses.stages import aligned
+from kdlib.models.output import Shapes
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A student and a teacher, by their shapes, and the data that they meet.
+
+    Attributes:
+        student: shapes of the student's stages and embedding.
+        teacher: those of the teacher.
+        labels: (N,) of the whole training set, in the order of ``Batch.indices``.
+        batch_size: images in a full batch; the last one of an epoch may have fewer.
+        seed: of random draws during training.
+    """
+
+    student: Shapes
+    teacher: Shapes
+    labels: Tensor
+    batch_size: int
+    seed: int
+
+    @property
+    def channels(self) -> list[tuple[int, int]]:
+        """Student's and teacher's channels of each pair of stages that are compared."""
+        pairs = aligned(self.student.stages, self.teacher.stages)
+        return [(mine[0], theirs[0]) for mine, theirs in pairs]

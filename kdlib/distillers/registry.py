@@ -1,0 +1,214 @@
+"""The registry of methods: one line a method.
+
+To add one, write its file (a module ``(student, teacher, batch) -> (B,)``) and one line here.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from kdlib.distillers.attention import AttentionLoss
+from kdlib.distillers.contrastive import ContrastiveLoss
+from kdlib.distillers.decoupled import DecoupledLoss
+from kdlib.distillers.fitnet import HintLoss
+from kdlib.distillers.frequency import frequency_review
+from kdlib.distillers.probabilistic import ProbabilisticLoss
+from kdlib.distillers.relational import RelationalLoss
+from kdlib.distillers.review import ReviewLoss
+from kdlib.distillers.semantic import SemanticLoss
+from kdlib.distillers.similarity import SimilarityLoss
+from kdlib.distillers.spectral import SpectralLoss, preset
+from kdlib.distillers.standardised import StandardisedLoss
+from kdlib.distillers.variational import VariationalLoss
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the registry.
+
+    Attributes:
+        build: makes the method's loss from its options; ``None`` for methods without one.
+        weight: of the loss, by default.
+        source: where the method comes from.
+        formula: what the loss is, in a line: F features, e embedding, z logits, p probabilities,
+            A attention map of a stage; s student, t teacher; B images, T temperature; sums run over
+            stages.
+        fitted: whether ``build`` takes a :class:`~kdlib.distillers.pair.Pair` first, since the
+            loss has parts that are made for the networks or the data.
+        warmup: share of the training over which the weight grows from 0.
+        ce_weight: of the cross-entropy beside this loss, by default.
+    """
+
+    build: Callable[..., nn.Module] | None
+    weight: float
+    source: str
+    formula: str = ""
+    fitted: bool = False
+    warmup: float = 0.0
+    ce_weight: float = 1.0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that ``method_options`` may set, with their defaults."""
+        named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return {
+            p.name: p.default
+            for p in self._parameters
+            if p.kind in named and p.default is not p.empty
+        }
+
+    @property
+    def checks_options(self) -> bool:
+        """Whether ``build`` takes any option, and refuses unknown ones itself."""
+        return any(p.kind is p.VAR_KEYWORD for p in self._parameters)
+
+    @property
+    def _parameters(self) -> list[inspect.Parameter]:
+        # A module without an __init__ of its own takes nothing; its signature would say anything.
+        if self.build is None or getattr(self.build, "__init__", None) is nn.Module.__init__:
+            return []
+        return list(inspect.signature(self.build).parameters.values())
+
+
+PAPER = "arXiv 2205.01997"
+WARMUP = 20 / 240
+"""Of the training: 20 of the 240 epochs that are usual on CIFAR-100."""
+AT = "sum ‖A_s/‖A_s‖ - A_t/‖A_t‖‖^2 / HW, A = mean_c F^2"
+SPECTRUM = "sum ‖D_s - D_t‖, D = DCT-II(A) without DC, over its L2 norm"
+# The release's weight of the DCT loss is 1. Its variants differ in scale (their sum over three
+# stages of random features is 16 for release_a, 4 for dct), so each default makes the weighted
+# terms alike.
+METHODS: dict[str, Method] = {
+    "student": Method(None, 0.0, "cross-entropy alone", "-log p_s(target)"),
+    "kd": Method(None, 0.0, "Hinton 2015, arXiv 1503.02531", "T^2 KL(p_t ‖ p_s)", ce_weight=0.1),
+    "fitnet": Method(
+        HintLoss, 100.0, "Romero 2015, arXiv 1412.6550", "mean (W F_s - F_t)^2, one stage", True
+    ),
+    "at": Method(AttentionLoss, 1000.0, "Zagoruyko 2017, arXiv 1612.03928", AT),
+    "pkt": Method(
+        ProbabilisticLoss,
+        30000.0,
+        "Passalis 2018, arXiv 1803.10837",
+        "mean p_t log p_t/p_s, p(i, j) ~ 1 + cos(e_i, e_j)",
+    ),
+    "vid": Method(
+        VariationalLoss,
+        1.0,
+        "Ahn 2019, arXiv 1904.05835",
+        "sum mean (log v_c + (F_t - m(F_s))^2/v_c) / 2",
+        fitted=True,
+    ),
+    "sp": Method(
+        SimilarityLoss,
+        3000.0,
+        "Tung 2019, arXiv 1907.09682",
+        "‖G_s - G_t‖^2 / B^2, G = row-normalised F F^T",
+    ),
+    "rkd": Method(
+        RelationalLoss,
+        1.0,
+        "Park 2019, arXiv 1904.05068",
+        "25 huber(distances of e) + 50 huber(angles of e)",
+    ),
+    "crd": Method(
+        ContrastiveLoss,
+        0.8,
+        "Tian 2020, arXiv 1910.10699",
+        "-log h(e_s, e_t) - sum_K log(1 - h(e_s, e_t')), and s, t exchanged",
+        fitted=True,
+    ),
+    "semckd": Method(
+        SemanticLoss,
+        400.0,
+        "Chen 2021, arXiv 2012.03236",
+        "sum_st a_st mean (P_st(F_s) - F_t)^2 / S, a learned",
+        fitted=True,
+    ),
+    "reviewkd": Method(
+        ReviewLoss,
+        1.0,
+        "Chen 2021, arXiv 2104.09044",
+        "sum HCL(ABF(F_s, deeper), F_t)",
+        fitted=True,
+        warmup=WARMUP,
+    ),
+    "dkd": Method(
+        DecoupledLoss,
+        1.0,
+        "Zhao 2022, arXiv 2203.08679",
+        "T^2 (1 TCKD + 8 NCKD)",
+        warmup=WARMUP,
+    ),
+    "logit_std": Method(
+        StandardisedLoss,
+        9.0,
+        "Sun 2024, arXiv 2403.01427",
+        "KD of z-scored logits, T = 2",
+        ce_weight=0.1,
+    ),
+    "famkd": Method(
+        frequency_review,
+        1.0,
+        "Pham 2024, arXiv 2403.05894",
+        "sum HCL(FAM(ABF(F_s, deeper)), F_t), FAM a filter of FFT2(F)",
+        fitted=True,
+        warmup=WARMUP,
+    ),
+    "dct": Method(partial(preset, "dct"), 4.0, f"{PAPER}, taken at its word", SPECTRUM),
+    "release_a": Method(
+        partial(preset, "release_a"),
+        1.0,
+        f"{PAPER}, release of June 2021",
+        "as dct, D = abs Re FFT2(A) over its largest",
+    ),
+    "release_b": Method(
+        partial(preset, "release_b"),
+        1.0,
+        f"{PAPER}, release, branch main",
+        "as dct, D = min-max of Re FFT2(A)",
+    ),
+    "ours": Method(
+        partial(preset, "ours"), 6.0, "the dev split's choice of DCT options", "as dct_abs"
+    ),
+    "dct_options": Method(SpectralLoss, 4.0, "any options of the DCT loss, by name", SPECTRUM),
+    "at_equal_scale": Method(
+        partial(AttentionLoss, level_weights="equal_scale"),
+        4.0,
+        "control: AT, levels balanced",
+        "as at, each stage over its running mean",
+    ),
+    "parseval_twin": Method(
+        partial(preset, "parseval_twin"), 4.0, "control: dct, no transform", "as dct, D = A - mean"
+    ),
+    "dct_abs": Method(
+        partial(preset, "dct_abs"), 6.0, "control: dct of absolute coefficients", "as dct, of abs D"
+    ),
+    "dct_l1": Method(
+        partial(preset, "dct_l1"),
+        0.25,
+        "control: dct with an L1 distance",
+        "as dct, sum ‖D_s - D_t‖_1",
+    ),
+    "dct_low": Method(
+        partial(preset, "dct_low"),
+        4.0,
+        "control: dct, low frequencies only",
+        "as dct, lower half of the frequencies",
+    ),
+    "dct_high": Method(
+        partial(preset, "dct_high"),
+        4.0,
+        "control: dct, high frequencies only",
+        "as dct, upper half of the frequencies",
+    ),
+    "newl2": Method(
+        partial(preset, "newl2"),
+        1.0,
+        "control: L2 of min-max maps",
+        "sum ‖M_s - M_t‖, M = min-max of A",
+    ),
+}

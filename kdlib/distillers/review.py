@@ -1,0 +1,113 @@
+"""Knowledge review, ReviewKD (Chen 2021, arXiv 2104.09044)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdlib.data.batches import Batch
+from kdlib.distillers.base import TeacherOutput
+from kdlib.distillers.pair import Pair
+from kdlib.losses.numeric import for_layer, working_precision
+from kdlib.losses.stages import aligned, pool_to_common_size, pooled
+from kdlib.models.output import Output
+
+CONTEXTS = (4, 2, 1)  # pixels a side of the pooled features
+
+
+def hcl_per_image(student: Tensor, teacher: Tensor) -> Tensor:
+    """Hierarchical context loss of one stage: (B, C, H, W), (B, C, H', W') -> (B,).
+
+    Mean squared differences of the features and of their poolings to 4, 2 and 1 pixels a side
+    (those that are smaller than the features), with weights 1, 1/2, 1/4, 1/8 over their sum.
+    """
+    mine, theirs = pool_to_common_size(working_precision(student), working_precision(teacher))
+    difference = mine - theirs  # pooling is linear: the pooled difference is that of the pooled
+    smaller = [side for side in CONTEXTS if side < min(difference.shape[-2:])]
+    levels = [difference, *(pooled(difference, (side, side)) for side in smaller)]
+    losses = [level.square().flatten(1).mean(dim=1) for level in levels]
+    total = sum(0.5**index for index in range(len(losses)))
+    return torch.stack([0.5**i / total * loss for i, loss in enumerate(losses)]).sum(dim=0)
+
+
+class AttentionFusion(nn.Module):
+    """Fuses a stage with what comes from deeper ones, by attention maps of its own (ABF).
+
+    Args:
+        inputs: channels of the student's stage.
+        middle: channels that all stages are brought to.
+        deepest: whether nothing comes from deeper stages.
+    """
+
+    def __init__(self, inputs: int, middle: int, deepest: bool) -> None:
+        super().__init__()
+        self.reduce = nn.Sequential(
+            nn.Conv2d(inputs, middle, 1, bias=False), nn.BatchNorm2d(middle)
+        )
+        self.attention = None if deepest else nn.Conv2d(2 * middle, 2, 1)
+
+    def forward(self, features: Tensor, deeper: Tensor | None) -> Tensor:
+        """(B, inputs, H, W), (B, middle, h, w) or ``None`` -> (B, middle, H, W)."""
+        own = self.reduce(for_layer(self.reduce, features))
+        if self.attention is None or deeper is None:
+            return own
+        enlarged = functional.interpolate(deeper, own.shape[-2:], mode="nearest")
+        maps = self.attention(torch.cat([own, enlarged], dim=1)).sigmoid()
+        return own * maps[:, :1] + enlarged * maps[:, 1:]
+
+
+def convolution(inputs: int, outputs: int, size: tuple[int, int]) -> nn.Module:
+    """From the fused features to the teacher's channels: a 3 x 3 convolution, at any ``size``."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)
+    )
+
+
+class ReviewLoss(nn.Module):
+    """Hierarchical context losses of stages that were fused from deep to fine, per image.
+
+    The embedding counts as the deepest stage.
+
+    Args:
+        pair: the networks.
+        to_teacher: builds what turns fused features into the teacher's; ``(inputs, outputs,
+            size)``.
+        middle: channels of the fused features; ``None`` for as many as the student's embedding
+            has, 64 to 512.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        to_teacher: Callable[[int, int, tuple[int, int]], nn.Module] = convolution,
+        /,
+        *,
+        middle: int | None = None,
+    ) -> None:
+        super().__init__()
+        middle = middle or min(512, max(64, pair.student.embedding))
+        shapes = aligned(
+            (*pair.student.stages, (pair.student.embedding, 1, 1)),
+            (*pair.teacher.stages, (pair.teacher.embedding, 1, 1)),
+        )[::-1]
+        self.fusions = nn.ModuleList(
+            AttentionFusion(mine[0], middle, deepest=index == 0)
+            for index, (mine, _) in enumerate(shapes)
+        )
+        self.to_teacher = nn.ModuleList(
+            to_teacher(middle, theirs[0], (mine[1], mine[2])) for mine, theirs in shapes
+        )
+
+    def forward(self, student: Output, teacher: TeacherOutput, batch: Batch) -> Tensor:
+        """(B,), unweighted: the sum over stages."""
+        pairs = aligned(_with_embedding(student), _with_embedding(teacher))[::-1]
+        losses, deeper = [], None
+        for (mine, theirs), fuse, turn in zip(pairs, self.fusions, self.to_teacher, strict=True):
+            deeper = fuse(mine, deeper)
+            losses.append(hcl_per_image(turn(deeper), theirs))
+        return torch.stack(losses).sum(dim=0)
+
+
+def _with_embedding(output: Output | TeacherOutput) -> Sequence[Tensor]:
+    return (*output.stages, output.embedding[:, :, None, None])
