@@ -3,7 +3,8 @@
 A profile has ``about``, ``config`` (fields of ``RunConfig``), ``methods``, ``seeds`` and, where
 it needs them, ``datasets`` (fields that differ by data set), ``sweeps`` (more groups of runs:
 ``{fields, methods, seeds}``) and, for tuning, ``grid`` (factors of each method's default weight)
-and ``around`` (a data set: factors of what was chosen on it instead). Weights come from
+and ``around`` (a data set: factors of what was chosen on it instead). ``analyses: true`` asks for
+the analyses of its networks (notebook 08). Weights come from
 ``profiles/tuned/<dataset>.yaml``, which the dev split has written.
 """
 
@@ -18,7 +19,7 @@ from kdlib.errors import KdlibError, checked_options, unknown
 from kdlib.runs import RunConfig
 
 PROFILES = Path(__file__).parents[1] / "profiles"
-KEYS = ("about", "config", "datasets", "methods", "seeds", "sweeps", "grid", "around")
+KEYS = ("about", "config", "datasets", "methods", "seeds", "sweeps", "grid", "around", "analyses")
 SAME_WEIGHT = {
     **dict.fromkeys(("parseval_twin", "dct_low", "dct_high"), "dct"),
     "ours": "dct_abs",

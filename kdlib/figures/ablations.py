@@ -1,5 +1,7 @@
 """What happens when one thing is changed: a method's weight, a switch of the DCT loss."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -85,7 +87,7 @@ def transform_ablation(table: pd.DataFrame) -> Figure:
 def _legend_of_grid(data: pd.DataFrame) -> list[Line2D]:
     """What filled, open and dashed mean, as far as the grid has them."""
     taught = _taught(data)
-    markers: dict[str, tuple[bool, dict[str, str]]] = {
+    markers: dict[str, tuple[bool, dict[str, Any]]] = {
         "alone": (any("+kd" not in one for one in taught), {"marker": "o"}),
         "with KD": (any("+kd" in one for one in taught), {"marker": "o", "mfc": "white"}),
         "student alone": ("student" in set(data["method"]), {"ls": "--"}),

@@ -43,7 +43,7 @@ def test_runs_are_analysed_once_and_published(root, tmp_path):
 
 
 def test_a_damaged_analysis_is_made_again(root):
-    path = next(root.glob("*-dct-*")) / FILE
+    path = next(root.glob("scenes-*-dct-*")) / FILE
     batch.analyse(root, ["dct"], progress=False)
     path.write_text("{")
     assert batch.analyse(root, ["dct"], progress=False) == [path]
@@ -73,7 +73,7 @@ def test_records_without_weights_cannot_be_analysed(root, tmp_path):
 
 
 def test_seeds_keep_maps_only_where_asked(root):
-    directory = next(root.glob("*-dct-*"))
+    directory = next(root.glob("scenes-*-dct-*"))
     assert (directory / MAPS_FILE).exists()
     other = replace(tiny(method="dct"), init_seed=1)
     fit([other], root, progress=False)
