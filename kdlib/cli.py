@@ -115,6 +115,9 @@ def _add_results(subparsers: Any) -> None:
         help="folders of runs or records (default: records)",
     )
     results.add_argument("--profile", help="only the runs of this profile")
+    results.add_argument(
+        "--epochs", type=_positive, metavar="N", help="the profile's runs cut to so many epochs"
+    )
     task = results.add_mutually_exclusive_group()
     task.add_argument(
         "--publish",
@@ -175,12 +178,21 @@ def _add_analyse(subparsers: Any) -> None:
 
 
 def _add_data(subparsers: Any) -> None:
-    data = subparsers.add_parser("data", help="list, check or import data sets")
+    data = subparsers.add_parser("data", help="list, check, import or cache data sets")
     actions = data.add_subparsers(title="actions", required=True, metavar="ACTION")
-    actions.add_parser("list", help="names of the data sets").set_defaults(call=commands.list_data)
+    actions.add_parser("list", help="the data sets, a line each").set_defaults(
+        call=commands.list_data
+    )
     check = actions.add_parser("check", help="load a data set and tell what it holds")
     bring = actions.add_parser("import", help="bring files that are on this machine into place")
-    for action, call in ((check, commands.check_data), (bring, commands.import_data)):
+    cache = actions.add_parser(
+        "cache",
+        help="resize photographs once, so that epochs need not decode them",
+        description="Keep the resized photographs of a data set in one file, in $KDLIB_CACHE. "
+        "Interrupt and repeat at will; what changes in the data set is noticed.",
+    )
+    calls = {check: commands.check_data, bring: commands.import_data, cache: commands.cache_data}
+    for action, call in calls.items():
         action.add_argument("dataset", help="name of the data set")
         action.add_argument(
             "--data-root",
@@ -196,6 +208,26 @@ def _add_data(subparsers: Any) -> None:
         metavar="FOLDER",
         help="where the files lie (default: where Debian's package puts them)",
     )
+    cache.add_argument(
+        "--image-size",
+        type=int,
+        default=224,
+        metavar="PIXELS",
+        help="of the runs that will read it (default: 224; photographs are resized to 256/224)",
+    )
+    cache.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="threads (default: $KDLIB_WORKERS, or one a core)",
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("not a whole number from 1")
+    return value
 
 
 def _json_object(text: str) -> dict[str, Any]:

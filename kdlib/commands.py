@@ -11,8 +11,6 @@ from typing import Any
 from kdlib.errors import KdlibError
 
 EXIT_FAILED = 1
-CHECKED = 64  # images that `data check` reads of each split
-SHOWN = 6  # class names that it prints
 
 
 def run_notebook(options: Namespace) -> None:
@@ -60,7 +58,7 @@ def show_results(options: Namespace) -> None:
         changed = update_readme(options.readme, options.roots)
         print(f"{options.readme}: {', '.join(changed) or 'nothing'} changed")
     else:
-        print_results(options.roots, options.profile)
+        print_results(options.roots, options.profile, options.epochs)
 
 
 def list_methods(options: Namespace) -> None:
@@ -75,19 +73,27 @@ def list_methods(options: Namespace) -> None:
 
 def list_data(options: Namespace) -> None:
     """``kdlib data list``."""
-    from kdlib.data import dataset_names
+    from kdlib.data import about, dataset_names
 
-    print("\n".join(dataset_names()))
+    for name in dataset_names():
+        print(f"{name:16} {about(name)}")
 
 
 def check_data(options: Namespace) -> None:
     """``kdlib data check``."""
-    from kdlib.data import load_data
+    from kdlib.data import checks
 
     for split in ("train", "test"):
-        data = load_data(options.dataset, split, size=CHECKED, data_root=options.data_root)
-        classes = ", ".join(data.classes[:SHOWN]) + (", ..." if len(data.classes) > SHOWN else "")
-        print(f"{options.dataset}, {split}: readable; {len(data.classes)} classes ({classes})")
+        print(checks.check_split(options.dataset, split, options.data_root))
+
+
+def cache_data(options: Namespace) -> None:
+    """``kdlib data cache``."""
+    from kdlib.data import checks
+
+    for split in ("train", "test"):
+        chosen = (options.image_size, options.data_root, options.workers)
+        print(checks.cache_split(options.dataset, split, *chosen))
 
 
 def draw_figures(options: Namespace) -> None:

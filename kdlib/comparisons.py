@@ -62,6 +62,35 @@ CLAIMS = (
     Claim("The gate helps AT", "at+gate", "at"),
     Claim("DCT with the gate beats AT with it", "dct+gate", "at+gate"),
 )
+# What the paper compares with besides AT, and what came before and after it. Each is a family of
+# its own, so that a question of another kind does not make the paper's own harder to answer.
+RIVALS = {"pkt": "PKT", "vid": "VID", "crd": "CRD", "semckd": "SemCKD"}
+OTHERS = {
+    "fitnet": "FitNet",
+    "sp": "SP",
+    "rkd": "RKD",
+    "reviewkd": "ReviewKD",
+    "dkd": "DKD",
+    "logit_std": "KD of standardised logits",
+    "famkd": "FAM-KD",
+}
+
+
+def claims_against(rivals: Mapping[str, str]) -> tuple[Claim, ...]:
+    """That DCT beats each of these methods (by name, with what it is called), alone and with KD."""
+    alone = [Claim(f"DCT beats {name}", "dct", rival) for rival, name in rivals.items()]
+    with_kd = [
+        Claim(f"DCT + KD beats {name} + KD", "dct+kd", f"{rival}+kd")
+        for rival, name in rivals.items()
+    ]
+    return (*alone, *with_kd)
+
+
+FAMILIES: dict[str, tuple[Claim, ...]] = {
+    "The paper's claims, and controls": CLAIMS,
+    "The paper's other rivals": claims_against(RIVALS),
+    "Methods that the paper does not compare with": claims_against(OTHERS),
+}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ TEACHER_NOTEBOOK, STUDENTS_NOTEBOOK = "02_teacher", "05_distill"
 NOT_OF_TEACHERS = {
     "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature", "optimiser",
     "teacher", "student", "epochs", "teacher_epochs", "teacher_weights", "teacher_seed",
-    "data_seed", "init_seed",
+    "start", "teacher_start", "teacher_learning_rate", "data_seed", "init_seed",
 }  # fmt: skip
 OF_EACH_STUDENT = {"method_options", "weight", "ce_weight", "kd_weight", "optimiser"}
 
@@ -73,6 +73,7 @@ def teacher_job(run: RunConfig) -> Job:
         "teacher": run.student,
         "teacher_epochs": run.epochs,
         "teacher_seed": run.init_seed,
+        "teacher_start": run.start,
     }
     return Job(_name(TEACHER_NOTEBOOK, [run]), TEACHER_NOTEBOOK, parameters, (run,))
 

@@ -1,11 +1,12 @@
 """A profile: the runs that a batch consists of, read from ``profiles/<name>.yaml``.
 
 A profile has ``about``, ``config`` (fields of ``RunConfig``), ``methods``, ``seeds`` and, where
-it needs them, ``datasets`` (fields that differ by data set), ``sweeps`` (more groups of runs:
-``{fields, methods, seeds}``) and, for tuning, ``grid`` (factors of each method's default weight)
-and ``around`` (a data set: factors of what was chosen on it instead). ``analyses: true`` asks for
-the analyses of its networks (notebook 08). Weights come from
-``profiles/tuned/<dataset>.yaml``, which the dev split has written.
+it needs them, ``datasets`` (fields that differ by data set), ``methods_of`` (methods that do),
+``sweeps`` (more groups of runs: ``{fields, methods, seeds}``, on all data sets or those of
+``datasets``) and, for tuning, ``grid`` (factors of each method's default weight) and ``around``
+(a data set: factors of what was chosen on it instead). ``analyses: true`` asks for the analyses
+of its networks (notebook 08). Weights come from ``weights`` of the profile, where it has them for a method, else from ``profiles/tuned/<dataset>.yaml``, which the
+dev split has written.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,11 @@ from kdlib.errors import KdlibError, checked_options, unknown
 from kdlib.runs import RunConfig
 
 PROFILES = Path(__file__).parents[1] / "profiles"
-KEYS = ("about", "config", "datasets", "methods", "seeds", "sweeps", "grid", "around", "analyses")
+KEYS = (
+    "about", "config", "datasets", "methods", "methods_of", "seeds", "sweeps", "weights", "grid",
+    "around", "analyses",
+)  # fmt: skip
+SWEEP_KEYS = ("datasets", "fields", "methods", "seeds")
 SAME_WEIGHT = {
     **dict.fromkeys(("parseval_twin", "dct_low", "dct_high"), "dct"),
     "ours": "dct_abs",
@@ -41,6 +46,8 @@ def read_profile(name: str) -> dict[str, Any]:
         raise unknown("profile", name, profile_names())
     profile = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8"))
     checked_options(profile, KEYS, f"profile '{name}'")
+    for sweep in profile.get("sweeps", []):
+        checked_options(sweep, SWEEP_KEYS, f"a sweep of profile '{name}'")
     return profile
 
 
@@ -49,6 +56,7 @@ def expand(
     dataset: str = "scenes",
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
+    epochs: int | None = None,
 ) -> list[RunConfig]:
     """All runs of a profile, students first; each one once.
 
@@ -57,38 +65,46 @@ def expand(
         dataset: the data set to run it on.
         methods: method strings instead of the profile's own.
         seeds: seeds instead of the profile's own; a seed sets data order and student alike.
+        epochs: of students and teachers, instead of the profile's own.
 
     Raises:
         KdlibError: an unknown profile, field, method or modifier.
     """
     profile = read_profile(name)
-    fields = {
-        "dataset": dataset,
-        **profile["config"],
-        **profile.get("datasets", {}).get(dataset, {}),
-    }
-    groups = [{}, *profile.get("sweeps", [])]
+    own = profile.get("methods_of", {}).get(dataset) or profile["methods"]
     runs = [
         run
-        for group in groups
-        for run in _group(fields, group, profile, methods or group.get("methods"), seeds)
+        for group in [{}, *profile.get("sweeps", [])]
+        if dataset in group.get("datasets", [dataset])
+        for run in _group(
+            _fields(profile, dataset, group.get("fields", {}), epochs),
+            profile,
+            methods or group.get("methods") or own,
+            seeds or group.get("seeds") or profile["seeds"],
+        )
     ]
     return list({run.run_id: run for run in runs}.values())
 
 
+def _fields(
+    profile: Mapping[str, Any], dataset: str, swept: Mapping[str, Any], epochs: int | None
+) -> dict[str, Any]:
+    """What all runs of a group share; a later source wins."""
+    shorter = {} if epochs is None else {"epochs": epochs, "teacher_epochs": epochs}
+    of_dataset = profile.get("datasets", {}).get(dataset, {})
+    return {"dataset": dataset, **profile["config"], **of_dataset, **swept, **shorter}
+
+
 def _group(
     fields: Mapping[str, Any],
-    group: Mapping[str, Any],
     profile: Mapping[str, Any],
-    methods: Sequence[str] | None,
-    seeds: Sequence[int] | None,
+    methods: Sequence[str],
+    seeds: Sequence[int],
 ) -> Iterable[RunConfig]:
-    checked_options(group, ("fields", "methods", "seeds"), "a sweep")
-    merged = {**fields, **group.get("fields", {})}
-    for seed in seeds or group.get("seeds") or profile["seeds"]:
-        for method in methods or profile["methods"]:
-            for chosen in _weights(merged["dataset"], method, profile):
-                values = {**merged, **chosen, "method": method}
+    for seed in seeds:
+        for method in methods:
+            for chosen in _weights(fields["dataset"], method, profile):
+                values = {**fields, **chosen, "method": method}
                 config = RunConfig.from_dict({**values, "data_seed": seed, "init_seed": seed})
                 yield config.canonical()
 
@@ -96,11 +112,12 @@ def _group(
 def _weights(
     dataset: str, method: str, profile: Mapping[str, Any]
 ) -> list[dict[str, float | None]]:
-    """The weights to run a method with: a grid while tuning, else the tuned one."""
+    """The weights to run a method with: a grid while tuning, else the published or tuned one."""
     if method == "student":
         return [{}]
     if "grid" not in profile:
-        return [tuned_weights(dataset, method)]
+        published = _chosen(profile.get("weights", {}), method)
+        return [published or tuned_weights(dataset, method)]
     field, middle = _middle(method, profile.get("around"))
     return [{field: factor * middle} for factor in profile["grid"]]
 
@@ -121,11 +138,14 @@ def tuned_weights(dataset: str, method: str) -> dict[str, float | None]:
     the whole DCT loss, so that nothing but the one property under study differs.
     """
     path = PROFILES / "tuned" / f"{dataset}.yaml"
-    chosen = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return _chosen(yaml.safe_load(path.read_text("utf-8")) if path.exists() else {}, method)
+
+
+def _chosen(weights: Mapping[str, dict[str, float | None]], method: str) -> dict[str, float | None]:
     parts = parse_method(method)
     base = SAME_WEIGHT.get(parts.base, parts.base)
     name = f"{base}+kd" if parts.kd and base != "kd" else base
-    return chosen.get(name, chosen.get(base, {}))
+    return weights.get(name, weights.get(base, {}))
 
 
 def teachers(runs: Iterable[RunConfig]) -> list[RunConfig]:

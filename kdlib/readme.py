@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdlib.comparisons import claims_table
+from kdlib.comparisons import FAMILIES, claims_table
 from kdlib.figure_tables import method_accuracy
 from kdlib.markdown import (
     check_block,
@@ -23,7 +23,7 @@ from kdlib.runs import RunConfig
 from kdlib.selection import runs_of
 
 MEASUREMENTS = Path("benchmarks/results")
-COMMANDS = "commands.json"
+COMMANDS, LOADING = "commands.json", "loading.json"
 
 
 def readme_blocks(readme: Path, roots: Sequence[Path]) -> dict[str, str]:
@@ -41,10 +41,11 @@ def readme_blocks(readme: Path, roots: Sequence[Path]) -> dict[str, str]:
     return {
         "headline": read_accuracy(method_accuracy(runs[0])),
         "summary": "\n".join(summary_markdown(summary_table(some)) for some in runs),
-        "claims": "\n".join(claims_markdown(claims_table(some)) for some in runs),
+        "claims": "\n".join(_claims(some) for some in runs),
         "methods": methods_markdown(),
         "times": _times(measured / COMMANDS),
-        "steps": _steps(sorted(set(measured.glob("*.json")) - {measured / COMMANDS})),
+        "steps": _steps(_step_files(measured)),
+        "loading": _loading(measured / LOADING),
     }
 
 
@@ -77,6 +78,14 @@ def _main_runs(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
         yield runs_of(table, dataset, usual.attentions)
 
 
+def _claims(runs: pd.DataFrame) -> str:
+    """The verdicts of each family of claims that these runs can test."""
+    tables = {name: claims_table(runs, claims) for name, claims in FAMILIES.items()}
+    return "\n".join(
+        f"{name}. {claims_markdown(table)}" for name, table in tables.items() if len(table)
+    )
+
+
 def _times(path: Path) -> str:
     """How long each command took in a fresh clone."""
     if not path.exists():
@@ -86,6 +95,30 @@ def _times(path: Path) -> str:
     where = [str(found["cores"]), found["machine"], found["commit"][:7]]
     seconds = found["seconds"].items()
     return markdown_table(head, [[f"`{name}`", f"{s / 60:.0f}", *where] for name, s in seconds])
+
+
+def _step_files(measured: Path) -> list[Path]:
+    others = {measured / COMMANDS, measured / LOADING}
+    return sorted(set(measured.glob("*.json")) - others)
+
+
+def _loading(path: Path) -> str:
+    """How fast photographs become batches: a row a size of photograph."""
+    if not path.exists():
+        return "Not measured yet; `python -m benchmarks.loading` does it."
+    record = json.loads(path.read_text(encoding="utf-8"))
+    source = record["provenance"]
+    head = ["photographs a second", "JPEG", "as bytes: decoded", "from the cache", "times"]
+    head += ["as batches: decoded", "from the cache", "times", "cache made"]
+    rows = [_loading_row(row) for row in record["photographs"]]
+    where = f"{source['machine']}, {source['cores']} cores, commit {source['commit'][:7]}"
+    return f"{markdown_table(head, rows)}\n\n{where}."
+
+
+def _loading_row(row: dict[str, Any]) -> list[str]:
+    speeds = [(row["decoded"][kind], row["cached"][kind]) for kind in ("bytes", "batches")]
+    cells = [[f"{slow:,}", f"{fast:,}", f"{fast / slow:.1f} ×"] for slow, fast in speeds]
+    return [row["size"], f"{row['kilobytes']} kB", *cells[0], *cells[1], f"{row['making']:,}"]
 
 
 def _steps(paths: Sequence[Path]) -> str:

@@ -67,8 +67,13 @@ __all__ = [
 ]
 
 
-def of_profile(table: pd.DataFrame, profile: str) -> pd.DataFrame:
+def of_profile(table: pd.DataFrame, profile: str, epochs: int | None = None) -> pd.DataFrame:
     """The runs of a profile and their teachers, whichever methods and seeds were asked for.
+
+    Args:
+        table: runs.
+        profile: name of the profile.
+        epochs: of students and teachers, if the profile was cut to so many.
 
     Raises:
         KdlibError: no such profile, or none of its runs is in the table.
@@ -77,8 +82,8 @@ def of_profile(table: pd.DataFrame, profile: str) -> pd.DataFrame:
     runs = [
         run
         for dataset in sorted(set(table["dataset"]))
-        for chosen in ((None, None), (methods, seeds))
-        for run in expand(profile, dataset, *chosen)
+        for some, of in ((None, None), (methods, seeds))
+        for run in expand(profile, dataset, some, of, epochs)
     ]
     names = {run.run_id for run in runs}
     names |= {run.teacher_config().run_id for run in runs if run.teacher != "none"}
@@ -88,10 +93,10 @@ def of_profile(table: pd.DataFrame, profile: str) -> pd.DataFrame:
     return chosen
 
 
-def print_results(roots: list[Path], profile: str | None = None) -> None:
+def print_results(roots: list[Path], profile: str | None = None, epochs: int | None = None) -> None:
     """Print the summary of each setting and the verdicts on the claims, as markdown."""
     table = load_records(*roots)
-    chosen = table if profile is None else of_profile(table, profile)
+    chosen = table if profile is None else of_profile(table, profile, epochs)
     print(summary_markdown(summary_table(chosen)))
     claims = claims_table(chosen)
     if len(claims):

@@ -14,9 +14,12 @@ import pandas as pd
 from kdlib.distillers import METHODS, parse_method
 from kdlib.errors import KdlibError
 from kdlib.records import find_records
+from kdlib.runs import ADDED_LATER, RunConfig, without_neutral
 
 SEEDS = ("data_seed", "init_seed", "teacher_seed")
-TEACHER = ("teacher", "teacher_epochs", "teacher_weights")
+TEACHER = (
+    "teacher", "teacher_epochs", "teacher_weights", "teacher_start", "teacher_learning_rate",
+)  # fmt: skip
 VARIANT = ("method_options", "weight", "ce_weight", "kd_weight", "temperature", *TEACHER)
 METRICS = ("top1", "top5", "mca", "mca_all")
 STAGE_MEASURES = ("ssim", "energy_share", "pointing")
@@ -43,8 +46,7 @@ def load_records(*roots: Path) -> pd.DataFrame:
 
 
 def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    config, relevance = record["config"], record["relevance"] or {}
-    taught = {**config, "student": config["teacher"], "epochs": config["teacher_epochs"]}
+    config, relevance = _complete(record["config"]), record["relevance"] or {}
     return {
         **{name: _plain(value) for name, value in config.items()},
         **{name: record["results"][name] for name in METRICS},
@@ -55,7 +57,7 @@ def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         **{name: record["cost"][name] for name in ("parameters", "flops", "train_seconds")},
         "run_id": record["run_id"],
         "setting": setting_of(config),
-        "teacher_setting": None if config["teacher"] == "none" else setting_of(taught),
+        "teacher_setting": None if config["teacher"] == "none" else setting_of(_taught(config)),
         "commit": record["provenance"]["commit"],
         "dirty": record["provenance"]["dirty"],
         "device": record["provenance"]["device"],
@@ -64,10 +66,27 @@ def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the defaults of the fields that did not exist when it was recorded."""
+    defaults = RunConfig().to_dict()
+    return {**config, **{name: config.get(name, defaults[name]) for name in ADDED_LATER}}
+
+
+def _taught(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the configuration of a student's teacher differs in from the student's own."""
+    return {
+        **config,
+        "student": config["teacher"],
+        "epochs": config["teacher_epochs"],
+        "start": config["teacher_start"],
+        "learning_rate": config["teacher_learning_rate"] or config["learning_rate"],
+    }
+
+
 def setting_of(config: Mapping[str, Any], but: Iterable[str] = ()) -> str:
     """Short hash of what runs that may be compared have in common (``but`` these fields)."""
     own = {"method", *VARIANT, *SEEDS, *but}
-    shared = {name: value for name, value in config.items() if name not in own}
+    shared = {name: value for name, value in without_neutral(config).items() if name not in own}
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
 
 

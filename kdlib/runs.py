@@ -18,6 +18,9 @@ from kdlib.errors import KdlibError, unknown
 from kdlib.files import write_json
 
 SCHEMA_VERSION = 1
+ADDED_LATER = ("start", "teacher_start", "teacher_learning_rate")
+"""Fields younger than the first records. At their defaults they are left out of what is hashed,
+so that a run from before a field existed keeps its name, its hash and its setting."""
 CHOICES = {
     "precision": ("float32", "bfloat16", "auto"),
     "schedule": ("one_cycle", "step", "constant"),
@@ -33,7 +36,9 @@ class RunConfig:
     ``weight``, ``ce_weight`` and ``method_options`` left at ``None`` / empty take the method's
     own defaults. ``split="train"`` trains on the training set and evaluates on the test set;
     ``split="dev"`` holds a fifth of the training set out, trains on the rest and evaluates on
-    what was held out: the only split on which anything may be chosen.
+    what was held out: the only split on which anything may be chosen. ``start`` and
+    ``teacher_start`` name torchvision's weights (``IMAGENET1K_V1``, ``DEFAULT``) that training
+    begins with; ``None`` is a random start. ``teacher_learning_rate=None`` is ``learning_rate``.
     """
 
     dataset: str = "scenes"
@@ -53,6 +58,9 @@ class RunConfig:
     epochs: int = 15
     teacher_epochs: int = 15
     teacher_weights: str | None = None
+    start: str | None = None
+    teacher_start: str | None = None
+    teacher_learning_rate: float | None = None
     batch_size: int = 128
     optimiser: str = "sgd"
     learning_rate: float = 0.1
@@ -76,6 +84,8 @@ class RunConfig:
                 raise unknown(name, getattr(self, name), valid)
         _check_positive(self, "epochs", "teacher_epochs", "batch_size", "image_size")
         _check_positive(self, "learning_rate", "temperature")
+        if self.teacher_learning_rate is not None:
+            _check_positive(self, "teacher_learning_rate")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":
@@ -96,13 +106,14 @@ class RunConfig:
             return self
         blank = RunConfig()
         kept = ("method_options", "weight", "ce_weight", "kd_weight", "temperature")
-        neutral = {name: getattr(blank, name) for name in (*kept, "teacher_epochs", "teacher_seed")}
-        return replace(self, teacher="none", teacher_weights=None, **neutral)
+        of_teacher = [item.name for item in fields(self) if item.name.startswith("teacher_")]
+        neutral = {name: getattr(blank, name) for name in (*kept, *of_teacher)}
+        return replace(self, teacher="none", **neutral)
 
     @property
     def config_hash(self) -> str:
         """SHA-256 of the canonical configuration, in hexadecimal."""
-        text = json.dumps(self.canonical().to_dict(), sort_keys=True)
+        text = json.dumps(without_neutral(self.canonical().to_dict()), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -115,8 +126,17 @@ class RunConfig:
     def teacher_config(self) -> "RunConfig":
         """The run whose weights teach this one: the teacher network, trained plainly."""
         seeds: dict[str, Any] = {"data_seed": self.teacher_seed, "init_seed": self.teacher_seed}
-        plain = replace(self, student=self.teacher, method="student", **seeds)
-        return replace(plain, epochs=self.teacher_epochs).canonical()
+        rate = self.teacher_learning_rate or self.learning_rate
+        schedule: dict[str, Any] = {"epochs": self.teacher_epochs, "learning_rate": rate}
+        plain = replace(self, student=self.teacher, start=self.teacher_start, method="student")
+        return replace(plain, **seeds, **schedule).canonical()
+
+
+def without_neutral(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the fields of ``ADDED_LATER`` that are at their defaults."""
+    defaults = {item.name: item.default for item in fields(RunConfig)}
+    neutral = {name for name in ADDED_LATER if config.get(name) == defaults[name]}
+    return {name: value for name, value in config.items() if name not in neutral}
 
 
 def _check_positive(config: RunConfig, *names: str) -> None:

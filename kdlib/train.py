@@ -42,10 +42,13 @@ from kdlib.trainee import Lesson, Trainee
 
 OWN_FIELDS = {
     "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
-    "init_seed", "optimiser", "learning_rate", "momentum", "weight_decay", "schedule",
+    "init_seed", "start", "optimiser", "learning_rate", "momentum", "weight_decay", "schedule",
     "milestones",
 }  # fmt: skip
-TEACHER_FIELDS = {"teacher", "teacher_epochs", "teacher_weights", "teacher_seed"}
+TEACHER_FIELDS = {
+    "teacher", "teacher_epochs", "teacher_weights", "teacher_seed", "teacher_start",
+    "teacher_learning_rate",
+}  # fmt: skip
 MONITORED = 2000
 
 

@@ -53,7 +53,8 @@ class Trainee:
         self.directory = run_directory(config, root)
         self.precision = precision
         seed_everything(derive_seed(config.init_seed, "weights"))
-        self.student = create_model(config.student, classes)
+        start = {"weights": config.start} if config.start else {}
+        self.student = create_model(config.student, classes, **start)
         self.student.to(device).to(memory_format=torch.channels_last)
         seed_everything(derive_seed(config.init_seed, "distiller"))
         self.distiller = create_distiller(config, self._pair(lesson)).to(device)

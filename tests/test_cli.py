@@ -4,8 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from photographs import write_mit67
 
 from kdlib.cli import main
+from kdlib.data import dataset_names
 
 COMMANDS = ("run", "results", "figures", "data", "methods")
 
@@ -47,3 +49,29 @@ def test_a_mistake_is_told_in_one_screen_without_a_traceback(arguments, message,
 def test_methods_are_listed_with_their_source(capsys):
     assert main(["methods"]) == 0
     assert "arXiv 1612.03928" in capsys.readouterr().out
+
+
+def test_every_data_set_is_listed_with_what_it_is(capsys):
+    assert main(["data", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(dataset_names())
+    assert all(20 < len(line) <= 100 for line in lines)
+
+
+def test_photographs_are_checked_and_cached(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
+    root = ["--data-root", str(write_mit67(tmp_path))]
+    assert main(["data", "check", "mit67", *root]) == 0
+    assert (
+        "mit67, train: readable; 8 images (published: 5,360), 2 classes" in capsys.readouterr().out
+    )
+    size = ["--image-size", "32", "--workers", "1"]
+    assert main(["data", "cache", "mit67", *size, *root]) == 0
+    assert "mit67, test: 8 photographs, 0.00 GB" in capsys.readouterr().out
+
+
+def test_what_needs_no_cache_says_so(capsys):
+    assert main(["data", "cache", "scenes"]) == 2
+    assert "mit67, sun397" in capsys.readouterr().err
+    assert main(["data", "cache", "mit76"]) == 2
+    assert "Did you mean 'mit67'" in capsys.readouterr().err

@@ -192,6 +192,9 @@ def test_every_method_has_a_look_and_no_two_families_share_one():
         assert look(f"{method}+kd").colour == look(method).colour and name_of(method)
     assert look("dct+kd").face == "white" and look("dct+gate").line == "--"
     assert name_of("at_equal_scale+kd [weight=2]") == "AT, balanced + KD [weight=2]"
+    options = '[method_options={"band": ["low", 4], "drop_dc": false}, weight=3.9]'
+    assert name_of(f"dct_options {options}") == "DCT, band low 4, drop_dc false"
+    assert look(f"dct_options {options}") == look("dct_options")
 
 
 def test_a_teacher_of_the_students_kind_is_drawn_once(tmp_path):

@@ -69,8 +69,23 @@ def test_the_parameters_of_a_job_name_its_runs(tmp_path, profile):
             assert as_notebook_05(job.parameters) == list(job.runs)
 
 
+def test_the_jobs_of_the_published_protocol_name_its_runs(tmp_path):
+    wanted = expand("paper", "mit67", ["student", "kd", "at+kd"], [0])
+    planned_jobs = jobs.plan(wanted, tmp_path, 7)
+    taught = [job for job in planned_jobs if job.notebook == jobs.TEACHER_NOTEBOOK]
+    assert {job.parameters["teacher_start"] for job in taught} == {"IMAGENET1K_V1"}
+    for job in taught:
+        assert [RunConfig.from_dict(job.parameters).teacher_config()] == list(job.runs)
+    found = [r for j in planned_jobs if j not in taught for r in as_notebook_05(j.parameters)]
+    assert sorted(run.run_id for run in found) == sorted(run.run_id for run in wanted)
+    for job in planned_jobs:
+        assert set(job.parameters) <= set(parameter_defaults(NOTEBOOKS / f"{job.notebook}.ipynb"))
+
+
 def test_the_parameters_of_a_teacher_s_job_name_its_run(tmp_path):
-    job = jobs.plan(runs("kd", teacher_epochs=7, teacher_seed=3), tmp_path, 6)[0]
+    own = {"teacher_epochs": 7, "teacher_seed": 3, "teacher_learning_rate": 0.01}
+    wanted = runs("kd", teacher="resnet18", teacher_start="DEFAULT", **own)
+    job = jobs.plan(wanted, tmp_path, 6)[0]
     assert RunConfig.from_dict(job.parameters).teacher_config() == job.runs[0]
 
 

@@ -1,9 +1,12 @@
 """Profiles expand to runs; tuned weights come from the dev split and reach the right methods."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from kdlib import profiles
+from kdlib.distillers import create_distiller
 from kdlib.errors import KdlibError
 from kdlib.profiles import (
     expand,
@@ -14,6 +17,9 @@ from kdlib.profiles import (
     teachers,
     tuned_weights,
 )
+
+RECORDS = Path(__file__).parents[1] / "records"
+SCENES = ("mit67", "sun397", "ade20k")
 
 
 @pytest.fixture
@@ -42,6 +48,97 @@ def test_quick_is_the_central_comparison_with_three_seeds():
 def test_methods_and_seeds_can_be_given():
     runs = expand("quick", methods=["dct"], seeds=[7])
     assert [(run.method, run.data_seed, run.init_seed) for run in runs] == [("dct", 7, 7)]
+
+
+@pytest.mark.parametrize("profile", ["quick", "decide"])
+@pytest.mark.parametrize("dataset", ["scenes", "fashion_scenes"])
+def test_what_is_added_to_profiles_changes_no_run_that_is_recorded(profile, dataset):
+    recorded = {path.name for path in RECORDS.iterdir()}
+    runs = [run for run in expand(profile, dataset) if run.run_id in recorded]
+    assert {run.method for run in runs} >= {"student", "kd", "at", "dct", "dct+kd"}
+    assert {run.run_id for run in teachers(runs)} <= recorded
+
+
+def test_epochs_can_be_cut_for_students_and_teachers():
+    (run,) = expand("paper", "mit67", ["kd"], [0], epochs=1)[:1]
+    assert (run.epochs, run.teacher_config().epochs, run.milestones) == (1, 1, (25, 50))
+
+
+def published(dataset: str, method: str):
+    return expand("paper", dataset, [method], [0])
+
+
+@pytest.mark.parametrize("dataset", SCENES)
+def test_the_published_protocol_of_scenes(dataset):
+    runs = published(dataset, "kd")
+    pairs = [(run.teacher, run.student) for run in runs]
+    assert pairs == [
+        ("resnet50", "resnet18"), ("resnet152", "resnet34"), ("resnet50", "mobilenet_v2"),
+    ]  # fmt: skip
+    for run in [*runs, *teachers(runs)]:
+        assert (run.epochs, run.schedule, run.milestones) == (70, "step", (25, 50))
+        assert (run.batch_size, run.momentum, run.weight_decay) == (128, 0.9, 1e-4)
+        assert (run.image_size, run.augmentation) == (224, ("flip", "random_crop"))
+    assert {(run.start, run.learning_rate) for run in runs} == {(None, 0.1)}
+    taught = {(run.start, run.learning_rate) for run in teachers(runs)}
+    assert taught == {("IMAGENET1K_V1", 0.01)} and len(teachers(runs)) == 2
+
+
+def test_the_published_protocol_of_cifar100():
+    runs = published("cifar100", "kd")
+    pairs = {
+        (run.teacher.removeprefix("resnet"), run.student.removeprefix("resnet")) for run in runs
+    }
+    assert pairs == {("56", "20"), ("110", "20"), ("110", "32"), ("32x4", "8x4")}
+    for run in [*runs, *teachers(runs)]:
+        assert (run.epochs, run.milestones, run.learning_rate) == (240, (150, 180, 210), 0.05)
+        assert (run.weight_decay, run.augmentation, run.start) == (5e-4, ("flip", "crop"), None)
+
+
+@pytest.mark.parametrize(
+    ("method", "weight", "ce", "kd"),
+    [
+        ("kd", 0.0, 0.1, 0.8),
+        ("at", 1000.0, 1.0, 0.0),
+        ("at+kd", 1000.0, 0.1, 1.0),
+        ("release_a+gate", 1.0, 1.0, 0.0),
+        ("release_a+gate+kd", 1.0, 0.1, 1.0),
+    ],
+)
+def test_the_published_weights(method, weight, ce, kd):
+    for run in published("mit67", method):
+        distiller = create_distiller(run)
+        found = (distiller.weight, distiller.ce_weight, distiller.kd_weight)
+        assert found == (weight, ce, kd)
+
+
+def test_the_release_gates_the_dct_loss_on_scenes_alone():
+    profile = read_profile("paper")
+    gated = [method for method in profile["methods"] if "gate" in method]
+    assert gated == ["release_a+gate", "release_a+gate+kd"]
+    assert not any("gate" in method for method in profile["methods_of"]["cifar100"])
+    ungated = [method.replace("+gate", "") for method in profile["methods"]]
+    assert profile["methods_of"]["cifar100"] == ungated
+
+
+def test_weights_of_a_profile_go_before_tuned_ones(tuned, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "{config: {}, methods: [dct, kd], seeds: [0], weights: {kd: {kd_weight: 0.8}}}"
+    )
+    dct, kd = expand("mine")
+    assert (dct.weight, kd.kd_weight) == (7.0, 0.8)
+
+
+def test_a_sweep_can_be_of_some_data_sets_and_methods_of_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "PROFILES", tmp_path)
+    (tmp_path / "mine.yaml").write_text(
+        "{config: {}, methods: [at], seeds: [0], methods_of: {cifar100: [dct]},"
+        " sweeps: [{datasets: [cifar100], fields: {epochs: 3}}]}"
+    )
+    assert [(run.method, run.epochs) for run in expand("mine")] == [("at", 15)]
+    assert [(run.method, run.epochs) for run in expand("mine", "cifar100")] == [
+        ("dct", 15), ("dct", 3),
+    ]  # fmt: skip
 
 
 def test_a_grid_can_lie_around_what_was_chosen_on_another_data_set(tmp_path, monkeypatch):
@@ -97,6 +194,9 @@ def test_an_unknown_key_of_a_profile_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(profiles, "PROFILES", tmp_path)
     (tmp_path / "mine.yaml").write_text("config: {}\nmethod: [dct]\n")
     with pytest.raises(KdlibError, match="Unknown option of profile 'mine' 'method'"):
+        read_profile("mine")
+    (tmp_path / "mine.yaml").write_text("config: {}\nsweeps: [{dataset: scenes}]\n")
+    with pytest.raises(KdlibError, match="Unknown option of a sweep of profile 'mine' 'dataset'"):
         read_profile("mine")
 
 

@@ -14,9 +14,18 @@ from kdlib.readme import check_readme, readme_blocks, update_readme
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-BLOCKS = ("headline", "summary", "claims", "methods", "times", "steps")
+BLOCKS = ("headline", "summary", "claims", "methods", "times", "steps", "loading")
 EMPTY = "\n".join(f"<!-- results:{name} -->\n<!-- /results:{name} -->" for name in BLOCKS)
 COMMANDS = {"seconds": {"make test": 600}, "cores": 2, "machine": "A processor", "commit": "0" * 40}
+LOADING = {
+    "photographs": [
+        {
+            "size": "500 x 400", "kilobytes": 48, "making": 700,
+            "decoded": {"bytes": 800, "batches": 600}, "cached": {"bytes": 8000, "batches": 1500},
+        }
+    ],
+    "provenance": {"machine": "A processor", "cores": 2, "commit": "0" * 40},
+}  # fmt: skip
 STEPS = {
     "overhead": {"at": {"median": 0.012}, "dct": {"median": 0.034}},
     "lock_step": {"speedup": {"median": 1.8}},
@@ -83,10 +92,12 @@ def test_measurements_come_from_files_beside_the_readme(written):
     results = written.parent / "benchmarks" / "results"
     results.mkdir(parents=True)
     (results / "commands.json").write_text(json.dumps(COMMANDS))
+    (results / "loading.json").write_text(json.dumps(LOADING))
     (results / "one.json").write_text(json.dumps(STEPS))
     (results / "two.json").write_text(json.dumps({**STEPS, "torchdistill": None}))
     after = readme_blocks(written, roots)
     assert re.search(r"`make test` +\| 10 +\| 2 ", after["times"])
+    assert re.search(r"\| 8,000 +\| 10.0 × .*\| 2.5 × ", after["loading"])
     assert "+1.2%" in after["steps"] and "+3.4%" in after["steps"] and "1.80 ×" in after["steps"]
     assert after["steps"].count("1.05 × ours") == 1
 

@@ -2,12 +2,16 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from kdlib.errors import KdlibError
 from kdlib.files import write_atomic, write_text
-from kdlib.runs import RunConfig, configs_of, read_record, write_record
+from kdlib.run_table import load_records
+from kdlib.runs import ADDED_LATER, RunConfig, configs_of, read_record, write_record
+
+RECORDS = Path(__file__).parents[1] / "records"
 
 
 def test_the_same_config_gives_the_same_directory():
@@ -57,7 +61,10 @@ def test_an_unknown_parameter_names_the_nearest_and_all_valid_ones():
         RunConfig.from_dict({"epoch": 3})
 
 
-@pytest.mark.parametrize("bad", [{"precision": "float8"}, {"schedule": "cosine"}, {"epochs": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"precision": "float8"}, {"schedule": "cosine"}, {"epochs": 0}, {"teacher_learning_rate": 0}],
+)
 def test_a_bad_value_is_refused_with_its_name(bad):
     with pytest.raises(KdlibError, match=next(iter(bad))):
         RunConfig(**bad)
@@ -93,3 +100,37 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
         write_atomic(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_committed_records_keep_their_names_whatever_fields_are_added():
+    paths = sorted(RECORDS.glob("*/record.json"))
+    assert len(paths) > 100
+    for path in paths:
+        record = read_record(path)
+        config = RunConfig.from_dict(record["config"])
+        assert config.config_hash == record["config_hash"], path
+        assert config.run_id == record["run_id"] == path.parent.name
+
+
+def test_a_field_added_later_counts_as_soon_as_it_is_set():
+    config = RunConfig(method="kd")
+    changes = {"start": "DEFAULT", "teacher_start": "DEFAULT", "teacher_learning_rate": 0.01}
+    assert set(changes) == set(ADDED_LATER)
+    names = {replace(config, **{name: value}).run_id for name, value in changes.items()}
+    assert len(names | {config.run_id}) == 4
+
+
+def test_a_teacher_has_a_start_and_a_learning_rate_of_its_own():
+    config = RunConfig(method="kd", teacher_start="IMAGENET1K_V1", teacher_learning_rate=0.01)
+    teacher = config.teacher_config()
+    assert (teacher.start, teacher.learning_rate) == ("IMAGENET1K_V1", 0.01)
+    assert (config.start, config.learning_rate) == (None, 0.1)
+    plain = replace(config, method="student").canonical()
+    assert plain.run_id == RunConfig(method="student").run_id
+    assert RunConfig(method="kd").teacher_config().learning_rate == 0.1
+
+
+def test_records_from_before_a_field_was_added_get_its_default():
+    table = load_records(RECORDS)
+    assert set(ADDED_LATER) <= set(table.columns)
+    assert table[list(ADDED_LATER)].isna().all(axis=None)

@@ -20,7 +20,7 @@ from kdlib.models import create_model
 from kdlib.runs import RunConfig, run_directory
 from kdlib.train import fit
 
-METHODS = ("student", "kd", "at", "dct+gate+kd")
+METHODS = ("student", "kd", "at", "dct+gate+kd", "crd", "vid+kd")
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,12 @@ def test_a_record_holds_provenance_and_no_checkpoint_is_left(taught):
     assert record["results"]["last_epoch"] == config.epochs
 
 
-def test_a_run_resumes_to_the_same_bits_when_stopped_after_any_epoch(taught, tmp_path, monkeypatch):
-    config = tiny()
+# Besides the plain case: a memory with random draws, and layers of the method's own.
+@pytest.mark.parametrize("method", ["dct+kd", "crd", "famkd"])
+def test_a_run_resumes_to_the_same_bits_when_stopped_after_any_epoch(
+    method, taught, tmp_path, monkeypatch
+):
+    config = tiny(method=method)
     whole = fit([config], copy_teacher(taught, tmp_path / "whole"), progress=False)[0]
     root = copy_teacher(taught, tmp_path / "stopped")
     from kdlib import train

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from kdlib.errors import KdlibError, unknown  # noqa: E402
 
-VARIABLES = ("PROFILE", "DATASET", "METHODS", "SEEDS", "DATA_ROOT", "JOBS", "PYTHON")
+VARIABLES = ("PROFILE", "DATASET", "METHODS", "SEEDS", "EPOCHS", "DATA_ROOT", "JOBS", "PYTHON")
 OLDEST, NEWEST = (3, 11), (3, 13)
 
 
@@ -34,6 +34,7 @@ def main(arguments: list[str], given: Mapping[str, str]) -> int:
         check_dataset(given.get("DATASET", ""))
         check_methods(words(given.get("METHODS", "")))
         check_seeds(words(given.get("SEEDS", "")))
+        check_epochs(given.get("EPOCHS", ""))
         check_data_root(given.get("DATA_ROOT", ""))
         check_jobs(given.get("JOBS", ""))
     except KdlibError as error:
@@ -145,6 +146,12 @@ def check_seeds(seeds: Iterable[str]) -> None:
             raise KdlibError(f"SEEDS has '{seed}'; valid: whole numbers from 0, as in SEEDS=0,1,2.")
 
 
+def check_epochs(epochs: str) -> None:
+    """Refuse a number of epochs that is not a whole number of 1 or more."""
+    if epochs and not _is_positive(epochs):
+        raise KdlibError(f"EPOCHS is '{epochs}'; valid: a whole number from 1.")
+
+
 def check_data_root(folder: str) -> None:
     """Refuse a folder that does not exist."""
     if folder and not Path(folder).is_dir():
@@ -153,8 +160,12 @@ def check_data_root(folder: str) -> None:
 
 def check_jobs(jobs: str) -> None:
     """Refuse a number of jobs that is neither ``all`` nor a whole number of 1 or more."""
-    if jobs and jobs != "all" and not (jobs.isascii() and jobs.isdigit() and int(jobs) > 0):
+    if jobs and jobs != "all" and not _is_positive(jobs):
         raise KdlibError(f"JOBS is '{jobs}'; valid: all, or a whole number from 1.")
+
+
+def _is_positive(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) > 0
 
 
 if __name__ == "__main__":

@@ -1,14 +1,21 @@
 """Data sets by name; one line each."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from kdlib.data.ade20k import list_ade20k
 from kdlib.data.cifar import load_cifar100
 from kdlib.data.fashion import load_fashion_mnist
 from kdlib.data.fashion_scenes import load_fashion_scenes
-from kdlib.data.folder import load_imagefolder
+from kdlib.data.folder import list_imagefolder
 from kdlib.data.image_data import ImageData
+from kdlib.data.mit67 import list_mit67
+from kdlib.data.photo_data import load_photographs
+from kdlib.data.photo_source import Lister
+from kdlib.data.places365 import list_places365
 from kdlib.data.scenes import load_scenes
+from kdlib.data.sun397 import list_sun397
 from kdlib.errors import KdlibError, unknown
 
 DATASETS: dict[str, Callable[..., ImageData]] = {
@@ -16,8 +23,16 @@ DATASETS: dict[str, Callable[..., ImageData]] = {
     "fashion_scenes": load_fashion_scenes,
     "fashion_mnist": load_fashion_mnist,
     "cifar100": load_cifar100,
-    "imagefolder": load_imagefolder,
+    "mit67": partial(load_photographs, list_mit67),
+    "sun397": partial(load_photographs, list_sun397),
+    "ade20k": partial(load_photographs, list_ade20k),
+    "places365": partial(load_photographs, list_places365),
+    "imagefolder": partial(load_photographs, list_imagefolder),
 }
+LISTERS: dict[str, Lister] = {
+    name: loader.args[0] for name, loader in DATASETS.items() if isinstance(loader, partial)
+}
+"""Of the data sets that are photographs in files of their own."""
 SMALLEST = 2
 SPLITS = ("train", "fit", "dev", "test")
 DEV_SHARE = 0.2
@@ -26,6 +41,12 @@ DEV_SHARE = 0.2
 def dataset_names() -> tuple[str, ...]:
     """Names that ``load_data`` knows."""
     return tuple(DATASETS)
+
+
+def about(name: str) -> str:
+    """What a data set is, in one line."""
+    text = (LISTERS.get(name) or DATASETS[name]).__doc__ or ""
+    return text.split("\n")[0].rstrip(".")
 
 
 def load_data(
@@ -38,7 +59,7 @@ def load_data(
     distractors: int = 4,
     data_root: Path | str | None = None,
 ) -> ImageData:
-    """Load a split of a data set into memory (or map it).
+    """Load a split of a data set into memory, map it, or list its photographs.
 
     Args:
         name: one of ``dataset_names()``.

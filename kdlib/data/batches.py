@@ -1,11 +1,14 @@
-"""Batches on the device: whole data sets as uint8, augmented a batch at a time.
+"""Batches on the device: data sets as uint8, augmented a batch at a time.
+
+A data set in memory is moved to the device once, if it leaves the device half of its free memory.
+Photographs, and what is larger, stay where they are and go there batch by batch.
 
 The order and the augmentation of an epoch are functions of the data seed and the epoch alone.
 They are drawn for all images before the first batch, so neither the batch size nor the number
 of students can shift them, and a resumed run meets the very same batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,11 +16,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdlib.data.image_data import ImageData
-from kdlib.errors import unknown
+from kdlib.data.photographs import Photographs, random_places
+from kdlib.errors import KdlibError, unknown
 from kdlib.seeds import generator
 
-AUGMENTATIONS = ("flip", "crop")
+AUGMENTATIONS = ("flip", "crop", "random_crop")
 CROP_PADDING = 4
+DEVICE_SHARE = 0.5
+"""Of a GPU's free memory that a data set may take."""
 
 
 class Batch(NamedTuple):
@@ -32,14 +38,16 @@ class Batches:
     """A data set on a device, handed out in batches.
 
     Args:
-        data: the images; they are moved to ``device`` once.
+        data: the images.
         batch_size: images a batch; the last batch of an epoch may be smaller.
         augmentation: any of ``AUGMENTATIONS``; ``flip`` mirrors half of the images, ``crop``
-            pads by four pixels with the mean colour and cuts a random window.
-        device: where the images live and the batches are made.
+            pads by four pixels with the mean colour and cuts a random window, ``random_crop``
+            cuts a random window, not the middle one, out of a photograph, to the ends of its
+            longer side.
+        device: where the batches are made.
 
     Raises:
-        KdlibError: an augmentation that does not exist.
+        KdlibError: an augmentation that does not exist, or not for these images.
     """
 
     def __init__(
@@ -49,10 +57,8 @@ class Batches:
         augmentation: tuple[str, ...] = (),
         device: torch.device | str = "cpu",
     ) -> None:
-        for name in augmentation:
-            if name not in AUGMENTATIONS:
-                raise unknown("augmentation", name, AUGMENTATIONS)
-        self.images = data.images.to(device)
+        _check_augmentation(augmentation, data)
+        self.images = _placed(data.images, torch.device(device))
         self.labels = data.labels.to(device)
         self.batch_size = batch_size
         self.augmentation = augmentation
@@ -65,29 +71,67 @@ class Batches:
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """One epoch in random order, augmented."""
-        count, device = len(self.labels), self.images.device
+        count, device = len(self.labels), self.labels.device
         order = torch.randperm(count, generator=generator(seed, "order", epoch)).to(device)
         stream = generator(seed, "augmentation", epoch)
         flips = (torch.rand(count, generator=stream) < 0.5).to(device)
         shifts = torch.randint(0, 2 * CROP_PADDING + 1, (count, 2), generator=stream).to(device)
-        for indices in order.split(self.batch_size):
-            images = self._normalise(self.images[indices])
-            if "flip" in self.augmentation:
-                images = torch.where(flips[indices].view(-1, 1, 1, 1), images.flip(-1), images)
+        places = random_places(count, stream) if "random_crop" in self.augmentation else None
+        for indices, pixels in self._pixels(order.split(self.batch_size), places):
+            if "flip" in self.augmentation:  # of whole numbers: a quarter of the bytes
+                pixels = torch.where(flips[indices].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+            images = self._normalised(pixels)
             if "crop" in self.augmentation:
                 images = _shifted(images, shifts[indices])
             yield Batch(images, self.labels[indices], indices)
 
     def in_order(self) -> Iterator[Batch]:
         """Every image once, in its place, not augmented."""
-        for indices in torch.arange(len(self.labels), device=self.images.device).split(
-            self.batch_size
-        ):
-            images = self._normalise(self.images[indices])
-            yield Batch(images, self.labels[indices], indices)
+        order = torch.arange(len(self.labels), device=self.labels.device)
+        for indices, pixels in self._pixels(order.split(self.batch_size), None):
+            yield Batch(self._normalised(pixels), self.labels[indices], indices)
 
-    def _normalise(self, images: Tensor) -> Tensor:
-        return (images.float() / 255 - self._mean) / self._std
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return pixels.float().div_(255).sub_(self._mean).div_(self._std)
+
+    def _pixels(
+        self, parts: Sequence[Tensor], places: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each part's positions (B,) and images (B, 3, H, W) uint8, on the device."""
+        for indices, pixels in zip(parts, self._stored(parts, places), strict=True):
+            yield indices, pixels.to(self.labels.device)
+
+    def _stored(self, parts: Sequence[Tensor], places: Tensor | None) -> Iterator[Tensor]:
+        """Each part's images, wherever they lie."""
+        images = self.images
+        if isinstance(images, Photographs):
+            return images.batches([part.cpu() for part in parts], places)
+        return (images[part.to(images.device)] for part in parts)
+
+
+def _check_augmentation(names: tuple[str, ...], data: ImageData) -> None:
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise unknown("augmentation", name, AUGMENTATIONS)
+    if "random_crop" in names and not isinstance(data.images, Photographs):
+        raise KdlibError(
+            "The augmentation 'random_crop' cuts a window out of a larger photograph, and these "
+            "images are all of one size; use 'crop', which shifts them by up to four pixels."
+        )
+
+
+def _placed(images: Tensor | Photographs, device: torch.device) -> Tensor | Photographs:
+    """The images on the device, if they are in memory and fit there; else as they are."""
+    if isinstance(images, Photographs) or not _fits(images.nbytes, device):
+        return images
+    return images.to(device)
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return size <= DEVICE_SHARE * free
 
 
 def _shifted(images: Tensor, shifts: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def cached(
     Raises:
         KdlibError: the cache's folder cannot be written to.
     """
-    folder = _usable_root() / name
+    folder = usable_root() / name
     with FileLock(folder.with_suffix(".lock")):
         if not _is_whole(folder):
             _remove_remains(folder)
@@ -54,7 +54,12 @@ def cached(
     return {path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}
 
 
-def _usable_root() -> Path:
+def usable_root() -> Path:
+    """The folder of caches, made if need be.
+
+    Raises:
+        KdlibError: it cannot be written to.
+    """
     root = cache_root()
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,20 @@
-"""A data set in memory: what every loader returns."""
+"""A data set: what every loader returns, in memory or, where that is much, as photographs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from kdlib.data.photographs import Photographs
+
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images with labels, ready to be moved to a device whole.
+    """Images with labels.
 
     Attributes:
-        images: (N, 3, H, W) uint8.
+        images: (N, 3, H, W) uint8, ready to be moved to a device whole; or N photographs, which
+            are read when they are asked for.
         labels: (N,) int64, in ``range(len(classes))``.
         classes: names of the classes, in the order of the labels.
         mean: mean of each channel in 0..1, for normalisation.
@@ -21,7 +24,7 @@ class ImageData:
             define the class; ``None`` where there is no such ground truth.
     """
 
-    images: Tensor
+    images: Tensor | Photographs
     labels: Tensor
     classes: tuple[str, ...]
     mean: tuple[float, float, float]

@@ -43,7 +43,7 @@ def load_scenes(
     distractors: int = 4,
     data_root: Path | None = None,
 ) -> ImageData:
-    """The embedded scenes; ``data_root`` is not needed."""
+    """The embedded scenes: made on the fly, no data root needed."""
     recipe = scene_recipe(attentions, distractors, image_size)
     count = size or (TRAIN_SIZE if split == "train" else TEST_SIZE)
     source = hashlib.sha256(ATLAS.read_bytes() + INDEX.read_bytes()).hexdigest()

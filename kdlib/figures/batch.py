@@ -55,7 +55,9 @@ def _slugs(students: pd.DataFrame, scope: Scope) -> Iterator[tuple[str, pd.DataF
     columns = [*students.columns[: students.columns.get_loc("top1")], "setting"]
     own = {"method", *VARIANT, *SEEDS, *free}
     groups = students.groupby([c for c in columns if c not in own], dropna=False)
-    slugs = [(_slug(group, scope), group) for _, group in groups]
+    # Students that nobody taught have nothing beside them, and take no name away from others.
+    taught = [group for _, group in groups if (group["teacher"] != "none").any()]
+    slugs = [(_slug(group, scope), group) for group in taught]
     taken = [slug for slug, _ in slugs]
     for slug, group in slugs:
         unique = taken.count(slug) == 1

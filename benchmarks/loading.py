@@ -1,0 +1,167 @@
+"""`python -m benchmarks.loading`: photographs a second, decoded on the fly and from the cache."""
+
+import argparse
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from benchmarks.measure import machine_name
+from kdlib.data import LISTERS, load_data, resized
+from kdlib.data.batches import Batches
+from kdlib.data.image_data import ImageData
+from kdlib.data.photo_source import open_source
+from kdlib.data.photographs import random_places, worker_count
+from kdlib.files import write_json
+from kdlib.runs import RunConfig, provenance
+from kdlib.seeds import generator
+
+RESULTS = Path(__file__).parent / "results"
+SIDES = {"500 x 400": (500, 400), "340 x 256": (340, 256)}
+"""Width and height: a usual photograph, and one whose shorter side needs no resizing."""
+JPEG_QUALITY = 90
+BATCH = 128
+AUGMENTATION = ("flip", "random_crop")
+TEXTURE = ((4, 0.4), (16, 0.3), (64, 0.2), (200, 0.1))
+"""Cells across, and share of the contrast: about 50 kB a photograph of 500 x 400, as on the web."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.loading",
+        description="Photographs a second in batches of 128 at 224 pixels, decoded on the fly and "
+        "from the cache, on generated JPEG files: as bytes, which is what a GPU is fed with, and "
+        "augmented and normalised on the processor. Nothing else should run meanwhile.",
+    )
+    parser.add_argument("--images", type=int, default=2000, help="of each size")
+    parser.add_argument("--epochs", type=int, default=3, help="measured of each; medians are told")
+    parser.add_argument("--to", type=Path, default=RESULTS / "loading.json")
+    options = parser.parse_args(arguments)
+    record = measure(options.images, options.epochs)
+    write_json(options.to, record)
+    for row in record["photographs"]:
+        print(f"{row['size']}: decoded {row['decoded']}, cached {row['cached']} images/s")
+    print(options.to)
+
+
+def measure(images: int, epochs: int) -> dict[str, Any]:
+    """Speeds for each size of photograph, and where they were measured."""
+    with tempfile.TemporaryDirectory(prefix="kdlib-loading-") as folder, _cache_in(folder):
+        rows = []
+        for name, size in SIDES.items():
+            root = Path(folder) / name
+            write_photographs(root, images, size)
+            data = load_data("imagefolder", "train", image_size=224, data_root=root)
+            rows.append({"size": name, **_row(root, data, epochs)})
+        source = provenance(RunConfig(), "cpu", "float32", data.fingerprint)
+    machine = {"machine": machine_name(torch.device("cpu")), "cores": worker_count()}
+    versions = {**source["versions"], "pillow": version("pillow")}
+    kept = {name: source[name] for name in ("commit", "dirty", "threads", "utc")}
+    return {
+        "photographs": rows,
+        "images": images,
+        "provenance": {**kept, **machine, "versions": versions, "system": platform.system()},
+    }
+
+
+@contextmanager
+def _cache_in(folder: str) -> Iterator[None]:
+    before = os.environ.get("KDLIB_CACHE")
+    os.environ["KDLIB_CACHE"] = f"{folder}/cache"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["KDLIB_CACHE"]
+        else:
+            os.environ["KDLIB_CACHE"] = before
+
+
+def _row(root: Path, decoded: ImageData, epochs: int) -> dict[str, Any]:
+    """What was found for one size: speeds on the fly and from the cache, and its making."""
+    on_the_fly = _speeds(decoded, epochs)
+    start = time.perf_counter()
+    source = open_source(LISTERS["imagefolder"], "train", 224, root)
+    folder = resized.build(source, worker_count(), progress=False)
+    making = time.perf_counter() - start
+    cached = load_data("imagefolder", "train", image_size=224, data_root=root)
+    return {
+        "kilobytes": round(float(np.mean(source.facts[:, 0])) / 1000),
+        "decoded": on_the_fly,
+        "cached": _speeds(cached, epochs),
+        "making": round(len(decoded) / making),
+        "gigabytes": round((folder / "pixels").stat().st_size / 1e9, 2),
+        "same_pixels": same_pixels(decoded, cached),
+    }
+
+
+def _speeds(data: ImageData, epochs: int) -> dict[str, int]:
+    """Images a second, medians over epochs: bytes alone, and whole batches on the processor."""
+    works = {"bytes": _read_bytes, "batches": _make_batches}
+    seconds = {name: median(work(data, n) for n in range(epochs)) for name, work in works.items()}
+    return {name: round(len(data) / spent) for name, spent in seconds.items()}
+
+
+def _read_bytes(data: ImageData, number: int) -> float:
+    """Seconds of an epoch of random windows, not yet augmented any further or normalised."""
+    stream = generator(number, "loading")
+    order, places = torch.randperm(len(data), generator=stream), random_places(len(data), stream)
+    start = time.perf_counter()
+    for _ in data.images.batches(order.split(BATCH), places):
+        pass
+    return time.perf_counter() - start
+
+
+def _make_batches(data: ImageData, number: int) -> float:
+    """Seconds of an epoch as training on the processor sees it."""
+    start = time.perf_counter()
+    for _ in Batches(data, BATCH, AUGMENTATION).epoch(0, number):
+        pass
+    return time.perf_counter() - start
+
+
+def same_pixels(one: ImageData, other: ImageData) -> bool:
+    """Whether an epoch of two data sets is the same to the bit."""
+    pairs = zip(
+        Batches(one, BATCH, AUGMENTATION).epoch(0, 0),
+        Batches(other, BATCH, AUGMENTATION).epoch(0, 0),
+        strict=True,
+    )
+    return all(torch.equal(mine.images, theirs.images) for mine, theirs in pairs)
+
+
+def write_photographs(root: Path, count: int, size: tuple[int, int]) -> None:
+    """A folder of JPEG files for training, and one for testing."""
+    random = np.random.default_rng(0)
+    for split, number in (("train", count), ("test", 1)):
+        folder = root / split / "photographs"
+        folder.mkdir(parents=True)
+        for index in tqdm(range(number), desc=f"writing {root.name}", disable=None):
+            picture(random, size).save(folder / f"{index:05}.jpg", quality=JPEG_QUALITY)
+
+
+def picture(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """Coloured noise of several scales, (width, height) pixels."""
+    width, height = size
+    total = np.zeros((height, width, 3))
+    for cells, share in TEXTURE:
+        shape = (max(2, cells * height // width), cells, 3)
+        noise = Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8))
+        total += share * np.asarray(noise.resize(size, Image.Resampling.BICUBIC))
+    return Image.fromarray(total.clip(0, 255).astype(np.uint8))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""Resized photographs in one memory-mapped file, so that an epoch does not wait for decoding.
+
+A folder a split and a state of its files: ``index.npy`` (offset, height, width of each) and
+``pixels``, all photographs one after the other. While they are being made the file is called
+``pixels.partial``, and ``done`` has a byte for each chunk that is safely in it: a build that was
+killed goes on from there, and what is not whole is never read.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from kdlib.data.cache import cache_root, usable_root
+from kdlib.data.decode import Pixels, resized_shape
+from kdlib.data.listing import SHOWN
+from kdlib.data.photo_source import Source
+from kdlib.errors import KdlibError
+from kdlib.files import write_atomic, write_text
+
+CHUNK = 64
+"""Photographs between two marks of progress."""
+CHANNELS = 3
+
+
+class Resized:
+    """A whole file of resized photographs, mapped into memory.
+
+    Args:
+        folder: one that ``is_whole``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.index = np.load(folder / "index.npy")
+        self.pixels = np.asarray(np.memmap(folder / "pixels", np.uint8, mode="r"))
+
+    def read(self, position: int) -> Pixels:
+        """One photograph (H, W, 3), a view of the file."""
+        start, height, width = self.index[position].tolist()
+        size = height * width * CHANNELS
+        return self.pixels[start : start + size].reshape(height, width, CHANNELS)
+
+
+def folder_of(source: Source) -> Path:
+    """Where the resized photographs of a split in its present state are kept."""
+    listing = source.listing
+    return cache_root() / f"{listing.dataset}-{source.split}-{source.side}-{source.key}"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a build ended here and its file is still as long as it was."""
+    try:
+        return (folder / "pixels").stat().st_size == _total(np.load(folder / "index.npy"))
+    except (OSError, ValueError):
+        return False
+
+
+def build(source: Source, workers: int, progress: bool = True) -> Path:
+    """Make the file of a split, or go on making it; returns its folder.
+
+    Args:
+        source: the split's files.
+        workers: threads that decode.
+        progress: show a progress bar.
+
+    Raises:
+        KdlibError: photographs cannot be read (all are named, the first twenty shown), or the
+            disk is full. What is done is kept.
+    """
+    usable_root()
+    folder = folder_of(source)
+    with FileLock(folder.with_suffix(".lock")):
+        if not is_whole(folder):
+            try:
+                _make(folder, source, workers, progress)
+            except OSError as error:
+                text = f"{folder} cannot be written to ({error}). What is done is kept."
+                raise KdlibError(text) from error
+    return folder
+
+
+def _make(folder: Path, source: Source, workers: int, progress: bool) -> None:
+    write_text(folder / "folder.txt", str(source.listing.folder))
+    with _pool(workers) as pool:
+        index = _index(folder, source, pool, progress)
+        _fill(folder, source, index, pool, progress)
+    _remove_outdated(folder, source)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that start nothing new once the build fails or is interrupted."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="resize")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _index(
+    folder: Path, source: Source, pool: ThreadPoolExecutor, progress: bool
+) -> NDArray[np.int64]:
+    """(N, 3): offset, height, width of each photograph, from the headers of their files.
+
+    One without a header takes no place here; that it cannot be read is told with all others.
+    """
+    path = folder / "index.npy"
+    with suppress(OSError, ValueError):
+        return np.load(path)
+    count = len(source.listing.names)
+    shapes = pool.map(lambda position: _shape(source, position), range(count))
+    bar = tqdm(shapes, "reading sizes", count, unit="image", disable=not progress)
+    sides = np.array(list(bar), np.int64)
+    sizes = sides.prod(axis=1) * CHANNELS
+    index = np.column_stack([sizes.cumsum() - sizes, sides])
+    with suppress(FileNotFoundError):  # made for another index
+        (folder / "done").unlink()
+    write_atomic(path, lambda temporary: _save(temporary, index))
+    return index
+
+
+def _shape(source: Source, position: int) -> tuple[int, int]:
+    try:
+        return resized_shape(source.listing.path(position), source.side)
+    except KdlibError:
+        return 0, 0
+
+
+def _save(path: Path, index: NDArray[np.int64]) -> None:
+    with path.open("wb") as file:  # given a name, numpy would add a suffix to it
+        np.save(file, index)
+
+
+def _total(index: NDArray[np.int64]) -> int:
+    return int((index[:, 1] * index[:, 2]).sum()) * CHANNELS
+
+
+def _fill(
+    folder: Path,
+    source: Source,
+    index: NDArray[np.int64],
+    pool: ThreadPoolExecutor,
+    progress: bool,
+) -> None:
+    partial = folder / "pixels.partial"
+    done = _done(folder / "done", -(-len(index) // CHUNK), partial)
+    _check_space(folder, _total(index) - (partial.stat().st_blocks * 512))
+    with partial.open("r+b") as file:
+        file.truncate(_total(index))
+        jobs = {
+            pool.submit(_write_chunk, file.fileno(), source, index, chunk): chunk
+            for chunk in np.flatnonzero(done == 0).tolist()
+        }
+        faults: list[str] = []
+        bar = tqdm(total=len(done) * CHUNK, initial=int(done.sum()) * CHUNK, desc="resizing",
+                   unit="image", disable=not progress)  # fmt: skip
+        with bar:
+            for job in as_completed(jobs):
+                faults += job.result()
+                done[jobs[job]] = not job.result()
+                bar.update(CHUNK)
+    if faults:
+        raise _unreadable(sorted(faults))
+    partial.replace(folder / "pixels")
+    (folder / "done").unlink()
+
+
+def _done(path: Path, chunks: int, partial: Path) -> NDArray[np.uint8]:
+    """A byte a chunk, 1 where it is in the file, shared with the disk."""
+    usable = partial.exists() and path.exists() and path.stat().st_size == chunks
+    if not usable:
+        partial.write_bytes(b"")
+    return np.memmap(path, np.uint8, mode="r+" if usable else "w+", shape=(chunks,))
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise KdlibError(
+            f"{folder.parent} has {free / 1e9:.1f} GB left, but the resized photographs need "
+            f"{needed / 1e9:.1f} GB. Make room, or set KDLIB_CACHE to another folder."
+        )
+
+
+def _write_chunk(file: int, source: Source, index: NDArray[np.int64], chunk: int) -> list[str]:
+    """Decode and write a chunk, down to the disk; returns what is wrong with its photographs."""
+    faults = []
+    for position in range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(index))):
+        try:
+            picture = source.read(position)
+        except KdlibError as error:
+            faults.append(str(error))
+        else:
+            _write(file, picture, index[position])
+    os.fsync(file)
+    return faults
+
+
+def _write(file: int, picture: Pixels, place: NDArray[np.int64]) -> None:
+    start, height, width = place.tolist()
+    if picture.shape != (height, width, CHANNELS):
+        raise KdlibError("A photograph has changed while the cache was made; start again.")
+    content = memoryview(cast("bytes", np.ascontiguousarray(picture).data)).cast("B")
+    while content:
+        written = os.pwrite(file, content, start)
+        start, content = start + written, content[written:]
+
+
+def _unreadable(faults: list[str]) -> KdlibError:
+    more = f"\n... and {len(faults) - SHOWN:,} more" if len(faults) > SHOWN else ""
+    return KdlibError(
+        f"{len(faults):,} photographs cannot be read; the others are kept.\n"
+        + "\n".join(faults[:SHOWN])
+        + more
+    )
+
+
+def _remove_outdated(folder: Path, source: Source) -> None:
+    """Earlier states of the same files, which nothing will read again."""
+    stem = folder.name.removesuffix(source.key)
+    for other in folder.parent.glob(f"{stem}*/folder.txt"):
+        same = other.read_text(encoding="utf-8") == str(source.listing.folder)
+        if same and other.parent != folder:
+            shutil.rmtree(other.parent, ignore_errors=True)

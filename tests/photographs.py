@@ -1,0 +1,92 @@
+"""Tiny data sets of photographs in the on-disk formats of the real ones.
+
+python tests/photographs.py mit67 FOLDER
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SCENES = ("airport_inside", "bakery")
+
+
+def photograph(path: Path, seed: int, size: tuple[int, int] = (60, 40)) -> None:
+    """A picture of soft colours, (width, height) pixels; its kind follows from the suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colours = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC).save(path)
+
+
+def _lines(path: Path, lines: Iterable[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def write_mit67(root: Path, count: int = 4) -> Path:
+    """Two classes, ``count`` photographs of each in both splits."""
+    folder = root / "mit67"
+    for part, (split, listed) in enumerate({"train": "Train", "test": "Test"}.items()):
+        names = [f"{scene}/{split}_{n}.jpg" for scene in SCENES for n in range(count)]
+        for number, name in enumerate(names):
+            photograph(folder / "Images" / name, 1000 * part + number)
+        _lines(folder / f"{listed}Images.txt", names)
+    return root
+
+
+def write_sun397(root: Path, count: int = 3) -> Path:
+    """Three classes, one of them nested and not in the order of the alphabet."""
+    folder, classes = root / "SUN397", ("/a/abbey", "/b/bow_window/indoor", "/a/airport")
+    _lines(folder / "ClassName.txt", classes)
+    for split in ("Training", "Testing"):
+        names = [f"{scene}/sun_{split[:3]}{n}.jpg" for scene in classes for n in range(count)]
+        for number, name in enumerate(names):
+            photograph(folder / name[1:], number)
+        _lines(folder / f"{split}_01.txt", names)
+    return root
+
+
+def write_ade20k(root: Path) -> Path:
+    """Four classes: ``misc`` in both splits, one in training only, two in validation only."""
+    folder = root / "ADEChallengeData2016"
+    scenes = {"train": ("misc", "abbey", "misc"), "val": ("zoo", "misc", "bakery")}
+    lines = []
+    for split, part in (("train", "training"), ("val", "validation")):
+        for number, scene in enumerate(scenes[split], 1):
+            name = f"ADE_{split}_{number:08}"
+            photograph(folder / "images" / part / f"{name}.jpg", number)
+            lines.append(f"{name} {scene}")
+    _lines(folder / "sceneCategories.txt", lines)
+    return root
+
+
+def write_places365(root: Path, published: Callable[[str, object], None]) -> Path:
+    """Two classes; ``published(name, value)`` makes the lists' MD5 sums the published ones."""
+    folder = root / "places365"
+    lists = {
+        "categories_places365.txt": ["/a/airfield 0", "/b/bakery/shop 1"],
+        "places365_train_standard.txt": ["/a/airfield/00000001.jpg 0", "/b/bakery/shop/1.jpg 1"],
+        "places365_val.txt": ["Places365_val_1.jpg 1", "Places365_val_2.jpg 0"],
+    }
+    for name, lines in lists.items():
+        _lines(folder / name, lines)
+    sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in lists}
+    categories, train, val = sums.items()
+    published("_CATEGORIES_META", categories)
+    published("_FILE_LIST_META", {"train-standard": train, "val": val})
+    for name in lists["places365_train_standard.txt"]:
+        photograph(folder / "data_256_standard" / name.split()[0][1:], len(name), (256, 256))
+    for number in (1, 2):
+        photograph(folder / "val_256" / f"Places365_val_{number}.jpg", number, (256, 256))
+    return root
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "mit67": write_mit67, "sun397": write_sun397, "ade20k": write_ade20k,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    WRITERS[sys.argv[1]](Path(sys.argv[2]))

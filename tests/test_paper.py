@@ -1,0 +1,53 @@
+"""The published protocol, end to end: MIT67's format, ImageNet's weights, one epoch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from photographs import write_mit67
+from pretrained import write_imagenet_weights
+from torch import hub
+
+from kdlib import cost
+from kdlib.checkpoints import load_tensors
+from kdlib.profiles import expand, teachers
+from kdlib.records import find_records
+from kdlib.run_table import load_records, summary_table
+from kdlib.runs import run_directory
+from kdlib.train import fit
+
+
+@pytest.fixture
+def photographs(tmp_path, monkeypatch) -> Path:
+    """A data root with a tiny MIT67; ImageNet's weights are where torchvision looks for them."""
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(write_imagenet_weights(tmp_path / "torch", "resnet50")))
+    monkeypatch.setattr(cost, "_latency", lambda *_: 1.0)  # of 64 images at a time
+    return write_mit67(tmp_path / "data", 2)
+
+
+def test_a_teacher_from_imagenet_s_weights_teaches_students_from_scratch(photographs, tmp_path):
+    runs = expand("paper", "mit67", ["student", "kd"], [0], epochs=1)
+    runs = [run for run in runs if run.student == "resnet18"]
+    (teacher,) = teachers(runs)
+    root, train = tmp_path / "runs", {"data_root": photographs, "progress": False}
+    fit([teacher], root, **train)
+    for run in runs:
+        fit([run], root, **train)
+    records = {record["config"]["student"]: record for record in find_records(root).values()}
+    assert set(records) == {"resnet18", "resnet50"}
+    assert records["resnet50"]["config"]["start"] == "IMAGENET1K_V1"
+    assert records["resnet18"]["config"]["start"] is None
+    assert len(records["resnet18"]["results"]["per_class"]) == 2
+    assert _likeness(teacher, root) > 0.9  # of weights that are random twice it would be 0
+    labels = summary_table(load_records(root))["label"]
+    assert sorted(labels) == ["kd", "student", "teacher"]
+
+
+def _likeness(run, root: Path) -> float:
+    """Cosine of a layer's weights with those that the run started from."""
+    name = "layer4.2.conv2.weight"
+    (path,) = (Path(hub.get_dir()) / "checkpoints").iterdir()
+    started = torch.load(path, weights_only=True)[name]
+    ended = load_tensors(run_directory(run, root) / "weights.safetensors")[0][f"network.{name}"]
+    return torch.cosine_similarity(started.flatten(), ended.flatten(), dim=0).item()
