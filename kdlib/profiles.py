@@ -5,8 +5,8 @@ it needs them, ``datasets`` (fields that differ by data set), ``methods_of`` (me
 ``sweeps`` (more groups of runs: ``{fields, methods, seeds}``, on all data sets or those of
 ``datasets``) and, for tuning, ``grid`` (factors of each method's default weight) and ``around``
 (a data set: factors of what was chosen on it instead). ``analyses: true`` asks for the analyses
-of its networks (notebook 08). Weights come from ``weights`` of the profile, where it has them for a method, else from ``profiles/tuned/<dataset>.yaml``, which the
-dev split has written.
+of its networks (notebook 08). Weights come from ``weights`` of the profile, where it has them for
+a method, else from ``profiles/tuned/<dataset>.yaml``, which the dev split has written.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -80,7 +80,7 @@ def transform_ablation(table: pd.DataFrame) -> Figure:
         values = pd.Series(one)[["difference", "low", "high"]].astype(float)
         dot(axes, one["label"], 100 * values, row)
     named_rows(axes, _switch_names(data))
-    axes.set_xlabel(f"difference to DCT in top-1 (points)\n95 % intervals of {seeds_text(data)}")
+    axes.set_xlabel(f"top-1 less DCT (points)\n95 % intervals, {seeds_text(data)}")
     return figure
 
 

@@ -3,11 +3,15 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from kdlib import figure_tables
 from kdlib.figures.drawing import legend, methods_of, new_figure, shown
 from kdlib.style import NEUTRAL, PAGE, figure_style, look, name_of
 
+# Some methods double a step's cost, most add a few percent: beyond LINEAR percent the axis is
+# logarithmic where costs reach WIDE.
+LINEAR, WIDE = 10, 50
 AXES = {"time": "time of a step over its floor (%)", "memory": "peak memory over its floor (%)"}
 
 
@@ -25,6 +29,9 @@ def accuracy_cost(table: pd.DataFrame) -> Figure:
         for row in data.to_dict("records"):
             _point(axes, row, cost)
         axes.set_xlabel(title)
+        if 100 * (data[cost].max() - 1) > WIDE:
+            axes.set_xscale("symlog", linthresh=LINEAR)
+            axes.xaxis.set_major_formatter(ScalarFormatter())
     front = data[data["front"]]
     percent = 100 * (front["time"] - 1)
     panels[0].plot(percent, 100 * front["gain"], ls=":", c=NEUTRAL, lw=1, zorder=0)
