@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kdlib.analyses.pixels import pixels_of
 from kdlib.data.image_data import ImageData
 from kdlib.seeds import generator
 
@@ -32,21 +33,23 @@ class Corruption(NamedTuple):
 
 def noisy(data: ImageData, positions: Tensor) -> Iterator[Tensor]:
     """Images with Gaussian noise added, clipped to 0..255 again."""
-    shape = data.images.shape[1:]
-    draws = [torch.randn(shape, generator=_stream("noise", place)) for place in positions.tolist()]
+    whole = pixels_of(data)
+    shape, places = whole.shape[1:], positions.tolist()
+    draws = [torch.randn(shape, generator=_stream("noise", place)) for place in places]
     noise = torch.stack(draws)
     for sigma in NOISE:
-        noised = data.images.float() + 255 * sigma * noise
+        noised = whole.float() + 255 * sigma * noise
         yield noised.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def occluded(data: ImageData, positions: Tensor) -> Iterator[Tensor]:
     """Images with a square, somewhere inside, of the mean colour of the data set."""
+    whole = pixels_of(data)
     draws = [torch.rand(2, generator=_stream("occlusion", place)) for place in positions.tolist()]
     colour = (torch.tensor(data.mean) * 255).round().to(torch.uint8).view(1, 3, 1, 1)
     for share in OCCLUSION:
-        hidden = square_masks(torch.stack(draws), share, *data.images.shape[2:])
-        yield torch.where(hidden[:, None], colour, data.images)
+        hidden = square_masks(torch.stack(draws), share, *whole.shape[2:])
+        yield torch.where(hidden[:, None], colour, whole)
 
 
 def square_masks(places: Tensor, share: float, height: int, width: int) -> Tensor:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from kdlib.analyses.files import MAPS_FILE
+from kdlib.analyses.pixels import pixels_of
 from kdlib.checkpoints import load_tensors, save_tensors
 from kdlib.data.image_data import ImageData
 from kdlib.evaluate import predict
@@ -59,7 +60,7 @@ def attention_maps_of(network: nn.Module, data: ImageData) -> AttentionMaps:
     maps = [attention_on(network, piece) for piece in pieces]
     answers = [int(predict(network, piece).argmax()) for piece in pieces]
     return AttentionMaps(
-        images=tuple(torch.as_tensor(piece.images[0]) for piece in pieces),
+        images=tuple(pixels_of(piece)[0] for piece in pieces),
         stages=tuple(_as_bytes(torch.cat(stage)) for stage in zip(*maps, strict=True)),
         positions=tuple(positions),
         labels=tuple(data.classes[int(data.labels[place])] for place in positions),
