@@ -61,7 +61,7 @@ def measure(plan: Plan, progress: bool = True) -> dict[str, Any]:
     create = partial(Bench, plan.config, data=data, device=device, precision=precision)
     rounds, half = plan.rounds, max(2, plan.rounds // 2)
     ticks = rounds + half + len(SHARED_METHODS) * half + 3
-    with _threads(plan.threads), tqdm(total=ticks, disable=not progress) as bar:
+    with threads(plan.threads), tqdm(total=ticks, disable=not progress) as bar:
         timed = partial(ratios, clock=clock, tick=bar.update)
         bar.set_description("overhead")
         overhead = _overheads(create(["student", *METHODS]), partial(timed, rounds=rounds))
@@ -78,13 +78,13 @@ def measure(plan: Plan, progress: bool = True) -> dict[str, Any]:
         bar.update()
         source = provenance(plan.config, plan.device, precision, data.fingerprint)
     return {
-        "overhead": {method: _as_json(ratio, shift=-1) for method, ratio in overhead.items()},
+        "overhead": {method: as_json(ratio, shift=-1) for method, ratio in overhead.items()},
         "lock_step": {
-            "students": list(METHODS), "speedup": _as_json(speedup), "identical": identical,
+            "students": list(METHODS), "speedup": as_json(speedup), "identical": identical,
         },
         "torchdistill": peers,
         "images_per_second": {"composing": round(composing), "reading": round(reading)},
-        "plan": {"rounds": rounds, "clock": name, **_shared(plan.config)},
+        "plan": {"rounds": rounds, "clock": name, **shared_fields(plan.config)},
         "provenance": {**source, "machine": machine_name(device)},
     }  # fmt: skip
 
@@ -121,7 +121,7 @@ def _beside_torchdistill(bench: Bench, timed: partial) -> dict[str, Any] | None:
         _check_same_loss(method, bench.step(batch, method)[method], theirs(batch))
         ours = partial(bench.step, batch, method)
         times[method] = timed(ours, {"theirs": partial(theirs, batch)})["theirs"]
-    return {"version": version, "times_our_step": {m: _as_json(r) for m, r in times.items()}}
+    return {"version": version, "times_our_step": {m: as_json(r) for m, r in times.items()}}
 
 
 def _check_same_loss(method: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -130,19 +130,21 @@ def _check_same_loss(method: str, ours: torch.Tensor, theirs: torch.Tensor) -> N
         raise KdlibError(f"'{method}': torchdistill's loss is {theirs}, ours {ours}; not the same.")
 
 
-def _shared(config: RunConfig) -> dict[str, Any]:
+def shared_fields(config: RunConfig) -> dict[str, Any]:
+    """Networks, image size and batch size: what a plan says of a run."""
     names = ("teacher", "student", "image_size", "batch_size")
     return {name: getattr(config, name) for name in names}
 
 
-def _as_json(ratio: Ratio, shift: float = 0) -> dict[str, float | None]:
+def as_json(ratio: Ratio, shift: float = 0) -> dict[str, float | None]:
     """Four digits; a bound that too few rounds leave open as None."""
     values = {name: value + shift for name, value in ratio._asdict().items()}
     return {name: None if isnan(value) else round(value, 4) for name, value in values.items()}
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
+    """Limit PyTorch to so many threads of the processor, for as long as it lasts."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -10,13 +10,14 @@ import torch
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
 from kdlib.distillers.base import FrozenTeacher
-from kdlib.models import create_model
+from kdlib.models import create_model, output_shapes
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything
-from kdlib.trainee import Trainee
+from kdlib.trainee import Lesson, Trainee
 
 NOWHERE = Path("no-runs")
 LEARNING_RATE = 0.01
+HALFWAY = 0.5  # share of the training that is done: no weight is still warming up
 
 
 class Bench:
@@ -44,9 +45,10 @@ class Bench:
         network = create_model(config.teacher, classes)
         self.teacher = FrozenTeacher(network.to(device).to(memory_format=torch.channels_last))
         self.device, self.precision = device, precision
+        lesson = Lesson(output_shapes(network, config.image_size), data.labels)
+        own = (classes, NOWHERE, device, precision, lesson)
         self.trainees = {
-            method: Trainee(replace(config, method=method), classes, NOWHERE, device, precision)
-            for method in methods
+            method: Trainee(replace(config, method=method), *own) for method in methods
         }
         for trainee in self.trainees.values():
             trainee.parts.train()
@@ -62,8 +64,9 @@ class Bench:
         """One teacher forward and one step of each named method's student; their losses."""
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
             teacher = self.teacher(batch.images)
+        now = (LEARNING_RATE, HALFWAY)
         return {
-            method: sum(self.trainees[method].step(batch, teacher, LEARNING_RATE).values())
+            method: sum(self.trainees[method].step(batch, teacher, *now).values())
             for method in methods
         }
 

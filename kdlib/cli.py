@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     _add_results(subparsers)
     _add_figures(subparsers)
     _add_ledger(subparsers)
+    _add_analyse(subparsers)
     _add_data(subparsers)
     methods = subparsers.add_parser(
         "methods", help="list the methods: source, formula, default weight and options"
@@ -183,6 +184,27 @@ def _add_ledger(subparsers: Any) -> None:
         help="write nothing; exit with 1 if the page is not what the records give",
     )
     ledger.set_defaults(call=commands.make_ledger)
+
+
+def _add_analyse(subparsers: Any) -> None:
+    analyse = subparsers.add_parser(
+        "analyse",
+        help="measure what trained networks show beyond their accuracy",
+        description="Calibration, robustness, spectra and attention maps of finished runs, "
+        "written beside their records. It goes on where it was stopped.",
+    )
+    add = analyse.add_argument
+    add("root", type=Path, metavar="RUNS", help="folder of runs, with their weights")
+    add(
+        "--methods",
+        nargs="+",
+        metavar="METHOD",
+        help="only these; 'teacher' for the networks that taught (default: the key methods)",
+    )
+    add("--dataset", metavar="NAME", help="only runs on this data set (default: all)")
+    add("--maps-seed", type=int, default=0, metavar="SEED", help="its runs keep attention maps")
+    add("--data-root", type=Path, metavar="FOLDER", help="of the real data sets")
+    analyse.set_defaults(call=commands.analyse_runs)
 
 
 def _add_data(subparsers: Any) -> None:

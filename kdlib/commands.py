@@ -120,6 +120,21 @@ def draw_figures(options: Namespace) -> None:
         print(path)
 
 
+def analyse_runs(options: Namespace) -> None:
+    """``kdlib analyse``."""
+    from kdlib.analyses.batch import KEY_METHODS, analyse
+
+    written = analyse(
+        options.root,
+        options.methods or KEY_METHODS,
+        dataset=options.dataset,
+        data_root=options.data_root,
+        maps_seed=options.maps_seed,
+        progress=sys.stderr.isatty(),
+    )
+    print(f"{len(written)} runs in {options.root} were analysed; those analysed before are kept")
+
+
 def import_data(options: Namespace) -> None:
     """``kdlib data import``."""
     from kdlib.data.imports import import_dataset

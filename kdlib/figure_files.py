@@ -42,6 +42,9 @@ def save_figure(figure: Figure, path: Path, provenance: Mapping[str, Any]) -> li
     Raises:
         KdlibError: the figure does not fit 300 KB at any resolution.
     """
+    # Laid out once, and not again for each file and resolution.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     # Appended, not replaced: a name may hold a dot.
     pdf, png, beside = (Path(f"{path}{suffix}") for suffix in (".pdf", ".png", ".json"))
     write_atomic(

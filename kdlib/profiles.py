@@ -4,9 +4,10 @@ A profile has ``about``, ``config`` (fields of ``RunConfig``), ``methods``, ``se
 it needs them, ``datasets`` (fields that differ by data set), ``methods_of`` (methods that do),
 ``sweeps`` (more groups of runs: ``{fields, methods, seeds}``, on all data sets or those of
 ``datasets``) and, for tuning, ``grid`` (factors of each method's default weight) and ``around``
-(a data set: factors of what was chosen on it instead). Weights come from ``weights`` of the
-profile, where it has them for a method, else from ``profiles/tuned/<dataset>.yaml``, which the
-dev split has written. ``options`` are method options that differ from a method's defaults.
+(a data set: factors of what was chosen on it instead). ``analyses: true`` asks for the analyses
+of its networks (notebook 08). Weights come from ``weights`` of the profile, where it has them for
+a method, else from ``profiles/tuned/<dataset>.yaml``, which the dev split has written.
+``options`` are method options that differ from a method's defaults.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ from kdlib.runs import RunConfig
 PROFILES = Path(__file__).parents[1] / "profiles"
 KEYS = (
     "about", "config", "datasets", "methods", "methods_of", "seeds", "sweeps", "weights", "grid",
-    "around", "options",
+    "around", "analyses", "options",
 )  # fmt: skip
 SWEEP_KEYS = ("datasets", "fields", "methods", "seeds")
 SAME_WEIGHT = {

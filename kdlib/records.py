@@ -9,11 +9,13 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from kdlib.analyses.files import FILE, MAPS_FILE
 from kdlib.errors import KdlibError
-from kdlib.files import write_text
+from kdlib.files import write_atomic
 from kdlib.runs import read_record
 
 PUBLISHED_FILES = ("history.csv", "record.json")
+ANALYSIS_FILES = (MAPS_FILE, FILE)  # published where a run has them
 
 
 def validate_record(record: Mapping[str, Any], path: Path) -> None:
@@ -58,7 +60,7 @@ def find_records(*roots: Path) -> dict[Path, dict[str, Any]]:
 
 
 def publish(run_root: Path, record_root: Path, run_ids: Iterable[str] | None = None) -> list[Path]:
-    """Copy the record and history of finished runs to where they are committed.
+    """Copy records, histories and analyses of finished runs to where they are committed.
 
     Args:
         run_root: the folder of runs; unfinished ones are passed over.
@@ -77,9 +79,10 @@ def publish(run_root: Path, record_root: Path, run_ids: Iterable[str] | None = N
     for name in chosen:
         _check_finished(name, records, run_root)
     for name in chosen:
-        for file in PUBLISHED_FILES:
-            text = (records[name] / file).read_text(encoding="utf-8")
-            write_text(Path(record_root) / name / file, text)
+        analysis = [file for file in ANALYSIS_FILES if (records[name] / file).exists()]
+        for file in (*analysis, *PUBLISHED_FILES):
+            content = (records[name] / file).read_bytes()
+            _write_bytes(Path(record_root) / name / file, content)
     return [Path(record_root) / name / "record.json" for name in chosen]
 
 
@@ -88,6 +91,10 @@ def _check_finished(name: str, records: Mapping[str, Path], root: Path) -> None:
         raise KdlibError(f"'{name}' has no record in {root}: it is not finished. Finish it first.")
     if not (records[name] / "history.csv").exists():
         raise KdlibError(f"{records[name]} has a record but no history.csv; delete it, run again.")
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    write_atomic(path, lambda temporary: temporary.write_bytes(content))
 
 
 @cache

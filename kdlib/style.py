@@ -1,8 +1,10 @@
 """The one style of all figures: size, palette, and a fixed colour and marker for each method."""
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import seaborn as sns
@@ -42,6 +44,17 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "parseval_twin": (PALETTE[2], "X"),
     "newl2": (PALETTE[2], "P"),
     "ours": (PALETTE[4], "p"),
+    "fitnet": (PALETTE[4], "<"),
+    "pkt": (PALETTE[2], "v"),
+    "vid": (PALETTE[8], "s"),
+    "crd": (PALETTE[0], ">"),
+    "semckd": (PALETTE[3], "P"),
+    "sp": (PALETTE[9], "<"),
+    "rkd": (PALETTE[5], ">"),
+    "dkd": (PALETTE[4], "D"),
+    "reviewkd": (PALETTE[8], "X"),
+    "logit_std": (PALETTE[5], "p"),
+    "famkd": (PALETTE[2], "*"),
 }
 CONTROL = (PALETTE[6], "h")
 
@@ -56,6 +69,7 @@ def look(label: str) -> Look:
     return Look(colour, marker, "kd" not in modifiers, "--" if "gate" in modifiers else "-")
 
 
+OPTIONS = re.compile(r"^dct_options.*method_options=(\{[^}]*\})")
 NAMES = {
     "kd": "KD",
     "at": "AT",
@@ -69,14 +83,37 @@ NAMES = {
     "dct_l1": "DCT, L1",
     "dct_low": "DCT, low",
     "dct_high": "DCT, high",
+    "dct_options": "DCT",
+    "fitnet": "FitNet",
+    "pkt": "PKT",
+    "vid": "VID",
+    "crd": "CRD",
+    "semckd": "SemCKD",
+    "sp": "SP",
+    "rkd": "RKD",
+    "dkd": "DKD",
+    "reviewkd": "ReviewKD",
+    "logit_std": "Logit std",
+    "famkd": "FAM-KD",
 }
 
 
 def name_of(label: str) -> str:
-    """A label as it is written in figures: ``dct+kd`` becomes ``DCT + KD``."""
-    method, *options = label.split(" [")
+    """A label as it is written in figures: ``dct+kd`` becomes ``DCT + KD``.
+
+    Of a run of ``dct_options`` the options stand for its name; its weight, which follows from
+    them, is left out.
+    """
+    method, *rest = label.split(" [", maxsplit=1)
     words = " + ".join(NAMES.get(word, word) for word in method.split("+"))
-    return " [".join([words, *options])
+    if found := OPTIONS.search(label):
+        options = json.loads(found[1]).items()
+        return ", ".join([words, *(f"{name} {_plain(value)}" for name, value in options)])
+    return " [".join([words, *rest])
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value).lower()
 
 
 def difference_name(method: str, baseline: str) -> str:

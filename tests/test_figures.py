@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from scipy import stats
-from synthetic import write_grid
+from synthetic import write_analyses, write_grid
 
 from kdlib import figure_tables, figures
 from kdlib.comparisons import paired_comparison
@@ -25,7 +25,9 @@ mpl.use("Agg")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    return load_records(write_grid(tmp_path_factory.mktemp("one"), seeds=range(4)))
+    root = write_grid(tmp_path_factory.mktemp("one"), seeds=range(4))
+    write_analyses(root)
+    return load_records(root)
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +36,54 @@ def sweep_root(tmp_path_factory):
     return write_grid(tmp_path_factory.mktemp("sweep"), methods, attentions=(1, 2, 3, 4))
 
 
-def drawing(name, runs, sweep_root):
-    return figures.FIGURES[name](load_records(sweep_root) if name == "attentions_gain" else runs)
+@pytest.fixture(scope="module")
+def others(tmp_path_factory, sweep_root):
+    """Records for the figures that are not of one setting's runs."""
+    folder = tmp_path_factory.mktemp("others")
+    grid, pairs = folder / "grid", folder / "pairs"
+    for weight in (1.0, 4.0, 12.0):
+        write_grid(grid, ["dct", "at", "dct+kd"], seeds=[0], split="dev", weight=weight)
+    write_grid(grid, ["student"], seeds=[0], split="dev")
+    for student in ("scenes_student", "scenes_tiny"):
+        write_grid(pairs, ["student", "at", "dct"], student=student)
+    return {
+        "attentions_gain": load_records(sweep_root),
+        "architecture_gain": load_records(pairs),
+        **dict.fromkeys(("weight_ablation", "weight_sensitivity"), load_records(grid)),
+    }
+
+
+@pytest.fixture(autouse=True)
+def costs(tmp_path, monkeypatch):
+    """Costs of steps, made up: DCT takes a tenth more time than the floor, AT a twentieth."""
+    shares = {"at": 1.05, "dct": 1.1, "release_a": 1.2, "pkt": 1.3}
+    methods = {
+        name: {"time": {"median": share, "low": share, "high": share}, "memory": {"ratio": share}}
+        for name, share in shares.items()
+    }
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps({"methods": methods}))
+    monkeypatch.setattr(figure_tables.accuracy_cost, "__defaults__", (path,))
+
+
+def drawing(name, runs, others):
+    return figures.FIGURES[name](others.get(name, runs))
 
 
 @pytest.mark.parametrize("name", figures.FIGURES)
-def test_nothing_is_cut_off(name, runs, sweep_root):
-    figure = drawing(name, runs, sweep_root)
+def test_nothing_is_cut_off(name, runs, others):
+    figure = drawing(name, runs, others)
     figure.draw_without_rendering()
     drawn, size = figure.get_tightbbox(), figure.get_size_inches()
     assert drawn.min.min() >= -0.01 and (drawn.max <= size + 0.01).all()
 
 
-@pytest.mark.parametrize("name", ["method_accuracy", "paired_differences", "noise_gauge"])
-def test_names_of_rows_do_not_overlap(name, runs, sweep_root):
-    figure = drawing(name, runs, sweep_root)
+ROWS = ["method_accuracy", "paired_differences", "noise_gauge", "transform_ablation"]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_names_of_rows_do_not_overlap(name, runs, others):
+    figure = drawing(name, runs, others)
     figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert len(boxes) > 3
@@ -157,6 +192,9 @@ def test_every_method_has_a_look_and_no_two_families_share_one():
         assert look(f"{method}+kd").colour == look(method).colour and name_of(method)
     assert look("dct+kd").face == "white" and look("dct+gate").line == "--"
     assert name_of("at_equal_scale+kd [weight=2]") == "AT, balanced + KD [weight=2]"
+    options = '[method_options={"band": ["low", 4], "drop_dc": false}, weight=3.9]'
+    assert name_of(f"dct_options {options}") == "DCT, band low 4, drop_dc false"
+    assert look(f"dct_options {options}") == look("dct_options")
 
 
 def test_a_teacher_of_the_students_kind_is_drawn_once(tmp_path):

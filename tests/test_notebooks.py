@@ -12,7 +12,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
-from synthetic import TOP1, write_grid
+from synthetic import TOP1, write_analyses, write_grid
 
 from kdlib.errors import KdlibError
 from kdlib.execute import NOTEBOOKS
@@ -224,6 +224,28 @@ def test_a_dial_with_one_setting_says_how_to_get_the_others(run, one_seed, no_te
     assert "dct and at are missing" in run("07_attentions", **roots("07_attentions", no_teacher))
 
 
+def test_analyses_are_read_as_far_as_they_go(run, tmp_path):
+    setting = {"seeds": [0, 1], **SETTING}
+    write_grid(tmp_path, ("student", "at", "dct", "dct_abs"), **setting)
+    write_grid(tmp_path, ("student", "at", "dct"), student="scenes_tiny", **setting)
+    for weight in (1.0, 4.0):
+        write_grid(tmp_path, ("at", "dct"), split="dev", weight=weight, **setting)
+    write_analyses(tmp_path)
+    text = run("08_analyses", **roots("08_analyses", tmp_path))
+    assert "each network gets right: teacher 1, student 1, AT 1, DCT 1" in text
+    assert "nearest to the teacher" in text and "Not told apart from it" in text
+    assert "best at 0.25 times its default" in text and "scenes_teacher → scenes_tiny: " in text
+    assert "On the whole, too sure: " in text or "too modest: none; too sure: " in text
+    assert "* noise at 0.1: " in text and " 50%" in text
+
+
+def test_without_analyses_it_says_how_to_make_them(run, one_seed):
+    text = run("08_analyses", **roots("08_analyses", one_seed))
+    for name in ("attention_maps", "map_spectra", "calibration", "robustness"):
+        assert f"nothing for {name} yet" in text
+    assert "make reproduce PROFILE=tune" in text and "PROFILE=full" in text
+
+
 def test_figures_are_drawn_as_far_as_records_go_and_the_same_again(run, one_seed, tmp_path):
     folders = {"figures_root": str(tmp_path), **roots("09_figures", one_seed)}
     text = run("09_figures", **folders)
@@ -254,6 +276,6 @@ def test_a_published_method_that_there_is_not_is_refused(run, one_seed):
 
 
 def test_without_any_record_it_says_how_to_make_some(run, tmp_path):
-    for name in ("06_compare", "07_attentions", "09_figures", "10_ledger"):
+    for name in ("06_compare", "07_attentions", "08_analyses", "09_figures", "10_ledger"):
         with pytest.raises(KdlibError, match="no record.*make reproduce"):
             run(name, **roots(name, tmp_path))

@@ -1,22 +1,13 @@
-"""What each figure shows, as the table that it is drawn from.
-
-One function a figure, of the same name. Each takes runs of :func:`kdlib.run_table.load_records`
-(of one setting, but for :func:`attentions_gain`) and returns a tidy table that is empty where
-the runs have nothing to show. Accuracies and shares are fractions.
-"""
+"""Methods compared by their accuracy."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
-from kdlib.comparisons import claims_table, paired_comparison, paired_values, t_interval
-from kdlib.errors import KdlibError
-from kdlib.run_table import load_histories, stage_table, student_settings, teacher_runs
+from kdlib.comparisons import claims_table, paired_comparison, paired_values
+from kdlib.figure_tables.common import KEY_METHODS, students_of, with_interval
+from kdlib.run_table import load_histories, student_settings, teacher_runs
 
-# What a reader can tell apart in one panel; the other methods are in the tables.
-KEY_METHODS = (
-    "student", "kd", "at", "at_equal_scale", "release_a", "parseval_twin", "dct", "dct+kd",
-)  # fmt: skip
 NOISE_PAIR = ("dct", "parseval_twin")
 GAUGED = (NOISE_PAIR, ("dct", "at_equal_scale"), ("dct", "release_a"), ("dct", "at"), ("dct", "kd"))
 GAINS = (("dct", "at"), ("dct", "student"))
@@ -24,12 +15,12 @@ GAINS = (("dct", "at"), ("dct", "student"))
 
 def method_accuracy(table: pd.DataFrame) -> pd.DataFrame:
     """A row a run: ``label``, ``init_seed``, ``top1``, and its method's ``mean, low, high, n``."""
-    students = _students(table)
+    students = students_of(table)
     if students["label"].nunique() < 2:
         return pd.DataFrame()
     teachers = teacher_runs(table, students["setting"].iloc[0]).assign(label="teacher")
     runs = pd.concat([students, teachers])[["label", "init_seed", "top1"]]
-    return runs.merge(_with_interval(runs, ["label"], "top1"), on="label")
+    return runs.merge(with_interval(runs, ["label"], "top1"), on="label")
 
 
 def paired_differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -40,19 +31,9 @@ def paired_differences(table: pd.DataFrame) -> pd.DataFrame:
     return claims[(claims["metric"] == "top1") & (claims["n"] > 1)].reset_index(drop=True)
 
 
-def ssim_by_stage(table: pd.DataFrame, methods: Sequence[str] = KEY_METHODS) -> pd.DataFrame:
-    """SSIM to the teacher's map: ``label``, ``stage``, ``mean``, ``low``, ``high``, ``n``."""
-    return _by_stage(table, methods, ("ssim",))
-
-
-def relevance_by_stage(table: pd.DataFrame, methods: Sequence[str] = KEY_METHODS) -> pd.DataFrame:
-    """As :func:`ssim_by_stage`, for both relevance measures, the teacher's too, with ``chance``."""
-    return _by_stage(table, methods, ("energy_share", "pointing"))
-
-
 def training_curves(table: pd.DataFrame, methods: Sequence[str] = KEY_METHODS) -> pd.DataFrame:
     """``label``, ``epoch``; ``mean``, ``low`` and ``high`` (extremes) of monitored accuracy."""
-    students = _students(table)
+    students = students_of(table)
     chosen = students[students["label"].isin(methods)]
     if chosen.empty:
         return pd.DataFrame()
@@ -66,7 +47,7 @@ def noise_gauge(table: pd.DataFrame) -> pd.DataFrame:
     Columns: ``pair``, ``init_seed``, ``difference``, ``noise``: the mean difference that this
     many seeds can resolve, from the scatter of DCT against its twin.
     """
-    runs = _students(table)
+    runs = students_of(table)
     pairs = [pair for pair in GAUGED if set(pair) <= set(runs["label"])]
     if NOISE_PAIR not in pairs or (noise := paired_comparison(runs, *NOISE_PAIR)).n < 2:
         return pd.DataFrame()
@@ -99,34 +80,21 @@ def attentions_gain(table: pd.DataFrame) -> pd.DataFrame:
     return gains.sort_values(["baseline", "attentions"]).reset_index(drop=True)
 
 
-def _students(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the table's one student setting."""
-    settings = student_settings(table)
-    if len(settings) > 1:
-        raise KdlibError("The runs have several settings; choose one by its 'setting'.")
-    return table[table["setting"].isin(settings)]
+def architecture_gain(table: pd.DataFrame) -> pd.DataFrame:
+    """Gain of each method over the student alone, for students of several architectures.
 
-
-def _by_stage(table: pd.DataFrame, methods: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
-    stages = stage_table(_students(table))
-    chosen = stages[stages["measure"].isin(measures) & stages["label"].isin(methods)]
-    # Every student's record repeats its teacher's measures; one run's are enough.
-    theirs = chosen[chosen["network"] == "teacher"].assign(label="teacher")
-    theirs = theirs.drop_duplicates(["measure", "stage", "value"])
-    rows = pd.concat([chosen[chosen["network"] == "student"], theirs])
-    if rows.empty:
-        return pd.DataFrame()
-    keys = ["measure", "label", "stage"]
-    return _with_interval(rows, keys, "value").assign(chance=rows["chance"].mean())
-
-
-def _with_interval(rows: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
-    """Mean of a column in each group with its 95 % interval (missing with one value) and n."""
-    found = []
-    for key, values in rows.groupby(keys)[column]:
-        low, high = t_interval(values.to_numpy(float))
-        identity = dict(zip(keys, key, strict=True))
-        found.append(
-            {**identity, "mean": values.mean(), "low": low, "high": high, "n": len(values)}
-        )
-    return pd.DataFrame(found)
+    Columns: ``student`` and ``teacher`` (networks), those of
+    :class:`kdlib.comparisons.Comparison`. Methods that one architecture alone has are left out,
+    and all are where there is but one.
+    """
+    rows = []
+    for setting in student_settings(table):
+        runs = table[table["setting"] == setting]
+        taught = [label for label in dict.fromkeys(runs["label"]) if label != "student"]
+        for label in taught if "student" in set(runs["label"]) else []:
+            networks = runs.loc[runs["label"] == label, ["student", "teacher"]].iloc[0]
+            rows.append({**networks, **vars(paired_comparison(runs, label, "student"))})
+    gains = pd.DataFrame(rows, columns=["student", "teacher", "method", "n"] if not rows else None)
+    gains = gains[gains["n"] > 0]
+    networks = gains.groupby("method")["student"].transform("nunique")
+    return gains[networks > 1].reset_index(drop=True)

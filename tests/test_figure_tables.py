@@ -1,0 +1,155 @@
+"""The tables of the analyses' figures, against what the synthetic records were made of."""
+
+import json
+
+import pytest
+from synthetic import edit_record, scatter, write_analyses, write_grid, write_run
+
+from kdlib import figure_tables
+from kdlib.errors import KdlibError
+from kdlib.figure_tables.classes import class_names
+from kdlib.results import load_records
+from kdlib.runs import RunConfig
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_grid(tmp_path_factory.mktemp("runs"))
+
+
+def grid(root, **weights):
+    """Dev-split runs: accuracy 0.5 at the first weight of a method, 0.6 at the second."""
+    for method, pair in weights.items():
+        field = "kd_weight" if method == "kd" else "weight"
+        for top1, weight in zip((0.5, 0.6), pair, strict=True):
+            write_run(root, RunConfig(method=method, split="dev", **{field: weight}), top1)
+    write_run(root, RunConfig(split="dev"), 0.4)
+    return load_records(root)
+
+
+def test_weights_are_told_in_multiples_of_the_default(tmp_path):
+    found = figure_tables.weight_sensitivity(grid(tmp_path, dct=(4.0, 0.4), kd=(1.0, 3.0)))
+    of_dct = found[found["method"] == "dct"]
+    assert of_dct["factor"].tolist() == pytest.approx([0.1, 1.0])
+    assert of_dct["top1"].tolist() == [0.6, 0.5]
+    assert found.loc[found["method"] == "kd", "factor"].tolist() == [1, 3]
+    assert found.loc[found["method"] == "student", "top1"].tolist() == [0.4]
+    assert set(figure_tables.weight_ablation(load_records(tmp_path))["method"]) == {
+        "student",
+        "dct",
+    }
+
+
+def test_a_single_weight_is_no_ablation(tmp_path):
+    write_run(tmp_path, RunConfig(method="dct", split="dev"), 0.5)
+    assert figure_tables.weight_sensitivity(load_records(tmp_path)).empty
+
+
+def test_switches_are_read_from_presets_and_options(tmp_path):
+    write_grid(tmp_path, ["dct", "dct_abs", "release_a", "dct+gate", "at", "dct+kd"])
+    for options in ({"normalise": "max_ac"}, {"band": ["low", 4]}, {"level_weights": [1, 1, 0]}):
+        for seed in range(3):
+            run = RunConfig(method="dct_options", method_options=options)
+            own = RunConfig.from_dict({**run.to_dict(), "init_seed": seed, "data_seed": seed})
+            write_run(tmp_path, own, 0.7)
+    found = figure_tables.transform_ablation(load_records(tmp_path))
+    pairs = list(zip(found["switch"], found["value"], strict=True))
+    assert pairs == [
+        ("transform", "dct_abs"), ("normalise", "max_ac"), ("band", "low 4"),
+        ("level_weights", "1 1 0"), ("gate", "on"), ("several", ""),
+    ]  # fmt: skip
+    assert found.loc[found["switch"] == "several", "label"].tolist() == ["release_a"]
+    turned = found[found["value"] == "dct_abs"].iloc[0]
+    expected = 0.665 - 0.68 + sum(scatter("dct_abs", s) - scatter("dct", s) for s in range(3)) / 3
+    assert turned["difference"] == pytest.approx(expected) and turned["n"] == 3
+
+
+def test_class_changes_are_paired_and_sorted(tmp_path):
+    write_grid(tmp_path, ["student", "at", "dct"], seeds=[0, 1])
+    for path in tmp_path.glob("*/record.json"):
+        record = json.loads(path.read_text())
+        better = record["config"]["method"] == "dct"
+        results = {**record["results"], "per_class": [0.5, 0.8 if better else 0.2, None]}
+        edit_record(path.parent, results=results)
+    found = figure_tables.class_changes(load_records(tmp_path))
+    over_student = found[found["baseline"] == "student"]
+    assert over_student["class"].tolist() == ["class 1", "class 2"]
+    assert over_student["difference"].tolist() == pytest.approx([0, 0.6])
+    assert set(found["n"]) == {2}
+
+
+def test_classes_have_names_where_they_were_composed():
+    assert class_names("scenes", 16)[0] == "bathroom"
+    assert class_names("scenes", 2) == class_names("cifar100", 2) == ("class 1", "class 2")
+
+
+def test_gains_of_two_students_are_of_methods_that_both_have(tmp_path):
+    write_grid(tmp_path, ["student", "at", "dct"])
+    write_grid(tmp_path, ["student", "dct", "kd"], student="scenes_tiny")
+    found = figure_tables.architecture_gain(load_records(tmp_path))
+    assert set(found["method"]) == {"dct"}
+    assert set(found["student"]) == {"scenes_student", "scenes_tiny"}
+    assert figure_tables.architecture_gain(load_records(write_grid(tmp_path / "one"))).empty
+
+
+def test_what_needs_analyses_is_empty_without_them(root):
+    runs = load_records(root)
+    for name in ("calibration", "robustness", "map_spectra", "attention_maps"):
+        assert getattr(figure_tables, name)(runs).empty
+
+
+def test_errors_of_calibration_are_means_over_seeds(tmp_path):
+    write_analyses(write_grid(tmp_path, ["student", "dct"]))
+    runs = load_records(tmp_path)
+    found = figure_tables.calibration(runs)
+    own = runs[runs["label"] == "dct"]["top1"]
+    dct = found[found["label"] == "dct"]
+    assert dct["ece"].tolist() == pytest.approx([(1 - own.mean()) / 10] * 2, abs=1e-6)
+    assert dct["bin"].tolist() == [14, 15] and dct["count"].tolist() == [12000, 18000]
+    assert dct["accuracy"].tolist() == pytest.approx([own.mean()] * 2, abs=1e-6)
+    assert found.loc[found["label"] == "teacher", "n"].tolist() == [1, 1]
+
+
+def test_robustness_begins_with_whole_images(tmp_path):
+    write_analyses(write_grid(tmp_path, ["student", "dct"]))
+    runs = load_records(tmp_path)
+    found = figure_tables.robustness(runs).set_index(["corruption", "label", "level"])["mean"]
+    mean = runs[runs["label"] == "dct"]["top1"].mean()
+    assert found["noise", "dct", 0.0] == pytest.approx(mean, abs=1e-6)
+    assert found["noise", "dct", 0.1] == pytest.approx(mean / 2, abs=1e-6)
+
+
+def test_maps_are_of_one_run_a_network_and_change_with_their_file(tmp_path):
+    write_analyses(write_grid(tmp_path, ["student", "at", "dct"]))
+    found = figure_tables.attention_maps(load_records(tmp_path))
+    assert found["label"].tolist() == [
+        one for one in ("teacher", "student", "at", "dct") for _ in "ab"
+    ]
+    assert found["predicted"].tolist()[:2] == ["beach", "city"]
+    assert not any("/" in str(value) for value in found.to_numpy().flat)
+
+
+def test_an_analysis_of_another_run_is_refused(tmp_path):
+    first, *_ = write_analyses(write_grid(tmp_path, ["student", "dct"], seeds=[0, 1]))
+    first.write_text(first.read_text().replace(first.parent.name, "elsewhere"))
+    with pytest.raises(KdlibError, match="elsewhere.*analyse the run again"):
+        figure_tables.calibration(load_records(tmp_path))
+
+
+def test_the_front_is_of_those_that_none_as_cheap_surpasses(root, tmp_path):
+    names = {"kd": 1.0, "at": 1.05, "dct": 1.1, "release_a": 1.2}
+    one = {"memory": {"ratio": 1.5}}
+    methods = {
+        name: {"time": {"median": time, "low": time, "high": time}, **one}
+        for name, time in names.items()
+    }
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps({"methods": methods}))
+    found = figure_tables.accuracy_cost(load_records(root), path)
+    assert dict(zip(found["label"], found["front"], strict=True)) == {
+        "kd": True, "at": False, "dct": True, "release_a": False,
+    }  # fmt: skip
+    path.write_text("{}")
+    with pytest.raises(KdlibError, match=r"benchmarks\.methods"):
+        figure_tables.accuracy_cost(load_records(root), path)
+    assert figure_tables.accuracy_cost(load_records(root), tmp_path / "none.json").empty

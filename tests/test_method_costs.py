@@ -1,0 +1,43 @@
+"""The costs of methods' steps: memory is exact, and a tiny run measures, prints and writes."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.memory import peak_bytes, state_bytes
+from benchmarks.methods import main, report
+from kdlib.figure_tables.cost import read_costs
+
+MEGABYTE = 250_000  # float32 numbers
+
+
+def test_the_peak_is_of_what_is_held_at_once():
+    def work():
+        first = torch.zeros(10 * MEGABYTE)
+        second = first + 1
+        del first
+        return second * 2
+
+    assert peak_bytes(work) / 1e6 == pytest.approx(20, abs=0.1)
+
+
+def test_the_state_of_a_module_counts_buffers_too():
+    layer = nn.Linear(10, 10, bias=False)
+    layer.register_buffer("bank", torch.zeros(25), persistent=False)
+    assert state_bytes(layer) == 4 * 125
+
+
+def test_a_tiny_run_writes_what_figures_read(tmp_path, capsys):
+    path = tmp_path / "costs.json"
+    tiny = ["--teacher=scenes_tiny", "--student=scenes_tiny", "--image-size=32", "--batch-size=8"]
+    assert main([*tiny, "--rounds=2", "--images=20", "--methods", "at", "vid", f"--to={path}"]) == 0
+    record, costs = json.loads(path.read_text()), read_costs(path)
+    assert set(costs) == {"at", "vid"} and costs["vid"]["memory"] > 1 < costs["vid"]["time"]
+    assert record["provenance"]["threads"] == 1 and report(record) in capsys.readouterr().out
+
+
+def test_an_unknown_method_is_told(tmp_path, capsys):
+    assert main(["--methods", "vdi", "--images=20", f"--to={tmp_path / 'costs.json'}"]) == 2
+    assert "Did you mean 'vid'" in capsys.readouterr().err and not list(tmp_path.iterdir())
