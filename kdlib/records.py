@@ -9,13 +9,14 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from kdlib.analyses.answers import FILE as ANSWERS_FILE
 from kdlib.analyses.files import FILE, MAPS_FILE
 from kdlib.errors import KdlibError
 from kdlib.files import write_atomic
 from kdlib.runs import read_record
 
 PUBLISHED_FILES = ("history.csv", "record.json")
-ANALYSIS_FILES = (MAPS_FILE, FILE)  # published where a run has them
+ANALYSIS_FILES = (MAPS_FILE, ANSWERS_FILE, FILE)  # published where a run has them
 
 
 def validate_record(record: Mapping[str, Any], path: Path) -> None:

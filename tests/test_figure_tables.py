@@ -94,7 +94,7 @@ def test_gains_of_two_students_are_of_methods_that_both_have(tmp_path):
 
 def test_what_needs_analyses_is_empty_without_them(root):
     runs = load_records(root)
-    for name in ("calibration", "robustness", "map_spectra", "attention_maps"):
+    for name in ("calibration", "robustness", "map_spectra", "attention_maps", "correct_incorrect"):
         assert getattr(figure_tables, name)(runs).empty
 
 
@@ -127,6 +127,17 @@ def test_maps_are_of_one_run_a_network_and_change_with_their_file(tmp_path):
     ]
     assert found["predicted"].tolist()[:2] == ["beach", "city"]
     assert not any("/" in str(value) for value in found.to_numpy().flat)
+
+
+def test_images_are_those_that_only_the_teacher_gets_right(tmp_path):
+    write_analyses(write_grid(tmp_path, ["student", "at", "dct"]))
+    found = figure_tables.correct_incorrect(load_records(tmp_path))
+    shares = found.groupby("label")["right"].mean()
+    assert shares["teacher"] == 1 and shares["student"] == 0
+    assert 0 < shares["at"] < shares["dct"] < 1
+    assert (found["answer"] == found["true"]).equals(found["right"])
+    first = found.drop_duplicates("position")["shown"]
+    assert first.sum() == min(8, len(first))
 
 
 def test_an_analysis_of_another_run_is_refused(tmp_path):

@@ -1,6 +1,6 @@
 """The analyses of all runs of a folder: each once, kept as soon as it is done."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from kdlib.analyses import files, maps
+from kdlib.analyses import answers, files, maps
 from kdlib.analyses.calibration import calibration
 from kdlib.analyses.robustness import IMAGES, robustness
 from kdlib.analyses.spectra import mean_spectra
@@ -49,7 +49,7 @@ def analyse(
         methods: which; ``teacher`` stands for the networks that taught.
         dataset: only runs on this data set; ``None`` for all.
         data_root: folder of the real data sets.
-        maps_seed: runs of this seed keep their attention maps too.
+        maps_seed: runs of this seed keep their attention maps and answers too.
         progress: show a progress bar.
 
     Returns:
@@ -72,7 +72,7 @@ def analyse(
     with tqdm(waiting, desc="analyses", unit="run", disable=not progress) as bar:
         for row in bar:
             bar.set_postfix_str(f"{row['label']} s{row['init_seed']}")
-            written.append(_analyse_run(Path(row["directory"]), data_root, maps_seed))
+            written.append(_analyse_run(row, data_root, maps_seed))
     return written
 
 
@@ -91,7 +91,8 @@ def chosen_runs(
     settings = student_settings(tested)
     teachers = pd.concat([teacher_runs(tested, one) for one in settings]) if settings else tested
     students = tested[tested["setting"].isin(settings) & tested["method"].isin(methods)]
-    chosen = pd.concat([teachers, students]) if TEACHER in methods else students
+    chosen = pd.concat([teachers.assign(label=TEACHER), students])
+    chosen = chosen if TEACHER in methods else students
     if dataset is not None:
         chosen = chosen[chosen["dataset"] == dataset]
     if chosen.empty:
@@ -125,15 +126,19 @@ def analysis_of(
     }
 
 
-def _analyse_run(directory: Path, data_root: Path | None, maps_seed: int) -> Path:
+def _analyse_run(row: Mapping[str, Any], data_root: Path | None, maps_seed: int) -> Path:
+    directory = Path(row["directory"])
     record = read_record(directory / "record.json")
     config = RunConfig.from_dict(record["config"])
     data = _test_data(*(getattr(config, name) for name in _DATA), data_root)
     network = trained_network(config, directory.parent, len(data.classes))
     network = network.to(memory_format=torch.channels_last)
+    precision = record["provenance"]["precision"]
     if config.init_seed == maps_seed:
         maps.save_maps(directory, maps.attention_maps_of(network, data))
-    analysis = analysis_of(network, data, config, record["provenance"]["precision"])
+        found = answers.answers_of(network, data, precision, pictures=row["label"] == TEACHER)
+        answers.save_answers(directory, found)
+    analysis = analysis_of(network, data, config, precision)
     return files.write_analysis(directory, analysis)
 
 
@@ -154,7 +159,7 @@ def _test_data(
 
 def _is_done(row: dict[str, Any], maps_seed: int) -> bool:
     directory = Path(row["directory"])
-    wanted = [files.MAPS_FILE] if row["init_seed"] == maps_seed else []
+    wanted = [files.MAPS_FILE, answers.FILE] if row["init_seed"] == maps_seed else []
     try:
         files.read_analysis(directory / files.FILE)
     except KdlibError:

@@ -6,23 +6,19 @@ compared by their shape. The images lie in the same file as JPEG, so that a figu
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from kdlib.analyses.files import MAPS_FILE
-from kdlib.analyses.pixels import pixels_of
+from kdlib.analyses.pixels import as_jpeg, from_jpeg, pixels_of
 from kdlib.checkpoints import load_tensors, save_tensors
 from kdlib.data.image_data import ImageData
 from kdlib.evaluate import predict
 from kdlib.trained import attention_on
 
 SHOWN = 4
-JPEG_QUALITY = 85
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ def save_maps(directory: Path, maps: AttentionMaps) -> None:
     """Write the maps' file into a run's directory, whole or not at all."""
     tensors = {f"stage_{number}": stage for number, stage in enumerate(maps.stages, 1)}
     for number, image in enumerate(maps.images, 1):
-        tensors[f"image_{number}"] = _as_jpeg(image)
+        tensors[f"image_{number}"] = as_jpeg(image)
     facts = {"positions": maps.positions, "labels": maps.labels, "predicted": maps.predicted}
     save_tensors(Path(directory) / MAPS_FILE, tensors, facts)
 
@@ -85,7 +81,7 @@ def load_maps(directory: Path) -> AttentionMaps:
     """
     tensors, facts = load_tensors(Path(directory) / MAPS_FILE)
     return AttentionMaps(
-        images=tuple(_from_jpeg(one) for one in _numbered(tensors, "image_")),
+        images=tuple(from_jpeg(one) for one in _numbered(tensors, "image_")),
         stages=tuple(_numbered(tensors, "stage_")),
         **{name: tuple(facts[name]) for name in ("positions", "labels", "predicted")},
     )
@@ -94,18 +90,6 @@ def load_maps(directory: Path) -> AttentionMaps:
 def _numbered(tensors: dict[str, Tensor], prefix: str) -> Sequence[Tensor]:
     count = sum(name.startswith(prefix) for name in tensors)
     return [tensors[f"{prefix}{number}"] for number in range(1, count + 1)]
-
-
-def _as_jpeg(image: Tensor) -> Tensor:
-    """(3, H, W) uint8 -> the bytes of its JPEG."""
-    file = BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "jpeg", quality=JPEG_QUALITY)
-    return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
-
-
-def _from_jpeg(content: Tensor) -> Tensor:
-    picture = np.array(Image.open(BytesIO(content.numpy().tobytes())))
-    return torch.from_numpy(picture).permute(2, 0, 1)
 
 
 def _as_bytes(maps: Tensor) -> Tensor:

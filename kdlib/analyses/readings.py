@@ -20,6 +20,24 @@ def read_maps(maps: pd.DataFrame) -> str:
     return f"Of these {shown} images, each network gets right: {', '.join(parts)}."
 
 
+def read_answers(data: pd.DataFrame) -> str:
+    """Of the images that only the teacher knows, how many each taught student gets right.
+
+    Args:
+        data: from :func:`kdlib.figure_tables.correct_incorrect`.
+    """
+    if data.empty:
+        return NOTHING
+    taught = data[~data["label"].isin(["teacher", "student"])]
+    shares = taught.groupby("label")["right"].mean().sort_values(ascending=False, kind="stable")
+    listed = ", ".join(f"{name_of(str(label))} {share:.0%}" for label, share in shares.items())
+    return (
+        f"Of {data['position'].nunique()} images that the teacher gets right and the student alone "
+        f"gets wrong, those who were taught get right: {listed}. Another student alone, of another "
+        "seed, would get some of them right too: this is what was learned and what was luck."
+    )
+
+
 def read_spectra(spectra: pd.DataFrame) -> str:
     """Mean frequency of the maps' energy at each stage: the teacher's, and who is nearest to it."""
     if spectra.empty:

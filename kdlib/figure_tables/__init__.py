@@ -7,6 +7,7 @@ fractions.
 """
 
 from kdlib.figure_tables.ablations import transform_ablation, weight_ablation, weight_sensitivity
+from kdlib.figure_tables.answers import correct_incorrect
 from kdlib.figure_tables.attention import (
     attention_maps,
     map_spectra,
@@ -34,6 +35,7 @@ __all__ = [
     "attentions_gain",
     "calibration",
     "class_changes",
+    "correct_incorrect",
     "map_spectra",
     "method_accuracy",
     "noise_gauge",

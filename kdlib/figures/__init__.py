@@ -7,6 +7,7 @@ to show. :func:`draw_all` draws whatever a folder of records can show.
 
 from kdlib.figure_files import figure_provenance, save_figure
 from kdlib.figures.ablations import transform_ablation, weight_ablation, weight_sensitivity
+from kdlib.figures.answers import correct_incorrect
 from kdlib.figures.attention import (
     attention_maps,
     map_spectra,
@@ -36,6 +37,7 @@ __all__ = [
     "attentions_gain",
     "calibration",
     "class_changes",
+    "correct_incorrect",
     "draw_all",
     "figure_provenance",
     "map_spectra",

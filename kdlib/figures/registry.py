@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kdlib.figures import ablations, attention, classes, comparison, cost, trust
+from kdlib.figures import ablations, answers, attention, classes, comparison, cost, trust
 
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     draw.__name__: draw
@@ -16,7 +16,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
         comparison.attentions_gain, comparison.architecture_gain, attention.attention_maps,
         attention.map_spectra, trust.calibration, trust.robustness, ablations.weight_ablation,
         ablations.weight_sensitivity, ablations.transform_ablation, classes.class_changes,
-        cost.accuracy_cost,
+        answers.correct_incorrect, cost.accuracy_cost,
     )
 }  # fmt: skip
 

@@ -7,6 +7,8 @@ import pytest
 from training import tiny
 
 from kdlib.analyses import batch
+from kdlib.analyses.answers import FILE as ANSWERS_FILE
+from kdlib.analyses.answers import load_answers
 from kdlib.analyses.files import FILE, MAPS_FILE, read_analysis
 from kdlib.errors import KdlibError
 from kdlib.records import publish
@@ -37,7 +39,7 @@ def test_runs_are_analysed_once_and_published(root, tmp_path):
     assert right == pytest.approx(record["results"]["top1"], abs=1e-4)
     publish(root, tmp_path)
     copies = tmp_path / one.parent.name
-    for name in (FILE, MAPS_FILE):
+    for name in (FILE, MAPS_FILE, ANSWERS_FILE):
         assert (copies / name).read_bytes() == (one.parent / name).read_bytes()
     assert not (copies / "weights.safetensors").exists()
 
@@ -81,3 +83,13 @@ def test_seeds_keep_maps_only_where_asked(root):
     assert not (path.parent / MAPS_FILE).exists()
     assert batch.analyse(root, ["dct"], maps_seed=1, progress=False) == [path]
     assert (path.parent / MAPS_FILE).exists()
+
+
+def test_answers_are_those_that_the_record_counts_and_the_teacher_keeps_pictures(root):
+    batch.analyse(root, progress=False)
+    for path in root.glob("scenes-*-s0-*/" + ANSWERS_FILE):
+        found = load_answers(path.parent)
+        record = json.loads((path.parent / "record.json").read_text())
+        right = (found.answers == found.labels).float().mean().item()
+        assert right == pytest.approx(record["results"]["top1"], abs=1e-6)
+        assert len(found.images) == (len(found.labels) if "-student-s0" in path.parent.name else 0)
