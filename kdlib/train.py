@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ from kdlib.runs import (
     run_lock,
     write_record,
 )
-from kdlib.trainee import Lesson, Trainee
+from kdlib.trainee import DivergedError, Lesson, Trainee
 
 OWN_FIELDS = {
     "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
@@ -183,9 +183,14 @@ def _train(configs: Sequence[RunConfig], task: Task, root: Path, progress: bool)
     total = (configs[0].epochs - first) * len(task.batches)
     with tqdm(total=total, disable=not progress, unit="batch", mininterval=1) as bar:
         for epoch in range(first, configs[0].epochs):
-            train_epoch([t for t in trainees if t.epoch == epoch], task, epoch, bar)
-    for group in _evaluated_alike(trainees):
+            group = [t for t in trainees if t.epoch == epoch and t.failure is None]
+            if group:
+                train_epoch(group, task, epoch, bar)
+    failed = [t for t in trainees if t.failure is not None and t.config.split != "dev"]
+    for group in _evaluated_alike([t for t in trainees if t not in failed]):
         _conclude(group, task)
+    for trainee in failed:
+        raise cast("DivergedError", trainee.failure)
 
 
 def _evaluated_alike(trainees: Sequence[Trainee]) -> list[list[Trainee]]:
@@ -197,7 +202,14 @@ def _evaluated_alike(trainees: Sequence[Trainee]) -> list[list[Trainee]]:
 
 
 def _conclude(trainees: Sequence[Trainee], task: Task) -> None:
-    """Evaluate, and leave weights, history and, last of all, the record of each."""
+    """Evaluate, and leave weights, history and, last of all, the record of each.
+
+    In the search for a weight on the dev split, one with which a run diverges is a result too:
+    that of a network that has learnt nothing.
+    """
+    for trainee in trainees:
+        if trainee.failure is not None:
+            trainee.start_over()
     qualities = evaluate_students(
         [trainee.student for trainee in trainees],
         task.teacher if trainees[0].distiller.needs_teacher else None,
@@ -218,7 +230,10 @@ def _lesson(task: Task, image_size: int) -> Lesson | None:
 
 
 def train_epoch(trainees: Sequence[Trainee], task: Task, epoch: int, bar: tqdm) -> None:
-    """One epoch of every trainee that has not done it yet; each ends with a checkpoint."""
+    """One epoch of every trainee that has not done it yet; each ends with a checkpoint.
+
+    One whose loss is not finite stops, with its last good epoch as it was; the others go on.
+    """
     seconds: dict[str, float] = defaultdict(float)
     sums: dict[str, dict[str, float]] = {t.config.run_id: defaultdict(float) for t in trainees}
     for trainee in trainees:
@@ -229,18 +244,22 @@ def train_epoch(trainees: Sequence[Trainee], task: Task, epoch: int, bar: tqdm) 
         start = time.perf_counter()
         teacher = _ask(task, batch) if needs_teacher else None
         seconds["teacher"] += time.perf_counter() - start
-        for trainee in trainees:
+        for trainee in _going_on(trainees):
             start = time.perf_counter()
             done = epoch * len(task.batches) + index
             rate = trainee.rate(done, len(task.batches))
             asked = teacher if trainee.distiller.needs_teacher else None
-            terms = trainee.step(batch, asked, rate, done / total)
+            try:
+                terms = trainee.step(batch, asked, rate, done / total)
+            except DivergedError as error:
+                trainee.failure = error
+                continue
             for name, term in terms.items():
                 sums[trainee.config.run_id][name] += term.item() * len(batch.labels)
             seconds[trainee.config.run_id] += time.perf_counter() - start
-        bar.set_postfix_str(_describe(trainees[-1], terms, epoch))
+            bar.set_postfix_str(_describe(trainee, terms, epoch), refresh=False)
         bar.update()
-    for trainee in trainees:
+    for trainee in _going_on(trainees):
         run_id = trainee.config.run_id
         taught = seconds["teacher"] if trainee.distiller.needs_teacher else 0.0
         row = {
@@ -251,6 +270,10 @@ def train_epoch(trainees: Sequence[Trainee], task: Task, epoch: int, bar: tqdm) 
             "seconds": round(seconds[run_id] + taught, 3),
         }
         trainee.end_epoch(row)
+
+
+def _going_on(trainees: Sequence[Trainee]) -> list[Trainee]:
+    return [trainee for trainee in trainees if trainee.failure is None]
 
 
 def _on_device(task: Task, trainees: Sequence[Trainee], epoch: int) -> Iterator[Batch]:
@@ -286,7 +309,8 @@ def make_record(trainee: Trainee, task: Task, measured: dict[str, Any]) -> dict[
         task: what it shared with others.
         measured: its quality, from :func:`kdlib.evaluate.evaluate_students`.
     """
-    config, history = trainee.config, trainee.history
+    config = trainee.config
+    history = trainee.history or [{"epoch": 0, "accuracy": monitored_accuracy(trainee, task)}]
     best = max(history, key=lambda row: row["accuracy"])
     epochs = {
         "last_epoch": trainee.epoch,
@@ -301,6 +325,7 @@ def make_record(trainee: Trainee, task: Task, measured: dict[str, Any]) -> dict[
         "config_hash": config.config_hash,
         **measured,
         "results": {**measured["results"], **epochs},
+        "diverged": str(trainee.failure) if trainee.failure else None,
         "cost": _cost(trainee, task),
         "provenance": provenance(
             config, str(task.device), trainee.precision, task.data.fingerprint
@@ -312,4 +337,8 @@ def _cost(trainee: Trainee, task: Task) -> dict[str, Any]:
     seconds = sum(row["seconds"] for row in trainee.history)
     images = len(task.data.labels) * trainee.epoch
     measured = measure_cost(trainee.student, trainee.config.image_size, task.device)
-    return {**measured, "train_seconds": seconds, "images_per_second": images / seconds}
+    return {
+        **measured,
+        "train_seconds": seconds,
+        "images_per_second": images / seconds if seconds else 0.0,
+    }

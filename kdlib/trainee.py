@@ -21,6 +21,10 @@ from kdlib.schedules import learning_rate
 from kdlib.seeds import derive_seed, seed_everything
 
 
+class DivergedError(KdlibError):
+    """A loss that is not finite: the run cannot go on, others beside it can."""
+
+
 class Lesson(NamedTuple):
     """What a student must know of what it is taught: the teacher's shapes and all labels (N,)."""
 
@@ -52,10 +56,7 @@ class Trainee:
         self.config, self.classes, self.device = config, classes, device
         self.directory = run_directory(config, root)
         self.precision = precision
-        seed_everything(derive_seed(config.init_seed, "weights"))
-        start = {"weights": config.start} if config.start else {}
-        self.student = create_model(config.student, classes, **start)
-        self.student.to(device).to(memory_format=torch.channels_last)
+        self.student = self._untrained()
         seed_everything(derive_seed(config.init_seed, "distiller"))
         self.distiller = create_distiller(config, self._pair(lesson)).to(device)
         self.parts = nn.ModuleDict({"student": self.student, "distiller": self.distiller})
@@ -66,7 +67,18 @@ class Trainee:
             weight_decay=config.weight_decay,
         )
         self.history: list[dict[str, Any]] = []
+        self.failure: DivergedError | None = None
         self._restore()
+
+    def start_over(self) -> None:
+        """Take what was learnt back: a run that diverged has learnt nothing."""
+        self.student.load_state_dict(self._untrained().state_dict())
+
+    def _untrained(self) -> nn.Module:
+        seed_everything(derive_seed(self.config.init_seed, "weights"))
+        start = {"weights": self.config.start} if self.config.start else {}
+        student = create_model(self.config.student, self.classes, **start)
+        return student.to(self.device).to(memory_format=torch.channels_last)
 
     @property
     def epoch(self) -> int:
@@ -90,7 +102,7 @@ class Trainee:
             progress: share of the training that is done, 0 to 1.
 
         Raises:
-            KdlibError: the loss is not finite; names the terms and the learning rate.
+            DivergedError: the loss is not finite; names the terms and the learning rate.
         """
         self.optimiser.param_groups[0]["lr"] = lr
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
@@ -98,7 +110,7 @@ class Trainee:
             terms = self.distiller(output, teacher, batch, progress)
         loss = torch.stack(list(terms.values())).sum()
         if not math.isfinite(loss.item()):
-            raise KdlibError(self._not_finite(terms, lr))
+            raise DivergedError(self._not_finite(terms, lr))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
@@ -164,7 +176,8 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _as_csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    columns = list(rows[0]) if rows else ["epoch", "learning_rate", "accuracy", "seconds"]
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -17,7 +17,9 @@ from kdlib.checkpoints import load_tensors, save_tensors
 from kdlib.distillers.base import FrozenTeacher
 from kdlib.errors import KdlibError
 from kdlib.models import create_model
+from kdlib.records import validate_record
 from kdlib.runs import RunConfig, run_directory
+from kdlib.seeds import derive_seed, seed_everything
 from kdlib.train import fit
 
 METHODS = ("student", "kd", "at", "dct+gate+kd", "crd", "vid+kd")
@@ -217,6 +219,29 @@ def test_a_loss_that_is_not_finite_stops_with_its_terms(taught, tmp_path):
     with pytest.raises(KdlibError, match="kd inf.*learning rate"):
         fit([config], root, progress=False)
     assert not (run_directory(config, root) / "record.json").exists()
+
+
+def test_who_diverges_takes_nobody_along(taught, tmp_path):
+    sound, wild = tiny(), tiny(method="kd", kd_weight=1e39)
+    root = copy_teacher(taught, tmp_path / "together")
+    with pytest.raises(KdlibError, match="'kd' is not finite"):
+        fit([wild, sound], root, progress=False)
+    alone = fit([sound], copy_teacher(taught, tmp_path / "alone"), progress=False)[0]
+    assert result_of(fit([sound], root, progress=False)[0]) == result_of(alone)
+    assert alone["diverged"] is None
+
+
+def test_in_the_search_for_a_weight_divergence_is_a_result(tmp_path):
+    wild = tiny(method="kd", kd_weight=1e39, split="dev")
+    fit([wild.teacher_config()], tmp_path, progress=False)
+    (record,) = fit([wild], tmp_path, progress=False)
+    assert "'kd' is not finite in epoch 1" in record["diverged"]
+    assert record["results"]["last_epoch"] == 0
+    validate_record(record, run_directory(wild, tmp_path) / "record.json")
+    untrained, _ = load_tensors(run_directory(wild, tmp_path) / "weights.safetensors")
+    seed_everything(derive_seed(wild.init_seed, "weights"))
+    fresh = create_model(wild.student, 16).state_dict()
+    assert all(torch.equal(value, fresh[name]) for name, value in untrained.items())
 
 
 def test_students_of_different_batches_cannot_be_in_lock_step(tmp_path):
