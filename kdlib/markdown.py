@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
@@ -120,14 +121,21 @@ def check_block(path: Path, name: str, text: str) -> None:
     """
     whole = Path(path).read_text(encoding="utf-8")
     start, stop = _block(whole, path, name)
-    found, made = whole[start:stop].strip().splitlines(), text.strip().splitlines()
-    for number in range(max(len(found), len(made))):
-        pair = [lines[number] if number < len(lines) else "(no line)" for lines in (found, made)]
-        if pair[0] != pair[1]:
-            raise KdlibError(
-                f"{path}: the block 'results:{name}' differs from the records in its line "
-                f"{number + 1}:\n  file:    {pair[0]}\n  records: {pair[1]}\nMake it anew."
-            )
+    parting = first_difference(whole[start:stop].strip(), text.strip())
+    if parting:
+        raise KdlibError(
+            f"{path}: the block 'results:{name}' differs from the records in its {parting}\n"
+            "Make it anew."
+        )
+
+
+def first_difference(found: str, made: str) -> str:
+    """The first line in which a file's text differs from what records give; empty if none does."""
+    lines = zip_longest(found.splitlines(), made.splitlines(), fillvalue="(no line)")
+    for number, (theirs, ours) in enumerate(lines, 1):
+        if theirs != ours:
+            return f"line {number}:\n  file:    {theirs}\n  records: {ours}"
+    return ""
 
 
 def _block(text: str, path: Path, name: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -234,42 +234,63 @@ def train_epoch(trainees: Sequence[Trainee], task: Task, epoch: int, bar: tqdm) 
 
     One whose loss is not finite stops, with its last good epoch as it was; the others go on.
     """
-    seconds: dict[str, float] = defaultdict(float)
-    sums: dict[str, dict[str, float]] = {t.config.run_id: defaultdict(float) for t in trainees}
+    tallies = {trainee.config.run_id: EpochTally() for trainee in trainees}
     for trainee in trainees:
         trainee.parts.train()
     needs_teacher = any(trainee.distiller.needs_teacher for trainee in trainees)
-    total = trainees[0].config.epochs * len(task.batches)
+    asking = 0.0
     for index, batch in enumerate(_on_device(task, trainees, epoch)):
         start = time.perf_counter()
         teacher = _ask(task, batch) if needs_teacher else None
-        seconds["teacher"] += time.perf_counter() - start
+        asking += time.perf_counter() - start
+        done = epoch * len(task.batches) + index
         for trainee in _going_on(trainees):
-            start = time.perf_counter()
-            done = epoch * len(task.batches) + index
-            rate = trainee.rate(done, len(task.batches))
-            asked = teacher if trainee.distiller.needs_teacher else None
-            try:
-                terms = trainee.step(batch, asked, rate, done / total)
-            except DivergedError as error:
-                trainee.failure = error
-                continue
-            for name, term in terms.items():
-                sums[trainee.config.run_id][name] += term.item() * len(batch.labels)
-            seconds[trainee.config.run_id] += time.perf_counter() - start
+            terms = _learn(trainee, batch, teacher, tallies[trainee.config.run_id], done, task)
             bar.set_postfix_str(_describe(trainee, terms, epoch), refresh=False)
         bar.update()
     for trainee in _going_on(trainees):
-        run_id = trainee.config.run_id
-        taught = seconds["teacher"] if trainee.distiller.needs_teacher else 0.0
-        row = {
+        taught = asking if trainee.distiller.needs_teacher else 0.0
+        accuracy = monitored_accuracy(trainee, task)
+        tally = tallies[trainee.config.run_id]
+        trainee.end_epoch(tally.row(epoch, len(task.data.labels), accuracy, taught))
+
+
+@dataclass
+class EpochTally:
+    """What one student's epoch adds up to: sums of its terms over images, seconds, last rate."""
+
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    seconds: float = 0.0
+    rate: float = 0.0
+
+    def row(self, epoch: int, images: int, accuracy: float, taught: float) -> dict[str, Any]:
+        """The epoch's row of ``history.csv``; ``taught`` are the seconds of the teacher."""
+        return {
             "epoch": epoch + 1,
-            "learning_rate": rate,
-            **{name: total / len(task.data.labels) for name, total in sums[run_id].items()},
-            "accuracy": monitored_accuracy(trainee, task),
-            "seconds": round(seconds[run_id] + taught, 3),
+            "learning_rate": self.rate,
+            **{name: total / images for name, total in self.sums.items()},
+            "accuracy": accuracy,
+            "seconds": round(self.seconds + taught, 3),
         }
-        trainee.end_epoch(row)
+
+
+def _learn(
+    trainee: Trainee, batch: Batch, teacher: Any, tally: EpochTally, done: int, task: Task
+) -> dict[str, Tensor]:
+    """One step of one student, counted; no terms if its loss is not finite, for it stops then."""
+    start = time.perf_counter()
+    tally.rate = trainee.rate(done, len(task.batches))
+    asked = teacher if trainee.distiller.needs_teacher else None
+    progress = done / (trainee.config.epochs * len(task.batches))
+    try:
+        terms = trainee.step(batch, asked, tally.rate, progress)
+    except DivergedError as error:
+        trainee.failure = error
+        return {}
+    for name, term in terms.items():
+        tally.sums[name] += term.item() * len(batch.labels)
+    tally.seconds += time.perf_counter() - start
+    return terms
 
 
 def _going_on(trainees: Sequence[Trainee]) -> list[Trainee]:

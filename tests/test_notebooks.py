@@ -22,6 +22,7 @@ mpl.use("Agg")
 MAIN = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
 FEWEST_CELLS, MOST_CELLS, MOST_LINES = 15, 40, 32
+MOST_BYTES = 1 << 20
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ABSOLUTE = re.compile(
     r"(?<![\w.:/])/(?:home|root|work|tmp|Users|private|mnt|opt|usr|var)/\w|\b[A-Z]:\\\w"
@@ -91,6 +92,11 @@ def test_outputs_are_stored_and_none_is_an_error(path):
     assert all(cell.execution_count for cell in cells if cell.source.strip())
     outputs = [output for cell in cells for output in cell.outputs]
     assert outputs and all(output.output_type != "error" for output in outputs)
+
+
+@of_each(MAIN + SOLUTIONS)
+def test_it_is_quick_to_read_on_the_web(path):
+    assert path.stat().st_size < MOST_BYTES
 
 
 @of_each(MAIN)

@@ -74,6 +74,13 @@ def read_weights(grid: pd.DataFrame) -> str:
             above = int((own["top1"] > plain.iloc[0]).sum())
             line += f"; {above} of them are above the student alone"
         lines.append(line + ".")
+    sizes = grid[grid["method"] != "student"].groupby("method").size()
+    if sizes.nunique() > 1:
+        lines.append(
+            f"\nThe grids still differ: {sizes.min()} to {sizes.max()} weights a method. Those "
+            "that chose the weights of the comparison were equal; `make reproduce PROFILE=tune` "
+            "completes what was added since."
+        )
     return "\n".join(lines)
 
 

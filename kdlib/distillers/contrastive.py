@@ -16,8 +16,8 @@ from kdlib.seeds import generator
 def nce_per_image(scores: Tensor, images: int) -> Tensor:
     """Noise-contrastive estimation of which score is the positive's: (B, 1 + K) -> (B,).
 
-    ``-log h(positive) - sum log(1 - h(negative))`` with ``h = e^s / (e^s + K / N)`` (equations
-    18 and 19, whose critic is normalised by a constant).
+    ``-log h(positive) - sum log(1 - h(negative))`` with ``h = e^s / (e^s + K / N)``, a
+    critic e^s that is normalised by a constant.
 
     Args:
         scores: logarithms of the normalised critic, the positive's first.

@@ -18,7 +18,7 @@ def dkd_per_image(
     other_weight: float = 8.0,
     temperature: float = 4.0,
 ) -> Tensor:
-    """``T^2 (alpha TCKD + beta NCKD)``: logits (B, K), (B, K), labels (B,) -> (B,) (equation 7).
+    """``T^2 (alpha TCKD + beta NCKD)``: logits (B, K), (B, K), labels (B,) -> (B,).
 
     TCKD is the divergence of the two probabilities "the target" and "anything else", NCKD that
     of the classes other than the target among themselves. KD is their sum with weights 1 and
@@ -53,7 +53,7 @@ class DecoupledLoss(nn.Module):
 
     Args:
         target_weight: alpha of the paper.
-        other_weight: beta; 8 on most pairs of CIFAR-100, 0.5 on ImageNet.
+        other_weight: beta; chosen for each pair of networks, 8 being usual on CIFAR-100.
         temperature: T.
     """
 

@@ -14,7 +14,7 @@ def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of features: (B, C, H, W), (B, C, H', W') -> (B,).
 
     The larger features are average-pooled to the size of the smaller. The mean over elements, in
-    place of half the sum of equation 3, is what the usual weight of 100 belongs to.
+    place of the paper's half sum, is what the usual weight of 100 belongs to.
     """
     mine, theirs = pool_to_common_size(working_precision(student), working_precision(teacher))
     return (mine - theirs).square().flatten(1).mean(dim=1)

@@ -8,6 +8,7 @@ from kdlib.distillers.review import ReviewLoss
 from kdlib.losses.numeric import for_layer, working_precision
 
 CUT = 0.1
+"""Share of the highest frequency below which frequencies count as low: a choice of this project."""
 
 
 def high_pass(size: tuple[int, int], cut: float = CUT) -> Tensor:

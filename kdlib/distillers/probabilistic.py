@@ -15,7 +15,7 @@ SMALLEST_PROBABILITY = 1e-7
 def neighbour_probabilities(embedding: Tensor) -> Tensor:
     """How likely j is picked as i's neighbour: (B, D) -> (B, B), rows sum to 1, diagonal 0.
 
-    By the cosine kernel, (1 + cos) / 2, over the sum of its row (equations 3, 5 and 6).
+    By the cosine kernel, (1 + cos) / 2, over the sum of its row.
     """
     directions = functional.normalize(working_precision(embedding), dim=1)
     kernel = (1 + directions @ directions.T).clamp_min(0) / 2
@@ -26,8 +26,7 @@ def neighbour_probabilities(embedding: Tensor) -> Tensor:
 def pkt_per_image(student: Tensor, teacher: Tensor) -> Tensor:
     """``mean_j p_t(j|i) log(p_t(j|i) / p_s(j|i))``: embeddings (B, D), (B, D') -> (B,).
 
-    The mean over pairs, in place of the sum of equation 7, is what the usual weight of 30000
-    belongs to.
+    The mean over pairs, in place of the paper's sum, is what the usual weight of 30000 belongs to.
     """
     with torch.autocast(student.device.type, enabled=False):
         mine, theirs = map(neighbour_probabilities, (student, teacher))

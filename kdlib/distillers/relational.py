@@ -11,7 +11,7 @@ from kdlib.models.output import Output
 
 
 def pairwise_distances(embedding: Tensor) -> Tensor:
-    """Euclidean distances over their mean (equation 6): (B, D) -> (B, B), diagonal 0."""
+    """Euclidean distances over their mean: (B, D) -> (B, B), diagonal 0."""
     differences = embedding[:, None] - embedding[None]
     squared = differences.square().sum(dim=2)
     # The root of 0 has an infinite gradient: equal images, the diagonal first, get none.
@@ -21,7 +21,7 @@ def pairwise_distances(embedding: Tensor) -> Tensor:
 
 
 def triplet_angles(embedding: Tensor) -> Tensor:
-    """Cosine of the angle at image j of i, j, k (equation 9): (B, D) -> (B, B, B), [j, i, k]."""
+    """Cosine of the angle at image j of i, j, k: (B, D) -> (B, B, B), [j, i, k]."""
     directions = functional.normalize(embedding[None] - embedding[:, None], dim=2)
     return directions @ directions.transpose(1, 2)
 
@@ -41,7 +41,7 @@ def rkd_per_image(
 
 
 def _huber(mine: Tensor, theirs: Tensor) -> Tensor:
-    """The mean for each first index of the Huber loss with delta 1 (equation 7)."""
+    """The mean for each first index of the Huber loss with delta 1."""
     return functional.smooth_l1_loss(mine, theirs, reduction="none").flatten(1).mean(dim=1)
 
 

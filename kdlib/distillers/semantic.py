@@ -16,7 +16,7 @@ from kdlib.models.output import Output
 
 
 def layer_attention(queries: Tensor, keys: Tensor) -> Tensor:
-    """How much each student stage learns from each teacher stage, for each image (equation 5).
+    """How much each student stage learns from each teacher stage, for each image.
 
     (B, S, D), (B, S', D) -> (B, S, S'), which sums to 1 over the teacher's stages.
     """
@@ -24,7 +24,7 @@ def layer_attention(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 class Embedding(nn.Module):
-    """An image's similarities to its batch, embedded on the unit sphere (equation 4).
+    """An image's similarities to its batch, embedded on the unit sphere.
 
     Args:
         batch_size: similarities of an image; those of a smaller batch are filled up with zeros.
@@ -49,7 +49,7 @@ class Embedding(nn.Module):
 def projection(inputs: int, outputs: int) -> nn.Sequential:
     """From a student's channels to a teacher's: 1 x 1, 3 x 3 and 1 x 1 convolutions.
 
-    The paper does not say how wide the middle is; as wide as the student, it stays cheap.
+    The width of the middle is a choice of this project: that of the student, so it stays cheap.
     """
     return nn.Sequential(
         nn.Conv2d(inputs, inputs, 1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(),
@@ -75,7 +75,7 @@ class SemanticLoss(nn.Module):
         )
 
     def forward(self, student: Output, teacher: TeacherOutput, batch: Batch) -> Tensor:
-        """(B,), unweighted: the mean over the student's stages (equation 7)."""
+        """(B,), unweighted: the mean over the student's stages."""
         queries = _embedded(self.queries, student.stages)
         attention = layer_attention(queries, _embedded(self.keys, teacher.stages))
         pairs = zip(self.projections, product(student.stages, teacher.stages), strict=True)

@@ -11,7 +11,7 @@ from kdlib.models.output import Output
 
 
 def batch_similarity(features: Tensor) -> Tensor:
-    """Rows of ``Q Q^T`` of unit L2 norm, Q the flattened features (equations 1 and 2).
+    """Rows of ``Q Q^T`` of unit L2 norm, Q the flattened features.
 
     (B, C, H, W) -> (B, B). A dead image, all zero, has similarity 0 to all.
     """
@@ -23,7 +23,7 @@ def batch_similarity(features: Tensor) -> Tensor:
 def sp_per_image(student: Tensor, teacher: Tensor) -> Tensor:
     """``sum_j (G_s - G_t)_ij^2 / B``: features of one stage -> (B,).
 
-    Its mean over the batch is ``|G_s - G_t|_F^2 / B^2`` (equation 4).
+    Its mean over the batch is ``|G_s - G_t|_F^2 / B^2``.
     """
     difference = batch_similarity(student) - batch_similarity(teacher)
     return difference.square().mean(dim=1)

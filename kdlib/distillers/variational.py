@@ -19,7 +19,7 @@ FIRST_VARIANCE, SMALLEST_VARIANCE = 5.0, 1e-5
 def gaussian_nll(mean: Tensor, variance: Tensor, teacher: Tensor) -> Tensor:
     """``mean (log var_c + (t - mu)^2 / var_c) / 2``: (B, C, H, W), (C,), (B, C, H', W') -> (B,).
 
-    Equation 5 without its constant, averaged over elements.
+    The negative log-density without its constant, averaged over elements.
     """
     mean, teacher = pool_to_common_size(working_precision(mean), working_precision(teacher))
     variance = variance.view(1, -1, 1, 1)

@@ -8,6 +8,7 @@ from kdlib.files import write_text
 from kdlib.ledger import Ledger, make_ledger, sections
 from kdlib.ledger.blocks import number_blocks
 from kdlib.ledger.readings import read_cells, read_counts
+from kdlib.markdown import first_difference
 from kdlib.run_table import load_records
 
 PAGE = "LEDGER.md"
@@ -83,13 +84,10 @@ def check_page(path: Path, roots: Sequence[Path]) -> None:
         KdlibError: there is no page, or it differs; names the first line that does.
     """
     path = Path(path)
-    made = _page_of(roots).splitlines()
-    found = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for place in range(max(len(made), len(found))):
-        pair = [lines[place] if place < len(lines) else "(no line)" for lines in (found, made)]
-        if pair[0] != pair[1]:
-            raise KdlibError(
-                f"{path} differs from the records in its line {place + 1}:\n"
-                f"  file:    {pair[0]}\n  records: {pair[1]}\n"
-                f"Make it anew: python -m kdlib ledger {' '.join(map(str, roots))} --to {path}"
-            )
+    found = path.read_text(encoding="utf-8") if path.exists() else ""
+    parting = first_difference(found, _page_of(roots))
+    if parting:
+        raise KdlibError(
+            f"{path} differs from the records in its {parting}\n"
+            f"Make it anew: python -m kdlib ledger {' '.join(map(str, roots))} --to {path}"
+        )

@@ -27,7 +27,7 @@ def test_its_minimum_is_at_the_teachers_features():
     assert (gaussian_nll(teacher + 0.1, variance, teacher) > least).all()
 
 
-def test_the_variance_starts_as_published_and_every_stage_counts():
+def test_the_variance_starts_at_its_first_value_and_every_stage_counts():
     made, student, teacher = VariationalLoss(pair()), output(STUDENT), taught()
     expected = 0
     for predict, mine, theirs in zip(made.predictors, student.stages, teacher.stages, strict=True):
