@@ -5,6 +5,7 @@ DATASET ?= scenes
 METHODS ?=
 SEEDS ?=
 EPOCHS ?=
+IMAGES ?=
 DATA_ROOT ?=
 JOBS ?= all
 # The first Python on this machine that the pinned packages support.
@@ -25,7 +26,7 @@ SNAKEMAKE := snakemake --snakefile workflow/Snakefile --cores $(JOBS) --nolock \
 	--quiet host rules reason
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb)) $(sort $(wildcard notebooks/solutions/*.ipynb))
 
-export PROFILE DATASET METHODS SEEDS EPOCHS DATA_ROOT JOBS
+export PROFILE DATASET METHODS SEEDS EPOCHS IMAGES DATA_ROOT JOBS
 
 .PHONY: help check install reproduce test lab notebooks bench lock clean
 # Prerequisites in the order written: arguments are checked before anything is installed.
@@ -46,6 +47,7 @@ help:
 	@echo "  METHODS    such as student,at,dct+kd [the profile's]"
 	@echo "  SEEDS      such as 0,1,2 [the profile's]"
 	@echo "  EPOCHS     of teachers and students, such as 1 for a trial [the profile's]"
+	@echo "  IMAGES     to train with, such as 1000 for a trial [the profile's]"
 	@echo "  DATA_ROOT  folder of the real data sets [the variable KDLIB_DATA]"
 	@echo "  JOBS       jobs side by side [all: one a core]"
 	@echo "Any target takes PYTHON, 3.11 to 3.13 [$(PYTHON)]. Interrupt and repeat at will."
@@ -65,7 +67,7 @@ $(STAMP): requirements/lock.txt requirements/bootstrap.txt pyproject.toml workfl
 reproduce: install
 	@$(IN_VENV) python -m kdlib data check $(DATASET) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)")
 	@$(IN_VENV) $(SNAKEMAKE) --config "profile=$(PROFILE)" "dataset=$(DATASET)" \
-		"methods=$(METHODS)" "seeds=$(SEEDS)" "epochs=$(EPOCHS)" "data_root=$(DATA_ROOT)"
+		"methods=$(METHODS)" "seeds=$(SEEDS)" "epochs=$(EPOCHS)" "images=$(IMAGES)" "data_root=$(DATA_ROOT)"
 
 test: install
 	$(IN_VENV) ruff check .

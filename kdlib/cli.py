@@ -119,6 +119,9 @@ def _add_results(subparsers: Any) -> None:
     results.add_argument(
         "--epochs", type=_positive, metavar="N", help="the profile's runs cut to so many epochs"
     )
+    results.add_argument(
+        "--images", type=_positive, metavar="N", help="and to so many training images"
+    )
     task = results.add_mutually_exclusive_group()
     task.add_argument(
         "--publish",

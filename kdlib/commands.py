@@ -58,7 +58,7 @@ def show_results(options: Namespace) -> None:
         changed = update_readme(options.readme, options.roots)
         print(f"{options.readme}: {', '.join(changed) or 'nothing'} changed")
     else:
-        print_results(options.roots, options.profile, options.epochs)
+        print_results(options.roots, options.profile, epochs=options.epochs, images=options.images)
 
 
 def make_ledger(options: Namespace) -> None:

@@ -7,7 +7,8 @@ it needs them, ``datasets`` (fields that differ by data set), ``methods_of`` (me
 (a data set: factors of what was chosen on it instead). ``analyses: true`` asks for the analyses
 of its networks (notebook 08). Weights come from ``weights`` of the profile, where it has them for
 a method, else from ``profiles/tuned/<dataset>.yaml``, which the dev split has written.
-``options`` are method options that differ from a method's defaults.
+``options`` are method options that differ from a method's defaults. ``like`` names a profile whose
+keys this one has too, but for those that it gives itself.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from kdlib.runs import RunConfig
 PROFILES = Path(__file__).parents[1] / "profiles"
 KEYS = (
     "about", "config", "datasets", "methods", "methods_of", "seeds", "sweeps", "weights", "grid",
-    "around", "analyses", "options",
+    "around", "analyses", "options", "like",
 )  # fmt: skip
 SWEEP_KEYS = ("datasets", "fields", "methods", "seeds")
 SAME_WEIGHT = {
@@ -50,7 +51,7 @@ def read_profile(name: str) -> dict[str, Any]:
     checked_options(profile, KEYS, f"profile '{name}'")
     for sweep in profile.get("sweeps", []):
         checked_options(sweep, SWEEP_KEYS, f"a sweep of profile '{name}'")
-    return profile
+    return {**read_profile(profile["like"]), **profile} if "like" in profile else profile
 
 
 def expand(
@@ -59,6 +60,7 @@ def expand(
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     epochs: int | None = None,
+    images: int | None = None,
 ) -> list[RunConfig]:
     """All runs of a profile, students first; each one once.
 
@@ -69,18 +71,20 @@ def expand(
             runs those of them that are asked for.
         seeds: seeds instead of the profile's own; a seed sets data order and student alike.
         epochs: of students and teachers, instead of the profile's own.
+        images: of the training set, instead of the profile's own.
 
     Raises:
         KdlibError: an unknown profile, field, method or modifier.
     """
     profile = read_profile(name)
     own = profile.get("methods_of", {}).get(dataset) or profile["methods"]
+    trial = _trial(epochs, images)
     runs = [
         run
         for group in [{}, *profile.get("sweeps", [])]
         if dataset in group.get("datasets", [dataset])
         for run in _group(
-            _fields(profile, dataset, group.get("fields", {}), epochs),
+            _fields(profile, dataset, {**group.get("fields", {}), **trial}),
             profile,
             _wanted(methods, group.get("methods"), own),
             seeds or group.get("seeds") or profile["seeds"],
@@ -98,13 +102,16 @@ def _wanted(
     return asked if swept is None else [method for method in swept if method in asked]
 
 
-def _fields(
-    profile: Mapping[str, Any], dataset: str, swept: Mapping[str, Any], epochs: int | None
-) -> dict[str, Any]:
+def _trial(epochs: int | None, images: int | None) -> dict[str, int]:
+    """The fields that cut runs short, of those that are given."""
+    cut = {"epochs": epochs, "teacher_epochs": epochs, "train_size": images}
+    return {field: value for field, value in cut.items() if value is not None}
+
+
+def _fields(profile: Mapping[str, Any], dataset: str, own: Mapping[str, Any]) -> dict[str, Any]:
     """What all runs of a group share; a later source wins."""
-    shorter = {} if epochs is None else {"epochs": epochs, "teacher_epochs": epochs}
     of_dataset = profile.get("datasets", {}).get(dataset, {})
-    return {"dataset": dataset, **profile["config"], **of_dataset, **swept, **shorter}
+    return {"dataset": dataset, **profile["config"], **of_dataset, **own}
 
 
 def _group(

@@ -19,6 +19,7 @@ from kdlib.markdown import (
     update_block,
 )
 from kdlib.method_table import methods_markdown
+from kdlib.profile_table import profiles_markdown
 from kdlib.readings import read_accuracy
 from kdlib.run_table import load_records, summary_table
 from kdlib.runs import RunConfig
@@ -47,6 +48,7 @@ def readme_blocks(readme: Path, roots: Sequence[Path]) -> dict[str, str]:
         "claims": "\n".join(_claims(some) for some in runs),
         "ledger": counts_markdown(make_ledger(table)),
         "methods": methods_markdown(),
+        "profiles": profiles_markdown(),
         "times": _times(measured / COMMANDS),
         "steps": _steps(_step_files(measured)),
         "loading": _loading(measured / LOADING),

@@ -67,13 +67,16 @@ __all__ = [
 ]
 
 
-def of_profile(table: pd.DataFrame, profile: str, epochs: int | None = None) -> pd.DataFrame:
+def of_profile(
+    table: pd.DataFrame, profile: str, epochs: int | None = None, images: int | None = None
+) -> pd.DataFrame:
     """The runs of a profile and their teachers, whichever methods and seeds were asked for.
 
     Args:
         table: runs.
         profile: name of the profile.
         epochs: of students and teachers, if the profile was cut to so many.
+        images: of the training set, if the profile was cut to so many.
 
     Raises:
         KdlibError: no such profile, or none of its runs is in the table.
@@ -83,7 +86,7 @@ def of_profile(table: pd.DataFrame, profile: str, epochs: int | None = None) -> 
         run
         for dataset in sorted(set(table["dataset"]))
         for some, of in ((None, None), (methods, seeds))
-        for run in expand(profile, dataset, some, of, epochs)
+        for run in expand(profile, dataset, some, of, epochs, images)
     ]
     names = {run.run_id for run in runs}
     names |= {run.teacher_config().run_id for run in runs if run.teacher != "none"}
@@ -93,10 +96,16 @@ def of_profile(table: pd.DataFrame, profile: str, epochs: int | None = None) -> 
     return chosen
 
 
-def print_results(roots: list[Path], profile: str | None = None, epochs: int | None = None) -> None:
-    """Print the summary of each setting and the verdicts on the claims, as markdown."""
+def print_results(roots: list[Path], profile: str | None = None, **cut: int | None) -> None:
+    """Print the summary of each setting and the verdicts on the claims, as markdown.
+
+    Args:
+        roots: folders of runs or records.
+        profile: show only its runs.
+        **cut: epochs and images, if the profile was cut to so many.
+    """
     table = load_records(*roots)
-    chosen = table if profile is None else of_profile(table, profile, epochs)
+    chosen = table if profile is None else of_profile(table, profile, **cut)
     print(summary_markdown(summary_table(chosen)))
     claims = claims_table(chosen)
     if len(claims):

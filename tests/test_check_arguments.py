@@ -53,6 +53,7 @@ def test_a_method_is_accepted_where_the_library_accepts_it(check, method, modifi
         ({"JOBS": "0"}, "valid: all"),
         ({"EPOCHS": "0"}, "EPOCHS is '0'; valid: a whole number from 1"),
         ({"EPOCHS": "1.5"}, "EPOCHS is '1.5'"),
+        ({"IMAGES": "all"}, "IMAGES is 'all'; valid: a whole number from 1"),
     ],
 )
 def test_a_wrong_value_is_refused(check, capsys, variables, message):

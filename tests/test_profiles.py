@@ -64,6 +64,18 @@ def test_epochs_can_be_cut_for_students_and_teachers():
     assert (run.epochs, run.teacher_config().epochs, run.milestones) == (1, 1, (25, 50))
 
 
+def test_images_can_be_cut_for_students_and_teachers():
+    (run,) = expand("standard", "fashion_mnist", ["kd"], [0], images=600)
+    assert (run.train_size, run.teacher_config().train_size, run.epochs) == (600, 600, 30)
+
+
+def test_a_profile_like_another_has_its_runs_with_what_it_gives_itself():
+    of_full, of_standard = expand("full", seeds=[0]), expand("standard", seeds=[0])
+    assert [run.method for run in of_standard] == [run.method for run in of_full]
+    assert {run.train_size for run in of_standard} == {50_000}
+    assert len({run.data_seed for run in expand("standard")}) == 5
+
+
 def published(dataset: str, method: str):
     return expand("paper", dataset, [method], [0])
 

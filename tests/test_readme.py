@@ -15,7 +15,7 @@ from kdlib.readme import check_readme, readme_blocks, update_readme
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 BLOCKS = (
-    "headline", "summary", "claims", "ledger", "methods", "times", "steps", "loading",
+    "headline", "summary", "claims", "ledger", "methods", "profiles", "times", "steps", "loading",
 )  # fmt: skip
 EMPTY = "\n".join(f"<!-- results:{name} -->\n<!-- /results:{name} -->" for name in BLOCKS)
 COMMANDS = {"seconds": {"make test": 600}, "cores": 2, "machine": "A processor", "commit": "0" * 40}

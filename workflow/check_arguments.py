@@ -15,7 +15,9 @@ sys.path.insert(0, str(ROOT))
 
 from kdlib.errors import KdlibError, unknown  # noqa: E402
 
-VARIABLES = ("PROFILE", "DATASET", "METHODS", "SEEDS", "EPOCHS", "DATA_ROOT", "JOBS", "PYTHON")
+VARIABLES = (
+    "PROFILE", "DATASET", "METHODS", "SEEDS", "EPOCHS", "IMAGES", "DATA_ROOT", "JOBS", "PYTHON",
+)  # fmt: skip
 OLDEST, NEWEST = (3, 11), (3, 13)
 
 
@@ -34,7 +36,8 @@ def main(arguments: list[str], given: Mapping[str, str]) -> int:
         check_dataset(given.get("DATASET", ""))
         check_methods(words(given.get("METHODS", "")))
         check_seeds(words(given.get("SEEDS", "")))
-        check_epochs(given.get("EPOCHS", ""))
+        check_number("EPOCHS", given.get("EPOCHS", ""))
+        check_number("IMAGES", given.get("IMAGES", ""))
         check_data_root(given.get("DATA_ROOT", ""))
         check_jobs(given.get("JOBS", ""))
     except KdlibError as error:
@@ -146,10 +149,10 @@ def check_seeds(seeds: Iterable[str]) -> None:
             raise KdlibError(f"SEEDS has '{seed}'; valid: whole numbers from 0, as in SEEDS=0,1,2.")
 
 
-def check_epochs(epochs: str) -> None:
-    """Refuse a number of epochs that is not a whole number of 1 or more."""
-    if epochs and not _is_positive(epochs):
-        raise KdlibError(f"EPOCHS is '{epochs}'; valid: a whole number from 1.")
+def check_number(name: str, value: str) -> None:
+    """Refuse a variable that is given and not a whole number of 1 or more."""
+    if value and not _is_positive(value):
+        raise KdlibError(f"{name} is '{value}'; valid: a whole number from 1.")
 
 
 def check_data_root(folder: str) -> None:
