@@ -23,11 +23,12 @@ from statsmodels.stats.multitest import multipletests
 from kdlib.errors import KdlibError, unknown
 from kdlib.run_table import describe_setting, student_settings
 from kdlib.style import name_of
+from kdlib.tasks import TASKS
 
 CONFIDENCE, ALPHA, POWER = 0.95, 0.05, 0.8
-# Half a point of accuracy (the scatter of the paper's own alpha sweep); one hundredth of the
+# Half a point of accuracy or IoU (the scatter of the paper's own alpha sweep); one hundredth of the
 # range of the attention measures.
-SMALLEST_EFFECT = {"top1": 0.005, "top5": 0.005, "mca": 0.005, "mca_all": 0.005}
+SMALLEST_EFFECT = dict.fromkeys((m for task in TASKS.values() for m in task.metrics), 0.005)
 SMALLEST_EFFECT_OF_ATTENTION = 0.01
 PAIR = ["data_seed", "init_seed"]
 
@@ -63,6 +64,7 @@ CLAIMS = (
     Claim("The gate helps AT", "at+gate", "at"),
     Claim("DCT with the gate beats AT with it", "dct+gate", "at+gate"),
 )
+SEGMENTATION_CLAIMS = (Claim("FRSKD helps segmentation", "frskd", "student", "miou"),)
 # What the paper compares with besides AT, and what came before and after it. Each is a family of
 # its own, so that a question of another kind does not make the paper's own harder to answer.
 RIVALS = ("pkt", "vid", "crd", "semckd")

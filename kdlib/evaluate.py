@@ -1,9 +1,9 @@
-"""Evaluation: accuracies, likeness of attention to the teacher's, relevance of attention."""
+"""Evaluation: accuracies or IoU, likeness of attention to the teacher's, relevance of attention."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from sklearn.metrics import confusion_matrix
@@ -14,6 +14,7 @@ from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
 from kdlib.losses.attention import maps_of, paired_maps
 from kdlib.relevance import energy_share, pointing_hit
+from kdlib.segmentation import SegmentationMarks
 from kdlib.similarity import ssim_per_image
 
 BATCH_SIZE = 250
@@ -72,6 +73,40 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
+class Marks(Protocol):
+    """What a task counts of one network's answers."""
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch."""
+
+    def results(self) -> dict[str, Any]:
+        """What a record says of them all."""
+        ...
+
+
+class ClassificationMarks:
+    """The answers to all images, for :func:`classification_metrics`."""
+
+    def __init__(self) -> None:
+        self.logits: list[Tensor] = []
+        self.labels: list[Tensor] = []
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Keep a batch: logits (B, K), labels (B,)."""
+        self.logits.append(logits.float().cpu())
+        self.labels.append(labels.cpu())
+
+    def results(self) -> dict[str, Any]:
+        """See :func:`classification_metrics`."""
+        return classification_metrics(torch.cat(self.logits), torch.cat(self.labels))
+
+
+MARKS: dict[str, Callable[[ImageData], Marks]] = {
+    "classification": lambda data: ClassificationMarks(),
+    "segmentation": lambda data: SegmentationMarks(len(data.classes)),
+}
+
+
 def stage_ssim(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> list[Tensor]:
     """SSIM (B,) of the attention maps (B, H, W) of each stage; see :mod:`kdlib.similarity`."""
     return [ssim_per_image(*pair) for pair in zip(student_maps, teacher_maps, strict=True)]
@@ -99,7 +134,8 @@ def evaluate_students(
     The teacher, which is larger than all students, answers once for all of them.
 
     Returns:
-        For each student ``results`` (see :func:`classification_metrics`); ``ssim``, a mean over
+        For each student ``results`` (see :func:`classification_metrics`, or, where pixels have
+        classes, :class:`kdlib.segmentation.SegmentationMarks`); ``ssim``, a mean over
         images for each stage, ``None`` without a teacher; ``relevance``, ``None`` without ground
         truth, else ``student`` (and ``teacher``) with ``energy_share`` and ``pointing`` of each
         stage, and ``chance``, what attention that knows nothing would score.
@@ -107,34 +143,37 @@ def evaluate_students(
     Raises:
         KdlibError: no images, or labels that do not fit.
     """
-    tallies = [Tally() for _ in students]
+    tallies = [Tally(MARKS[data.task](data)) for _ in students]
     with _evaluating(*students, *([teacher] if teacher is not None else [])):
         for batch in _batches(data, batch_size, device):
             taught = None if teacher is None else _answer(teacher, batch, precision)
             for student, tally in zip(students, tallies, strict=True):
                 answer = _answer(student, batch, precision)
-                tally.add(answer, _attention_measures(answer, taught, batch, data))
-    return [tally.summary(data.labels.cpu()) for tally in tallies]
+                tally.add(answer, batch, _attention_measures(answer, taught, batch, data))
+    return [tally.summary(len(data)) for tally in tallies]
 
 
 class Tally:
     """What is known of one student, batch after batch."""
 
-    def __init__(self) -> None:
-        self.logits: list[Tensor] = []
+    def __init__(self, marks: Marks) -> None:
+        self.marks = marks
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
 
-    def add(self, answer: Any, measures: Iterator[tuple[str, Tensor]]) -> None:
+    def add(self, answer: Any, batch: Batch, measures: Iterator[tuple[str, Tensor]]) -> None:
         """Count a batch: its output, and its measures (stages, B) by name."""
-        self.logits.append(answer.logits.float().cpu())
+        self.marks.add(answer.logits, batch.labels)
         for name, values in measures:
             self.sums[name] = self.sums[name] + values.double().sum(-1).cpu()
 
-    def summary(self, labels: Tensor) -> dict[str, Any]:
-        """``results``, ``ssim`` and ``relevance`` over all batches, for their labels (N,)."""
-        results = classification_metrics(torch.cat(self.logits), labels)
-        means = {name: (total / len(labels)).tolist() for name, total in self.sums.items()}
-        return {"results": results, "ssim": means.pop("ssim", None), "relevance": _nested(means)}
+    def summary(self, count: int) -> dict[str, Any]:
+        """``results``, ``ssim`` and ``relevance`` over all batches, which held ``count`` images."""
+        means = {name: (total / count).tolist() for name, total in self.sums.items()}
+        return {
+            "results": self.marks.results(),
+            "ssim": means.pop("ssim", None),
+            "relevance": _nested(means),
+        }
 
 
 def _attention_measures(

@@ -9,9 +9,19 @@ import pandas as pd
 
 from kdlib.errors import KdlibError
 from kdlib.files import write_text
+from kdlib.tasks import TASKS
 
 SMALL_P = 0.001
-ACCURACIES = ("top1", "top5", "mca", "mca_all")
+HEADS = {
+    "classification": {
+        "top1": "top-1 %",
+        "top1_std": "std",
+        "top5": "top-5 %",
+        "mca": "class mean %",
+    },
+    "segmentation": {"miou": "mIoU %", "miou_std": "std", "pixel_accuracy": "pixels %"},
+}
+"""Columns that tables show of a task, and what they are called."""
 
 
 def summary_markdown(summary: pd.DataFrame) -> str:
@@ -19,9 +29,10 @@ def summary_markdown(summary: pd.DataFrame) -> str:
     blocks = []
     for description, rows in summary.groupby("description", sort=False):
         has_attention = rows[["ssim", "energy_share"]].notna().any()
-        head = ["method", "n", "top-1 %", "std", "top-5 %", "class mean %"]
+        heads = HEADS[rows["task"].iloc[0]]
+        head = ["method", "n", *heads.values()]
         head += [name for name, shown in _ATTENTION.items() if has_attention[shown]]
-        body = [_summary_row(row, has_attention) for row in rows.to_dict("records")]
+        body = [_summary_row(row, heads, has_attention) for row in rows.to_dict("records")]
         blocks.append(f"**{description}**\n\n{markdown_table([*head, 'seconds a run'], body)}")
     return "\n".join(blocks)
 
@@ -29,10 +40,9 @@ def summary_markdown(summary: pd.DataFrame) -> str:
 _ATTENTION = {"SSIM": "ssim", "relevant %": "energy_share"}
 
 
-def _summary_row(row: dict, shown: pd.Series) -> list[str]:
-    std = _points(row["top1_std"], 2)
-    cells = [row["label"], str(row["n"]), _points(row["top1"]), std]
-    cells += [_points(row["top5"]), _points(row["mca"])]
+def _summary_row(row: dict, heads: Iterable[str], shown: pd.Series) -> list[str]:
+    cells = [row["label"], str(row["n"])]
+    cells += [_points(row[name], 2 if name.endswith("_std") else 1) for name in heads]
     if shown["ssim"]:
         cells.append(number(row["ssim"], ".3f"))
     if shown["energy_share"]:
@@ -55,7 +65,8 @@ def claims_markdown(claims: pd.DataFrame) -> str:
 
 def _comparison_row(row: dict) -> list[str]:
     scale, unit, digits = (1, "", 3) if row["metric"] == "ssim" else (100, "", 2)
-    what = "" if row["metric"] in ACCURACIES[:1] else f", {row['metric'].replace('_', ' ')}"
+    headline = row["metric"] in {measures.metric for measures in TASKS.values()}
+    what = "" if headline else f", {row['metric'].replace('_', ' ')}"
 
     def show(value: float, sign: str = "+") -> str:
         return number(scale * value, f"{sign}.{digits}f") + unit

@@ -190,7 +190,7 @@ def lockstep_groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
     groups: dict[tuple[Any, ...], list[RunConfig]] = {}
     for run in runs:
         key = (run.dataset, run.attentions, run.distractors, run.image_size, run.data_seed)
-        own = (run.teacher, run.epochs, run.batch_size, run.split, run.train_size)
+        own = (run.teacher, run.epochs, run.batch_size, run.split, run.train_size, run.task)
         groups.setdefault((*key, *own), []).append(run)
     return list(groups.values())
 

@@ -6,11 +6,12 @@ from typing import Any
 import pandas as pd
 
 from kdlib.comparisons import ALPHA, POWER, Claim, Comparison, seeds_to_resolve, smallest_effect
-from kdlib.markdown import ACCURACIES, SMALL_P
+from kdlib.markdown import SMALL_P
+from kdlib.run_table import METRICS
 from kdlib.style import difference_name, name_of
 
-SHARES = (*ACCURACIES, "energy_share", "pointing")
-MEASURES = {"top1": "accuracy", "ssim": "SSIM", "energy_share": "relevance"}
+SHARES = (*METRICS, "energy_share", "pointing")
+MEASURES = {"top1": "accuracy", "miou": "mIoU", "ssim": "SSIM", "energy_share": "relevance"}
 
 
 def read_comparison(row: Mapping[str, Any]) -> str:

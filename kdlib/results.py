@@ -4,12 +4,14 @@ Records lie in :mod:`kdlib.records`, the table of runs in :mod:`kdlib.run_table`
 in :mod:`kdlib.comparisons`, the text in :mod:`kdlib.markdown`; this gathers them.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from kdlib.comparisons import (
     CLAIMS,
+    SEGMENTATION_CLAIMS,
     Claim,
     claims_table,
     compare,
@@ -32,6 +34,7 @@ from kdlib.run_table import (
     describe_setting,
     load_histories,
     load_records,
+    recorded_tasks,
     stage_table,
     student_settings,
     summary_table,
@@ -40,6 +43,7 @@ from kdlib.run_table import (
 
 __all__ = [
     "CLAIMS",
+    "SEGMENTATION_CLAIMS",
     "Claim",
     "check_block",
     "claims_markdown",
@@ -55,6 +59,7 @@ __all__ = [
     "paired_values",
     "print_results",
     "publish",
+    "recorded_tasks",
     "smallest_resolvable_difference",
     "stage_table",
     "student_settings",
@@ -81,6 +86,14 @@ def of_profile(
     Raises:
         KdlibError: no such profile, or none of its runs is in the table.
     """
+    chosen = _finished_of(table, profile, epochs, images)
+    _check_any([chosen], profile)
+    return chosen
+
+
+def _finished_of(
+    table: pd.DataFrame, profile: str, epochs: int | None = None, images: int | None = None
+) -> pd.DataFrame:
     methods, seeds = sorted(set(table["method"])), sorted(set(table["init_seed"]))
     runs = [
         run
@@ -90,23 +103,32 @@ def of_profile(
     ]
     names = {run.run_id for run in runs}
     names |= {run.teacher_config().run_id for run in runs if run.teacher != "none"}
-    chosen = table[table["run_id"].isin(names)]
-    if chosen.empty:
+    return table[table["run_id"].isin(names)]
+
+
+def _check_any(tables: Iterable[pd.DataFrame], profile: str) -> None:
+    if all(table.empty for table in tables):
         raise KdlibError(f"No run of profile '{profile}' is finished; make reproduce runs it.")
-    return chosen
 
 
 def print_results(roots: list[Path], profile: str | None = None, **cut: int | None) -> None:
     """Print the summary of each setting and the verdicts on the claims, as markdown.
+
+    Tasks have tables of their own: classification first, then what else the records hold.
 
     Args:
         roots: folders of runs or records.
         profile: show only its runs.
         **cut: epochs and images, if the profile was cut to so many.
     """
-    table = load_records(*roots)
-    chosen = table if profile is None else of_profile(table, profile, **cut)
-    print(summary_markdown(summary_table(chosen)))
-    claims = claims_table(chosen)
-    if len(claims):
-        print(claims_markdown(claims))
+    tables = [load_records(*roots, task=task) for task in recorded_tasks(*roots)]
+    if profile is not None:
+        tables = [_finished_of(table, profile, **cut) for table in tables]
+        _check_any(tables, profile)
+    for chosen in tables:
+        if chosen.empty:
+            continue
+        print(summary_markdown(summary_table(chosen)))
+        claims = claims_table(chosen, (*CLAIMS, *SEGMENTATION_CLAIMS))
+        if len(claims):
+            print(claims_markdown(claims))

@@ -6,6 +6,7 @@ All accuracies and shares are fractions (0..1) here; they become percent only wh
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,21 @@ from kdlib.distillers import METHODS, parse_method
 from kdlib.errors import KdlibError
 from kdlib.records import find_records
 from kdlib.runs import ADDED_LATER, RunConfig, without_neutral
+from kdlib.tasks import TASKS
 
 SEEDS = ("data_seed", "init_seed", "teacher_seed")
 TEACHER = (
     "teacher", "teacher_epochs", "teacher_weights", "teacher_start", "teacher_learning_rate",
 )  # fmt: skip
 VARIANT = ("method_options", "weight", "ce_weight", "kd_weight", "temperature", *TEACHER)
-METRICS = ("top1", "top5", "mca", "mca_all")
+METRICS = tuple(name for measures in TASKS.values() for name in measures.metrics)
 STAGE_MEASURES = ("ssim", "energy_share", "pointing")
 
 
-def load_records(*roots: Path) -> pd.DataFrame:
+def load_records(*roots: Path, task: str = "classification") -> pd.DataFrame:
     """One row a run: configuration, accuracies, attention measures, cost, provenance.
 
+    Runs of another ``task`` are left out: what can be said of the one means nothing of the other.
     Beyond the fields of ``RunConfig`` there are ``setting`` (equal in runs that may be compared:
     same data, student and training, whatever the method), ``teacher_setting`` (the setting of
     the run that taught this one), ``label`` (the method, with the options in which two variants
@@ -38,18 +41,27 @@ def load_records(*roots: Path) -> pd.DataFrame:
         KdlibError: no folder, no record in it, a damaged one, or two runs of one method and seed
             in one setting that nothing tells apart.
     """
-    rows = [_row(path, record) for path, record in find_records(*roots).items()]
+    found = [_row(path, record) for path, record in find_records(*roots).items()]
+    rows = [row for row in found if row["task"] == task]
     if not rows:
         places = " or ".join(str(root) for root in roots)
-        raise KdlibError(f"There is no record in {places}; make some with: make reproduce")
+        kind = "" if task == "classification" else f" of {task}"
+        how = "make reproduce" if not kind else f"make reproduce PROFILE={task}"
+        raise KdlibError(f"There is no record{kind} in {places}; make some with: {how}")
     return _labelled(pd.DataFrame(rows))
+
+
+def recorded_tasks(*roots: Path) -> list[str]:
+    """The tasks that the records under ``roots`` have runs of; the first one if there are none."""
+    found = {_complete(record["config"])["task"] for record in find_records(*roots).values()}
+    return [task for task in TASKS if task in found] or list(TASKS)[:1]
 
 
 def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     config, relevance = _complete(record["config"]), record["relevance"] or {}
     return {
         **{name: _plain(value) for name, value in config.items()},
-        **{name: record["results"][name] for name in METRICS},
+        **{name: record["results"].get(name, nan) for name in METRICS},
         **_stage_columns("ssim", record["ssim"]),
         **_network_columns("", relevance.get("student")),
         **_network_columns("teacher_", relevance.get("teacher")),
@@ -157,6 +169,7 @@ def describe_setting(table: pd.DataFrame, setting: str) -> str:
     """One line that names a setting; with the fields that tell it from its namesakes."""
     row = table[table["setting"] == setting].iloc[0]
     text = f"{row['dataset']}, attentions {row['attentions']}, {row['student']}"
+    text += "" if row["task"] == "classification" else f", {row['task']}"
     text += ", dev split" if row["split"] == "dev" else ""
     same = (table["dataset"] == row["dataset"]) & (table["attentions"] == row["attentions"])
     namesakes = table[same & (table["student"] == row["student"])]
@@ -176,9 +189,10 @@ def method_order(label: str) -> tuple[Any, ...]:
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each setting and method: n, mean and std of top-1, means of the rest, seconds.
+    """A row for each setting and method: n, mean and std of top-1 or mIoU, other means, seconds.
 
-    ``seconds`` is the mean training time of a run. ``top1_std`` is missing where n is 1.
+    ``seconds`` is the mean training time of a run. A standard deviation is missing where n is 1,
+    and what is measured of another task is missing throughout.
     """
     summaries = []
     for setting in student_settings(table):
@@ -187,14 +201,19 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
         rows = pd.concat([teachers, students])
         name = describe_setting(table, setting)
         summaries.append(_summarised(rows).assign(setting=setting, description=name))
-    columns = ["setting", "description", "label", "n", "top1", "top1_std", "top5", "mca", "mca_all"]
-    return pd.concat(summaries, ignore_index=True)[[*columns, *STAGE_MEASURES, "seconds"]]
+    columns = ["setting", "description", "task", "label", "n", *METRICS, *_STDS, *STAGE_MEASURES]
+    return pd.concat(summaries, ignore_index=True)[[*columns, "seconds"]]
+
+
+_STDS = tuple(f"{measures.metric}_std" for measures in TASKS.values())
 
 
 def _summarised(rows: pd.DataFrame) -> pd.DataFrame:
     groups = rows.groupby("label")
     means = groups[[*METRICS, *STAGE_MEASURES]].mean()
-    means["n"], means["top1_std"] = groups.size(), groups["top1"].std()
+    means["n"], means["task"] = groups.size(), groups["task"].first()
+    for name in _STDS:
+        means[name] = groups[name.removesuffix("_std")].std()
     means["seconds"] = groups["train_seconds"].mean()
     ordered = sorted(means.index, key=method_order)
     return means.loc[ordered].rename_axis("label").reset_index()

@@ -16,9 +16,10 @@ from filelock import FileLock
 
 from kdlib.errors import KdlibError, unknown
 from kdlib.files import write_json
+from kdlib.tasks import TASKS
 
 SCHEMA_VERSION = 1
-ADDED_LATER = ("start", "teacher_start", "teacher_learning_rate")
+ADDED_LATER = ("start", "teacher_start", "teacher_learning_rate", "task", "gradient_clip")
 """Fields younger than the first records. At their defaults they are left out of what is hashed,
 so that a run from before a field existed keeps its name, its hash and its setting."""
 CHOICES = {
@@ -26,6 +27,7 @@ CHOICES = {
     "schedule": ("one_cycle", "step", "constant"),
     "split": ("train", "dev"),
     "optimiser": ("sgd",),
+    "task": tuple(TASKS),
 }
 
 
@@ -39,6 +41,8 @@ class RunConfig:
     what was held out: the only split on which anything may be chosen. ``start`` and
     ``teacher_start`` name torchvision's weights (``IMAGENET1K_V1``, ``DEFAULT``) that training
     begins with; ``None`` is a random start. ``teacher_learning_rate=None`` is ``learning_rate``.
+    ``task`` is ``classification`` (of images) or ``segmentation`` (of pixels). Gradients whose norm
+    exceeds ``gradient_clip`` are scaled down to it; ``None`` leaves all as they are.
     """
 
     dataset: str = "scenes"
@@ -74,6 +78,8 @@ class RunConfig:
     teacher_seed: int = 0
     precision: str = "float32"
     split: str = "train"
+    task: str = "classification"
+    gradient_clip: float | None = None
 
     def __post_init__(self) -> None:
         """Check every value that can be checked without data or networks."""
@@ -84,8 +90,8 @@ class RunConfig:
                 raise unknown(name, getattr(self, name), valid)
         _check_positive(self, "epochs", "teacher_epochs", "batch_size", "image_size")
         _check_positive(self, "learning_rate", "temperature")
-        if self.teacher_learning_rate is not None:
-            _check_positive(self, "teacher_learning_rate")
+        optional = ("teacher_learning_rate", "gradient_clip")
+        _check_positive(self, *(name for name in optional if getattr(self, name) is not None))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":

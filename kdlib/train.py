@@ -7,7 +7,7 @@ numbers are the same, to the bit, as if each had been trained by itself.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from kdlib.distillers.base import FrozenTeacher
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, predict
 from kdlib.files import write_json
-from kdlib.models import create_model, output_shapes
+from kdlib.models import check_task, create_model, output_shapes
 from kdlib.precision import resolve_precision
 from kdlib.runs import (
     SCHEMA_VERSION,
@@ -38,6 +38,7 @@ from kdlib.runs import (
     run_lock,
     write_record,
 )
+from kdlib.tasks import TASKS
 from kdlib.trainee import DivergedError, Lesson, Trainee
 
 OWN_FIELDS = {
@@ -100,9 +101,11 @@ def fit(
 
 
 def check_group(configs: Sequence[RunConfig]) -> None:
-    """Refuse runs that do not see the same batches and the same teacher."""
+    """Refuse runs that do not see the same batches and teacher, and networks of another task."""
     if not configs:
         raise KdlibError("There is nothing to train: give at least one run.")
+    for config in configs:
+        check_task(config.student, config.task)
     with_teacher = [config for config in configs if config.teacher != "none"]
     _check_shared(configs, set(configs[0].to_dict()) - OWN_FIELDS - TEACHER_FIELDS)
     _check_shared(with_teacher, TEACHER_FIELDS)
@@ -145,6 +148,7 @@ def _load(config: RunConfig, split: str, data_root: Path | None) -> ImageData:
         config.dataset,
         split,
         size=config.test_size if split == "test" else config.train_size,
+        task=config.task,
         image_size=config.image_size,
         attentions=config.attentions,
         distractors=config.distractors,
@@ -250,9 +254,9 @@ def train_epoch(trainees: Sequence[Trainee], task: Task, epoch: int, bar: tqdm) 
         bar.update()
     for trainee in _going_on(trainees):
         taught = asking if trainee.distiller.needs_teacher else 0.0
-        accuracy = monitored_accuracy(trainee, task)
+        quality = monitored_quality(trainee, task)
         tally = tallies[trainee.config.run_id]
-        trainee.end_epoch(tally.row(epoch, len(task.data.labels), accuracy, taught))
+        trainee.end_epoch(tally.row(epoch, len(task.data.labels), quality, taught))
 
 
 @dataclass
@@ -263,13 +267,15 @@ class EpochTally:
     seconds: float = 0.0
     rate: float = 0.0
 
-    def row(self, epoch: int, images: int, accuracy: float, taught: float) -> dict[str, Any]:
+    def row(
+        self, epoch: int, images: int, quality: Mapping[str, float], taught: float
+    ) -> dict[str, Any]:
         """The epoch's row of ``history.csv``; ``taught`` are the seconds of the teacher."""
         return {
             "epoch": epoch + 1,
             "learning_rate": self.rate,
             **{name: total / images for name, total in self.sums.items()},
-            "accuracy": accuracy,
+            **quality,
             "seconds": round(self.seconds + taught, 3),
         }
 
@@ -315,11 +321,19 @@ def _describe(trainee: Trainee, terms: dict[str, Tensor], epoch: int) -> str:
     return f"epoch {epoch + 1}/{trainee.config.epochs} {trainee.label}: {values}"
 
 
-def monitored_accuracy(trainee: Trainee, task: Task) -> float:
-    """Top-1 on the first images of the evaluation set: for curves, never for choosing."""
+def monitored_quality(trainee: Trainee, task: Task) -> dict[str, float]:
+    """``accuracy`` or ``miou`` on the first images of the evaluation set.
+
+    For curves, never for choosing.
+    """
     few = task.evaluation.first(MONITORED)
-    logits = predict(trainee.student, few, device=task.device, precision=trainee.precision)
-    return (logits.argmax(1) == few.labels).float().mean().item()
+    options: dict[str, Any] = {"device": task.device, "precision": trainee.precision}
+    measures = TASKS[trainee.config.task]
+    if few.task == "segmentation":
+        (quality,) = evaluate_students([trainee.student], None, few, **options)
+        return {measures.monitored: quality["results"][measures.metric]}
+    logits = predict(trainee.student, few, **options)
+    return {measures.monitored: (logits.argmax(1) == few.labels).float().mean().item()}
 
 
 def make_record(trainee: Trainee, task: Task, measured: dict[str, Any]) -> dict[str, Any]:
@@ -331,13 +345,14 @@ def make_record(trainee: Trainee, task: Task, measured: dict[str, Any]) -> dict[
         measured: its quality, from :func:`kdlib.evaluate.evaluate_students`.
     """
     config = trainee.config
-    history = trainee.history or [{"epoch": 0, "accuracy": monitored_accuracy(trainee, task)}]
-    best = max(history, key=lambda row: row["accuracy"])
+    measures = TASKS[config.task]
+    history = trainee.history or [{"epoch": 0, **monitored_quality(trainee, task)}]
+    best = max(history, key=lambda row: row[measures.monitored])
     epochs = {
         "last_epoch": trainee.epoch,
         "best_epoch": best["epoch"],
-        "best_monitored_top1": best["accuracy"],
-        "last_monitored_top1": history[-1]["accuracy"],
+        f"best_monitored_{measures.metric}": best[measures.monitored],
+        f"last_monitored_{measures.metric}": history[-1][measures.monitored],
     }
     return {
         "schema_version": SCHEMA_VERSION,

@@ -113,6 +113,8 @@ class Trainee:
             raise DivergedError(self._not_finite(terms, lr))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if self.config.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.parts.parameters(), self.config.gradient_clip)
         self.optimiser.step()
         return {name: term.detach() for name, term in terms.items()}
 

@@ -14,9 +14,12 @@ from kdlib.data.mit67 import list_mit67
 from kdlib.data.photo_data import load_photographs
 from kdlib.data.photo_source import Lister
 from kdlib.data.places365 import list_places365
+from kdlib.data.scene_masks import load_fashion_scene_masks, load_scene_masks
 from kdlib.data.scenes import load_scenes
 from kdlib.data.sun397 import list_sun397
+from kdlib.data.voc import load_voc
 from kdlib.errors import KdlibError, unknown
+from kdlib.tasks import TASKS
 
 DATASETS: dict[str, Callable[..., ImageData]] = {
     "scenes": load_scenes,
@@ -28,7 +31,14 @@ DATASETS: dict[str, Callable[..., ImageData]] = {
     "ade20k": partial(load_photographs, list_ade20k),
     "places365": partial(load_photographs, list_places365),
     "imagefolder": partial(load_photographs, list_imagefolder),
+    "voc": load_voc,
 }
+SEGMENTED: dict[str, Callable[..., ImageData]] = {
+    "scenes": load_scene_masks,
+    "fashion_scenes": load_fashion_scene_masks,
+    "voc": load_voc,
+}
+"""With the class of each pixel. Of ``voc`` there is nothing else."""
 LISTERS: dict[str, Lister] = {
     name: loader.args[0] for name, loader in DATASETS.items() if isinstance(loader, partial)
 }
@@ -49,10 +59,29 @@ def about(name: str) -> str:
     return text.split("\n")[0].rstrip(".")
 
 
+def loaders_of(task: str) -> dict[str, Callable[..., ImageData]]:
+    """The data sets of a task, by name.
+
+    Raises:
+        KdlibError: an unknown task.
+    """
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    if task == "segmentation":
+        return SEGMENTED
+    return {name: load for name, load in DATASETS.items() if load is not SEGMENTED.get(name)}
+
+
+def tasks_of(name: str) -> tuple[str, ...]:
+    """The tasks that a data set has the truth for."""
+    return tuple(task for task in TASKS if name in loaders_of(task))
+
+
 def load_data(
     name: str,
     split: str,
     *,
+    task: str = "classification",
     size: int | None = None,
     image_size: int = 64,
     attentions: int = 2,
@@ -65,6 +94,7 @@ def load_data(
         name: one of ``dataset_names()``.
         split: ``train``; ``dev``, the last fifth of it, on which choices are made; ``fit``, the
             rest of it; ``test``, which nothing may be chosen on.
+        task: ``classification``: images have labels; ``segmentation``: their pixels have.
         size: images of the training set (for ``train``, ``fit``, ``dev``) or of the test set;
             ``None`` for the data set's own number.
         image_size: pixels a side.
@@ -73,15 +103,20 @@ def load_data(
         data_root: folder of the real data sets; ``None`` reads the variable ``KDLIB_DATA``.
 
     Raises:
-        KdlibError: unknown name or split, data missing or damaged, an option out of range.
+        KdlibError: unknown name, split or task, a data set without the truth for that task, data
+            missing or damaged, an option out of range.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
+    loaders = loaders_of(task)
+    if name not in loaders:
+        valid = ", ".join(loaders)
+        raise KdlibError(f"'{name}' has no truth for task '{task}'. Valid for it: {valid}.")
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     if size is not None and size < SMALLEST:
         raise KdlibError(f"size is {size}; it must be at least {SMALLEST}, or None for all.")
-    data = DATASETS[name](
+    data = loaders[name](
         "test" if split == "test" else "train",
         size=size,
         image_size=image_size,

@@ -9,7 +9,7 @@ of students can shift them, and a resumed run meets the very same batches.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from kdlib.data.image_data import ImageData
 from kdlib.data.photographs import Photographs, random_places
 from kdlib.errors import KdlibError, unknown
 from kdlib.seeds import generator
+from kdlib.tasks import IGNORED
 
 AUGMENTATIONS = ("flip", "crop", "random_crop")
 CROP_PADDING = 4
@@ -27,7 +28,10 @@ DEVICE_SHARE = 0.5
 
 
 class Batch(NamedTuple):
-    """Normalised images (B, 3, H, W), labels (B,) and positions in the data set (B,)."""
+    """Normalised images (B, 3, H, W), labels (B,) and positions in the data set (B,).
+
+    Where pixels have classes, ``labels`` are these: (B, H, W) int64, ``IGNORED`` where none counts.
+    """
 
     images: Tensor
     labels: Tensor
@@ -43,7 +47,7 @@ class Batches:
         augmentation: any of ``AUGMENTATIONS``; ``flip`` mirrors half of the images, ``crop``
             pads by four pixels with the mean colour and cuts a random window, ``random_crop``
             cuts a random window, not the middle one, out of a photograph, to the ends of its
-            longer side.
+            longer side. Masks are mirrored and cut with their images.
         device: where the batches are made.
 
     Raises:
@@ -59,6 +63,8 @@ class Batches:
     ) -> None:
         _check_augmentation(augmentation, data)
         self.images = _placed(data.images, torch.device(device))
+        masks = None if data.masks is None else _placed(data.masks, torch.device(device))
+        self.masks = cast("Tensor | None", masks)
         self.labels = data.labels.to(device)
         self.batch_size = batch_size
         self.augmentation = augmentation
@@ -76,28 +82,42 @@ class Batches:
         stream = generator(seed, "augmentation", epoch)
         flips = (torch.rand(count, generator=stream) < 0.5).to(device)
         shifts = torch.randint(0, 2 * CROP_PADDING + 1, (count, 2), generator=stream).to(device)
-        places = random_places(count, stream) if "random_crop" in self.augmentation else None
+        places = self._places(count, stream)
         for indices, pixels in self._pixels(order.split(self.batch_size), places):
             if "flip" in self.augmentation:  # of whole numbers: a quarter of the bytes
                 pixels = torch.where(flips[indices].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
-            images = self._normalised(pixels)
+            images, labels = self._normalised(pixels), self._labels(indices, pixels)
             if "crop" in self.augmentation:
                 images = _shifted(images, shifts[indices])
-            yield Batch(images, self.labels[indices], indices)
+                if labels.ndim > 1:
+                    labels = _shifted(labels.unsqueeze(1), shifts[indices], IGNORED).squeeze(1)
+            yield Batch(images, labels, indices)
 
     def in_order(self) -> Iterator[Batch]:
         """Every image once, in its place, not augmented."""
         order = torch.arange(len(self.labels), device=self.labels.device)
         for indices, pixels in self._pixels(order.split(self.batch_size), None):
-            yield Batch(self._normalised(pixels), self.labels[indices], indices)
+            yield Batch(self._normalised(pixels), self._labels(indices, pixels), indices)
+
+    def _places(self, count: int, stream: torch.Generator) -> Tensor | None:
+        if "random_crop" not in self.augmentation:
+            return None
+        return random_places(count, stream, cast("Photographs", self.images).drawn)
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        return pixels.float().div_(255).sub_(self._mean).div_(self._std)
+        return pixels[:, :3].float().div_(255).sub_(self._mean).div_(self._std)
+
+    def _labels(self, indices: Tensor, pixels: Tensor) -> Tensor:
+        """The masks, which come as a fourth channel, or the labels."""
+        return pixels[:, 3].long() if pixels.shape[1] > 3 else self.labels[indices]
 
     def _pixels(
         self, parts: Sequence[Tensor], places: Tensor | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each part's positions (B,) and images (B, 3, H, W) uint8, on the device."""
+        """Each part's positions (B,) and images (B, 3, H, W) uint8, on the device.
+
+        Classes of pixels are a fourth channel, so that whatever moves the one moves the other.
+        """
         for indices, pixels in zip(parts, self._stored(parts, places), strict=True):
             yield indices, pixels.to(self.labels.device)
 
@@ -106,7 +126,13 @@ class Batches:
         images = self.images
         if isinstance(images, Photographs):
             return images.batches([part.cpu() for part in parts], places)
-        return (images[part.to(images.device)] for part in parts)
+        return (self._of_memory(images, part.to(images.device)) for part in parts)
+
+    def _of_memory(self, images: Tensor, part: Tensor) -> Tensor:
+        if self.masks is None:
+            return images[part]
+        masks = self.masks[part.to(self.masks.device)].to(images.device)
+        return torch.cat([images[part], masks.unsqueeze(1)], dim=1)
 
 
 def _check_augmentation(names: tuple[str, ...], data: ImageData) -> None:
@@ -121,7 +147,7 @@ def _check_augmentation(names: tuple[str, ...], data: ImageData) -> None:
 
 
 def _placed(images: Tensor | Photographs, device: torch.device) -> Tensor | Photographs:
-    """The images on the device, if they are in memory and fit there; else as they are."""
+    """The images (or masks) on the device, if they are in memory and fit there; else as they are."""
     if isinstance(images, Photographs) or not _fits(images.nbytes, device):
         return images
     return images.to(device)
@@ -134,10 +160,10 @@ def _fits(size: int, device: torch.device) -> bool:
     return size <= DEVICE_SHARE * free
 
 
-def _shifted(images: Tensor, shifts: Tensor) -> Tensor:
-    """The window at ``shifts`` (B, 2) of each zero-padded image (zero is the mean colour)."""
+def _shifted(images: Tensor, shifts: Tensor, margin: int = 0) -> Tensor:
+    """The window at ``shifts`` (B, 2) of each padded image (zero is the mean colour)."""
     size = images.shape[-2:]
-    padded = functional.pad(images, [CROP_PADDING] * 4)
+    padded = functional.pad(images, [CROP_PADDING] * 4, value=margin)
     rows = shifts[:, :1] + torch.arange(size[0], device=images.device)
     columns = shifts[:, 1:] + torch.arange(size[1], device=images.device)
     picture = torch.arange(len(images), device=images.device).view(-1, 1, 1)

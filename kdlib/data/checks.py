@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from kdlib.data import LISTERS, dataset_names, load_data, resized
+from kdlib.data import LISTERS, dataset_names, load_data, resized, tasks_of
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
 from kdlib.data.photo_source import open_source
@@ -24,7 +24,8 @@ def check_split(name: str, split: str, data_root: Path | None) -> str:
         KdlibError: the data set is unknown, missing or damaged.
     """
     whole = name in PUBLISHED or name in LISTERS  # the others would be composed
-    data = load_data(name, split, size=None if whole else CHECKED, data_root=data_root)
+    task = next(iter(tasks_of(name)), "classification")
+    data = load_data(name, split, size=None if whole else CHECKED, data_root=data_root, task=task)
     for _ in Batches(data.first(CHECKED), CHECKED).in_order():
         pass
     classes = ", ".join(data.classes[:SHOWN]) + (", ..." if len(data.classes) > SHOWN else "")

@@ -10,18 +10,20 @@ from kdlib.data.photographs import Photographs
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images with labels.
+    """Images with labels, or with the class of each pixel.
 
     Attributes:
         images: (N, 3, H, W) uint8, ready to be moved to a device whole; or N photographs, which
             are read when they are asked for.
-        labels: (N,) int64, in ``range(len(classes))``.
+        labels: (N,) int64, in ``range(len(classes))``; all 0 where pixels have classes instead.
         classes: names of the classes, in the order of the labels.
         mean: mean of each channel in 0..1, for normalisation.
         std: standard deviation of each channel in 0..1.
         fingerprint: hexadecimal digits that change when the content does.
         relevance: from positions (n,) to masks (n, H, W) bool of the pixels of the objects that
             define the class; ``None`` where there is no such ground truth.
+        masks: (N, H, W) uint8, the class of each pixel, or ``kdlib.tasks.IGNORED`` where it does
+            not count; ``None`` where images have labels, or where photographs bring their masks.
     """
 
     images: Tensor | Photographs
@@ -31,6 +33,13 @@ class ImageData:
     std: tuple[float, float, float]
     fingerprint: str
     relevance: Callable[[Tensor], Tensor] | None = None
+    masks: Tensor | None = None
+
+    @property
+    def task(self) -> str:
+        """``segmentation`` if pixels have classes, else ``classification``."""
+        annotated = isinstance(self.images, Photographs) and self.images.annotated
+        return "segmentation" if annotated or self.masks is not None else "classification"
 
     def __len__(self) -> int:
         """Number of images."""
@@ -41,7 +50,8 @@ class ImageData:
         whole = self.relevance
         shifted = None if whole is None else lambda indices: whole(indices + start)
         images, labels = self.images[start:stop], self.labels[start:stop]
-        return replace(self, images=images, labels=labels, relevance=shifted)
+        masks = None if self.masks is None else self.masks[start:stop]
+        return replace(self, images=images, labels=labels, relevance=shifted, masks=masks)
 
     def first(self, count: int) -> "ImageData":
         """The first ``count`` images, or all of them if there are fewer."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -43,6 +44,10 @@ class Photographs:
     read: Callable[[int], Pixels]
     positions: NDArray[np.int64]
     image_size: int
+    annotated: ClassVar[bool] = False
+    """Whether a fourth channel holds the class of each pixel."""
+    drawn: ClassVar[int] = 2
+    """Random numbers that place a window."""
 
     def __len__(self) -> int:
         """Number of photographs."""
@@ -57,13 +62,13 @@ class Photographs:
         return next(self.batches([torch.arange(len(self))], None))
 
     def batches(self, parts: Iterable[Tensor], places: Tensor | None) -> Iterator[Tensor]:
-        """A window of each photograph, part after part: (B, 3, S, S) uint8.
+        """A window of each photograph, part after part: (B, 3, S, S) uint8 (4 if annotated).
 
         The pixels lie as (B, S, S, 3) in memory, torch's ``channels_last``.
 
         Args:
             parts: positions (B,) among these photographs.
-            places: (N, 2) of each photograph's window, down and across, as drawn by
+            places: (N, drawn) of each photograph's window, down and across first, as drawn by
                 ``random_places``; ``None`` for the middle.
 
         Raises:
@@ -82,7 +87,8 @@ class Photographs:
             pool.shutdown(cancel_futures=True)
 
     def _submit(self, pool: ThreadPoolExecutor, part: Tensor, places: Tensor | None) -> Waiting:
-        windows = np.empty((len(part), self.image_size, self.image_size, 3), np.uint8)
+        shape = (self.image_size, self.image_size, 4 if self.annotated else 3)
+        windows = np.empty((len(part), *shape), np.uint8)
         positions = part.tolist()
         chosen = [None] * len(part) if places is None else places[part].tolist()
         jobs = zip(windows, positions, chosen, strict=True)
@@ -91,21 +97,22 @@ class Photographs:
     def _cut(self, window: Pixels, position: int, place: list[int] | None) -> None:
         picture = self.read(int(self.positions[position]))
         room = [side - self.image_size for side in picture.shape[:2]]
-        top, left = _middle(room) if place is None else _placed(room, place)
+        top, left = middle(room) if place is None else placed(room, place)
         window[:] = picture[top : top + self.image_size, left : left + self.image_size]
 
 
-def random_places(count: int, stream: torch.Generator) -> Tensor:
-    """Places (N, 2) of random windows, such that each that fits is equally likely."""
-    return torch.randint(0, 1 << PLACE_BITS, (count, 2), generator=stream)
+def random_places(count: int, stream: torch.Generator, drawn: int = 2) -> Tensor:
+    """Places (N, drawn) of random windows, such that each that fits is equally likely."""
+    return torch.randint(0, 1 << PLACE_BITS, (count, drawn), generator=stream)
 
 
-def _placed(room: list[int], place: list[int]) -> list[int]:
+def placed(room: list[int], place: list[int]) -> list[int]:
+    """Top and left of the window at a random place, where there is ``room`` (down, across)."""
     return [share * (free + 1) >> PLACE_BITS for free, share in zip(room, place, strict=True)]
 
 
-def _middle(room: list[int]) -> list[int]:
-    """As torchvision's CenterCrop rounds it."""
+def middle(room: list[int]) -> list[int]:
+    """Top and left of the window in the middle, rounded as torchvision's CenterCrop does."""
     return [round(free / 2) for free in room]
 
 

@@ -90,9 +90,11 @@ def create_distiller(config: "RunConfig", pair: Pair | None = None) -> Distiller
         pair: the networks and data, for methods that are fitted to them.
 
     Raises:
-        KdlibError: unknown method, modifier or method option; a method that needs a ``pair``.
+        KdlibError: unknown method, modifier or method option; a method that needs a ``pair``, or
+            that means nothing for the run's task.
     """
     parts, weights = parse_method(config.method), weights_of(config)
+    _check_task(parts, config)
     return Distiller(
         parts.base,
         _method_loss(parts.base, config.method_options, pair),
@@ -103,6 +105,17 @@ def create_distiller(config: "RunConfig", pair: Pair | None = None) -> Distiller
         temperature=config.temperature,
         gate=parts.gate,
     )
+
+
+def _check_task(parts: MethodParts, config: "RunConfig") -> None:
+    if config.task == "classification":
+        return
+    if parts.gate or not METHODS[parts.base].dense:
+        valid = ", ".join(name for name, method in METHODS.items() if method.dense)
+        raise KdlibError(
+            f"'{config.method}' is for the classes of images, not for task '{config.task}'. Valid "
+            f"there: {valid}, each without +gate."
+        )
 
 
 def _method_loss(name: str, options: Mapping[str, Any], pair: Pair | None) -> nn.Module | None:

@@ -6,11 +6,10 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from kdlib.data.batches import Batch
 from kdlib.losses.attention import attention_map
-from kdlib.losses.response import kd_loss
+from kdlib.losses.pixels import mean_cross_entropy, mean_kd
 from kdlib.models.output import Output
 
 
@@ -111,7 +110,7 @@ class Distiller(nn.Module):
         self, student: Output, teacher: TeacherOutput | None, batch: Batch, progress: float
     ) -> Iterator[tuple[str, Tensor]]:
         logits = student.logits.float()
-        yield "ce", self.ce_weight * functional.cross_entropy(logits, batch.labels)
+        yield "ce", self.ce_weight * mean_cross_entropy(logits, batch.labels)
         if teacher is None:
             return
         if self.method_loss is not None:
@@ -120,7 +119,8 @@ class Distiller(nn.Module):
                 per_image = per_image * (teacher.logits.argmax(1) == batch.labels)
             yield self.name, self.weight * self._warmed(progress) * per_image.mean()
         if self.kd_weight != 0:
-            loss = kd_loss(logits, teacher.logits.float(), self.temperature)
+            answers = logits, teacher.logits.float()
+            loss = mean_kd(*answers, batch.labels, self.temperature)
             yield "kd", self.kd_weight * loss
 
     def _warmed(self, progress: float) -> float:

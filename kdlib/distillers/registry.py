@@ -41,6 +41,8 @@ class Method:
             loss has parts that are made for the networks or the data.
         warmup: share of the training over which the weight grows from 0.
         ce_weight: of the cross-entropy beside this loss, by default.
+        dense: whether it also works where each pixel has a class: it reads stages, or logits
+            pixel by pixel.
     """
 
     build: Callable[..., nn.Module] | None
@@ -50,6 +52,7 @@ class Method:
     fitted: bool = False
     warmup: float = 0.0
     ce_weight: float = 1.0
+    dense: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -83,12 +86,19 @@ SPECTRUM = "sum ‖D_s - D_t‖, D = DCT-II(A) without DC, over its L2 norm"
 # stages of random features is 16 for release_a, 4 for dct), so each default makes the weighted
 # terms alike.
 METHODS: dict[str, Method] = {
-    "student": Method(None, 0.0, "cross-entropy alone", "-log p_s(target)"),
-    "kd": Method(None, 0.0, "Hinton 2015, arXiv 1503.02531", "T^2 KL(p_t ‖ p_s)", ce_weight=0.1),
+    "student": Method(None, 0.0, "cross-entropy alone", "-log p_s(target)", dense=True),
+    "kd": Method(
+        None,
+        0.0,
+        "Hinton 2015, arXiv 1503.02531",
+        "T^2 KL(p_t ‖ p_s)",
+        ce_weight=0.1,
+        dense=True,
+    ),
     "fitnet": Method(
         HintLoss, 100.0, "Romero 2015, arXiv 1412.6550", "mean (W F_s - F_t)^2, one stage", True
     ),
-    "at": Method(AttentionLoss, 1000.0, "Zagoruyko 2017, arXiv 1612.03928", AT),
+    "at": Method(AttentionLoss, 1000.0, "Zagoruyko 2017, arXiv 1612.03928", AT, dense=True),
     "pkt": Method(
         ProbabilisticLoss,
         30000.0,
@@ -158,7 +168,7 @@ METHODS: dict[str, Method] = {
         fitted=True,
         warmup=WARMUP,
     ),
-    "dct": Method(partial(preset, "dct"), 4.0, f"{PAPER}, taken at its word", SPECTRUM),
+    "dct": Method(partial(preset, "dct"), 4.0, f"{PAPER}, taken at its word", SPECTRUM, dense=True),
     "release_a": Method(
         partial(preset, "release_a"),
         1.0,

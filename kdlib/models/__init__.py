@@ -15,6 +15,7 @@ from kdlib.models.cifar_resnet import ThreeStageResNet, cifar_resnet, wide_cifar
 from kdlib.models.cifar_resnet50 import resnet50_cifar
 from kdlib.models.output import Output, Shapes
 from kdlib.models.scenes_mobilenet import scenes_mobile
+from kdlib.models.segmenter import efficientdet_d0, efficientdet_d1, scenes_segmenter
 from kdlib.models.shuffle_v1 import cifar_shuffle_v1
 from kdlib.models.shuffle_v2 import cifar_shuffle_v2
 from kdlib.models.tapped import tapped_mobilenet, tapped_resnet
@@ -70,12 +71,34 @@ TAPPED: dict[str, Callable[..., nn.Module]] = {
     "resnet152": partial(tapped_resnet, build=tv.resnet152),
     "mobilenet_v2": tapped_mobilenet,
 }
-MODELS = OWN | TAPPED
+SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
+    "scenes_segmenter": partial(scenes_segmenter, widths=(16, 16, 32, 64), width=32),
+    "scenes_segmenter_tiny": partial(scenes_segmenter, widths=(4, 4, 8, 16), width=8),
+    "efficientdet_d0": efficientdet_d0,
+    "efficientdet_d1": efficientdet_d1,
+}
+"""Networks that classify pixels, not images."""
+PRETRAINED = (*TAPPED, "efficientdet_d0", "efficientdet_d1")
+"""Networks of which torchvision has weights to begin with."""
+MODELS = OWN | TAPPED | SEGMENTERS
 
 
 def model_names() -> tuple[str, ...]:
     """Names that ``create_model`` knows."""
     return tuple(MODELS)
+
+
+def check_task(name: str, task: str) -> None:
+    """Refuse a network that does not do a task.
+
+    Raises:
+        KdlibError: an unknown network, or one of another task; lists those that do it.
+    """
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    able = SEGMENTERS if task == "segmentation" else OWN | TAPPED
+    if name not in able:
+        raise KdlibError(f"Model '{name}' is not for task '{task}'. Valid: {', '.join(able)}.")
 
 
 def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
@@ -92,7 +115,7 @@ def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     """
     if name not in MODELS:
         raise unknown("model", name, MODELS)
-    if name in TAPPED:
+    if name in PRETRAINED:
         checked_options(options, ("weights",), f"model '{name}'")
     elif options:
         given = ", ".join(options)

@@ -46,7 +46,7 @@ def tapped_resnet(
     classes: int, build: Callable[..., nn.Module], weights: str | None = None
 ) -> TappedNetwork:
     """A ResNet of torchvision: stages at 1/4, 1/8, 1/16 and 1/32 of the image."""
-    network = _built(build, weights)
+    network = pretrained(build, weights)
     _fit_classifier(network, "fc", classes)
     return TappedNetwork(network, RESNET_STAGES, "flatten", "fc")
 
@@ -56,12 +56,12 @@ def tapped_mobilenet(classes: int, weights: str | None = None) -> TappedNetwork:
 
     Its blocks end in a convolution without activation, so the first three stages have both signs.
     """
-    network = _built(models.mobilenet_v2, weights)
+    network = pretrained(models.mobilenet_v2, weights)
     _fit_classifier(network, "classifier.1", classes)
     return TappedNetwork(network, MOBILENET_STAGES, "flatten", "classifier.1")
 
 
-def _built(build: Callable[..., nn.Module], weights: str | None) -> nn.Module:
+def pretrained(build: Callable[..., nn.Module], weights: str | None) -> nn.Module:
     """Build with torchvision's named weights, or from a random start.
 
     Raises:

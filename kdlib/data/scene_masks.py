@@ -1,0 +1,90 @@
+"""Composed scenes with the class of each pixel, as the composer itself knows it.
+
+A pixel's class is the kind of the object that is seen there, or the background. These are the same
+images as those that classifiers see, from the same cache; their masks have a cache of their own,
+made when they are first asked for.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdlib.data.atlas import sprite_bank
+from kdlib.data.cache import Arrays, cached
+from kdlib.data.compose import ObjectBank, Recipe, Scenes, compose
+from kdlib.data.fashion_scenes import garment_bank, load_fashion_scenes, outfit_recipe
+from kdlib.data.image_data import ImageData
+from kdlib.data.pixels import fingerprint
+from kdlib.data.roots import data_root as checked_root
+from kdlib.data.scenes import load_scenes, scene_recipe, split_seed
+
+BACKGROUND = "background"
+
+
+def load_scene_masks(
+    split: str,
+    *,
+    size: int | None = None,
+    image_size: int = 64,
+    attentions: int = 2,
+    distractors: int = 4,
+    data_root: Path | None = None,
+) -> ImageData:
+    """The embedded scenes, each pixel with its object's kind: arguments as ``load_scenes``."""
+    data = load_scenes(
+        split, size=size, image_size=image_size, attentions=attentions, distractors=distractors
+    )
+    recipe = scene_recipe(attentions, distractors, image_size)
+    return _with_masks("scenes", data, sprite_bank(), recipe, split)
+
+
+def load_fashion_scene_masks(
+    split: str,
+    *,
+    size: int | None = None,
+    image_size: int = 64,
+    attentions: int = 2,
+    distractors: int = 4,
+    data_root: Path | None = None,
+) -> ImageData:
+    """Scenes of garments, each pixel with its garment and colour: as ``load_fashion_scenes``."""
+    data = load_fashion_scenes(
+        split,
+        size=size,
+        image_size=image_size,
+        attentions=attentions,
+        distractors=distractors,
+        data_root=data_root,
+    )
+    bank, _ = garment_bank(checked_root(data_root).resolve(), split)
+    recipe = outfit_recipe(attentions, distractors, image_size)
+    return _with_masks("fashion_scenes", data, bank, recipe, split)
+
+
+def kind_masks(scenes: Scenes) -> Tensor:
+    """(B, H, W) uint8: 1 + the kind of the object that is seen at a pixel; 0 is background."""
+    kinds = torch.cat([torch.zeros(len(scenes.objects), 1).long(), scenes.objects + 1], dim=1)
+    return kinds.gather(1, scenes.owners.flatten(1).long()).view_as(scenes.owners).byte()
+
+
+def _with_masks(
+    name: str, data: ImageData, bank: ObjectBank, recipe: Recipe, split: str
+) -> ImageData:
+    """The same images with masks in the place of labels."""
+
+    def make(rows: NDArray[np.int64]) -> Arrays:
+        return {"masks": kind_masks(compose(bank, recipe, split_seed(split), rows)).numpy()}
+
+    arrays = cached(f"{name}-masks-{data.fingerprint}-{len(data)}", len(data), make)
+    return replace(
+        data,
+        labels=torch.zeros(len(data), dtype=torch.int64),
+        classes=(BACKGROUND, *bank.kinds),
+        fingerprint=fingerprint(("masks", data.fingerprint), ()),
+        relevance=None,
+        masks=torch.from_numpy(arrays["masks"]),
+    )
