@@ -9,7 +9,8 @@ from kdlib.losses.attention import (
 )
 from kdlib.losses.dct import SpectralOptions, options_from, spectral_distance, spectrum
 from kdlib.losses.levels import LevelBalance
-from kdlib.losses.response import kd_loss, kd_per_image
+from kdlib.losses.overhaul import margin_relu, negative_margins, overhaul_per_image
+from kdlib.losses.response import cross_entropy_per_image, kd_loss, kd_per_image
 from kdlib.losses.transforms import dct_2d, dct_matrix, frequency_mask, real_fft_2d
 
 __all__ = [
@@ -18,13 +19,17 @@ __all__ = [
     "at_loss_per_image",
     "attention_map",
     "attention_maps",
+    "cross_entropy_per_image",
     "dct_2d",
     "dct_matrix",
     "frequency_mask",
     "kd_loss",
     "kd_per_image",
     "maps_of",
+    "margin_relu",
+    "negative_margins",
     "options_from",
+    "overhaul_per_image",
     "paired_maps",
     "real_fft_2d",
     "spectral_distance",

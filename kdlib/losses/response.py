@@ -1,4 +1,4 @@
-"""Distillation of the response: the softened class probabilities."""
+"""The response: softened class probabilities distilled, labels learnt; of images or of pixels."""
 
 from torch import Tensor
 from torch.nn import functional
@@ -9,18 +9,38 @@ from kdlib.losses.numeric import working_precision
 def kd_per_image(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0
 ) -> Tensor:
-    """``T^2 KL(softmax(z_t / T) || softmax(z_s / T))`` of each image: (B, K), (B, K) -> (B,).
+    """``T^2 KL(softmax(z_t / T) || softmax(z_s / T))`` of each image: (B, K, ...) twice -> (B,).
 
     T^2 keeps the gradient's size independent of the temperature T. No gradient reaches the
-    teacher. Source: Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2.
+    teacher. Logits of pixels (B, K, H, W) give the mean over an image's pixels. Source: Hinton,
+    Vinyals, Dean 2015, arXiv 1503.02531, section 2.
     """
     student = functional.log_softmax(working_precision(student_logits) / temperature, dim=1)
     teacher = working_precision(teacher_logits.detach()) / temperature
     teacher = functional.log_softmax(teacher, dim=1)
     divergence = functional.kl_div(student, teacher, reduction="none", log_target=True)
-    return temperature**2 * divergence.sum(dim=1)
+    return temperature**2 * _mean_over_pixels(divergence.sum(dim=1))
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
     """Mean over the batch of :func:`kd_per_image` (a scalar; PyTorch calls it ``batchmean``)."""
     return kd_per_image(student_logits, teacher_logits, temperature).mean()
+
+
+def cross_entropy_per_image(logits: Tensor, labels: Tensor, ignored: int = -100) -> Tensor:
+    """``-log softmax(z)`` at the label, of each image: (B, K, ...) with (B, ...) -> (B,).
+
+    Of pixels: the mean over those of an image whose label is not ``ignored``; 0 if it has none.
+    """
+    losses = functional.cross_entropy(
+        working_precision(logits), labels, ignore_index=ignored, reduction="none"
+    )
+    if losses.dim() == 1:
+        return losses
+    counted = (labels != ignored).flatten(1).sum(dim=1).clamp_min(1)
+    return losses.flatten(1).sum(dim=1) / counted
+
+
+def _mean_over_pixels(values: Tensor) -> Tensor:
+    """(B, ...) -> (B,); what has no pixels stays as it is."""
+    return values if values.dim() == 1 else values.flatten(1).mean(dim=1)

@@ -12,6 +12,7 @@ from torchvision import models as tv
 from kdlib.errors import KdlibError, checked_options, unknown
 from kdlib.models.cifar_mobilenet import mobilenet_v2_cifar
 from kdlib.models.cifar_resnet import ThreeStageResNet, cifar_resnet, wide_cifar_resnet
+from kdlib.models.cifar_resnet18 import resnet18_cifar
 from kdlib.models.cifar_resnet50 import resnet50_cifar
 from kdlib.models.output import Output, Shapes
 from kdlib.models.scenes_mobilenet import scenes_mobile
@@ -47,6 +48,7 @@ OWN: dict[str, Callable[..., nn.Module]] = {
     "wrn_16_2": partial(WideResNet, depth=16, width=2),
     "wrn_40_1": partial(WideResNet, depth=40, width=1),
     "wrn_40_2": partial(WideResNet, depth=40, width=2),
+    "resnet18_cifar": resnet18_cifar,
     "resnet50_cifar": resnet50_cifar,
     "vgg8": partial(cifar_vgg, repeats=1),
     "vgg13": partial(cifar_vgg, repeats=2),

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kdlib.losses.response import kd_loss, kd_per_image
+from kdlib.losses.response import cross_entropy_per_image, kd_loss, kd_per_image
 
 
 def test_equals_kl_div_batchmean(draw):
@@ -44,3 +44,27 @@ def test_gives_one_value_an_image_and_no_gradient_to_the_teacher(draw):
     assert loss.shape == (5,)
     loss.sum().backward()
     assert student.grad is not None and teacher.grad is None
+
+
+def test_logits_of_pixels_give_the_mean_over_an_images_pixels(draw):
+    student, teacher = draw(3, 4, 5, 6), draw(3, 4, 5, 6)
+    pixels = [logits.permute(0, 2, 3, 1).reshape(-1, 4) for logits in (student, teacher)]
+    expected = kd_per_image(*pixels).view(3, 30).mean(1)
+    torch.testing.assert_close(kd_per_image(student, teacher), expected)
+
+
+def test_cross_entropy_of_images_and_of_pixels(draw):
+    logits, labels = draw(6, 5), torch.tensor([0, 4, 2, 1, 3, 0])
+    expected = [-row.softmax(0)[label].log() for row, label in zip(logits, labels, strict=True)]
+    torch.testing.assert_close(cross_entropy_per_image(logits, labels), torch.stack(expected))
+    pixels = logits.view(2, 3, 5).permute(0, 2, 1)[..., None]
+    found = cross_entropy_per_image(pixels, labels.view(2, 3, 1))
+    torch.testing.assert_close(found, torch.stack(expected).view(2, 3).mean(1))
+
+
+def test_pixels_that_are_ignored_count_nothing(draw):
+    logits, labels = draw(2, 4, 3, 3), torch.zeros(2, 3, 3, dtype=torch.long)
+    labels[0, 1:], labels[1] = 255, 255
+    found = cross_entropy_per_image(logits, labels, ignored=255)
+    torch.testing.assert_close(found[0], -logits[0].log_softmax(0)[0, 0].mean())
+    assert found[1] == 0
