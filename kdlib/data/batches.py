@@ -147,7 +147,7 @@ def _check_augmentation(names: tuple[str, ...], data: ImageData) -> None:
 
 
 def _placed(images: Tensor | Photographs, device: torch.device) -> Tensor | Photographs:
-    """The images (or masks) on the device, if they are in memory and fit there; else as they are."""
+    """Images or masks on the device, if they are in memory and fit there; else as they are."""
     if isinstance(images, Photographs) or not _fits(images.nbytes, device):
         return images
     return images.to(device)

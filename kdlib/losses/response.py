@@ -7,19 +7,23 @@ from kdlib.losses.numeric import working_precision
 
 
 def kd_per_image(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 4.0,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """``T^2 KL(softmax(z_t / T) || softmax(z_s / T))`` of each image: (B, K, ...) twice -> (B,).
 
     T^2 keeps the gradient's size independent of the temperature T. No gradient reaches the
-    teacher. Logits of pixels (B, K, H, W) give the mean over an image's pixels. Source: Hinton,
-    Vinyals, Dean 2015, arXiv 1503.02531, section 2.
+    teacher. Logits of pixels (B, K, H, W) give the mean over an image's pixels, of those that are
+    ``counted`` (B, H, W) bool where that is given; 0 if it has none. Source: Hinton, Vinyals, Dean
+    2015, arXiv 1503.02531, section 2.
     """
     student = functional.log_softmax(working_precision(student_logits) / temperature, dim=1)
     teacher = working_precision(teacher_logits.detach()) / temperature
     teacher = functional.log_softmax(teacher, dim=1)
     divergence = functional.kl_div(student, teacher, reduction="none", log_target=True)
-    return temperature**2 * _mean_over_pixels(divergence.sum(dim=1))
+    return temperature**2 * _mean_over_pixels(divergence.sum(dim=1), counted)
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
@@ -35,12 +39,14 @@ def cross_entropy_per_image(logits: Tensor, labels: Tensor, ignored: int = -100)
     losses = functional.cross_entropy(
         working_precision(logits), labels, ignore_index=ignored, reduction="none"
     )
-    if losses.dim() == 1:
-        return losses
-    counted = (labels != ignored).flatten(1).sum(dim=1).clamp_min(1)
-    return losses.flatten(1).sum(dim=1) / counted
+    return _mean_over_pixels(losses, labels != ignored)
 
 
-def _mean_over_pixels(values: Tensor) -> Tensor:
+def _mean_over_pixels(values: Tensor, counted: Tensor | None) -> Tensor:
     """(B, ...) -> (B,); what has no pixels stays as it is."""
-    return values if values.dim() == 1 else values.flatten(1).mean(dim=1)
+    if values.dim() == 1:
+        return values
+    if counted is None:
+        return values.flatten(1).mean(dim=1)
+    total = values.where(counted, 0).flatten(1).sum(dim=1)
+    return total / counted.flatten(1).sum(dim=1).clamp_min(1)
