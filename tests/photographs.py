@@ -84,8 +84,39 @@ def write_places365(root: Path, published: Callable[[str, object], None]) -> Pat
     return root
 
 
+def write_voc(root: Path) -> Path:
+    """Pascal VOC 2007 and 2012: each photograph is of one class to the left, another to the right.
+
+    The colour of a pixel tells its class (``10 * class + 5`` in all channels), a border of void
+    pixels lies around each. 2012 has one photograph of 2007's training and one of its test set.
+    """
+    lists = {
+        ("2007", "trainval"): ("000001", "000002"),
+        ("2007", "test"): ("000003", "000004"),
+        ("2012", "trainval"): ("2007_000001", "2007_000003", "2008_000010"),
+    }
+    for (year, part), names in lists.items():
+        folder = root / "VOCdevkit" / f"VOC{year}"
+        _lines(folder / "ImageSets" / "Segmentation" / f"{part}.txt", names)
+        for name in names:
+            _annotated(folder, name, int(name[-6:]))
+    return root
+
+
+def _annotated(folder: Path, name: str, number: int) -> None:
+    classes = np.full((40, 60), number % 21, np.uint8)
+    classes[:, 30:] = 0
+    colours = np.repeat(10 * classes[..., None] + 5, 3, axis=2)
+    classes[:2], classes[-2:] = 255, 255
+    mask = Image.fromarray(classes).convert("P")
+    for part in ("JPEGImages", "SegmentationClass"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(colours).save(folder / "JPEGImages" / f"{name}.jpg", quality=100)
+    mask.save(folder / "SegmentationClass" / f"{name}.png")
+
+
 WRITERS: dict[str, Callable[[Path], Path]] = {
-    "mit67": write_mit67, "sun397": write_sun397, "ade20k": write_ade20k,
+    "mit67": write_mit67, "sun397": write_sun397, "ade20k": write_ade20k, "voc": write_voc,
 }  # fmt: skip
 
 if __name__ == "__main__":

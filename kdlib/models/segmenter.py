@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor, nn
-from torch.nn import functional
 from torchvision import models as tv
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from kdlib.models.cifar_resnet import ThreeStageResNet
 from kdlib.models.output import Output
+from kdlib.models.pixel_teacher import PixelHead
 from kdlib.models.residual import initialise
-from kdlib.models.self_teacher import BiFPN, reduced, separable_block
+from kdlib.models.self_teacher import BiFPN, reduced
 from kdlib.models.staged import StagedNetwork
 from kdlib.models.tapped import pretrained
 
@@ -27,27 +27,6 @@ EFFICIENT_CHANNELS = (24, 40, 112, 320)
 COARSER = 2
 """Levels above the backbone's own, P6 and P7."""
 HEAD_DEPTH = 3
-
-
-class PixelHead(nn.Module):
-    """Classes of pixels from the finest level of a pyramid.
-
-    Args:
-        width: channels of that level.
-        classes: number of classes K.
-        depth: separable convolutions before the classifier.
-    """
-
-    def __init__(self, width: int, classes: int, depth: int = 1) -> None:
-        super().__init__()
-        self.refine = separable_block(width, depth)
-        self.classifier = nn.Conv2d(width, classes, 1)
-
-    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, width, h, w), before any ReLU -> logits (B, K, H, W) for ``size`` (H, W)."""
-        refined = functional.relu(self.refine(functional.relu(features)))
-        logits = self.classifier(refined)
-        return functional.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
 class Segmenter(nn.Module):

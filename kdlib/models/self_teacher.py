@@ -151,16 +151,21 @@ class SelfTeacher(nn.Module):
         self.widths = tuple(common or width * number for number in channels)
         inputs = [tuple(channels), *[self.widths] * (repeat - 1)]
         self.pyramids = nn.ModuleList(BiFPN(one, self.widths, depth) for one in inputs)
-        self.classifier = nn.Linear(self.widths[-1], classes)
+        self.classifier: nn.Module = nn.Linear(self.widths[-1], classes)
         initialise(self)
 
     def forward(self, stages: Sequence[Tensor]) -> Output:
         """Stages (B, C, H, W), fine to coarse -> logits (B, K), refined maps, pooled features."""
+        features = self.refined(stages)
+        embedding = features[-1].mean((2, 3))
+        return Output(self.classifier(embedding), features, embedding)
+
+    def refined(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The stages as all pyramids, one after the other, leave them."""
         features = tuple(for_layer(self.classifier, stage) for stage in stages)
         for pyramid in self.pyramids:
             features = pyramid(features)
-        embedding = features[-1].mean((2, 3))
-        return Output(self.classifier(embedding), features, embedding)
+        return features
 
 
 def _check_positive(**numbers: int) -> None:

@@ -1,0 +1,73 @@
+"""Answers for each pixel from a pyramid's finest level; and a self-teacher that gives them."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdlib.models.output import Output
+from kdlib.models.residual import initialise
+from kdlib.models.self_teacher import SelfTeacher, separable_block
+
+
+class PixelHead(nn.Module):
+    """Classes of pixels from the finest level of a pyramid.
+
+    Args:
+        width: channels of that level.
+        classes: number of classes K.
+        depth: separable convolutions before the classifier.
+    """
+
+    def __init__(self, width: int, classes: int, depth: int = 1) -> None:
+        super().__init__()
+        self.refine = separable_block(width, depth)
+        self.classifier = nn.Conv2d(width, classes, 1)
+
+    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, width, h, w), before any ReLU -> logits (B, K, H, W) for ``size`` (H, W)."""
+        refined = functional.relu(self.refine(functional.relu(features)))
+        logits = self.classifier(refined)
+        return functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+
+class PixelSelfTeacher(SelfTeacher):
+    """A self-teacher whose answer is a class for each pixel.
+
+    Its pyramids go on from those of a :class:`~kdlib.models.segmenter.Segmenter`, whose stages they
+    read, and its head is made like that one's.
+
+    Args:
+        channels: of each stage of the student, fine to coarse.
+        classes: number of classes K.
+        pixels: a side of the answer.
+        width: as of :class:`SelfTeacher`, like all that follow.
+        common: one number of channels for all levels instead.
+        depth: separable convolutions in a node of a pyramid.
+        repeat: how many pyramids follow one another.
+
+    Raises:
+        KdlibError: a number that is below 1.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        classes: int,
+        pixels: int,
+        *,
+        width: int = 2,
+        common: int | None = None,
+        depth: int = 2,
+        repeat: int = 1,
+    ) -> None:
+        super().__init__(channels, classes, width=width, common=common, depth=depth, repeat=repeat)
+        self.size = (pixels, pixels)
+        self.classifier = PixelHead(self.widths[0], classes)
+        initialise(self.classifier)
+
+    def forward(self, stages: Sequence[Tensor]) -> Output:
+        """Stages (B, C, h, w), fine to coarse -> logits (B, K, H, W), refined maps, pooled."""
+        features = self.refined(stages)
+        logits = self.classifier(features[0], self.size)
+        return Output(logits, features, features[-1].mean((2, 3)))

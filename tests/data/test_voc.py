@@ -1,0 +1,117 @@
+"""Pascal VOC on disk: the published lists, windows with their masks, and what may be damaged."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from photographs import write_voc
+from PIL import Image
+
+from kdlib.cli import main
+from kdlib.data import load_data
+from kdlib.data.batches import Batches
+from kdlib.data.voc import MARGIN, list_voc
+from kdlib.errors import KdlibError
+from kdlib.tasks import IGNORED
+
+SIDE = 512
+
+
+@pytest.fixture
+def root(tmp_path, own_cache) -> Path:
+    return write_voc(tmp_path)
+
+
+def loaded(root: Path, split: str = "test", image_size: int = SIDE):
+    return load_data("voc", split, image_size=image_size, data_root=root, task="segmentation")
+
+
+def folder(root: Path, year: str = "2007") -> Path:
+    return root / "VOCdevkit" / f"VOC{year}"
+
+
+def read_all(root: Path, split: str = "test"):
+    return next(Batches(loaded(root, split), 8).in_order())
+
+
+def test_each_photograph_is_trained_on_once_and_none_that_is_tested(root):
+    names = [Path(name).name for name in list_voc("train", root).names]
+    assert names[:3] == ["2007_000001.jpg", "2008_000010.jpg", "000002.jpg"]
+    assert names[3:] == ["2007_000001.png", "2008_000010.png", "000002.png"]
+    assert len(list_voc("test", root).names) == 4
+
+
+def test_a_window_of_the_full_size_shows_every_pixel_at_its_own_resolution(root):
+    data, batch = loaded(root), read_all(root)
+    assert (data.task, len(data.classes), batch.images.shape[-2:]) == (
+        "segmentation",
+        21,
+        (512, 512),
+    )
+    for labels in batch.labels:
+        rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
+        assert (int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1) == (36, 60)  # without the border
+        kinds = labels[labels != IGNORED].bincount()
+        assert sorted(kinds[kinds > 0].tolist()) == [36 * 30, 36 * 30]
+    colour = batch.images[:, :, 0, 0] * torch.tensor(data.std) + torch.tensor(data.mean)
+    assert (255 * colour).round().long().tolist() == [list(MARGIN)] * 2
+
+
+def test_random_windows_move_scale_and_mirror_both_alike(root):
+    data, sizes = loaded(root, "train", 64), set()
+    batches = Batches(data, 3, ("flip", "random_crop"))
+    for epoch in range(6):
+        (batch,) = batches.epoch(0, epoch)
+        (again,) = batches.epoch(0, epoch)
+        assert torch.equal(batch.images, again.images) and torch.equal(batch.labels, again.labels)
+        values = 255 * (batch.images * torch.tensor(data.std)[0] + torch.tensor(data.mean)[0])
+        told, inside = ((values[:, 0] - 5) / 10).round().long(), batch.labels != IGNORED
+        assert (told == batch.labels)[inside].float().mean() > 0.8  # but where two classes meet
+        sizes |= set(inside.flatten(1).sum(1).tolist())
+    assert len(sizes) > 6
+
+
+def test_what_is_missing_is_named(root, tmp_path):
+    with pytest.raises(KdlibError, match=r"trainval\.txt is missing(.|\n)*VOCSegmentation"):
+        loaded(tmp_path / "VOCdevkit", "train")
+    (folder(root) / "SegmentationClass" / "000003.png").unlink()
+    with pytest.raises(KdlibError, match=r"1 of 4 photographs are missing(.|\n)*000003\.png"):
+        loaded(root)
+    (folder(root) / "ImageSets" / "Segmentation" / "test.txt").write_text("")
+    with pytest.raises(KdlibError, match=r"test\.txt is empty"):
+        loaded(root)
+
+
+def _halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _colours(path: Path) -> None:
+    Image.new("RGB", (60, 40)).save(path)
+
+
+def _smaller(path: Path) -> None:
+    Image.new("L", (30, 40)).save(path)
+
+
+def _no_class(path: Path) -> None:
+    Image.new("L", (60, 40), 21).save(path)
+
+
+@pytest.mark.parametrize(("damage", "file", "says"), [
+    (_halve, "JPEGImages/000004.jpg", r"000004\.jpg cannot be read"),
+    (_halve, "SegmentationClass/000004.png", r"000004\.png cannot be read"),
+    (_colours, "SegmentationClass/000004.png", r"000004\.png is of shape \(40, 60, 3\)"),
+    (_smaller, "SegmentationClass/000004.png", r"000004\.png is of shape \(40, 30\)"),
+    (_no_class, "SegmentationClass/000004.png", r"000004\.png has the values 21; valid: 0 to 20"),
+])  # fmt: skip
+def test_what_is_damaged_is_named(damage, file, says, root):
+    damage(folder(root) / file)
+    with pytest.raises(KdlibError, match=says):
+        read_all(root)
+
+
+def test_the_command_line_checks_it(root, capsys):
+    assert main(["data", "check", "voc", "--data-root", str(root)]) == 0
+    assert "voc, test: readable; 21 classes (background, aeroplane" in capsys.readouterr().out
