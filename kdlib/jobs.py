@@ -18,7 +18,8 @@ TEACHER_NOTEBOOK, STUDENTS_NOTEBOOK = "02_teacher", "05_distill"
 NOT_OF_TEACHERS = {
     "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature", "optimiser",
     "teacher", "student", "epochs", "teacher_epochs", "teacher_weights", "teacher_seed",
-    "start", "teacher_start", "teacher_learning_rate", "data_seed", "init_seed",
+    "start", "teacher_start", "teacher_learning_rate", "data_seed", "init_seed", "task",
+    "gradient_clip",
 }  # fmt: skip
 OF_EACH_STUDENT = {"method_options", "weight", "ce_weight", "kd_weight", "optimiser"}
 
@@ -56,7 +57,13 @@ def plan(runs: Sequence[RunConfig], root: Path, largest: int) -> list[Job]:
     own = {run.run_id for run in untaught}
     groups = lockstep_groups(run for run in waiting if run.run_id not in own)
     parts = [part for group in groups for part in evenly(group, largest)]
-    return [*map(teacher_job, untaught), *map(students_job, parts)]
+    return [*map(plain_job, untaught), *map(students_job, parts)]
+
+
+def plain_job(run: RunConfig) -> Job:
+    """The job of a teacher: in its own notebook where that has all that the run needs."""
+    told = run.task == "classification" and run.gradient_clip is None
+    return teacher_job(run) if told else students_job([run])
 
 
 def evenly(group: Sequence[RunConfig], largest: int) -> list[Sequence[RunConfig]]:

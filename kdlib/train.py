@@ -44,7 +44,7 @@ from kdlib.trainee import DivergedError, Lesson, Trainee
 OWN_FIELDS = {
     "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
     "init_seed", "start", "optimiser", "learning_rate", "momentum", "weight_decay", "schedule",
-    "milestones",
+    "milestones", "gradient_clip",
 }  # fmt: skip
 TEACHER_FIELDS = {
     "teacher", "teacher_epochs", "teacher_weights", "teacher_seed", "teacher_start",
