@@ -31,8 +31,8 @@ def load_records(*roots: Path) -> pd.DataFrame:
     Beyond the fields of ``RunConfig`` there are ``setting`` (equal in runs that may be compared:
     same data, student and training, whatever the method), ``teacher_setting`` (the setting of
     the run that taught this one), ``label`` (the method, with the options in which two variants
-    of it differ), ``ssim``, ``energy_share`` and ``pointing`` (means over stages) and
-    ``ssim_1``, ``ssim_2`` ... (stages, fine to coarse).
+    of it differ), ``self_teacher_top1`` (of self-taught methods), ``ssim``, ``energy_share`` and
+    ``pointing`` (means over stages) and ``ssim_1``, ``ssim_2`` ... (stages, fine to coarse).
 
     Raises:
         KdlibError: no folder, no record in it, a damaged one, or two runs of one method and seed
@@ -50,6 +50,7 @@ def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: _plain(value) for name, value in config.items()},
         **{name: record["results"][name] for name in METRICS},
+        "self_teacher_top1": (record.get("self_teacher") or {}).get("top1"),
         **_stage_columns("ssim", record["ssim"]),
         **_network_columns("", relevance.get("student")),
         **_network_columns("teacher_", relevance.get("teacher")),

@@ -11,27 +11,33 @@ of students can shift them, and a resumed run meets the very same batches.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from kdlib.data.image_data import ImageData
+from kdlib.data.mixing import MIXING, Mixed, check_mixing, relabelled
 from kdlib.data.photographs import Photographs, random_places
 from kdlib.errors import KdlibError, unknown
-from kdlib.seeds import generator
+from kdlib.seeds import derive_seed, generator
 
-AUGMENTATIONS = ("flip", "crop", "random_crop")
+AUGMENTATIONS = ("flip", "crop", "random_crop", *MIXING)
 CROP_PADDING = 4
 DEVICE_SHARE = 0.5
 """Of a GPU's free memory that a data set may take."""
 
 
 class Batch(NamedTuple):
-    """Normalised images (B, 3, H, W), labels (B,) and positions in the data set (B,)."""
+    """Normalised images (B, 3, H, W), labels (B,) and positions in the data set (B,).
+
+    ``mixed`` says what was mixed into them, and with which share; ``None`` where nothing was.
+    """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    mixed: Mixed | None = None
 
 
 class Batches:
@@ -43,7 +49,7 @@ class Batches:
         augmentation: any of ``AUGMENTATIONS``; ``flip`` mirrors half of the images, ``crop``
             pads by four pixels with the mean colour and cuts a random window, ``random_crop``
             cuts a random window, not the middle one, out of a photograph, to the ends of its
-            longer side.
+            longer side; ``mixup``, ``cutmix`` and ``sla`` see :mod:`kdlib.data.mixing`.
         device: where the batches are made.
 
     Raises:
@@ -61,7 +67,7 @@ class Batches:
         self.images = _placed(data.images, torch.device(device))
         self.labels = data.labels.to(device)
         self.batch_size = batch_size
-        self.augmentation = augmentation
+        self.augmentation, self.classes = augmentation, len(data.classes)
         self._mean = torch.tensor(data.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(data.std, device=device).view(1, 3, 1, 1)
 
@@ -70,20 +76,22 @@ class Batches:
         return -(-len(self.labels) // self.batch_size)
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
-        """One epoch in random order, augmented."""
+        """One epoch in random order, augmented; labels may then be mixed or joint ones."""
         count, device = len(self.labels), self.labels.device
         order = torch.randperm(count, generator=generator(seed, "order", epoch)).to(device)
         stream = generator(seed, "augmentation", epoch)
         flips = (torch.rand(count, generator=stream) < 0.5).to(device)
         shifts = torch.randint(0, 2 * CROP_PADDING + 1, (count, 2), generator=stream).to(device)
         places = random_places(count, stream) if "random_crop" in self.augmentation else None
+        chance = np.random.default_rng(derive_seed(seed, "mixing", epoch))
         for indices, pixels in self._pixels(order.split(self.batch_size), places):
             if "flip" in self.augmentation:  # of whole numbers: a quarter of the bytes
                 pixels = torch.where(flips[indices].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
             images = self._normalised(pixels)
             if "crop" in self.augmentation:
                 images = _shifted(images, shifts[indices])
-            yield Batch(images, self.labels[indices], indices)
+            batch = Batch(images, self.labels[indices], indices)
+            yield relabelled(batch, self.augmentation, self.classes, chance)
 
     def in_order(self) -> Iterator[Batch]:
         """Every image once, in its place, not augmented."""
@@ -113,6 +121,7 @@ def _check_augmentation(names: tuple[str, ...], data: ImageData) -> None:
     for name in names:
         if name not in AUGMENTATIONS:
             raise unknown("augmentation", name, AUGMENTATIONS)
+    check_mixing(names)
     if "random_crop" in names and not isinstance(data.images, Photographs):
         raise KdlibError(
             "The augmentation 'random_crop' cuts a window out of a larger photograph, and these "

@@ -57,8 +57,44 @@ class FrozenTeacher(nn.Module):
         return TeacherOutput(*self.network(images))
 
 
+class SelfTaughtLoss(nn.Module):
+    """The loss of a method whose teacher is a module on the student's own stages.
+
+    That self-teacher learns from the labels while the student learns from it, and is thrown away
+    when both are trained. A subclass says in ``forward`` what is learnt of its output; that it
+    cannot learn there itself, :class:`TeacherOutput` sees to.
+
+    Args:
+        self_teacher: from stages (B, C, H, W), fine to coarse, to an ``Output``.
+        detach: whether its own cross-entropy stops at the stages, instead of going on into the
+            student.
+    """
+
+    def __init__(self, self_teacher: nn.Module, detach: bool = False) -> None:
+        super().__init__()
+        self.self_teacher, self.detach = self_teacher, detach
+
+    def teach(self, student: Output) -> Output:
+        """The self-teacher's output, with its graph."""
+        stages = student.stages
+        return self.self_teacher([s.detach() for s in stages] if self.detach else stages)
+
+
+def label_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy (a scalar) of logits (B, K) with a batch's labels, mixed ones by share."""
+    logits = logits.float()
+    loss = functional.cross_entropy(logits, batch.labels)
+    if batch.mixed is None:
+        return loss
+    other = functional.cross_entropy(logits, batch.mixed.labels)
+    return batch.mixed.share * loss + (1 - batch.mixed.share) * other
+
+
 class Distiller(nn.Module):
     """Sum of cross-entropy, one method's loss and logit KD, as named and weighted terms.
+
+    Of a self-taught method, the cross-entropy of its self-teacher is a term too, ``self_ce``, of
+    weight 1; ``weight`` scales what the student learns from it.
 
     Args:
         name: the method's name, under which its term is logged.
@@ -69,7 +105,8 @@ class Distiller(nn.Module):
         kd_weight: weight of ``T^2 KL`` (delta); 0 leaves the term out.
         temperature: T of the KD term.
         gate: count the method's term only for images that the teacher classifies correctly
-            (``PRED_GUIDE`` in the paper's release). KD is never gated, as released.
+            (``PRED_GUIDE`` in the paper's release); of a self-taught method, the self-teacher.
+            KD is never gated, as released.
     """
 
     def __init__(
@@ -90,9 +127,14 @@ class Distiller(nn.Module):
         self.warmup, self.temperature = warmup, temperature
 
     @property
+    def self_taught(self) -> bool:
+        """Whether the method brings its own teacher."""
+        return isinstance(self.method_loss, SelfTaughtLoss)
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether any term reads the teacher."""
-        return self.method_loss is not None or self.kd_weight != 0
+        return (self.method_loss is not None and not self.self_taught) or self.kd_weight != 0
 
     def forward(
         self, student: Output, teacher: TeacherOutput | None, batch: Batch, progress: float = 1.0
@@ -101,7 +143,7 @@ class Distiller(nn.Module):
 
         Args:
             student: the student's output for the batch.
-            teacher: the teacher's, or ``None``: cross-entropy is all there is then.
+            teacher: the teacher's, or ``None``: its terms are left out then.
             batch: labels, and the images' positions in the data set, for methods with a memory.
             progress: share of the training that is done, 0 to 1.
         """
@@ -110,17 +152,19 @@ class Distiller(nn.Module):
     def _terms(
         self, student: Output, teacher: TeacherOutput | None, batch: Batch, progress: float
     ) -> Iterator[tuple[str, Tensor]]:
-        logits = student.logits.float()
-        yield "ce", self.ce_weight * functional.cross_entropy(logits, batch.labels)
-        if teacher is None:
-            return
-        if self.method_loss is not None:
-            per_image = self.method_loss(student, teacher, batch)
+        yield "ce", self.ce_weight * label_loss(student.logits, batch)
+        guide = teacher
+        if isinstance(self.method_loss, SelfTaughtLoss):
+            refined = self.method_loss.teach(student)
+            yield "self_ce", label_loss(refined.logits, batch)
+            guide = TeacherOutput(*refined)
+        if self.method_loss is not None and guide is not None:
+            per_image = self.method_loss(student, guide, batch)
             if self.gate:
-                per_image = per_image * (teacher.logits.argmax(1) == batch.labels)
+                per_image = per_image * (guide.logits.argmax(1) == batch.labels)
             yield self.name, self.weight * self._warmed(progress) * per_image.mean()
-        if self.kd_weight != 0:
-            loss = kd_loss(logits, teacher.logits.float(), self.temperature)
+        if self.kd_weight != 0 and teacher is not None:
+            loss = kd_loss(student.logits.float(), teacher.logits.float(), self.temperature)
             yield "kd", self.kd_weight * loss
 
     def _warmed(self, progress: float) -> float:
