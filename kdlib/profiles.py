@@ -3,7 +3,8 @@
 A profile has ``about``, ``config`` (fields of ``RunConfig``), ``methods``, ``seeds`` and, where
 it needs them, ``datasets`` (fields that differ by data set), ``methods_of`` (methods that do),
 ``sweeps`` (more groups of runs: ``{fields, methods, seeds}``, on all data sets or those of
-``datasets``) and, for tuning, ``grid`` (factors of each method's default weight) and ``around``
+``datasets``; with ``as_costly_as`` they get the epochs that this method's training would cost a
+plain student) and, for tuning, ``grid`` (factors of each method's default weight) and ``around``
 (a data set: factors of what was chosen on it instead). ``analyses: true`` asks for the analyses
 of its networks (notebook 08). Weights come from ``weights`` of the profile, where it has them for
 a method, else from ``profiles/tuned/<dataset>.yaml``, which the dev split has written.
@@ -18,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from kdlib.budget import plain_epochs
 from kdlib.distillers import METHODS, parse_method
 from kdlib.errors import KdlibError, checked_options, unknown
 from kdlib.runs import RunConfig
@@ -27,9 +29,10 @@ KEYS = (
     "about", "config", "datasets", "methods", "methods_of", "seeds", "sweeps", "weights", "grid",
     "around", "analyses", "options", "like",
 )  # fmt: skip
-SWEEP_KEYS = ("datasets", "fields", "methods", "seeds")
+SWEEP_KEYS = ("datasets", "fields", "methods", "seeds", "as_costly_as")
 SAME_WEIGHT = {
     **dict.fromkeys(("parseval_twin", "dct_low", "dct_high"), "dct"),
+    **dict.fromkeys(("frskd_logits", "frskd_maps", "frskd_detached", "frskd_options"), "frskd"),
     "ours": "dct_abs",
 }
 
@@ -84,7 +87,9 @@ def expand(
         for group in [{}, *profile.get("sweeps", [])]
         if dataset in group.get("datasets", [dataset])
         for run in _group(
-            _fields(profile, dataset, {**group.get("fields", {}), **trial}),
+            _lengthened(
+                _fields(profile, dataset, {**group.get("fields", {}), **trial}), group, profile
+            ),
             profile,
             _wanted(methods, group.get("methods"), own),
             seeds or group.get("seeds") or profile["seeds"],
@@ -112,6 +117,17 @@ def _fields(profile: Mapping[str, Any], dataset: str, own: Mapping[str, Any]) ->
     """What all runs of a group share; a later source wins."""
     of_dataset = profile.get("datasets", {}).get(dataset, {})
     return {"dataset": dataset, **profile["config"], **of_dataset, **own}
+
+
+def _lengthened(
+    fields: dict[str, Any], group: Mapping[str, Any], profile: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The fields with the epochs that the operations of ``as_costly_as`` buy a plain student."""
+    if "as_costly_as" not in group:
+        return fields
+    method = group["as_costly_as"]
+    own = {"method": method, "method_options": _options(profile, method)}
+    return {**fields, "epochs": plain_epochs(RunConfig.from_dict({**fields, **own}))}
 
 
 def _group(
@@ -190,8 +206,8 @@ def lockstep_groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
     groups: dict[tuple[Any, ...], list[RunConfig]] = {}
     for run in runs:
         key = (run.dataset, run.attentions, run.distractors, run.image_size, run.data_seed)
-        own = (run.teacher, run.epochs, run.batch_size, run.split, run.train_size, run.task)
-        groups.setdefault((*key, *own), []).append(run)
+        own = (run.teacher, run.epochs, run.batch_size, run.split, run.train_size, run.augmentation)
+        groups.setdefault((*key, *own, run.task), []).append(run)
     return list(groups.values())
 
 

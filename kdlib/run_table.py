@@ -24,6 +24,7 @@ TEACHER = (
 )  # fmt: skip
 VARIANT = ("method_options", "weight", "ce_weight", "kd_weight", "temperature", *TEACHER)
 METRICS = tuple(name for measures in TASKS.values() for name in measures.metrics)
+HEADLINES = tuple(measures.metric for measures in TASKS.values())
 STAGE_MEASURES = ("ssim", "energy_share", "pointing")
 
 
@@ -34,8 +35,9 @@ def load_records(*roots: Path, task: str = "classification") -> pd.DataFrame:
     Beyond the fields of ``RunConfig`` there are ``setting`` (equal in runs that may be compared:
     same data, student and training, whatever the method), ``teacher_setting`` (the setting of
     the run that taught this one), ``label`` (the method, with the options in which two variants
-    of it differ), ``ssim``, ``energy_share`` and ``pointing`` (means over stages) and
-    ``ssim_1``, ``ssim_2`` ... (stages, fine to coarse).
+    of it differ), ``self_teacher_top1`` or ``self_teacher_miou`` (of self-taught methods), ``ssim``,
+    ``energy_share`` and ``pointing`` (means over stages) and ``ssim_1``, ``ssim_2`` ... (stages,
+    fine to coarse).
 
     Raises:
         KdlibError: no folder, no record in it, a damaged one, or two runs of one method and seed
@@ -59,9 +61,11 @@ def recorded_tasks(*roots: Path) -> list[str]:
 
 def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     config, relevance = _complete(record["config"]), record["relevance"] or {}
+    refined = record.get("self_teacher") or {}
     return {
         **{name: _plain(value) for name, value in config.items()},
         **{name: record["results"].get(name, nan) for name in METRICS},
+        **{f"self_teacher_{name}": refined.get(name, nan) for name in HEADLINES},
         **_stage_columns("ssim", record["ssim"]),
         **_network_columns("", relevance.get("student")),
         **_network_columns("teacher_", relevance.get("teacher")),
@@ -205,7 +209,7 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(summaries, ignore_index=True)[[*columns, "seconds"]]
 
 
-_STDS = tuple(f"{measures.metric}_std" for measures in TASKS.values())
+_STDS = tuple(f"{name}_std" for name in HEADLINES)
 
 
 def _summarised(rows: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from kdlib.data.mixing import MIXING
+from kdlib.distillers import is_self_taught
 from kdlib.errors import KdlibError, unknown
 from kdlib.files import write_json
 from kdlib.tasks import TASKS
@@ -22,6 +24,8 @@ SCHEMA_VERSION = 1
 ADDED_LATER = ("start", "teacher_start", "teacher_learning_rate", "task", "gradient_clip")
 """Fields younger than the first records. At their defaults they are left out of what is hashed,
 so that a run from before a field existed keeps its name, its hash and its setting."""
+OF_DISTILLATION = ("method_options", "weight", "ce_weight", "kd_weight", "temperature")
+OF_KD = ("kd_weight", "temperature")
 CHOICES = {
     "precision": ("float32", "bfloat16", "auto"),
     "schedule": ("one_cycle", "step", "constant"),
@@ -108,13 +112,17 @@ class RunConfig:
 
     def canonical(self) -> "RunConfig":
         """The same run without what it does not depend on: no teacher, no distillation options."""
-        if self.method != "student":
+        if self.method != "student" and not is_self_taught(self.method):
             return self
-        blank = RunConfig()
-        kept = ("method_options", "weight", "ce_weight", "kd_weight", "temperature")
+        blank, unused = RunConfig(), OF_DISTILLATION if self.method == "student" else OF_KD
         of_teacher = [item.name for item in fields(self) if item.name.startswith("teacher_")]
-        neutral = {name: getattr(blank, name) for name in (*kept, *of_teacher)}
+        neutral = {name: getattr(blank, name) for name in (*unused, *of_teacher)}
         return replace(self, teacher="none", **neutral)
+
+    @property
+    def pixels(self) -> int | None:
+        """A side of the answer where each pixel gets a class; ``None`` where an image gets one."""
+        return self.image_size if self.task == "segmentation" else None
 
     @property
     def config_hash(self) -> str:
@@ -130,12 +138,16 @@ class RunConfig:
         return f"{'-'.join(parts)}-s{self.init_seed}{suffix}-{self.config_hash[:10]}"
 
     def teacher_config(self) -> "RunConfig":
-        """The run whose weights teach this one: the teacher network, trained plainly."""
+        """The run whose weights teach this one: the teacher network, trained plainly.
+
+        Students of mixed images have the teacher of all others.
+        """
         seeds: dict[str, Any] = {"data_seed": self.teacher_seed, "init_seed": self.teacher_seed}
         rate = self.teacher_learning_rate or self.learning_rate
         schedule: dict[str, Any] = {"epochs": self.teacher_epochs, "learning_rate": rate}
+        whole: dict[str, Any] = {"augmentation": [a for a in self.augmentation if a not in MIXING]}
         plain = replace(self, student=self.teacher, start=self.teacher_start, method="student")
-        return replace(plain, **seeds, **schedule).canonical()
+        return replace(plain, **seeds, **schedule, **whole).canonical()
 
 
 def without_neutral(config: Mapping[str, Any]) -> dict[str, Any]:

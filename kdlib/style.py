@@ -55,6 +55,9 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "reviewkd": (PALETTE[8], "X"),
     "logit_std": (PALETTE[5], "p"),
     "famkd": (PALETTE[2], "*"),
+    "frskd": (PALETTE[8], "D"),
+    "frskd_dct": (PALETTE[8], "o"),
+    "frskd_pixels": (PALETTE[8], "D"),
 }
 CONTROL = (PALETTE[6], "h")
 
@@ -69,7 +72,7 @@ def look(label: str) -> Look:
     return Look(colour, marker, "kd" not in modifiers, "--" if "gate" in modifiers else "-")
 
 
-OPTIONS = re.compile(r"^dct_options.*method_options=(\{[^}]*\})")
+OPTIONS = re.compile(r"^(?:dct|frskd)_options.*method_options=(\{[^}]*\})")
 NAMES = {
     "kd": "KD",
     "at": "AT",
@@ -95,14 +98,25 @@ NAMES = {
     "reviewkd": "ReviewKD",
     "logit_std": "Logit std",
     "famkd": "FAM-KD",
+    "frskd": "FRSKD",
+    "frskd_published": "FRSKD, as published",
+    "frskd_joint": "FRSKD, joint CE only",
+    "frskd_logits": "FRSKD, KL alone",
+    "frskd_maps": "FRSKD, AT alone",
+    "frskd_detached": "FRSKD, detached",
+    "frskd_dct": "FRSKD, DCT",
+    "frskd_fitnet": "FRSKD, FitNet",
+    "frskd_overhaul": "FRSKD, overhaul",
+    "frskd_pixels": "FRSKD",
+    "frskd_options": "FRSKD",
 }
 
 
 def name_of(label: str) -> str:
     """A label as it is written in figures: ``dct+kd`` becomes ``DCT + KD``.
 
-    Of a run of ``dct_options`` the options stand for its name; its weight, which follows from
-    them, is left out.
+    Of a run of ``dct_options`` or ``frskd_options`` the options stand for its name; its weight,
+    which follows from them, is left out.
     """
     method, *rest = label.split(" [", maxsplit=1)
     words = " + ".join(NAMES.get(word, word) for word in method.split("+"))

@@ -38,6 +38,7 @@ from kdlib.runs import (
     run_lock,
     write_record,
 )
+from kdlib.self_teaching import measure_self_teacher
 from kdlib.tasks import TASKS
 from kdlib.trainee import DivergedError, Lesson, Trainee
 
@@ -215,7 +216,7 @@ def _conclude(trainees: Sequence[Trainee], task: Task) -> None:
         if trainee.failure is not None:
             trainee.start_over()
     qualities = evaluate_students(
-        [trainee.student for trainee in trainees],
+        [trainee.deployed() for trainee in trainees],
         task.teacher if trainees[0].distiller.needs_teacher else None,
         task.evaluation,
         device=task.device,
@@ -227,10 +228,9 @@ def _conclude(trainees: Sequence[Trainee], task: Task) -> None:
         trainee.forget_checkpoint()
 
 
-def _lesson(task: Task, image_size: int) -> Lesson | None:
-    if task.teacher is None:
-        return None
-    return Lesson(output_shapes(task.teacher.network, image_size), task.data.labels)
+def _lesson(task: Task, image_size: int) -> Lesson:
+    shapes = None if task.teacher is None else output_shapes(task.teacher.network, image_size)
+    return Lesson(shapes, task.data.labels)
 
 
 def train_epoch(trainees: Sequence[Trainee], task: Task, epoch: int, bar: tqdm) -> None:
@@ -256,7 +256,7 @@ def train_epoch(trainees: Sequence[Trainee], task: Task, epoch: int, bar: tqdm) 
         taught = asking if trainee.distiller.needs_teacher else 0.0
         quality = monitored_quality(trainee, task)
         tally = tallies[trainee.config.run_id]
-        trainee.end_epoch(tally.row(epoch, len(task.data.labels), quality, taught))
+        trainee.end_epoch(tally.row(epoch, quality, taught))
 
 
 @dataclass
@@ -264,17 +264,16 @@ class EpochTally:
     """What one student's epoch adds up to: sums of its terms over images, seconds, last rate."""
 
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    images: int = 0
     seconds: float = 0.0
     rate: float = 0.0
 
-    def row(
-        self, epoch: int, images: int, quality: Mapping[str, float], taught: float
-    ) -> dict[str, Any]:
+    def row(self, epoch: int, quality: Mapping[str, float], taught: float) -> dict[str, Any]:
         """The epoch's row of ``history.csv``; ``taught`` are the seconds of the teacher."""
         return {
             "epoch": epoch + 1,
             "learning_rate": self.rate,
-            **{name: total / images for name, total in self.sums.items()},
+            **{name: total / self.images for name, total in self.sums.items()},
             **quality,
             "seconds": round(self.seconds + taught, 3),
         }
@@ -295,6 +294,7 @@ def _learn(
         return {}
     for name, term in terms.items():
         tally.sums[name] += term.item() * len(batch.labels)
+    tally.images += len(batch.labels)
     tally.seconds += time.perf_counter() - start
     return terms
 
@@ -333,6 +333,7 @@ def monitored_quality(trainee: Trainee, task: Task) -> dict[str, float]:
         (quality,) = evaluate_students([trainee.student], None, few, **options)
         return {measures.monitored: quality["results"][measures.metric]}
     logits = predict(trainee.student, few, **options)
+    logits = logits[:, : trainee.classes]  # a student with more was taught rotations too
     return {measures.monitored: (logits.argmax(1) == few.labels).float().mean().item()}
 
 
@@ -361,6 +362,7 @@ def make_record(trainee: Trainee, task: Task, measured: dict[str, Any]) -> dict[
         "config_hash": config.config_hash,
         **measured,
         "results": {**measured["results"], **epochs},
+        "self_teacher": _self_teacher(trainee, task),
         "diverged": str(trainee.failure) if trainee.failure else None,
         "cost": _cost(trainee, task),
         "provenance": provenance(
@@ -369,10 +371,18 @@ def make_record(trainee: Trainee, task: Task, measured: dict[str, Any]) -> dict[
     }
 
 
+def _self_teacher(trainee: Trainee, task: Task) -> dict[str, Any] | None:
+    network = trainee.refined()
+    if network is None:
+        return None
+    where: dict[str, Any] = {"device": task.device, "precision": trainee.precision}
+    return measure_self_teacher(network, task.evaluation, trainee.config.image_size, **where)
+
+
 def _cost(trainee: Trainee, task: Task) -> dict[str, Any]:
     seconds = sum(row["seconds"] for row in trainee.history)
     images = len(task.data.labels) * trainee.epoch
-    measured = measure_cost(trainee.student, trainee.config.image_size, task.device)
+    measured = measure_cost(trainee.deployed(), trainee.config.image_size, task.device)
     return {
         **measured,
         "train_seconds": seconds,

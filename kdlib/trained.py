@@ -8,11 +8,16 @@ from torch import Tensor, nn
 from kdlib.checkpoints import load_weights
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
+from kdlib.data.mixing import output_count
+from kdlib.distillers import Pair, create_distiller
+from kdlib.distillers.base import SelfTaughtLoss
 from kdlib.errors import KdlibError
 from kdlib.evaluate import predict
 from kdlib.losses.attention import attention_maps
-from kdlib.models import create_model
+from kdlib.models import create_model, output_shapes
+from kdlib.models.refined import RefinedNetwork
 from kdlib.runs import RunConfig, is_finished, run_directory
+from kdlib.trainee import SELF_TEACHER
 
 
 def trained_network(config: RunConfig, root: Path, classes: int) -> nn.Module:
@@ -27,6 +32,24 @@ def trained_network(config: RunConfig, root: Path, classes: int) -> nn.Module:
     network = create_model(config.student, classes)
     load_weights(network, directory / "weights.safetensors", classes)
     return network.eval()
+
+
+def refined_network(config: RunConfig, root: Path, classes: int) -> RefinedNetwork:
+    """The student of a finished self-taught run with its self-teacher, in eval mode.
+
+    Raises:
+        KdlibError: the run is not finished, or its method has no self-teacher.
+    """
+    student = trained_network(config, root, classes)
+    outputs = output_count(classes, config.augmentation)
+    shapes = output_shapes(student, config.image_size)
+    pair = Pair(shapes, None, torch.zeros(0), config.batch_size, 0, outputs, config.pixels)
+    loss = create_distiller(config, pair).method_loss
+    if not isinstance(loss, SelfTaughtLoss):
+        raise KdlibError(f"'{config.method}' has no self-teacher; ask for one such as 'frskd'.")
+    path = run_directory(config, Path(root)) / SELF_TEACHER
+    load_weights(loss.self_teacher, path, classes)
+    return RefinedNetwork(student, loss.self_teacher, classes).eval()
 
 
 @torch.no_grad()

@@ -11,14 +11,18 @@ from torch import Tensor, nn, optim
 
 from kdlib.checkpoints import load_tensors, momentum_state, restore_momentum, save_tensors
 from kdlib.data.batches import Batch
+from kdlib.data.mixing import output_count
 from kdlib.distillers import Pair, create_distiller
-from kdlib.distillers.base import TeacherOutput
+from kdlib.distillers.base import SelfTaughtLoss, TeacherOutput
 from kdlib.errors import KdlibError
 from kdlib.files import write_text
 from kdlib.models import Shapes, create_model, output_shapes
+from kdlib.models.refined import RefinedNetwork
 from kdlib.runs import RunConfig, run_directory
 from kdlib.schedules import learning_rate
 from kdlib.seeds import derive_seed, seed_everything
+
+SELF_TEACHER = "self_teacher.safetensors"
 
 
 class DivergedError(KdlibError):
@@ -26,9 +30,12 @@ class DivergedError(KdlibError):
 
 
 class Lesson(NamedTuple):
-    """What a student must know of what it is taught: the teacher's shapes and all labels (N,)."""
+    """What a student must know of what it is taught: the teacher's shapes and all labels (N,).
 
-    shapes: Shapes
+    ``shapes`` is ``None`` where there is no teacher.
+    """
+
+    shapes: Shapes | None
     labels: Tensor
 
 
@@ -41,7 +48,8 @@ class Trainee:
         root: the folder of all runs.
         device: where the student lives.
         precision: ``float32`` or ``bfloat16`` (autocast; losses stay in float32).
-        lesson: the teacher's shapes and the labels of the training set; ``None`` without teacher.
+        lesson: the teacher's shapes and the labels of the training set; ``None`` is enough for a
+            method without parts of its own.
     """
 
     def __init__(
@@ -54,6 +62,7 @@ class Trainee:
         lesson: Lesson | None = None,
     ) -> None:
         self.config, self.classes, self.device = config, classes, device
+        self.outputs = output_count(classes, config.augmentation)
         self.directory = run_directory(config, root)
         self.precision = precision
         self.student = self._untrained()
@@ -77,8 +86,28 @@ class Trainee:
     def _untrained(self) -> nn.Module:
         seed_everything(derive_seed(self.config.init_seed, "weights"))
         start = {"weights": self.config.start} if self.config.start else {}
-        student = create_model(self.config.student, self.classes, **start)
+        student = create_model(self.config.student, self.outputs, **start)
         return student.to(self.device).to(memory_format=torch.channels_last)
+
+    def deployed(self) -> nn.Module:
+        """The network that is kept: a plain classifier, whatever the student was trained with.
+
+        Of a student that also tells rotations (``sla``), the logits of upright images.
+        """
+        if self.outputs == self.classes:
+            return self.student
+        plain = create_model(self.config.student, self.classes).to(self.device)
+        sizes = {name: tensor.shape for name, tensor in plain.state_dict().items()}
+        own = self.student.state_dict().items()
+        plain.load_state_dict({n: t if t.shape == sizes[n] else t[: self.classes] for n, t in own})
+        return plain.to(memory_format=torch.channels_last)
+
+    def refined(self) -> RefinedNetwork | None:
+        """The student with its self-teacher; ``None`` without one, or if the run diverged."""
+        loss = self.distiller.method_loss
+        if not isinstance(loss, SelfTaughtLoss) or self.failure is not None:
+            return None
+        return RefinedNetwork(self.student, loss.self_teacher, self.classes)
 
     @property
     def epoch(self) -> int:
@@ -132,12 +161,19 @@ class Trainee:
         save_tensors(self._checkpoint, tensors, facts)
 
     def finish(self) -> None:
-        """Write the student's weights and the history; the record comes after these."""
+        """Write the student's weights and the history; the record comes after these.
+
+        A self-teacher's weights are a file of their own, for looking at it: no deployed network
+        has a trace of them.
+        """
         save_tensors(
             self.directory / "weights.safetensors",
-            self.student.state_dict(),
+            self.deployed().state_dict(),
             {"classes": self.classes, "model": self.config.student},
         )
+        if (network := self.refined()) is not None:
+            tensors = network.self_teacher.state_dict()
+            save_tensors(self.directory / SELF_TEACHER, tensors, {"classes": self.classes})
         write_text(self.directory / "history.csv", _as_csv(self.history))
 
     def forget_checkpoint(self) -> None:
@@ -149,7 +185,8 @@ class Trainee:
             return None
         shapes = output_shapes(self.student, self.config.image_size)
         seed = derive_seed(self.config.init_seed, "distiller")
-        return Pair(shapes, lesson.shapes, lesson.labels, self.config.batch_size, seed)
+        known = (shapes, lesson.shapes, lesson.labels)
+        return Pair(*known, self.config.batch_size, seed, self.outputs, self.config.pixels)
 
     @property
     def _checkpoint(self) -> Path:

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from kdlib import profiles
+from kdlib.budget import plain_epochs
 from kdlib.distillers import create_distiller
 from kdlib.errors import KdlibError
 from kdlib.profiles import (
@@ -233,3 +234,36 @@ def test_a_sweep_with_methods_of_its_own_runs_those_that_are_asked_for():
 def test_a_profiles_options_are_those_of_the_method_with_and_without_kd():
     runs = expand("full", methods=["famkd", "famkd+kd", "dkd"], seeds=[0])
     assert [run.method_options for run in runs] == [{"middle": 16}, {"middle": 16}, {}]
+
+
+@pytest.mark.parametrize("profile", ["full", "standard"])
+def test_a_plain_student_gets_the_epochs_that_frskd_costs(profile):
+    taught = expand(profile, methods=["frskd"], seeds=[0])[0]
+    plain = {run.epochs for run in expand(profile, methods=["student"], seeds=[0])}
+    assert plain == {taught.epochs, plain_epochs(taught)} and plain_epochs(taught) > taught.epochs
+
+
+def test_frskd_is_tuned_along_its_published_proportion():
+    runs = [run for run in expand("tune") if run.method == "frskd"]
+    grid = read_profile("tune")["grid"]
+    assert [run.weight for run in runs] == grid  # multiples of 1: of alpha 2 and beta 100 alike
+    assert {run.teacher for run in runs} == {"none"} and teachers(runs) == []
+
+
+def test_frskd_needs_no_teacher_and_is_in_lock_step_with_the_plain_student():
+    runs = expand("quick", methods=["frskd", "student"], seeds=[0])
+    assert teachers(runs) == [] and len(lockstep_groups(runs)) == 1
+    mixed = expand("full", methods=["frskd"], seeds=[0])
+    assert len(lockstep_groups(mixed)) == len({run.augmentation for run in mixed})
+
+
+@pytest.mark.parametrize("student", ["resnet18_cifar", "wrn_16_2"])
+def test_the_published_protocol_of_frskd(student):
+    (run,) = (
+        run
+        for run in expand("frskd", "cifar100", ["frskd"], [0])
+        if run.student == student and run.augmentation == ("flip", "crop")
+    )
+    assert (run.epochs, run.milestones, run.batch_size) == (200, (100, 150), 128)
+    assert (run.learning_rate, run.weight_decay, run.momentum) == (0.1, 1e-4, 0.9)
+    assert (run.weight, run.method_options, run.teacher) == (1.0, {}, "none")

@@ -11,17 +11,19 @@ of students can shift them, and a resumed run meets the very same batches.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from kdlib.data.image_data import ImageData
+from kdlib.data.mixing import MIXING, Mixed, check_mixing, relabelled
 from kdlib.data.photographs import Photographs, random_places
 from kdlib.errors import KdlibError, unknown
-from kdlib.seeds import generator
+from kdlib.seeds import derive_seed, generator
 from kdlib.tasks import IGNORED
 
-AUGMENTATIONS = ("flip", "crop", "random_crop")
+AUGMENTATIONS = ("flip", "crop", "random_crop", *MIXING)
 CROP_PADDING = 4
 DEVICE_SHARE = 0.5
 """Of a GPU's free memory that a data set may take."""
@@ -31,11 +33,13 @@ class Batch(NamedTuple):
     """Normalised images (B, 3, H, W), labels (B,) and positions in the data set (B,).
 
     Where pixels have classes, ``labels`` are these: (B, H, W) int64, ``IGNORED`` where none counts.
+    ``mixed`` says what was mixed into them, and with which share; ``None`` where nothing was.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    mixed: Mixed | None = None
 
 
 class Batches:
@@ -47,7 +51,8 @@ class Batches:
         augmentation: any of ``AUGMENTATIONS``; ``flip`` mirrors half of the images, ``crop``
             pads by four pixels with the mean colour and cuts a random window, ``random_crop``
             cuts a random window, not the middle one, out of a photograph, to the ends of its
-            longer side. Masks are mirrored and cut with their images.
+            longer side; ``mixup``, ``cutmix`` and ``sla`` see :mod:`kdlib.data.mixing`. Masks are
+            mirrored and cut with their images, and cannot be mixed.
         device: where the batches are made.
 
     Raises:
@@ -67,7 +72,7 @@ class Batches:
         self.masks = cast("Tensor | None", masks)
         self.labels = data.labels.to(device)
         self.batch_size = batch_size
-        self.augmentation = augmentation
+        self.augmentation, self.classes = augmentation, len(data.classes)
         self._mean = torch.tensor(data.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(data.std, device=device).view(1, 3, 1, 1)
 
@@ -76,13 +81,14 @@ class Batches:
         return -(-len(self.labels) // self.batch_size)
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
-        """One epoch in random order, augmented."""
+        """One epoch in random order, augmented; labels may then be mixed or joint ones."""
         count, device = len(self.labels), self.labels.device
         order = torch.randperm(count, generator=generator(seed, "order", epoch)).to(device)
         stream = generator(seed, "augmentation", epoch)
         flips = (torch.rand(count, generator=stream) < 0.5).to(device)
         shifts = torch.randint(0, 2 * CROP_PADDING + 1, (count, 2), generator=stream).to(device)
         places = self._places(count, stream)
+        chance = np.random.default_rng(derive_seed(seed, "mixing", epoch))
         for indices, pixels in self._pixels(order.split(self.batch_size), places):
             if "flip" in self.augmentation:  # of whole numbers: a quarter of the bytes
                 pixels = torch.where(flips[indices].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
@@ -91,7 +97,8 @@ class Batches:
                 images = _shifted(images, shifts[indices])
                 if labels.ndim > 1:
                     labels = _shifted(labels.unsqueeze(1), shifts[indices], IGNORED).squeeze(1)
-            yield Batch(images, labels, indices)
+            batch = Batch(images, labels, indices)
+            yield relabelled(batch, self.augmentation, self.classes, chance)
 
     def in_order(self) -> Iterator[Batch]:
         """Every image once, in its place, not augmented."""
@@ -139,6 +146,13 @@ def _check_augmentation(names: tuple[str, ...], data: ImageData) -> None:
     for name in names:
         if name not in AUGMENTATIONS:
             raise unknown("augmentation", name, AUGMENTATIONS)
+    check_mixing(names)
+    mixing = set(MIXING) & set(names)
+    if mixing and data.task == "segmentation":
+        raise KdlibError(
+            f"The augmentation '{min(mixing)}' changes the label of an image, and here pixels have "
+            f"labels. Valid: {', '.join(name for name in AUGMENTATIONS if name not in MIXING)}."
+        )
     if "random_crop" in names and not isinstance(data.images, Photographs):
         raise KdlibError(
             "The augmentation 'random_crop' cuts a window out of a larger photograph, and these "

@@ -4,11 +4,12 @@ A method string is a method's name with modifiers: ``dct``, ``dct+kd``, ``at+gat
 are those of the registry, ``kdlib/distillers/registry.py``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
+from kdlib.data.mixing import JOINT, MIXING
 from kdlib.distillers.base import Distiller
 from kdlib.distillers.pair import Pair
 from kdlib.distillers.registry import METHODS, Method
@@ -23,12 +24,18 @@ __all__ = [
     "Method",
     "Pair",
     "create_distiller",
+    "is_self_taught",
     "parse_method",
     "weights_of",
 ]
 
 MODIFIERS = ("kd", "gate")
 CE_WEIGHT_WITH_KD = 0.1
+# What a method may read, the augmentations that take it away, and the reason in words.
+REFUSED = {
+    "label": (MIXING, "reads an image's one label, which this augmentation takes from it"),
+    "logits": ((JOINT,), "reads a teacher's logits, and no teacher knows rotations"),
+}
 
 
 class MethodParts(NamedTuple):
@@ -56,6 +63,15 @@ def parse_method(text: str) -> MethodParts:
             f"'{text}': '{base}' takes no modifier; +kd and +gate belong to a method such as dct."
         )
     return MethodParts(base, "kd" in modifiers or base == "kd", "gate" in modifiers)
+
+
+def is_self_taught(text: str) -> bool:
+    """Whether a method string needs no teacher, because the method brings its own.
+
+    A method that is not known is none of those: who builds it says what is wrong.
+    """
+    base, *modifiers = text.split("+")
+    return base in METHODS and METHODS[base].self_taught and "kd" not in modifiers
 
 
 class Weights(NamedTuple):
@@ -90,16 +106,18 @@ def create_distiller(config: "RunConfig", pair: Pair | None = None) -> Distiller
         pair: the networks and data, for methods that are fitted to them.
 
     Raises:
-        KdlibError: unknown method, modifier or method option; a method that needs a ``pair``, or
-            that means nothing for the run's task.
+        KdlibError: unknown method, modifier or method option; a method that needs a ``pair``;
+            an augmentation that the method cannot learn with, or a task that it cannot learn.
     """
     parts, weights = parse_method(config.method), weights_of(config)
-    _check_task(parts, config)
+    _check_task(config.method, parts, config.task)
+    _check_augmentation(config.method, parts, config.augmentation)
     return Distiller(
         parts.base,
         _method_loss(parts.base, config.method_options, pair),
         weight=weights.method,
         warmup=METHODS[parts.base].warmup,
+        ramp=METHODS[parts.base].ramp,
         ce_weight=weights.ce,
         kd_weight=weights.kd,
         temperature=config.temperature,
@@ -107,15 +125,28 @@ def create_distiller(config: "RunConfig", pair: Pair | None = None) -> Distiller
     )
 
 
-def _check_task(parts: MethodParts, config: "RunConfig") -> None:
-    if config.task == "classification":
-        return
-    if parts.gate or not METHODS[parts.base].dense:
-        valid = ", ".join(name for name, method in METHODS.items() if method.dense)
+def _check_task(method: str, parts: MethodParts, task: str) -> None:
+    """Refuse a method that reads the one class of an image where each pixel has its own."""
+    if task == "segmentation" and (parts.gate or not METHODS[parts.base].dense):
+        valid = ", ".join(name for name, line in METHODS.items() if line.dense)
         raise KdlibError(
-            f"'{config.method}' is for the classes of images, not for task '{config.task}'. Valid "
-            f"there: {valid}, each without +gate."
+            f"'{method}' is for the classes of images, not for task '{task}'. Valid there: "
+            f"{valid}, each without +gate."
         )
+
+
+def _check_augmentation(method: str, parts: MethodParts, augmentation: Sequence[str]) -> None:
+    """Refuse labels that are mixed or joint where a method reads whole ones.
+
+    Raises:
+        KdlibError: names the method, the augmentation and what they disagree about.
+    """
+    gated, distilled = ("label",) if parts.gate else (), ("logits",) if parts.kd else ()
+    for what in (*METHODS[parts.base].reads, *gated, *distilled):
+        refused, reason = REFUSED[what]
+        for name in set(refused) & set(augmentation):
+            text = f"'{method}' {reason}: leave '{name}' out of augmentation"
+            raise KdlibError(f"{text}, or choose another method.")
 
 
 def _method_loss(name: str, options: Mapping[str, Any], pair: Pair | None) -> nn.Module | None:

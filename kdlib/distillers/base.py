@@ -1,6 +1,6 @@
 """What every method shares: the frozen teacher, the loss terms, the gate."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdlib.data.batches import Batch
+from kdlib.distillers.ramps import linear
 from kdlib.losses.attention import attention_map
 from kdlib.losses.pixels import mean_cross_entropy, mean_kd
 from kdlib.models.output import Output
@@ -56,19 +57,60 @@ class FrozenTeacher(nn.Module):
         return TeacherOutput(*self.network(images))
 
 
+class SelfTaughtLoss(nn.Module):
+    """The loss of a method whose teacher is a module on the student's own stages.
+
+    That self-teacher learns from the labels while the student learns from it, and is thrown away
+    when both are trained. A subclass says in ``forward`` what is learnt of its output; that it
+    cannot learn there itself, :class:`TeacherOutput` sees to.
+
+    Args:
+        self_teacher: from stages (B, C, H, W), fine to coarse, to an ``Output``.
+        detach: whether its own cross-entropy stops at the stages, instead of going on into the
+            student.
+    """
+
+    def __init__(self, self_teacher: nn.Module, detach: bool = False) -> None:
+        super().__init__()
+        self.self_teacher, self.detach = self_teacher, detach
+
+    def teach(self, student: Output) -> Output:
+        """The self-teacher's output, with its graph."""
+        stages = student.stages
+        return self.self_teacher([s.detach() for s in stages] if self.detach else stages)
+
+
+def label_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy (a scalar) of logits with a batch's labels, mixed ones by share.
+
+    Logits are (B, K), or (B, K, H, W) where the labels are those of pixels.
+    """
+    logits = logits.float()
+    loss = mean_cross_entropy(logits, batch.labels)
+    if batch.mixed is None:
+        return loss
+    other = mean_cross_entropy(logits, batch.mixed.labels)
+    return batch.mixed.share * loss + (1 - batch.mixed.share) * other
+
+
 class Distiller(nn.Module):
     """Sum of cross-entropy, one method's loss and logit KD, as named and weighted terms.
+
+    Of a self-taught method, the cross-entropy of its self-teacher is a term too, ``self_ce``, of
+    weight 1; ``weight`` scales what the student learns from it.
 
     Args:
         name: the method's name, under which its term is logged.
         method_loss: module ``(student, teacher, batch) -> (B,)``, or ``None``.
         weight: weight of the method's term (alpha of the DCT paper).
-        warmup: share of the training (0 to 1) over which that weight grows linearly from 0.
+        warmup: share of the training (0 to 1) over which that weight grows.
+        ramp: how it grows: from the share of the warm-up that is done to that of the weight.
         ce_weight: weight of the cross-entropy (beta).
         kd_weight: weight of ``T^2 KL`` (delta); 0 leaves the term out.
         temperature: T of the KD term.
         gate: count the method's term only for images that the teacher classifies correctly
-            (``PRED_GUIDE`` in the paper's release). KD is never gated, as released.
+            (``PRED_GUIDE`` in the paper's release); of a self-taught method, the self-teacher.
+            KD is never gated, as released.
     """
 
     def __init__(
@@ -78,6 +120,7 @@ class Distiller(nn.Module):
         *,
         weight: float,
         warmup: float = 0.0,
+        ramp: Callable[[float], float] = linear,
         ce_weight: float,
         kd_weight: float,
         temperature: float,
@@ -86,12 +129,17 @@ class Distiller(nn.Module):
         super().__init__()
         self.name, self.method_loss, self.gate = name, method_loss, gate
         self.weight, self.ce_weight, self.kd_weight = weight, ce_weight, kd_weight
-        self.warmup, self.temperature = warmup, temperature
+        self.warmup, self.ramp, self.temperature = warmup, ramp, temperature
+
+    @property
+    def self_taught(self) -> bool:
+        """Whether the method brings its own teacher."""
+        return isinstance(self.method_loss, SelfTaughtLoss)
 
     @property
     def needs_teacher(self) -> bool:
         """Whether any term reads the teacher."""
-        return self.method_loss is not None or self.kd_weight != 0
+        return (self.method_loss is not None and not self.self_taught) or self.kd_weight != 0
 
     def forward(
         self, student: Output, teacher: TeacherOutput | None, batch: Batch, progress: float = 1.0
@@ -100,7 +148,7 @@ class Distiller(nn.Module):
 
         Args:
             student: the student's output for the batch.
-            teacher: the teacher's, or ``None``: cross-entropy is all there is then.
+            teacher: the teacher's, or ``None``: its terms are left out then.
             batch: labels, and the images' positions in the data set, for methods with a memory.
             progress: share of the training that is done, 0 to 1.
         """
@@ -109,19 +157,21 @@ class Distiller(nn.Module):
     def _terms(
         self, student: Output, teacher: TeacherOutput | None, batch: Batch, progress: float
     ) -> Iterator[tuple[str, Tensor]]:
-        logits = student.logits.float()
-        yield "ce", self.ce_weight * mean_cross_entropy(logits, batch.labels)
-        if teacher is None:
-            return
-        if self.method_loss is not None:
-            per_image = self.method_loss(student, teacher, batch)
+        yield "ce", self.ce_weight * label_loss(student.logits, batch)
+        guide = teacher
+        if isinstance(self.method_loss, SelfTaughtLoss):
+            refined = self.method_loss.teach(student)
+            yield "self_ce", label_loss(refined.logits, batch)
+            guide = TeacherOutput(*refined)
+        if self.method_loss is not None and guide is not None:
+            per_image = self.method_loss(student, guide, batch)
             if self.gate:
-                per_image = per_image * (teacher.logits.argmax(1) == batch.labels)
+                per_image = per_image * (guide.logits.argmax(1) == batch.labels)
             yield self.name, self.weight * self._warmed(progress) * per_image.mean()
-        if self.kd_weight != 0:
-            answers = logits, teacher.logits.float()
+        if self.kd_weight != 0 and teacher is not None:
+            answers = student.logits.float(), teacher.logits.float()
             loss = mean_kd(*answers, batch.labels, self.temperature)
             yield "kd", self.kd_weight * loss
 
     def _warmed(self, progress: float) -> float:
-        return min(1.0, progress / self.warmup) if self.warmup else 1.0
+        return self.ramp(min(1.0, progress / self.warmup)) if self.warmup else 1.0

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from kdlib.errors import KdlibError
 from kdlib.losses.stages import aligned
 from kdlib.models.output import Shapes
 
@@ -14,17 +15,32 @@ class Pair:
 
     Attributes:
         student: shapes of the student's stages and embedding.
-        teacher: those of the teacher.
+        given: those of the teacher; ``None`` where there is none.
         labels: (N,) of the whole training set, in the order of ``Batch.indices``.
         batch_size: images in a full batch; the last one of an epoch may have fewer.
         seed: of random draws during training.
+        classes: K, the number of the student's logits.
+        pixels: a side of the answer where each pixel has logits; ``None`` for one answer an image.
     """
 
     student: Shapes
-    teacher: Shapes
+    given: Shapes | None
     labels: Tensor
     batch_size: int
     seed: int
+    classes: int
+    pixels: int | None = None
+
+    @property
+    def teacher(self) -> Shapes:
+        """The teacher's shapes.
+
+        Raises:
+            KdlibError: there is no teacher.
+        """
+        if self.given is None:
+            raise KdlibError("This method is made for a teacher; name one, not teacher='none'.")
+        return self.given
 
     @property
     def channels(self) -> list[tuple[int, int]]:

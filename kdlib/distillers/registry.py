@@ -16,7 +16,9 @@ from kdlib.distillers.contrastive import ContrastiveLoss
 from kdlib.distillers.decoupled import DecoupledLoss
 from kdlib.distillers.fitnet import HintLoss
 from kdlib.distillers.frequency import frequency_review
+from kdlib.distillers.frskd import RefinementLoss
 from kdlib.distillers.probabilistic import ProbabilisticLoss
+from kdlib.distillers.ramps import bell, linear
 from kdlib.distillers.relational import RelationalLoss
 from kdlib.distillers.review import ReviewLoss
 from kdlib.distillers.semantic import SemanticLoss
@@ -39,8 +41,12 @@ class Method:
             stages.
         fitted: whether ``build`` takes a :class:`~kdlib.distillers.pair.Pair` first, since the
             loss has parts that are made for the networks or the data.
-        warmup: share of the training over which the weight grows from 0.
+        warmup: share of the training over which the weight grows.
+        ramp: how it grows, from the share of the warm-up to that of the weight.
         ce_weight: of the cross-entropy beside this loss, by default.
+        self_taught: whether the loss brings a teacher of its own, so that none is needed.
+        reads: what the loss reads besides features, where that limits the augmentations: ``label``
+            (an image's one label or position) or ``logits`` (of the teacher, one for each class).
         dense: whether it also works where each pixel has a class: it reads stages, or logits
             pixel by pixel.
     """
@@ -52,7 +58,10 @@ class Method:
     fitted: bool = False
     warmup: float = 0.0
     ce_weight: float = 1.0
+    self_taught: bool = False
+    reads: tuple[str, ...] = ()
     dense: bool = False
+    ramp: Callable[[float], float] = linear
 
     @property
     def options(self) -> dict[str, Any]:
@@ -85,6 +94,10 @@ SPECTRUM = "sum ‖D_s - D_t‖, D = DCT-II(A) without DC, over its L2 norm"
 # The release's weight of the DCT loss is 1. Its variants differ in scale (their sum over three
 # stages of random features is 16 for release_a, 4 for dct), so each default makes the weighted
 # terms alike.
+
+# FRSKD, some of whose options are changed: they are parts or controls of one method.
+refinement = partial(Method, weight=1.0, fitted=True, self_taught=True, dense=True)
+FRSKD = "Ji 2021, arXiv 2103.08273"
 METHODS: dict[str, Method] = {
     "student": Method(None, 0.0, "cross-entropy alone", "-log p_s(target)", dense=True),
     "kd": Method(
@@ -130,6 +143,7 @@ METHODS: dict[str, Method] = {
         "Tian 2020, arXiv 1910.10699",
         "-log h(e_s, e_t) - sum_K log(1 - h(e_s, e_t')), and s, t exchanged",
         fitted=True,
+        reads=("label",),
     ),
     "semckd": Method(
         SemanticLoss,
@@ -152,6 +166,7 @@ METHODS: dict[str, Method] = {
         "Zhao 2022, arXiv 2203.08679",
         "T^2 (1 TCKD + 8 NCKD)",
         warmup=WARMUP,
+        reads=("label", "logits"),
     ),
     "logit_std": Method(
         StandardisedLoss,
@@ -159,6 +174,7 @@ METHODS: dict[str, Method] = {
         "Sun 2024, arXiv 2403.01427",
         "KD of z-scored logits, T = 2",
         ce_weight=0.1,
+        reads=("logits",),
     ),
     "famkd": Method(
         frequency_review,
@@ -220,5 +236,39 @@ METHODS: dict[str, Method] = {
         1.0,
         "control: L2 of min-max maps",
         "sum ‖M_s - M_t‖, M = min-max of A",
+    ),
+    "frskd": refinement(
+        RefinementLoss,
+        source=FRSKD,
+        formula="2 T^2 KL(q ‖ p_s) + 100 AT(F_s, F_q), q a pyramid on F_s trained beside it",
+    ),
+    "frskd_published": refinement(
+        RefinementLoss, source=f"{FRSKD}, weights as published", formula="as frskd, never tuned"
+    ),
+    "frskd_logits": refinement(
+        partial(RefinementLoss, beta=0.0), source="control: frskd, KL alone", formula="2 T^2 KL"
+    ),
+    "frskd_maps": refinement(
+        partial(RefinementLoss, alpha=0.0), source="control: frskd, AT alone", formula="100 AT"
+    ),
+    "frskd_detached": refinement(
+        partial(RefinementLoss, detach=True),
+        source="control: frskd, its labels not felt by the student",
+        formula="as frskd, F_s detached where q reads it",
+    ),
+    "frskd_dct": refinement(
+        partial(RefinementLoss, feature="dct"),
+        source="control: frskd with the DCT loss in the place of AT",
+        formula="2 T^2 KL + 0.5 dct",
+    ),
+    "frskd_pixels": refinement(
+        partial(RefinementLoss, alpha=1.0, beta=50.0, temperature=1.0),
+        source=f"{FRSKD}, as published for segmentation",
+        formula="KL(q ‖ p_s) of pixels + 50 AT(F_s, F_q), ramped by exp(-5 (1 - t)^2)",
+        warmup=2 / 3,  # 40 of 60 epochs
+        ramp=bell,
+    ),
+    "frskd_options": refinement(
+        RefinementLoss, source="any options of FRSKD, by name", formula="as frskd"
     ),
 }

@@ -19,6 +19,7 @@ from kdlib.distillers import METHODS
 from kdlib.errors import KdlibError
 from kdlib.execute import find_notebook, parameter_defaults
 from kdlib.jobs import STUDENTS_NOTEBOOK, students_job
+from kdlib.ledger import self_taught
 from kdlib.ledger.names import DATASETS_OF, SYSTEMS, alpha_of, our_methods, our_network
 from kdlib.models import MODELS
 from kdlib.profiles import expand
@@ -55,6 +56,8 @@ class Recipe:
 
 def recipe_of(row: Mapping[str, Any]) -> Recipe:
     """The command of a row of :func:`kdlib.ledger.published.published_numbers`."""
+    if row["paper"] == self_taught.PAPER:
+        return _of_self_taught(row)
     missing = _missing(row)
     if missing:
         return Recipe(reason=missing)
@@ -66,6 +69,14 @@ def recipe_of(row: Mapping[str, Any]) -> Recipe:
     wanted = run.teacher_config() if row["method"] == "teacher" else run.canonical()
     alone = row["paper"] == "benchmark" or alpha_of(row["method"]) is not None
     return Recipe(notebook_command(run) if alone else make_command(run), run=wanted)
+
+
+def _of_self_taught(row: Mapping[str, Any]) -> Recipe:
+    try:
+        run = self_taught.self_taught_run(row)
+    except KdlibError as error:
+        return Recipe(reason=str(error))
+    return Recipe(make_command(run, self_taught.PROFILE), run=run)
 
 
 def _missing(row: Mapping[str, Any]) -> str:
@@ -122,9 +133,9 @@ def _benchmark(row: Mapping[str, Any], method: str) -> RunConfig:
     return RunConfig.from_dict({**BENCHMARK, **rate, **own, **pair})
 
 
-def make_command(run: RunConfig) -> str:
-    """The batch of the profile ``paper`` that has a run, with its other pairs and seeds."""
-    return f"make reproduce PROFILE={PROFILE} DATASET={run.dataset} METHODS={run.method}"
+def make_command(run: RunConfig, profile: str = PROFILE) -> str:
+    """The batch of a profile that has a run, with its other pairs and seeds."""
+    return f"make reproduce PROFILE={profile} DATASET={run.dataset} METHODS={run.method}"
 
 
 def notebook_command(run: RunConfig) -> str:

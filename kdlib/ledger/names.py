@@ -80,7 +80,6 @@ DATASETS_OF = {
 SCENE_DATASETS = ("ADE20K", "SUN397", "MIT67")
 # Papers whose systems are still to come; without a line here their rows are treated as others.
 SYSTEMS = {
-    "frskd": "self-distillation (FRSKD), with a notebook of its own, is planned",
     "srm": "sparse representation matching (SRM), with a notebook of its own, is planned",
     "classifier-to-detector": "detection, with a notebook of its own, is planned",
 }

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdlib.data.batches import Batch
 from kdlib.distillers import Pair
-from kdlib.distillers.base import TeacherOutput
+from kdlib.distillers.base import Distiller, SelfTaughtLoss, TeacherOutput
 from kdlib.models.output import Output, Shapes
 
 BATCH, CLASSES, IMAGES = 6, 5, 40
@@ -43,7 +43,16 @@ def taught(
 
 def pair(student: Shapes = STUDENT, teacher: Shapes = TEACHER, **changes: Any) -> Pair:
     """What a fitted method is built from."""
-    return Pair(student, teacher, LABELS, **{"batch_size": BATCH, "seed": 0, **changes})
+    usual = {"batch_size": BATCH, "seed": 0, "classes": CLASSES}
+    return Pair(student, teacher, LABELS, **{**usual, **changes})
+
+
+def guided(made: Distiller, teacher: TeacherOutput) -> Distiller:
+    """A distiller in which a self-taught method is taught by ``teacher``, as others are."""
+    if isinstance(made.method_loss, SelfTaughtLoss):
+        given = Output(teacher.logits, teacher.stages, teacher.embedding)
+        made.method_loss.teach = lambda student: given  # type: ignore[method-assign]
+    return made
 
 
 def tensors(made: Output) -> list[Tensor]:

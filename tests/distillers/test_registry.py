@@ -8,6 +8,7 @@ from distillers.networks import (
     STUDENT,
     TEACHER,
     batch,
+    guided,
     output,
     pair,
     taught,
@@ -23,6 +24,7 @@ from kdlib.runs import RunConfig
 
 LOSSES = [name for name, method in METHODS.items() if method.build is not None]
 EVERY = [*METHODS, *(f"{name}+kd" for name in LOSSES), *(f"{name}+gate" for name in LOSSES)]
+SELF_TAUGHT = [name for name in LOSSES if METHODS[name].self_taught]
 # Their minimum is 0, and equal networks reach it, though there may be learned layers between.
 ZERO_AT_EQUALITY = [name for name in LOSSES if not METHODS[name].fitted]
 
@@ -42,7 +44,7 @@ def slopes(method: str, teacher: TeacherOutput, shapes=TEACHER) -> list[Tensor]:
 
     The batch is seen twice, since a memory teaches only what it has seen before.
     """
-    student, made = output(STUDENT), distiller(method, shapes)
+    student, made = output(STUDENT), guided(distiller(method, shapes), teacher)
     made(student, teacher, batch())
     sum(made(student, teacher, batch()).values()).backward()
     return [t.grad for t in tensors(student) if t.grad is not None]
@@ -174,9 +176,9 @@ def test_the_gate_counts_only_what_the_teacher_gets_right(method):
     )
     per_image = distiller(method).method_loss(output(STUDENT), half, batch())
     expected = made.weight * per_image[:3].sum() / BATCH
-    found = distiller(f"{method}+gate")(output(STUDENT), half, batch())[method]
+    found = guided(made, half)(output(STUDENT), half, batch())[method]
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
-    assert made(output(STUDENT), none, batch())[method] == 0
+    assert guided(made, none)(output(STUDENT), none, batch())[method] == 0
 
 
 @pytest.mark.parametrize("method", LOSSES)
@@ -196,6 +198,24 @@ def test_the_weight_warms_up_where_the_source_says_so(method):
     )
     expected = (0, end / 2) if warmup else (end, end)
     assert (start, half) == pytest.approx(expected, rel=0.2 if method == "crd" else 1e-4)
+
+
+@pytest.mark.parametrize("method", SELF_TAUGHT)
+def test_a_self_taught_method_neither_needs_nor_reads_a_teacher(method):
+    made = distiller(method, shapes=None)
+    assert not made.needs_teacher and distiller(f"{method}+kd").needs_teacher
+    alone, beside = (made(output(STUDENT), teacher, batch()) for teacher in (None, taught()))
+    assert set(alone) == {"ce", "self_ce", method} and alone == beside
+
+
+@pytest.mark.parametrize("method", SELF_TAUGHT)
+def test_another_self_teacher_teaches_something_else(method):
+    losses = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        made = create_distiller(RunConfig(method=method), pair())
+        losses.append(made(output(STUDENT), None, batch())[method].item())
+    assert losses[0] != pytest.approx(losses[1], rel=1e-4)
 
 
 def test_cross_entropy_steps_back_when_logits_are_distilled():

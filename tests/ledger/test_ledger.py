@@ -160,6 +160,27 @@ def test_scenes_stand_in_for_the_scene_data_sets_alone(tmp_path):
     assert set(numbers[stands]["dataset"]) == {"ADE20K", "SUN397", "MIT67"}
 
 
+@pytest.mark.parametrize(
+    ("method", "found", "augmentation"),
+    [
+        ("FRSKD", "frskd", ("flip", "crop")),
+        ("student + CutMix", "student", ("flip", "crop", "cutmix")),
+        ("FRSKD + CutMix", "frskd", ("flip", "crop", "cutmix")),
+    ],
+)
+def test_numbers_of_frskd_are_run_by_its_own_profile(method, found, augmentation):
+    row = row_of(published_numbers(), paper="frskd", dataset="CIFAR-100", method=method)
+    recipe = recipe_of(row)
+    assert recipe.command == f"make reproduce PROFILE=frskd DATASET=cifar100 METHODS={found}"
+    assert (recipe.run.method, recipe.run.augmentation) == (found, augmentation)
+    assert (recipe.run.student, recipe.run.teacher) == ("resnet18_cifar", "none")
+    assert (recipe.run.epochs, recipe.run.milestones, recipe.run.weight_decay) == (
+        200,
+        (100, 150),
+        1e-4,
+    )
+
+
 def test_methods_in_another_order_are_named(tmp_path):
     accuracy = {"student": 0.5, "kd": 0.6, "at": 0.8, "dct": 0.7}
     for method, top1 in accuracy.items():

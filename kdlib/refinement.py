@@ -1,0 +1,127 @@
+"""What self-distillation (FRSKD) gains over the plain student, from records.
+
+Runs of ``frskd_options`` get a name that says what they change, and the plain student that was
+trained for as many operations as FRSKD takes is a row of its own beside the usual one.
+"""
+
+import json
+from collections.abc import Sequence
+
+import pandas as pd
+
+from kdlib.budget import plain_epochs
+from kdlib.comparisons import Claim, Comparison, judge, paired_comparison
+from kdlib.run_table import SEEDS, VARIANT
+from kdlib.runs import RunConfig
+
+FRSKD, PLAIN, LONGER = "frskd", "student", "student, equal compute"
+JOINT = "frskd_joint"
+CLAIMS = (
+    Claim("FRSKD helps a student at equal epochs", FRSKD, PLAIN),
+    Claim("FRSKD helps a student at equal compute", FRSKD, LONGER),
+    Claim("It helps with the published weights", "frskd_published", PLAIN),
+    Claim("Training the two networks together is enough", JOINT, PLAIN),
+    Claim("Distilling adds to training together", FRSKD, JOINT),
+    Claim("The feature term helps", FRSKD, "frskd_logits"),
+    Claim("The labels felt through the self-teacher help", FRSKD, "frskd_detached"),
+    Claim("The DCT term does better than the AT term", "frskd_dct", FRSKD),
+)
+
+
+def self_taught_runs(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
+    """FRSKD's runs in a setting, its variants, and the plain students to compare them with.
+
+    Args:
+        table: all runs, from :func:`kdlib.run_table.load_records`.
+        students: runs of one setting of them, from :func:`kdlib.selection.runs_of`.
+
+    Returns:
+        Rows of ``table`` under one ``setting``, ``label`` telling them apart.
+    """
+    main = students[students["setting"] == students["setting"].iloc[0]]
+    own = main[main["method"].str.fullmatch(r"student|kd|frskd.*")]
+    own = own.assign(
+        label=[_name(*pair) for pair in zip(own["method"], own["method_options"], strict=True)]
+    )
+    longer = longer_students(table, main).assign(setting=main["setting"].iloc[0], label=LONGER)
+    return pd.concat([own, longer], ignore_index=True)
+
+
+def _name(method: str, options: str) -> str:
+    """A run's method; of ``frskd_options`` what it changes: both weights 0, or the feature."""
+    if method != "frskd_options":
+        return method
+    changed = json.loads(options)
+    if changed.get("alpha") == 0 and changed.get("beta") == 0:
+        return JOINT
+    return f"frskd_{changed['feature']}" if "feature" in changed else method
+
+
+def longer_students(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
+    """Plain students of a setting but for the epochs, which FRSKD's operations would pay for."""
+    taught = students[students["method"] == FRSKD]
+    if taught.empty:
+        return table.iloc[:0]
+    first = taught.iloc[0]
+    config = RunConfig(
+        student=first["student"], method=FRSKD, image_size=int(first["image_size"]),
+        method_options=json.loads(first["method_options"]), epochs=int(first["epochs"]),
+    )  # fmt: skip
+    alike = akin(table, students, "epochs")
+    return alike[(alike["method"] == PLAIN) & (alike["epochs"] == plain_epochs(config))]
+
+
+def akin(table: pd.DataFrame, students: pd.DataFrame, field: str) -> pd.DataFrame:
+    """Runs that differ from those of a setting in ``field``, method and seeds alone."""
+    config = table.columns[: table.columns.get_loc("top1")]
+    shared = [name for name in config if name not in {"method", field, *VARIANT, *SEEDS}]
+    wanted = students[shared].astype(str).iloc[0]
+    return table[table[shared].astype(str).eq(wanted).all(axis=1)]
+
+
+def summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row a label: ``n``, ``top1`` with ``std``, ``self_teacher``, ``epochs``, ``seconds``.
+
+    Args:
+        runs: from :func:`self_taught_runs`.
+    """
+    found = runs.groupby("label", sort=False).agg(
+        n=("top1", "size"), top1=("top1", "mean"), std=("top1", "std"),
+        self_teacher=("self_teacher_top1", "mean"), epochs=("epochs", "first"),
+        seconds=("train_seconds", "mean"),
+    )  # fmt: skip
+    return found.sort_index(key=lambda labels: [_place(label) for label in labels])
+
+
+def _place(label: str) -> tuple[bool, str]:
+    """The plain students first."""
+    return label.startswith(FRSKD), label
+
+
+def verdicts(runs: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
+    """Those of ``claims`` whose runs are there, judged as one family (see ``comparisons``)."""
+    known = set(runs["label"])
+    tested = [claim for claim in claims if {claim.method, claim.baseline} <= known]
+    found: dict[str, Comparison] = {
+        claim.text: paired_comparison(runs, claim.method, claim.baseline) for claim in tested
+    }
+    return judge(found) if found else pd.DataFrame()
+
+
+def by_augmentation(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
+    """Mean ``top1`` and ``n`` of the plain student and of FRSKD, a row an augmentation.
+
+    Columns: ``augmentation``, ``student``, ``frskd``, ``self_teacher``, ``gain``, ``n``; seeds
+    that both have alone are counted.
+    """
+    alike = akin(table, students, "augmentation")
+    rows = []
+    for names, own in alike.groupby("augmentation", sort=False):
+        both = [own[own["method"] == method].set_index([*SEEDS]) for method in (PLAIN, FRSKD)]
+        values = pd.concat([one["top1"] for one in both], axis=1, join="inner", keys=[PLAIN, FRSKD])
+        refined = both[1]["self_teacher_top1"].reindex(values.index).mean()
+        means = {**values.mean(), "self_teacher": refined, "n": len(values)}
+        rows.append({"augmentation": " + ".join(json.loads(names)), **means})
+    found = pd.DataFrame(rows, columns=["augmentation", PLAIN, FRSKD, "self_teacher", "n"])
+    found = found[found["n"] > 0].reset_index(drop=True)
+    return found.assign(gain=found[FRSKD] - found[PLAIN])
