@@ -35,9 +35,9 @@ def load_records(*roots: Path, task: str = "classification") -> pd.DataFrame:
     Beyond the fields of ``RunConfig`` there are ``setting`` (equal in runs that may be compared:
     same data, student and training, whatever the method), ``teacher_setting`` (the setting of
     the run that taught this one), ``label`` (the method, with the options in which two variants
-    of it differ), ``self_teacher_top1`` or ``self_teacher_miou`` (of self-taught methods), ``ssim``,
-    ``energy_share`` and ``pointing`` (means over stages) and ``ssim_1``, ``ssim_2`` ... (stages,
-    fine to coarse).
+    of it differ), ``self_teacher_top1`` and ``self_teacher_miou`` (of self-taught methods),
+    ``ssim``, ``energy_share`` and ``pointing`` (means over stages) and ``ssim_1``, ``ssim_2`` ...
+    (stages, fine to coarse).
 
     Raises:
         KdlibError: no folder, no record in it, a damaged one, or two runs of one method and seed

@@ -1,7 +1,8 @@
-"""Answers for each pixel from a pyramid's finest level; and a self-teacher that gives them."""
+"""Answers for each pixel from the levels of a pyramid; and a self-teacher that gives them."""
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -11,10 +12,12 @@ from kdlib.models.self_teacher import SelfTeacher, separable_block
 
 
 class PixelHead(nn.Module):
-    """Classes of pixels from the finest level of a pyramid.
+    """Classes of pixels from the sum of a pyramid's levels (Kirillov 2019, arXiv 1901.02446).
+
+    All levels are read, because the finest of a single pyramid knows nothing of its way up.
 
     Args:
-        width: channels of that level.
+        width: channels of each level.
         classes: number of classes K.
         depth: separable convolutions before the classifier.
     """
@@ -24,11 +27,16 @@ class PixelHead(nn.Module):
         self.refine = separable_block(width, depth)
         self.classifier = nn.Conv2d(width, classes, 1)
 
-    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, width, h, w), before any ReLU -> logits (B, K, H, W) for ``size`` (H, W)."""
-        refined = functional.relu(self.refine(functional.relu(features)))
-        logits = self.classifier(refined)
-        return functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+    def forward(self, levels: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Levels (B, width, h, w), fine to coarse, before any ReLU -> logits (B, K, *size)."""
+        finest = (levels[0].shape[-2], levels[0].shape[-1])
+        summed = torch.stack([_bilinear(functional.relu(one), finest) for one in levels]).sum(0)
+        refined = functional.relu(self.refine(summed))
+        return _bilinear(self.classifier(refined), size)
+
+
+def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 class PixelSelfTeacher(SelfTeacher):
@@ -69,5 +77,5 @@ class PixelSelfTeacher(SelfTeacher):
     def forward(self, stages: Sequence[Tensor]) -> Output:
         """Stages (B, C, h, w), fine to coarse -> logits (B, K, H, W), refined maps, pooled."""
         features = self.refined(stages)
-        logits = self.classifier(features[0], self.size)
+        logits = self.classifier(features, self.size)
         return Output(logits, features, features[-1].mean((2, 3)))

@@ -1,9 +1,8 @@
 """Networks that give each pixel a class: a backbone, a BiFPN on its stages, a head.
 
-The head reads the finest level alone, into which the pyramid has carried what the coarser ones
-know (EfficientDet's own way with segmentation: Tan 2020, arXiv 1911.09070, section 5.2). There is
-one pyramid; those that EfficientDet stacks upon it are FRSKD's self-teacher, which is not deployed
-(Ji 2021, arXiv 2103.08273). So the ``stages`` of the output are the levels of that first pyramid.
+There is one pyramid: those that EfficientDet (Tan 2020, arXiv 1911.09070) stacks upon it are
+FRSKD's self-teacher, which is not deployed (Ji 2021, arXiv 2103.08273). So the ``stages`` of the
+output are the levels of that first pyramid.
 """
 
 from collections.abc import Callable, Sequence
@@ -60,7 +59,7 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor) -> Output:
         """Images (B, 3, H, W), normalised -> logits (B, K, H, W), the pyramid's levels, pooled."""
         levels = self.pyramid(self.backbone(images))
-        logits = self.head(levels[0], (images.shape[-2], images.shape[-1]))
+        logits = self.head(levels, (images.shape[-2], images.shape[-1]))
         return Output(logits, levels, levels[-1].mean((2, 3)))
 
 

@@ -37,15 +37,16 @@ def test_the_loss_of_pixels_reaches_every_parameter():
     assert not [name for name, gradient in found.items() if gradient is None or not gradient.any()]
 
 
-def test_a_head_refines_classifies_and_enlarges():
+def test_a_head_sums_refines_classifies_and_enlarges():
     head = PixelHead(3, 4).eval()
-    features = torch.randn(1, 3, 5, 6)
+    fine, coarse = torch.randn(1, 3, 4, 6), torch.randn(1, 3, 2, 3)
     with torch.no_grad():
-        inner = functional.relu(head.refine(functional.relu(features)))
+        raised = nn.Upsample(scale_factor=2, mode="bilinear")(functional.relu(coarse))
+        inner = functional.relu(head.refine(functional.relu(fine) + raised))
         coarse = torch.einsum("kc,bchw->bkhw", head.classifier.weight[..., 0, 0], inner)
         coarse = coarse + head.classifier.bias.view(1, -1, 1, 1)
         enlarged = nn.Upsample(scale_factor=4, mode="bilinear")(coarse)
-        torch.testing.assert_close(head(features, (20, 24)), enlarged)
+        torch.testing.assert_close(head((fine, coarse), (16, 24)), enlarged)
 
 
 def test_a_self_teacher_of_pixels_answers_at_the_students_size():
