@@ -64,7 +64,7 @@ CLAIMS = (
     Claim("The gate helps AT", "at+gate", "at"),
     Claim("DCT with the gate beats AT with it", "dct+gate", "at+gate"),
 )
-SEGMENTATION_CLAIMS = (Claim("FRSKD helps segmentation", "frskd", "student", "miou"),)
+SEGMENTATION_CLAIMS = (Claim("FRSKD helps segmentation", "frskd_pixels", "student", "miou"),)
 # What the paper compares with besides AT, and what came before and after it. Each is a family of
 # its own, so that a question of another kind does not make the paper's own harder to answer.
 RIVALS = ("pkt", "vid", "crd", "semckd")

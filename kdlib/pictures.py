@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
@@ -18,11 +19,14 @@ from torch.nn import functional
 
 from kdlib.losses.transforms import dct_matrix
 from kdlib.style import PALETTE, figure_style
+from kdlib.tasks import IGNORED
 
 HEAT, SIGNED = "inferno", "RdBu_r"
 HEAT_OPACITY = 0.55
 LEGIBLE_TITLE = 0.95  # inches of a side above which titles have their full size
 SMALLEST_RANGE = 1e-12
+HUE_STEP = 0.618034  # the golden ratio: no two of the first hues are alike
+BACKGROUND_GREY = 0.12
 
 
 @figure_style()
@@ -133,6 +137,22 @@ def basis_mosaic(size: int) -> Tensor:
     pictures = torch.einsum("ui,vj->uvij", basis, basis)
     seamed = functional.pad(pictures, (0, 1, 0, 1), value=float("nan"))
     return seamed.permute(0, 2, 1, 3).reshape(size * (size + 1), -1)[:-1, :-1]
+
+
+def mask_pictures(masks: Tensor) -> Tensor:
+    """Masks (N, H, W) as images (N, 3, H, W) uint8, for :func:`image_grid`.
+
+    Class 0, the background, is nearly black, ``IGNORED`` white, and every other class has a colour
+    that it keeps in all pictures; neighbours in number are far apart in hue.
+    """
+    numbers = np.arange(IGNORED + 1)
+    saturations = np.where(numbers % 2, 0.55, 0.85)
+    colours = hsv_to_rgb(
+        np.stack([numbers * HUE_STEP % 1, saturations, 0 * numbers + 0.95], axis=1)
+    )
+    colours[0], colours[IGNORED] = BACKGROUND_GREY, 1.0
+    table = torch.from_numpy((255 * colours).round().astype(np.uint8))
+    return table[masks.long()].permute(0, 3, 1, 2)
 
 
 def as_picture(image: Tensor) -> NDArray[np.uint8]:

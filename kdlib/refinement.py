@@ -13,8 +13,10 @@ from kdlib.budget import plain_epochs
 from kdlib.comparisons import Claim, Comparison, judge, paired_comparison
 from kdlib.run_table import SEEDS, VARIANT
 from kdlib.runs import RunConfig
+from kdlib.tasks import TASKS
 
 FRSKD, PLAIN, LONGER = "frskd", "student", "student, equal compute"
+OF_PIXELS = "frskd_pixels"
 JOINT = "frskd_joint"
 CLAIMS = (
     Claim("FRSKD helps a student at equal epochs", FRSKD, PLAIN),
@@ -26,14 +28,21 @@ CLAIMS = (
     Claim("The labels felt through the self-teacher help", FRSKD, "frskd_detached"),
     Claim("The DCT term does better than the AT term", "frskd_dct", FRSKD),
 )
+PIXEL_CLAIMS = (
+    Claim("FRSKD helps segmentation at equal epochs", OF_PIXELS, PLAIN, "miou"),
+    Claim("FRSKD helps segmentation at equal compute", OF_PIXELS, LONGER, "miou"),
+)
 
 
-def self_taught_runs(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
+def self_taught_runs(
+    table: pd.DataFrame, students: pd.DataFrame, method: str = FRSKD
+) -> pd.DataFrame:
     """FRSKD's runs in a setting, its variants, and the plain students to compare them with.
 
     Args:
         table: all runs, from :func:`kdlib.run_table.load_records`.
         students: runs of one setting of them, from :func:`kdlib.selection.runs_of`.
+        method: whose operations the longer plain students were given.
 
     Returns:
         Rows of ``table`` under one ``setting``, ``label`` telling them apart.
@@ -43,7 +52,8 @@ def self_taught_runs(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFram
     own = own.assign(
         label=[_name(*pair) for pair in zip(own["method"], own["method_options"], strict=True)]
     )
-    longer = longer_students(table, main).assign(setting=main["setting"].iloc[0], label=LONGER)
+    longer = longer_students(table, main, method)
+    longer = longer.assign(setting=main["setting"].iloc[0], label=LONGER)
     return pd.concat([own, longer], ignore_index=True)
 
 
@@ -57,14 +67,17 @@ def _name(method: str, options: str) -> str:
     return f"frskd_{changed['feature']}" if "feature" in changed else method
 
 
-def longer_students(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
+def longer_students(
+    table: pd.DataFrame, students: pd.DataFrame, method: str = FRSKD
+) -> pd.DataFrame:
     """Plain students of a setting but for the epochs, which FRSKD's operations would pay for."""
-    taught = students[students["method"] == FRSKD]
+    taught = students[students["method"] == method]
     if taught.empty:
         return table.iloc[:0]
     first = taught.iloc[0]
     config = RunConfig(
-        student=first["student"], method=FRSKD, image_size=int(first["image_size"]),
+        student=first["student"], method=method, image_size=int(first["image_size"]),
+        task=first["task"],
         method_options=json.loads(first["method_options"]), epochs=int(first["epochs"]),
     )  # fmt: skip
     alike = akin(table, students, "epochs")
@@ -80,14 +93,15 @@ def akin(table: pd.DataFrame, students: pd.DataFrame, field: str) -> pd.DataFram
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a label: ``n``, ``top1`` with ``std``, ``self_teacher``, ``epochs``, ``seconds``.
+    """A row a label: ``n``, the metric with ``std``, ``self_teacher``, ``epochs``, ``seconds``.
 
     Args:
         runs: from :func:`self_taught_runs`.
     """
+    metric = TASKS[runs["task"].iloc[0]].metric
     found = runs.groupby("label", sort=False).agg(
-        n=("top1", "size"), top1=("top1", "mean"), std=("top1", "std"),
-        self_teacher=("self_teacher_top1", "mean"), epochs=("epochs", "first"),
+        n=(metric, "size"), **{metric: (metric, "mean")}, std=(metric, "std"),
+        self_teacher=(f"self_teacher_{metric}", "mean"), epochs=("epochs", "first"),
         seconds=("train_seconds", "mean"),
     )  # fmt: skip
     return found.sort_index(key=lambda labels: [_place(label) for label in labels])
@@ -103,7 +117,8 @@ def verdicts(runs: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFra
     known = set(runs["label"])
     tested = [claim for claim in claims if {claim.method, claim.baseline} <= known]
     found: dict[str, Comparison] = {
-        claim.text: paired_comparison(runs, claim.method, claim.baseline) for claim in tested
+        claim.text: paired_comparison(runs, claim.method, claim.baseline, claim.metric)
+        for claim in tested
     }
     return judge(found) if found else pd.DataFrame()
 

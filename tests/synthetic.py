@@ -14,6 +14,7 @@ from kdlib.analyses.files import write_analysis
 from kdlib.analyses.maps import AttentionMaps, save_maps
 from kdlib.files import write_text
 from kdlib.runs import RunConfig, write_record
+from kdlib.tasks import TASKS
 
 # Accuracy of each method's seed 0; seed s adds s / 100, and methods scatter around that.
 TOP1 = {
@@ -47,10 +48,8 @@ def synthetic_record(config: RunConfig, top1: float | None = None) -> dict[str, 
         "config": config.to_dict(),
         "config_hash": config.config_hash,
         "results": {
-            "top1": accuracy, "top5": min(1.0, accuracy + 0.2), "mca": accuracy - 0.01,
-            "mca_all": accuracy - 0.01, "per_class": [accuracy, None],
-            "confusion": [[3, 1], [0, 0]], "last_epoch": config.epochs, "best_epoch": 2,
-            "best_monitored_top1": accuracy, "last_monitored_top1": accuracy,
+            **(_of_pixels(accuracy) if config.task == "segmentation" else _of_images(accuracy)),
+            "per_class": [accuracy, None], "last_epoch": config.epochs, "best_epoch": 2,
         },
         "ssim": [value + 0.2 for value in stages] if taught else None,
         "relevance": relevance,
@@ -67,13 +66,26 @@ def synthetic_record(config: RunConfig, top1: float | None = None) -> dict[str, 
     }  # fmt: skip
 
 
+def _of_images(accuracy: float) -> dict[str, Any]:
+    return {
+        "top1": accuracy, "top5": min(1.0, accuracy + 0.2), "mca": accuracy - 0.01,
+        "mca_all": accuracy - 0.01, "confusion": [[3, 1], [0, 0]],
+        "best_monitored_top1": accuracy, "last_monitored_top1": accuracy,
+    }  # fmt: skip
+
+
+def _of_pixels(iou: float) -> dict[str, Any]:
+    return {"miou": iou, "pixel_accuracy": iou + 0.1, "last_monitored_miou": iou}
+
+
 def write_run(root: Path, config: RunConfig, top1: float | None = None) -> Path:
     """Write a finished run's record and history; returns its directory."""
     record = synthetic_record(config, top1)
     directory = Path(root) / record["run_id"]
-    accuracy, epochs = record["results"]["top1"], config.epochs
+    measures, epochs = TASKS[config.task], config.epochs
+    accuracy = record["results"][measures.metric]
     rows = [f"{e},0.1,{2 / e:.4f},{accuracy * (1 - 0.5 / e):.4f},3.0" for e in range(1, epochs + 1)]
-    head = "epoch,learning_rate,ce,accuracy,seconds"
+    head = f"epoch,learning_rate,ce,{measures.monitored},seconds"
     write_text(directory / "history.csv", "\n".join([head, *rows]) + "\n")
     write_record(directory, record)
     return directory

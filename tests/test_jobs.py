@@ -62,7 +62,7 @@ def test_large_groups_are_split_evenly(tmp_path):
     assert sizes == [3, 2]
 
 
-@pytest.mark.parametrize("profile", ["quick", "full", "tune", "standard", "paper"])
+@pytest.mark.parametrize("profile", ["quick", "full", "tune", "standard", "paper", "segmentation"])
 def test_the_parameters_of_a_job_name_its_runs(tmp_path, profile):
     for job in jobs.plan(expand(profile, "scenes"), tmp_path, 6):
         if job.notebook == jobs.STUDENTS_NOTEBOOK:
@@ -87,6 +87,15 @@ def test_the_parameters_of_a_teacher_s_job_name_its_run(tmp_path):
     wanted = runs("kd", teacher="resnet18", teacher_start="DEFAULT", **own)
     job = jobs.plan(wanted, tmp_path, 6)[0]
     assert RunConfig.from_dict(job.parameters).teacher_config() == job.runs[0]
+
+
+def test_the_students_notebook_trains_networks_for_pixels_and_their_teachers(tmp_path):
+    wanted = runs("kd", task="segmentation", student="scenes_segmenter", gradient_clip=2.0)
+    found = jobs.plan(wanted, tmp_path, 6)
+    assert [job.notebook for job in found] == [jobs.STUDENTS_NOTEBOOK] * 2
+    assert as_notebook_05(found[0].parameters) == [wanted[0].teacher_config()]
+    valid = set(parameter_defaults(NOTEBOOKS / f"{jobs.STUDENTS_NOTEBOOK}.ipynb"))
+    assert all(set(job.parameters) <= valid for job in found)
 
 
 def test_names_of_jobs_are_unique_and_repeatable(tmp_path):

@@ -10,8 +10,10 @@ from kdlib.pictures import (
     basis_mosaic,
     draw_boxes,
     image_grid,
+    mask_pictures,
     named_maps,
 )
+from kdlib.tasks import IGNORED
 
 
 @pytest.fixture
@@ -25,6 +27,14 @@ def test_grid_has_a_panel_an_image_and_leaves_no_figure_open(images):
     assert [axes.get_title() for axes in shown] == ["a", "b", "c"]
     assert (shown[1].images[0].get_array() == images[1].permute(1, 2, 0).numpy()).all()
     assert not plt.get_fignums()
+
+
+def test_classes_of_masks_have_colours_of_their_own():
+    masks = torch.arange(256).view(1, 16, 16)
+    colours = mask_pictures(masks)[0].flatten(1).T
+    assert colours.dtype == torch.uint8 and colours[IGNORED].tolist() == [255] * 3
+    assert int(colours[0].max()) < 50
+    assert len({tuple(colour) for colour in colours[:70].tolist()}) == 70
 
 
 def test_signed_maps_are_white_at_zero():

@@ -267,3 +267,23 @@ def test_the_published_protocol_of_frskd(student):
     assert (run.epochs, run.milestones, run.batch_size) == (200, (100, 150), 128)
     assert (run.learning_rate, run.weight_decay, run.momentum) == (0.1, 1e-4, 0.9)
     assert (run.weight, run.method_options, run.teacher) == (1.0, {}, "none")
+
+
+def test_the_published_protocol_of_segmentation():
+    runs = expand("segmentation", "voc", seeds=[0])
+    assert {(run.student, run.method) for run in runs} == {
+        (f"efficientdet_d{n}", method) for n in (0, 1) for method in ("student", "frskd_pixels")
+    }
+    for run in runs:
+        assert (run.epochs, run.milestones, run.learning_rate) == (60, (40,), 0.01)
+        assert (run.weight_decay, run.gradient_clip, run.image_size) == (5e-4, 2.0, 512)
+    stacks = {run.student: run.method_options["repeat"] for run in runs if run.method != "student"}
+    assert stacks == {"efficientdet_d0": 2, "efficientdet_d1": 3}
+
+
+def test_segmentation_has_a_plain_network_of_equal_epochs_and_one_of_equal_compute():
+    runs = expand("segmentation", seeds=[0])
+    assert {run.task for run in runs} == {"segmentation"}
+    short, taught, longer = sorted(runs, key=lambda run: (run.epochs, run.method == "frskd_pixels"))
+    assert [run.method for run in (short, taught, longer)] == ["student", "frskd_pixels", "student"]
+    assert longer.epochs > taught.epochs == short.epochs

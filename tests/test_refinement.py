@@ -9,6 +9,8 @@ from kdlib.budget import plain_epochs
 from kdlib.refinement import (
     JOINT,
     LONGER,
+    OF_PIXELS,
+    PIXEL_CLAIMS,
     by_augmentation,
     longer_students,
     self_taught_runs,
@@ -99,3 +101,21 @@ def test_without_frskd_there_is_nothing_to_compare(tmp_path):
     alone = self_taught_runs(table, runs_of(table, "scenes", 2))
     assert set(alone["label"]) == {"student"} and verdicts(alone).empty
     assert by_augmentation(table, alone).empty
+
+
+def test_of_pixels_it_is_the_iou_that_is_compared(tmp_path):
+    pixels = replace(SETTING, task="segmentation", student="scenes_segmenter", epochs=4)
+    taught = replace(pixels, method=OF_PIXELS, method_options=OPTIONS)
+    longer = replace(pixels, epochs=plain_epochs(taught))
+    for seed in range(3):
+        for run, iou in ((pixels, 0.5), (taught, 0.6), (longer, 0.7)):
+            own = replace(run, data_seed=seed, init_seed=seed)
+            write_run(tmp_path, own, iou + seed / 100 + 0.001 * (seed == 1) * (run is taught))
+    table = load_records(tmp_path, task="segmentation")
+    found = self_taught_runs(table, runs_of(table, "scenes", 2), OF_PIXELS)
+    shown = summary(found)
+    assert shown["miou"].to_dict() == pytest.approx(
+        {"student": 0.51, LONGER: 0.71, OF_PIXELS: 0.61033}, abs=1e-4
+    )
+    judged = verdicts(found, PIXEL_CLAIMS).set_index("claim")["verdict"].tolist()
+    assert judged == ["holds", "does not hold"]

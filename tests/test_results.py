@@ -230,6 +230,29 @@ def test_results_are_printed_for_a_reader(grid, capsys):
     assert "top-1 %" in printed and "dct − at" in printed
 
 
+def test_tasks_have_tables_of_their_own(tmp_path, capsys):
+    pixels = {"task": "segmentation", "student": "scenes_segmenter"}
+    for seed in range(3):
+        seeds = {"data_seed": seed, "init_seed": seed}
+        for method, value in (("student", 0.5), ("frskd_pixels", 0.6)):
+            write_run(tmp_path, RunConfig(method=method, **pixels, **seeds), value + seed / 1000)
+        write_run(tmp_path, RunConfig(method="student", **seeds), 0.7)
+    print_results([tmp_path])
+    images, masks = capsys.readouterr().out.split("scenes_segmenter, segmentation", 1)
+    assert "top-1 %" in images and "mIoU" not in images
+    assert "mIoU %" in masks and "top-1" not in masks.split("claim")[0]
+    assert "frskd_pixels − student" in masks and "+10.00" in masks
+    assert set(load_records(tmp_path)["task"]) == {"classification"}
+
+
+def test_a_record_of_one_task_with_results_of_the_other_is_refused(tmp_path):
+    config = RunConfig(method="student", task="segmentation", student="scenes_segmenter")
+    directory = write_run(tmp_path, config, 0.5)
+    edit_record(directory, results=synthetic_record(RunConfig(method="student"))["results"])
+    with pytest.raises(KdlibError, match="results"):
+        find_records(tmp_path)
+
+
 def test_a_profile_has_its_runs_whichever_seeds_were_asked_for(tmp_path):
     runs = expand("quick", methods=["student", "dct"], seeds=[7])
     for run in [*runs, runs[1].teacher_config(), RunConfig(method="dct", epochs=2)]:
