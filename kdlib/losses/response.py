@@ -19,11 +19,11 @@ def kd_per_image(
     ``counted`` (B, H, W) bool where that is given; 0 if it has none. Source: Hinton, Vinyals, Dean
     2015, arXiv 1503.02531, section 2.
     """
-    student = functional.log_softmax(working_precision(student_logits) / temperature, dim=1)
-    teacher = working_precision(teacher_logits.detach()) / temperature
-    teacher = functional.log_softmax(teacher, dim=1)
+    student = functional.log_softmax(_classes_last(student_logits) / temperature, dim=-1)
+    teacher = _classes_last(teacher_logits.detach()) / temperature
+    teacher = functional.log_softmax(teacher, dim=-1)
     divergence = functional.kl_div(student, teacher, reduction="none", log_target=True)
-    return temperature**2 * _mean_over_pixels(divergence.sum(dim=1), counted)
+    return temperature**2 * _mean_over_pixels(divergence.sum(dim=-1), counted)
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
@@ -36,10 +36,20 @@ def cross_entropy_per_image(logits: Tensor, labels: Tensor, ignored: int = -100)
 
     Of pixels: the mean over those of an image whose label is not ``ignored``; 0 if it has none.
     """
+    rows = _classes_last(logits).flatten(0, -2)
     losses = functional.cross_entropy(
-        working_precision(logits), labels, ignore_index=ignored, reduction="none"
-    )
+        rows, labels.flatten(), ignore_index=ignored, reduction="none"
+    ).view_as(labels)
     return _mean_over_pixels(losses, labels != ignored)
+
+
+def _classes_last(logits: Tensor) -> Tensor:
+    """(B, K, ...) -> (B, ..., K), where a softmax over K is vectorised.
+
+    Networks compute in ``channels_last``, so nothing is moved; PyTorch's softmax over the second of
+    four dimensions would move it all, there and back.
+    """
+    return working_precision(logits).movedim(1, -1)
 
 
 def _mean_over_pixels(values: Tensor, counted: Tensor | None) -> Tensor:

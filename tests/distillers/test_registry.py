@@ -196,7 +196,8 @@ def test_the_weight_warms_up_where_the_source_says_so(method):
         made(output(STUDENT), taught(), batch(), progress)[method].item()
         for progress in (0.0, warmup / 2, 1.0)
     )
-    expected = (0, end / 2) if warmup else (end, end)
+    ramp = METHODS[method].ramp
+    expected = (ramp(0) * end, ramp(0.5) * end) if warmup else (end, end)
     assert (start, half) == pytest.approx(expected, rel=0.2 if method == "crd" else 1e-4)
 
 

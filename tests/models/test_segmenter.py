@@ -43,9 +43,9 @@ def test_a_head_sums_refines_classifies_and_enlarges():
     with torch.no_grad():
         raised = nn.Upsample(scale_factor=2, mode="bilinear")(functional.relu(coarse))
         inner = functional.relu(head.refine(functional.relu(fine) + raised))
-        coarse = torch.einsum("kc,bchw->bkhw", head.classifier.weight[..., 0, 0], inner)
-        coarse = coarse + head.classifier.bias.view(1, -1, 1, 1)
-        enlarged = nn.Upsample(scale_factor=4, mode="bilinear")(coarse)
+        scores = torch.einsum("kc,bchw->bkhw", head.classifier.weight[..., 0, 0], inner)
+        scores = scores + head.classifier.bias.view(1, -1, 1, 1)
+        enlarged = nn.Upsample(scale_factor=4, mode="bilinear")(scores)
         torch.testing.assert_close(head((fine, coarse), (16, 24)), enlarged)
 
 
