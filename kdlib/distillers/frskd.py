@@ -106,13 +106,15 @@ class RefinementLoss(SelfTaughtLoss):
         if feature not in FEATURES:
             raise unknown("feature of FRSKD", feature, FEATURES)
         channels = [shape[0] for shape in pair.student.stages]
-        size = {"width": width, "common": common, "depth": depth, "repeat": repeat}
-        super().__init__(SelfTeacher(channels, pair.classes, **size), detach)
+        pyramid = SelfTeacher(
+            channels, pair.classes, width=width, common=common, depth=depth, repeat=repeat
+        )
+        super().__init__(pyramid, detach)
         build, default = FEATURES[feature]
         self.alpha, self.beta = alpha, default if beta is None else beta
         _check_weights(self.alpha, self.beta, temperature)
         self.temperature = temperature
-        pairs = list(zip(channels, self.self_teacher.widths, strict=True))
+        pairs = list(zip(channels, pyramid.widths, strict=True))
         self.features = build(pairs) if self.beta else None
 
     def forward(self, student: Output, teacher: TeacherOutput, batch: Batch) -> Tensor:
