@@ -375,8 +375,10 @@ def _self_teacher(trainee: Trainee, task: Task) -> dict[str, Any] | None:
     network = trainee.refined()
     if network is None:
         return None
-    where: dict[str, Any] = {"device": task.device, "precision": trainee.precision}
-    return measure_self_teacher(network, task.evaluation, trainee.config.image_size, **where)
+    size, place = trainee.config.image_size, task.device
+    return measure_self_teacher(
+        network, task.evaluation, size, device=place, precision=trainee.precision
+    )
 
 
 def _cost(trainee: Trainee, task: Task) -> dict[str, Any]:

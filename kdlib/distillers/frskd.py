@@ -110,13 +110,13 @@ class RefinementLoss(SelfTaughtLoss):
             raise unknown("feature of FRSKD", feature, FEATURES)
         channels = [shape[0] for shape in pair.student.stages]
         size = {"width": width, "common": common, "depth": depth, "repeat": repeat}
-        self_teacher = _self_teacher(pair, channels, **size)
-        super().__init__(self_teacher, detach)
+        pyramid = _self_teacher(pair, channels, **size)
+        super().__init__(pyramid, detach)
         build, default = FEATURES[feature]
         self.alpha, self.beta = alpha, default if beta is None else beta
         _check_weights(self.alpha, self.beta, temperature)
         self.temperature = temperature
-        pairs = list(zip(channels, self_teacher.widths, strict=True))
+        pairs = list(zip(channels, pyramid.widths, strict=True))
         self.features = build(pairs) if self.beta else None
 
     def forward(self, student: Output, teacher: TeacherOutput, batch: Batch) -> Tensor:
