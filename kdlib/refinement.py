@@ -88,8 +88,7 @@ def akin(table: pd.DataFrame, students: pd.DataFrame, field: str) -> pd.DataFram
     """Runs that differ from those of a setting in ``field``, method and seeds alone."""
     config = table.columns[: table.columns.get_loc("top1")]
     shared = [name for name in config if name not in {"method", field, *VARIANT, *SEEDS}]
-    # Of the same table: what is missing reads alike there, None or NaN.
-    values = table[shared].astype(str)
+    values = table[shared].astype(str).fillna("")  # what is missing in both is alike
     wanted = values[table["run_id"] == students["run_id"].iloc[0]].iloc[0]
     return table[values.eq(wanted).all(axis=1)]
 
