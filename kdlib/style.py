@@ -55,8 +55,8 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "reviewkd": (PALETTE[8], "X"),
     "logit_std": (PALETTE[5], "p"),
     "famkd": (PALETTE[2], "*"),
-    "frskd": (PALETTE[8], "D"),
-    "frskd_dct": (PALETTE[8], "o"),
+    "frskd": (PALETTE[4], "^"),
+    "frskd_dct": (PALETTE[4], "o"),
 }
 CONTROL = (PALETTE[6], "h")
 
