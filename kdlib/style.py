@@ -55,9 +55,9 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "reviewkd": (PALETTE[8], "X"),
     "logit_std": (PALETTE[5], "p"),
     "famkd": (PALETTE[2], "*"),
-    "frskd": (PALETTE[8], "D"),
-    "frskd_dct": (PALETTE[8], "o"),
-    "frskd_pixels": (PALETTE[8], "D"),
+    "frskd": (PALETTE[4], "^"),
+    "frskd_dct": (PALETTE[4], "o"),
+    "frskd_pixels": (PALETTE[4], "^"),
 }
 CONTROL = (PALETTE[6], "h")
 

@@ -19,7 +19,8 @@ def numbered(count: int = 10, size: int = 6) -> ImageData:
 
 def epoch(batch_size: int, *augmentation: str, seed: int = 1, number: int = 0):
     batches = list(Batches(numbered(), batch_size, augmentation).epoch(seed, number))
-    return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+    wholes = [(batch.images, batch.labels, batch.indices) for batch in batches]
+    return tuple(torch.cat(parts) for parts in zip(*wholes, strict=True))
 
 
 def test_every_image_comes_once_in_an_epoch():
