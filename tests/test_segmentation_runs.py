@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from photographs import write_voc
 from scipy.special import log_softmax
 from training import history_of, result_of, tiny
 
@@ -113,6 +114,13 @@ def test_a_teacher_may_help(tmp_path):
     (record,) = fit([config], tmp_path, progress=False)
     assert history_of(run_directory(config, tmp_path))[0] == "epoch,learning_rate,ce,at,kd,miou"
     assert len(record["ssim"]) == 3
+
+
+def test_photographs_with_masks_are_learnt_from(tmp_path):
+    own = {"dataset": "voc", "train_size": None, "test_size": None, "batch_size": 3, "epochs": 1}
+    config = masks(**own, augmentation=["flip", "random_crop"], gradient_clip=2.0)
+    (record,) = fit([config], tmp_path, data_root=write_voc(tmp_path / "data"), progress=False)
+    assert len(record["results"]["per_class"]) == 21 and 0 <= record["results"]["miou"] <= 1
 
 
 @pytest.mark.parametrize(
