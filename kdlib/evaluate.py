@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
+from kdlib.data.photographs import Photographs
 from kdlib.errors import KdlibError
 from kdlib.losses.attention import maps_of, paired_maps
 from kdlib.relevance import energy_share, pointing_hit
@@ -18,6 +19,7 @@ from kdlib.segmentation import SegmentationMarks
 from kdlib.similarity import ssim_per_image
 
 BATCH_SIZE = 250
+LARGEST_ANSWER = 1 << 26  # numbers that a batch's logits may be: 256 MB
 # Classes up to which a record holds all confusions; the 1055 of ADE20K would be a million numbers.
 MOST_CONFUSED = 200
 
@@ -145,7 +147,7 @@ def evaluate_students(
     """
     tallies = [Tally(MARKS[data.task](data)) for _ in students]
     with _evaluating(*students, *([teacher] if teacher is not None else [])):
-        for batch in _batches(data, batch_size, device):
+        for batch in _batches(data, images_at_once(data, batch_size), device):
             taught = None if teacher is None else _answer(teacher, batch, precision)
             for student, tally in zip(students, tallies, strict=True):
                 answer = _answer(student, batch, precision)
@@ -202,6 +204,15 @@ def _nested(means: dict[str, Any]) -> dict[str, Any] | None:
         else:
             nested[network] = value
     return nested or None
+
+
+def images_at_once(data: ImageData, batch_size: int) -> int:
+    """``batch_size``, or fewer where each pixel has an answer, so that a batch's fit in memory."""
+    if data.task == "classification":
+        return batch_size
+    images = data.images
+    side = images.image_size if isinstance(images, Photographs) else images.shape[-1]
+    return max(1, min(batch_size, LARGEST_ANSWER // (len(data.classes) * side**2)))
 
 
 def _batches(data: ImageData, batch_size: int, device: torch.device | str) -> Iterator[Batch]:

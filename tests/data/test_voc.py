@@ -12,6 +12,7 @@ from kdlib.data import load_data
 from kdlib.data.batches import Batches
 from kdlib.data.voc import MARGIN, list_voc
 from kdlib.errors import KdlibError
+from kdlib.evaluate import images_at_once
 from kdlib.tasks import IGNORED
 
 SIDE = 512
@@ -70,6 +71,11 @@ def test_random_windows_move_scale_and_mirror_both_alike(root):
         assert (told == batch.labels)[inside].float().mean() > 0.8  # but where two classes meet
         sizes |= set(inside.flatten(1).sum(1).tolist())
     assert len(sizes) > 6
+
+
+def test_few_large_photographs_are_evaluated_at_once(root):
+    assert images_at_once(loaded(root), 250) == 12
+    assert images_at_once(loaded(root, image_size=64), 250) == 250
 
 
 def test_what_is_missing_is_named(root, tmp_path):
