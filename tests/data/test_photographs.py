@@ -35,7 +35,8 @@ def numbered(count: int = 10, size: int = 28, read=None) -> ImageData:
 
 def epoch(batch_size: int, *augmentation: str, number: int = 0, count: int = 10):
     batches = Batches(numbered(count), batch_size, augmentation).epoch(1, number)
-    images, labels, indices = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    wholes = [(batch.images, batch.labels, batch.indices) for batch in batches]
+    images, labels, indices = (torch.cat(parts) for parts in zip(*wholes, strict=True))
     return images.round().int(), labels, indices
 
 
