@@ -1,14 +1,15 @@
 """A profile: the runs that a batch consists of, read from ``profiles/<name>.yaml``.
 
 A profile has ``about``, ``config`` (fields of ``RunConfig``), ``methods``, ``seeds`` and, where
-it needs them, ``datasets`` (fields that differ by data set), ``methods_of`` (methods that do),
+it needs them, ``datasets`` (fields that differ by data set), ``methods_of`` (methods that do) and
 ``sweeps`` (more groups of runs: ``{fields, methods, seeds}``, on all data sets or those of
-``datasets``) and, for tuning, ``grid`` (factors of each method's default weight) and ``around``
-(a data set: factors of what was chosen on it instead). ``analyses: true`` asks for the analyses
-of its networks (notebook 08). Weights come from ``weights`` of the profile, where it has them for
-a method, else from ``profiles/tuned/<dataset>.yaml``, which the dev split has written.
-``options`` are method options that differ from a method's defaults. ``like`` names a profile whose
-keys this one has too, but for those that it gives itself.
+``datasets``). For tuning it has ``grid`` (factors of each method's default weight), ``grids`` (of
+methods that need other factors, as many) and ``around`` (a data set: factors of what was chosen on
+it instead). ``analyses: true`` asks for the analyses of its networks (notebook 08). Weights come
+from ``weights`` of the profile, where it has them for a method, else from
+``profiles/tuned/<dataset>.yaml``, which the dev split has written. ``options`` are method options
+that differ from a method's defaults. ``like`` names a profile whose keys this one has too, but for
+those that it gives itself.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ from kdlib.runs import RunConfig
 PROFILES = Path(__file__).parents[1] / "profiles"
 KEYS = (
     "about", "config", "datasets", "methods", "methods_of", "seeds", "sweeps", "weights", "grid",
-    "around", "analyses", "options", "like",
+    "grids", "around", "analyses", "options", "like",
 )  # fmt: skip
 SWEEP_KEYS = ("datasets", "fields", "methods", "seeds")
 SAME_WEIGHT = {
@@ -144,7 +145,8 @@ def _weights(
         published = _chosen(profile.get("weights", {}), method)
         return [published or tuned_weights(dataset, method)]
     field, middle = _middle(method, profile.get("around"))
-    return [{field: factor * middle} for factor in profile["grid"]]
+    factors = profile.get("grids", {}).get(method, profile["grid"])
+    return [{field: factor * middle} for factor in factors]
 
 
 def _middle(method: str, around: str | None) -> tuple[str, float]:
