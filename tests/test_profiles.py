@@ -181,6 +181,14 @@ def test_every_method_is_tuned_on_a_grid_of_equal_size(profile):
     assert not {run.init_seed for run in runs} & {run.init_seed for run in expand("quick")}
 
 
+def test_a_method_can_have_a_grid_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "PROFILES", tmp_path)
+    (tmp_path / "mine.yaml").write_text(
+        "{config: {}, grid: [1.0], grids: {at+kd: [2.0]}, methods: [at, at+kd], seeds: [0]}"
+    )
+    assert [run.weight for run in expand("mine")] == [1000.0, 2000.0]
+
+
 @pytest.mark.parametrize(
     ("method", "chosen"),
     [
