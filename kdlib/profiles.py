@@ -12,7 +12,7 @@ that differ from a method's defaults. ``like`` names a profile whose keys this o
 those that it gives itself.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def expand(
         name: the profile.
         dataset: the data set to run it on.
         methods: method strings instead of the profile's own; a sweep that has methods of its own
-            runs those of them that are asked for.
+            runs those of them that are asked for, and these run nowhere else.
         seeds: seeds instead of the profile's own; a seed sets data order and student alike.
         epochs: of students and teachers, instead of the profile's own.
         images: of the training set, instead of the profile's own.
@@ -79,15 +79,16 @@ def expand(
     """
     profile = read_profile(name)
     own = profile.get("methods_of", {}).get(dataset) or profile["methods"]
-    trial = _trial(epochs, images)
+    trial, sweeps = _trial(epochs, images), profile.get("sweeps", [])
+    of_sweeps = {method for sweep in sweeps for method in sweep.get("methods", ())} - set(own)
     runs = [
         run
-        for group in [{}, *profile.get("sweeps", [])]
+        for group in [{}, *sweeps]
         if dataset in group.get("datasets", [dataset])
         for run in _group(
             _fields(profile, dataset, {**group.get("fields", {}), **trial}),
             profile,
-            _wanted(methods, group.get("methods"), own),
+            _wanted(methods, group.get("methods"), own, of_sweeps),
             seeds or group.get("seeds") or profile["seeds"],
         )
     ]
@@ -95,12 +96,17 @@ def expand(
 
 
 def _wanted(
-    asked: Sequence[str] | None, swept: Sequence[str] | None, own: Sequence[str]
+    asked: Sequence[str] | None,
+    swept: Sequence[str] | None,
+    own: Sequence[str],
+    of_sweeps: Container[str],
 ) -> Sequence[str]:
     """Those of a group: a sweep's options may mean nothing to methods that it does not name."""
     if asked is None:
         return swept or own
-    return asked if swept is None else [method for method in swept if method in asked]
+    if swept is None:
+        return [method for method in asked if method not in of_sweeps]
+    return [method for method in swept if method in asked]
 
 
 def _trial(epochs: int | None, images: int | None) -> dict[str, int]:
