@@ -176,9 +176,10 @@ def method_order(label: str) -> tuple[Any, ...]:
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each setting and method: n, mean and std of top-1, means of the rest, seconds.
+    """A row for each setting and method: n, mean and std of top-1, means of the rest.
 
-    ``seconds`` is the mean training time of a run. ``top1_std`` is missing where n is 1.
+    ``top1_std`` is missing where n is 1. The time a run took is left out: it depends on what else
+    the machine did, and on how many students shared a teacher.
     """
     summaries = []
     for setting in student_settings(table):
@@ -188,14 +189,13 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
         name = describe_setting(table, setting)
         summaries.append(_summarised(rows).assign(setting=setting, description=name))
     columns = ["setting", "description", "label", "n", "top1", "top1_std", "top5", "mca", "mca_all"]
-    return pd.concat(summaries, ignore_index=True)[[*columns, *STAGE_MEASURES, "seconds"]]
+    return pd.concat(summaries, ignore_index=True)[[*columns, *STAGE_MEASURES]]
 
 
 def _summarised(rows: pd.DataFrame) -> pd.DataFrame:
     groups = rows.groupby("label")
     means = groups[[*METRICS, *STAGE_MEASURES]].mean()
     means["n"], means["top1_std"] = groups.size(), groups["top1"].std()
-    means["seconds"] = groups["train_seconds"].mean()
     ordered = sorted(means.index, key=method_order)
     return means.loc[ordered].rename_axis("label").reset_index()
 
