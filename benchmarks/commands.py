@@ -1,6 +1,7 @@
 """`python -m benchmarks.commands`: how long the project's commands take in a fresh clone."""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -24,38 +25,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.commands",
         description="Wall time of commands in a fresh clone of HEAD: installation included, "
-        "caches of packages as this machine has them, none of scenes. Takes over an hour.",
+        "caches of packages as this machine has them, none of scenes. Takes over an hour. Commands "
+        "that are not named keep the time that was measured last.",
     )
     parser.add_argument("commands", nargs="*", default=TIMED, help="default: %(default)s")
     parser.add_argument("--to", type=Path, default=ROOT / "benchmarks/results/commands.json")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="kdlib-clone-") as folder:
         subprocess.run(["git", "clone", "--quiet", ROOT, f"{folder}/clone"], check=True)
-        write_json(options.to, measure(options.commands, Path(folder)))
+        measured = measure(options.commands, Path(folder))
+    known = json.loads(options.to.read_text(encoding="utf-8")) if options.to.exists() else {}
+    write_json(options.to, {**known, **measured})
     print(options.to)
 
 
-def measure(commands: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Seconds of each command, run in ``folder/clone`` in turn, and where and of what.
+def measure(commands: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:
+    """Of each command, run in ``folder/clone`` in turn: its seconds, and where and of what.
 
     Raises:
         CalledProcessError: a command failed; its time would mean nothing.
     """
-    clone, seconds = folder / "clone", {}
+    clone, measured = folder / "clone", {}
     head = subprocess.run(
         ["git", "-C", clone, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
     )
-    for command in commands:
-        start = time.perf_counter()
-        environment = {**os.environ, "KDLIB_CACHE": str(folder / "cache")}
-        subprocess.run(command.split(), cwd=clone, env=environment, check=True)
-        seconds[command] = round(time.perf_counter() - start)
-    return {
-        "seconds": seconds,
+    where = {
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "machine": machine_name(torch.device("cpu")),
         "commit": head.stdout.strip(),
     }
+    for command in commands:
+        start = time.perf_counter()
+        environment = {**os.environ, "KDLIB_CACHE": str(folder / "cache")}
+        subprocess.run(command.split(), cwd=clone, env=environment, check=True)
+        measured[command] = {"seconds": round(time.perf_counter() - start), **where}
+    return measured
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pandas as pd
 
 from kdlib.errors import KdlibError
 from kdlib.files import write_text
+from kdlib.style import name_of
 from kdlib.tasks import TASKS
 
 SMALL_P = 0.001
@@ -33,7 +34,7 @@ def summary_markdown(summary: pd.DataFrame) -> str:
         head = ["method", "n", *heads.values()]
         head += [name for name, shown in _ATTENTION.items() if has_attention[shown]]
         body = [_summary_row(row, heads, has_attention) for row in rows.to_dict("records")]
-        blocks.append(f"**{description}**\n\n{markdown_table([*head, 'seconds a run'], body)}")
+        blocks.append(f"**{description}**\n\n{markdown_table(head, body)}")
     return "\n".join(blocks)
 
 
@@ -41,13 +42,15 @@ _ATTENTION = {"SSIM": "ssim", "relevant %": "energy_share"}
 
 
 def _summary_row(row: dict, heads: Iterable[str], shown: pd.Series) -> list[str]:
-    cells = [row["label"], str(row["n"])]
+    # A variant by what it changes, as in figures; a method as it is asked for.
+    label = name_of(row["label"]) if " [" in row["label"] else row["label"]
+    cells = [label, str(row["n"])]
     cells += [_points(row[name], 2 if name.endswith("_std") else 1) for name in heads]
     if shown["ssim"]:
         cells.append(number(row["ssim"], ".3f"))
     if shown["energy_share"]:
         cells.append(_points(row["energy_share"]))
-    return [*cells, number(row["seconds"], ".0f")]
+    return cells
 
 
 def comparison_markdown(comparisons: pd.DataFrame) -> str:

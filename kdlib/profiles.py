@@ -1,18 +1,19 @@
 """A profile: the runs that a batch consists of, read from ``profiles/<name>.yaml``.
 
 A profile has ``about``, ``config`` (fields of ``RunConfig``), ``methods``, ``seeds`` and, where
-it needs them, ``datasets`` (fields that differ by data set), ``methods_of`` (methods that do),
+it needs them, ``datasets`` (fields that differ by data set), ``methods_of`` (methods that do) and
 ``sweeps`` (more groups of runs: ``{fields, methods, seeds}``, on all data sets or those of
 ``datasets``; with ``as_costly_as`` they get the epochs that this method's training would cost a
-plain student) and, for tuning, ``grid`` (factors of each method's default weight) and ``around``
-(a data set: factors of what was chosen on it instead). ``analyses: true`` asks for the analyses
-of its networks (notebook 08). Weights come from ``weights`` of the profile, where it has them for
-a method, else from ``profiles/tuned/<dataset>.yaml``, which the dev split has written.
-``options`` are method options that differ from a method's defaults. ``like`` names a profile whose
-keys this one has too, but for those that it gives itself.
+plain student). For tuning it has ``grid`` (factors of each method's default weight), ``grids`` (of
+methods that need other factors, as many) and ``around`` (a data set: factors of what was chosen on
+it instead). ``analyses: true`` asks for the analyses of its networks (notebook 08). Weights come
+from ``weights`` of the profile, where it has them for a method, else from
+``profiles/tuned/<dataset>.yaml``, which the dev split has written. ``options`` are method options
+that differ from a method's defaults. ``like`` names a profile whose keys this one has too, but for
+those that it gives itself.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from kdlib.runs import RunConfig
 PROFILES = Path(__file__).parents[1] / "profiles"
 KEYS = (
     "about", "config", "datasets", "methods", "methods_of", "seeds", "sweeps", "weights", "grid",
-    "around", "analyses", "options", "like",
+    "grids", "around", "analyses", "options", "like",
 )  # fmt: skip
 SWEEP_KEYS = ("datasets", "fields", "methods", "seeds", "as_costly_as")
 SAME_WEIGHT = {
@@ -71,7 +72,7 @@ def expand(
         name: the profile.
         dataset: the data set to run it on.
         methods: method strings instead of the profile's own; a sweep that has methods of its own
-            runs those of them that are asked for.
+            runs those of them that are asked for, and these run nowhere else.
         seeds: seeds instead of the profile's own; a seed sets data order and student alike.
         epochs: of students and teachers, instead of the profile's own.
         images: of the training set, instead of the profile's own.
@@ -81,17 +82,18 @@ def expand(
     """
     profile = read_profile(name)
     own = profile.get("methods_of", {}).get(dataset) or profile["methods"]
-    trial = _trial(epochs, images)
+    trial, sweeps = _trial(epochs, images), profile.get("sweeps", [])
+    of_sweeps = {method for sweep in sweeps for method in sweep.get("methods", ())} - set(own)
     runs = [
         run
-        for group in [{}, *profile.get("sweeps", [])]
+        for group in [{}, *sweeps]
         if dataset in group.get("datasets", [dataset])
         for run in _group(
             _lengthened(
                 _fields(profile, dataset, {**group.get("fields", {}), **trial}), group, profile
             ),
             profile,
-            _wanted(methods, group.get("methods"), own),
+            _wanted(methods, group.get("methods"), own, of_sweeps),
             seeds or group.get("seeds") or profile["seeds"],
         )
     ]
@@ -99,12 +101,17 @@ def expand(
 
 
 def _wanted(
-    asked: Sequence[str] | None, swept: Sequence[str] | None, own: Sequence[str]
+    asked: Sequence[str] | None,
+    swept: Sequence[str] | None,
+    own: Sequence[str],
+    of_sweeps: Container[str],
 ) -> Sequence[str]:
     """Those of a group: a sweep's options may mean nothing to methods that it does not name."""
     if asked is None:
         return swept or own
-    return asked if swept is None else [method for method in swept if method in asked]
+    if swept is None:
+        return [method for method in asked if method not in of_sweeps]
+    return [method for method in swept if method in asked]
 
 
 def _trial(epochs: int | None, images: int | None) -> dict[str, int]:
@@ -160,7 +167,8 @@ def _weights(
         published = _chosen(profile.get("weights", {}), method)
         return [published or tuned_weights(dataset, method)]
     field, middle = _middle(method, profile.get("around"))
-    return [{field: factor * middle} for factor in profile["grid"]]
+    factors = profile.get("grids", {}).get(method, profile["grid"])
+    return [{field: factor * middle} for factor in factors]
 
 
 def _middle(method: str, around: str | None) -> tuple[str, float]:

@@ -98,9 +98,12 @@ def _times(path: Path) -> str:
         return "Not measured yet; `python -m benchmarks.commands` does it, in a fresh clone."
     found = json.loads(path.read_text(encoding="utf-8"))
     head = ["command", "minutes", "processor cores", "of", "commit"]
-    where = [str(found["cores"]), found["machine"], found["commit"][:7]]
-    seconds = found["seconds"].items()
-    return markdown_table(head, [[f"`{name}`", f"{s / 60:.0f}", *where] for name, s in seconds])
+    return markdown_table(head, [_time_row(name, row) for name, row in found.items()])
+
+
+def _time_row(name: str, row: dict[str, Any]) -> list[str]:
+    minutes = f"{row['seconds'] / 60:.0f}"
+    return [f"`{name}`", minutes, str(row["cores"]), row["machine"], row["commit"][:7]]
 
 
 def _step_files(measured: Path) -> list[Path]:

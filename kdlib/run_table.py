@@ -193,10 +193,11 @@ def method_order(label: str) -> tuple[Any, ...]:
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each setting and method: n, mean and std of top-1 or mIoU, other means, seconds.
+    """A row for each setting and method: n, mean and std of top-1 or mIoU, means of the rest.
 
-    ``seconds`` is the mean training time of a run. A standard deviation is missing where n is 1,
-    and what is measured of another task is missing throughout.
+    A standard deviation is missing where n is 1, what is measured of another task throughout. The
+    time a run took is left out: it depends on what else the machine did, and on how many students
+    shared a teacher.
     """
     summaries = []
     for setting in student_settings(table):
@@ -206,7 +207,7 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
         name = describe_setting(table, setting)
         summaries.append(_summarised(rows).assign(setting=setting, description=name))
     columns = ["setting", "description", "task", "label", "n", *METRICS, *_STDS, *STAGE_MEASURES]
-    return pd.concat(summaries, ignore_index=True)[[*columns, "seconds"]]
+    return pd.concat(summaries, ignore_index=True)[columns]
 
 
 _STDS = tuple(f"{name}_std" for name in HEADLINES)
@@ -218,7 +219,6 @@ def _summarised(rows: pd.DataFrame) -> pd.DataFrame:
     means["n"], means["task"] = groups.size(), groups["task"].first()
     for name in _STDS:
         means[name] = groups[name.removesuffix("_std")].std()
-    means["seconds"] = groups["train_seconds"].mean()
     ordered = sorted(means.index, key=method_order)
     return means.loc[ordered].rename_axis("label").reset_index()
 

@@ -182,6 +182,14 @@ def test_every_method_is_tuned_on_a_grid_of_equal_size(profile):
     assert not {run.init_seed for run in runs} & {run.init_seed for run in expand("quick")}
 
 
+def test_a_method_can_have_a_grid_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "PROFILES", tmp_path)
+    (tmp_path / "mine.yaml").write_text(
+        "{config: {}, grid: [1.0], grids: {at+kd: [2.0]}, methods: [at, at+kd], seeds: [0]}"
+    )
+    assert [run.weight for run in expand("mine")] == [1000.0, 2000.0]
+
+
 @pytest.mark.parametrize(
     ("method", "chosen"),
     [
@@ -226,8 +234,8 @@ def test_an_empty_list_is_refused():
 
 def test_a_sweep_with_methods_of_its_own_runs_those_that_are_asked_for():
     asked = expand("full", methods=["student", "at", "dct_options"], seeds=[0])
-    assert [run.method for run in asked].count("dct_options") > 2
-    assert all(run.method == "dct_options" for run in asked if run.method_options)
+    assert [run.method for run in asked].count("dct_options") == 5  # and not once without options
+    assert all((run.method == "dct_options") == bool(run.method_options) for run in asked)
     assert expand("attentions", methods=["dct"], seeds=[0]) != []
 
 

@@ -18,7 +18,7 @@ BLOCKS = (
     "headline", "summary", "claims", "ledger", "methods", "profiles", "times", "steps", "loading",
 )  # fmt: skip
 EMPTY = "\n".join(f"<!-- results:{name} -->\n<!-- /results:{name} -->" for name in BLOCKS)
-COMMANDS = {"seconds": {"make test": 600}, "cores": 2, "machine": "A processor", "commit": "0" * 40}
+COMMANDS = {"make test": {"seconds": 600, "cores": 2, "machine": "A processor", "commit": "0" * 40}}
 LOADING = {
     "photographs": [
         {

@@ -79,7 +79,6 @@ def test_the_summary_has_mean_std_and_n_of_each_method(grid, students):
         assert summary.loc[label, "n"] == 4
         assert summary.loc[label, "top1"] == pytest.approx(np.mean(rows["top1"]))
         assert summary.loc[label, "top1_std"] == pytest.approx(np.std(rows["top1"], ddof=1))
-        assert summary.loc[label, "seconds"] == pytest.approx(60 + 10 * len(label))
     order = list(summary.index)
     assert order[:3] == ["teacher", "student", "kd"]
     assert order.index("dct") < order.index("dct+gate") < order.index("at+kd")
