@@ -77,8 +77,8 @@ def read_weights(grid: pd.DataFrame) -> str:
     sizes = grid[grid["method"] != "student"].groupby("method").size()
     if sizes.nunique() > 1:
         lines.append(
-            f"\nThe grids differ in size, {sizes.min()} to {sizes.max()} weights a method, so nothing "
-            "fair can be chosen from them yet; `make reproduce PROFILE=tune` completes them."
+            f"\nThe grids differ in size, {sizes.min()} to {sizes.max()} weights a method, so "
+            "nothing fair can be chosen from them yet; `make reproduce PROFILE=tune` ends them."
         )
     return "\n".join(lines)
 
