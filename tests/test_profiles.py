@@ -60,6 +60,13 @@ def test_what_is_added_to_profiles_changes_no_run_that_is_recorded(profile, data
     assert {run.run_id for run in teachers(runs)} <= recorded
 
 
+@pytest.mark.parametrize("dataset", ["scenes", "fashion_scenes"])
+def test_the_sweep_over_attentions_shares_runs_with_quick(dataset):
+    swept = {run.run_id for run in expand("attentions", dataset) if run.attentions == 2}
+    assert len(swept) == 9
+    assert swept <= {run.run_id for run in expand("quick", dataset)}
+
+
 def test_epochs_can_be_cut_for_students_and_teachers():
     (run,) = expand("paper", "mit67", ["kd"], [0], epochs=1)[:1]
     assert (run.epochs, run.teacher_config().epochs, run.milestones) == (1, 1, (25, 50))

@@ -77,9 +77,8 @@ def read_weights(grid: pd.DataFrame) -> str:
     sizes = grid[grid["method"] != "student"].groupby("method").size()
     if sizes.nunique() > 1:
         lines.append(
-            f"\nThe grids still differ: {sizes.min()} to {sizes.max()} weights a method. Those "
-            "that chose the weights of the comparison were equal; `make reproduce PROFILE=tune` "
-            "completes what was added since."
+            f"\nThe grids differ in size, {sizes.min()} to {sizes.max()} weights a method, so "
+            "nothing fair can be chosen from them yet; `make reproduce PROFILE=tune` ends them."
         )
     return "\n".join(lines)
 

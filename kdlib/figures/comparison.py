@@ -56,7 +56,7 @@ def method_accuracy(table: pd.DataFrame) -> Figure:
         dot(axes, str(label), 100 * runs.iloc[0][["mean", "low", "high"]], row)
     named_rows(axes, [name_of(label) for label in order])
     intervals = f"95 % intervals of {seeds_text(students)}"
-    axes.set_xlabel(f"top-1 accuracy (%), hollow: with KD\n{intervals}")
+    axes.set_xlabel(f"top-1 accuracy (%)\nhollow: with KD\n{intervals}")
     return figure
 
 
