@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdlib.profiles import lockstep_groups, teachers
+from kdlib.profiles import earlier, lockstep_groups, needed_by
 from kdlib.runs import RunConfig, is_finished, run_directory
 
 TEACHER_NOTEBOOK, STUDENTS_NOTEBOOK = "02_teacher", "05_distill"
@@ -32,7 +32,7 @@ class Job:
         notebook: name of the notebook.
         parameters: the notebook's parameters, without folders.
         runs: the runs whose records it leaves.
-        needs: the teachers' runs whose records must exist first.
+        needs: the runs whose records must exist first: teachers, and what some runs start from.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Job:
 
 
 def plan(runs: Sequence[RunConfig], root: Path, largest: int) -> list[Job]:
-    """Jobs for the runs that have no record under ``root``, and for their teachers.
+    """Jobs for the runs that have no record under ``root``, and for all that they need first.
 
     Args:
         runs: what is wanted.
@@ -52,10 +52,13 @@ def plan(runs: Sequence[RunConfig], root: Path, largest: int) -> list[Job]:
             is shared by more, with fewer the jobs spread better over cores.
     """
     waiting = [run for run in runs if not is_finished(run, root)]
-    untaught = [run for run in teachers(waiting) if not is_finished(run, root)]
-    own = {run.run_id for run in untaught}
-    groups = lockstep_groups(run for run in waiting if run.run_id not in own)
+    first = [run for run in earlier(waiting) if not is_finished(run, root)]
+    known = {run.run_id for run in first}
+    wanted = [*first, *(run for run in waiting if run.run_id not in known)]
+    teachers = {run.run_id for run in first if run.method == "student"}
+    groups = lockstep_groups(run for run in wanted if run.run_id not in teachers)
     parts = [part for group in groups for part in evenly(group, largest)]
+    untaught = [run for run in first if run.run_id in teachers]
     return [*map(teacher_job, untaught), *map(students_job, parts)]
 
 
@@ -94,7 +97,7 @@ def students_job(group: Sequence[RunConfig]) -> Job:
     ]
     shared = {name: value for name, value in values[0].items() if name not in own | {"method"}}
     parameters = {"methods": [run.method for run in group], "options": options, **shared}
-    needs = tuple(teachers(group))
+    needs = tuple(needed_by(group))
     return Job(_name(STUDENTS_NOTEBOOK, group), STUDENTS_NOTEBOOK, parameters, tuple(group), needs)
 
 

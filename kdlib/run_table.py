@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdlib.distillers import METHODS, parse_method
+from kdlib.distillers import METHODS, STAGES, parse_method
 from kdlib.errors import KdlibError
 from kdlib.records import find_records
 from kdlib.runs import ADDED_LATER, RunConfig, without_neutral
@@ -32,13 +32,18 @@ def load_records(*roots: Path) -> pd.DataFrame:
     same data, student and training, whatever the method), ``teacher_setting`` (the setting of
     the run that taught this one), ``label`` (the method, with the options in which two variants
     of it differ), ``ssim``, ``energy_share`` and ``pointing`` (means over stages) and
-    ``ssim_1``, ``ssim_2`` ... (stages, fine to coarse).
+    ``ssim_1``, ``ssim_2`` ... (stages, fine to coarse). Runs that others start from (dictionaries,
+    initialisations) are no results to compare, and are left out.
 
     Raises:
         KdlibError: no folder, no record in it, a damaged one, or two runs of one method and seed
             in one setting that nothing tells apart.
     """
-    rows = [_row(path, record) for path, record in find_records(*roots).items()]
+    rows = [
+        _row(path, record)
+        for path, record in find_records(*roots).items()
+        if record["config"]["method"] not in STAGES
+    ]
     if not rows:
         places = " or ".join(str(root) for root in roots)
         raise KdlibError(f"There is no record in {places}; make some with: make reproduce")

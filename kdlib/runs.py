@@ -25,7 +25,7 @@ CHOICES = {
     "precision": ("float32", "bfloat16", "auto"),
     "schedule": ("one_cycle", "step", "constant"),
     "split": ("train", "dev"),
-    "optimiser": ("sgd",),
+    "optimiser": ("sgd", "adam"),
 }
 
 

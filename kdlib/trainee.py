@@ -3,19 +3,25 @@
 import csv
 import io
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn, optim
 
-from kdlib.checkpoints import load_tensors, momentum_state, restore_momentum, save_tensors
+from kdlib.checkpoints import load_tensors, optimiser_state, restore_optimiser, save_tensors
+from kdlib.cost import measure_cost
 from kdlib.data.batches import Batch
+from kdlib.data.image_data import ImageData
 from kdlib.distillers import Pair, create_distiller
 from kdlib.distillers.base import TeacherOutput
 from kdlib.errors import KdlibError
+from kdlib.evaluate import evaluate_students, predict
 from kdlib.files import write_text
 from kdlib.models import Shapes, create_model, output_shapes
+from kdlib.optimisers import create_optimiser
 from kdlib.runs import RunConfig, run_directory
 from kdlib.schedules import learning_rate
 from kdlib.seeds import derive_seed, seed_everything
@@ -54,21 +60,23 @@ class Trainee:
         lesson: Lesson | None = None,
     ) -> None:
         self.config, self.classes, self.device = config, classes, device
-        self.directory = run_directory(config, root)
+        self.root, self.directory = root, run_directory(config, root)
         self.precision = precision
-        self.student = self._untrained()
-        seed_everything(derive_seed(config.init_seed, "distiller"))
-        self.distiller = create_distiller(config, self._pair(lesson)).to(device)
-        self.parts = nn.ModuleDict({"student": self.student, "distiller": self.distiller})
-        self.optimiser = optim.SGD(
-            self.parts.parameters(),
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-        )
         self.history: list[dict[str, Any]] = []
         self.failure: DivergedError | None = None
+        self.parts = self._build(lesson)
+        self.optimiser = self._optimise()
         self._restore()
+
+    def _build(self, lesson: Lesson | None) -> nn.ModuleDict:
+        """All that has weights: the student, and its distiller."""
+        self.student = self._untrained()
+        seed_everything(derive_seed(self.config.init_seed, "distiller"))
+        self.distiller = create_distiller(self.config, self._pair(lesson)).to(self.device)
+        return nn.ModuleDict({"student": self.student, "distiller": self.distiller})
+
+    def _optimise(self) -> optim.Optimizer:
+        return create_optimiser(self.config, self.parts)
 
     def start_over(self) -> None:
         """Take what was learnt back: a run that diverged has learnt nothing."""
@@ -81,9 +89,24 @@ class Trainee:
         return student.to(self.device).to(memory_format=torch.channels_last)
 
     @property
+    def first(self) -> int:
+        """Epochs of the student's budget that a run before this one has had."""
+        return 0
+
+    @property
     def epoch(self) -> int:
-        """Epochs done."""
-        return len(self.history)
+        """Epochs done, those of a run before this one included."""
+        return self.first + len(self.history)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that all epochs of the student took."""
+        return sum(row["seconds"] for row in self.history)
+
+    @property
+    def taught(self) -> bool:
+        """Whether the student has a teacher to be compared with."""
+        return self.config.teacher != "none"
 
     @property
     def label(self) -> str:
@@ -106,8 +129,7 @@ class Trainee:
         """
         self.optimiser.param_groups[0]["lr"] = lr
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
-            output = self.student(batch.images)
-            terms = self.distiller(output, teacher, batch, progress)
+            terms = self._terms(batch, teacher, progress)
         loss = torch.stack(list(terms.values())).sum()
         if not math.isfinite(loss.item()):
             raise DivergedError(self._not_finite(terms, lr))
@@ -116,15 +138,52 @@ class Trainee:
         self.optimiser.step()
         return {name: term.detach() for name, term in terms.items()}
 
+    def _terms(
+        self, batch: Batch, teacher: TeacherOutput | None, progress: float
+    ) -> dict[str, Tensor]:
+        """Named loss terms of a batch."""
+        return self.distiller(self.student(batch.images), teacher, batch, progress)
+
     def rate(self, done: int, steps_per_epoch: int) -> float:
-        """Learning rate after ``done`` steps."""
-        return learning_rate(self.config, done, self.config.epochs * steps_per_epoch)
+        """Learning rate after ``done`` steps, those of a run before this one included."""
+        own = replace(self.config, epochs=self.config.epochs - self.first)
+        return learning_rate(own, done - self.first * steps_per_epoch, own.epochs * steps_per_epoch)
+
+    def progress(self, done: int, steps_per_epoch: int) -> float:
+        """Share of this run's training that is done after so many steps, 0 to 1."""
+        own = self.config.epochs - self.first
+        return (done - self.first * steps_per_epoch) / (own * steps_per_epoch)
+
+    def monitor(self, few: ImageData, teacher: nn.Module | None) -> dict[str, float]:
+        """What an epoch's row tells of held-out images: for curves, never for choosing."""
+        logits = predict(self.student, few, device=self.device, precision=self.precision)
+        return {"accuracy": (logits.argmax(1) == few.labels).float().mean().item()}
+
+    def round_off(self, data: ImageData) -> None:
+        """What is left to do with the training images when all epochs are done: nothing."""
+
+    @staticmethod
+    def measure(
+        trainees: "Sequence[Trainee]", teacher: nn.Module | None, data: ImageData
+    ) -> list[dict[str, Any]]:
+        """What the records say of the quality of trainees of this kind, one an entry."""
+        return evaluate_students(
+            [trainee.student for trainee in trainees],
+            teacher,
+            data,
+            device=trainees[0].device,
+            precision=trainees[0].precision,
+        )
+
+    def cost(self) -> dict[str, Any]:
+        """Parameters, operations and latency of what was trained."""
+        return measure_cost(self.student, self.config.image_size, self.device)
 
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Add a row of history and save a checkpoint that a killed run goes on from."""
         self.history.append(row)
         tensors = {f"model.{name}": value for name, value in self.parts.state_dict().items()}
-        for name, value in momentum_state(self.optimiser).items():
+        for name, value in optimiser_state(self.optimiser).items():
             tensors[f"momentum.{name}"] = value
         facts = {"history": self.history, "precision": self.precision}
         save_tensors(self._checkpoint, tensors, facts)
@@ -136,7 +195,7 @@ class Trainee:
             self.student.state_dict(),
             {"classes": self.classes, "model": self.config.student},
         )
-        write_text(self.directory / "history.csv", _as_csv(self.history))
+        write_text(self.directory / "history.csv", as_csv(self.history))
 
     def forget_checkpoint(self) -> None:
         """Remove the checkpoint of a run whose record is written."""
@@ -158,7 +217,7 @@ class Trainee:
             return
         tensors, facts = load_tensors(self._checkpoint)
         self.parts.load_state_dict(_under(tensors, "model."))
-        restore_momentum(self.optimiser, _under(tensors, "momentum."))
+        restore_optimiser(self.optimiser, _under(tensors, "momentum."))
         self.history, self.precision = facts["history"], facts["precision"]
 
     def _not_finite(self, terms: dict[str, Tensor], lr: float) -> str:
@@ -174,7 +233,8 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
-def _as_csv(rows: list[dict[str, Any]]) -> str:
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """A history as text; the rows have the same columns."""
     text = io.StringIO()
     columns = list(rows[0]) if rows else ["epoch", "learning_rate", "accuracy", "seconds"]
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")

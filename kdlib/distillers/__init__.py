@@ -11,7 +11,7 @@ from torch import nn
 
 from kdlib.distillers.base import Distiller
 from kdlib.distillers.pair import Pair
-from kdlib.distillers.registry import METHODS, Method
+from kdlib.distillers.registry import METHODS, STAGES, Method
 from kdlib.errors import KdlibError, checked_options, unknown
 
 if TYPE_CHECKING:
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "MODIFIERS",
+    "STAGES",
     "Method",
     "Pair",
     "create_distiller",
+    "method_of",
     "parse_method",
+    "run_before",
+    "tuned_field",
     "weights_of",
 ]
 
@@ -46,16 +50,43 @@ def parse_method(text: str) -> MethodParts:
         KdlibError: unknown method or modifier, or a modifier that means nothing there.
     """
     base, *modifiers = text.split("+")
-    if base not in METHODS:
+    if base not in METHODS | STAGES:
         raise unknown("method", base, METHODS)
     for modifier in modifiers:
         if modifier not in MODIFIERS:
             raise unknown("method modifier", modifier, MODIFIERS)
-    if modifiers and METHODS[base].build is None:
+    valid = modifiers_of(base)
+    if not set(modifiers) <= set(valid):
+        takes = f"+{valid[0]} alone" if valid else "no modifier"
         raise KdlibError(
-            f"'{text}': '{base}' takes no modifier; +kd and +gate belong to a method such as dct."
+            f"'{text}': '{base}' takes {takes}; +kd and +gate belong to a method such as dct."
         )
     return MethodParts(base, "kd" in modifiers or base == "kd", "gate" in modifiers)
+
+
+def modifiers_of(base: str) -> tuple[str, ...]:
+    """The modifiers that a method may have: only a loss of its own can be gated."""
+    if base in STAGES or (METHODS[base].build is None and METHODS[base].settings is None):
+        return ()
+    return MODIFIERS if METHODS[base].build else ("kd",)
+
+
+def method_of(text: str) -> Method:
+    """The line of the registry, of a method or a stage, that a method string belongs to."""
+    return (METHODS | STAGES)[parse_method(text).base]
+
+
+def run_before(config: "RunConfig") -> "RunConfig | None":
+    """The run that must be finished before this one can begin, beside its teacher's."""
+    after = method_of(config.method).after
+    return after(config) if after else None
+
+
+def tuned_field(method: str) -> str | None:
+    """The weight of a method that the dev split chooses; ``None`` where it has none."""
+    if method_of(method).build:
+        return "weight"
+    return "kd_weight" if parse_method(method).kd else None
 
 
 class Weights(NamedTuple):
@@ -72,8 +103,7 @@ def weights_of(config: "RunConfig") -> Weights:
     Raises:
         KdlibError: unknown method or modifier.
     """
-    parts = parse_method(config.method)
-    method = METHODS[parts.base]
+    parts, method = parse_method(config.method), method_of(config.method)
     ce = CE_WEIGHT_WITH_KD if parts.kd else method.ce_weight
     return Weights(
         method=method.weight if config.weight is None else config.weight,
@@ -97,7 +127,7 @@ def create_distiller(config: "RunConfig", pair: Pair | None = None) -> Distiller
         parts.base,
         _method_loss(parts.base, config.method_options, pair),
         weight=weights.method,
-        warmup=METHODS[parts.base].warmup,
+        warmup=method_of(config.method).warmup,
         ce_weight=weights.ce,
         kd_weight=weights.kd,
         temperature=config.temperature,
@@ -106,11 +136,13 @@ def create_distiller(config: "RunConfig", pair: Pair | None = None) -> Distiller
 
 
 def _method_loss(name: str, options: Mapping[str, Any], pair: Pair | None) -> nn.Module | None:
-    method = METHODS[name]
-    if method.build is None:
-        return None
-    if not method.checks_options:
+    method = method_of(name)
+    if not method.checks_options and (method.build or method.settings):
         checked_options(options, method.options, f"method '{name}'")
+    if method.build is None:
+        if method.settings:
+            method.settings(**options)
+        return None
     if not method.fitted:
         return method.build(**options)
     if pair is None:

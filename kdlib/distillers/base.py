@@ -65,7 +65,7 @@ class Distiller(nn.Module):
         method_loss: module ``(student, teacher, batch) -> (B,)``, or ``None``.
         weight: weight of the method's term (alpha of the DCT paper).
         warmup: share of the training (0 to 1) over which that weight grows linearly from 0.
-        ce_weight: weight of the cross-entropy (beta).
+        ce_weight: weight of the cross-entropy (beta); 0 leaves the term out.
         kd_weight: weight of ``T^2 KL`` (delta); 0 leaves the term out.
         temperature: T of the KD term.
         gate: count the method's term only for images that the teacher classifies correctly
@@ -111,7 +111,8 @@ class Distiller(nn.Module):
         self, student: Output, teacher: TeacherOutput | None, batch: Batch, progress: float
     ) -> Iterator[tuple[str, Tensor]]:
         logits = student.logits.float()
-        yield "ce", self.ce_weight * functional.cross_entropy(logits, batch.labels)
+        if self.ce_weight != 0:
+            yield "ce", self.ce_weight * functional.cross_entropy(logits, batch.labels)
         if teacher is None:
             return
         if self.method_loss is not None:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -21,9 +21,14 @@ from kdlib.distillers.relational import RelationalLoss
 from kdlib.distillers.review import ReviewLoss
 from kdlib.distillers.semantic import SemanticLoss
 from kdlib.distillers.similarity import SimilarityLoss
+from kdlib.distillers.sparse_options import SrmOptions, dictionary_of, initialisation_of
+from kdlib.distillers.sparse_representation import InitialisationLoss, ReconstructionLoss
 from kdlib.distillers.spectral import SpectralLoss, preset
 from kdlib.distillers.standardised import StandardisedLoss
 from kdlib.distillers.variational import VariationalLoss
+
+if TYPE_CHECKING:
+    from kdlib.runs import RunConfig
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,9 @@ class Method:
             loss has parts that are made for the networks or the data.
         warmup: share of the training over which the weight grows from 0.
         ce_weight: of the cross-entropy beside this loss, by default.
+        after: the run that must be finished before one of this method can begin, for it reads
+            that run's files; ``None`` for methods that begin with nothing but their teacher.
+        settings: takes the options of a method without a loss of its own, and refuses bad ones.
     """
 
     build: Callable[..., nn.Module] | None
@@ -50,6 +58,8 @@ class Method:
     fitted: bool = False
     warmup: float = 0.0
     ce_weight: float = 1.0
+    after: "Callable[[RunConfig], RunConfig] | None" = None
+    settings: Callable[..., Any] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -68,13 +78,15 @@ class Method:
 
     @property
     def _parameters(self) -> list[inspect.Parameter]:
+        maker = self.build or self.settings
         # A module without an __init__ of its own takes nothing; its signature would say anything.
-        if self.build is None or getattr(self.build, "__init__", None) is nn.Module.__init__:
+        if maker is None or getattr(maker, "__init__", None) is nn.Module.__init__:
             return []
-        return list(inspect.signature(self.build).parameters.values())
+        return list(inspect.signature(maker).parameters.values())
 
 
 PAPER = "arXiv 2205.01997"
+SRM = "Tran 2021, arXiv 2103.17012"
 WARMUP = 20 / 240
 """Of the training: 20 of the 240 epochs that are usual on CIFAR-100."""
 AT = "sum ‖A_s/‖A_s‖ - A_t/‖A_t‖‖^2 / HW, A = mean_c F^2"
@@ -158,6 +170,14 @@ METHODS: dict[str, Method] = {
         fitted=True,
         warmup=WARMUP,
     ),
+    "srm": Method(
+        None,
+        0.0,
+        SRM,
+        "cross-entropy, after an initialisation by the teacher's sparse codes",
+        after=initialisation_of,
+        settings=SrmOptions,
+    ),
     "dct": Method(partial(preset, "dct"), 4.0, f"{PAPER}, taken at its word", SPECTRUM),
     "release_a": Method(
         partial(preset, "release_a"),
@@ -210,5 +230,25 @@ METHODS: dict[str, Method] = {
         1.0,
         "control: L2 of min-max maps",
         "sum ‖M_s - M_t‖, M = min-max of A",
+    ),
+}
+# Runs that others start from. They are no methods: there is nothing to compare them with.
+STAGES: dict[str, Method] = {
+    "srm_dictionary": Method(
+        ReconstructionLoss,
+        1.0,
+        SRM,
+        "sum mean (C k - F_t)^2, k the s largest of sigmoid(C^T F_t + b)",
+        fitted=True,
+        ce_weight=0.0,
+    ),
+    "srm_init": Method(
+        InitialisationLoss,
+        1.0,
+        SRM,
+        "sum BCE(mean k_s, mean k_t) + CE(k_s, argmax k_t)",
+        fitted=True,
+        ce_weight=0.0,
+        after=dictionary_of,
     ),
 }
