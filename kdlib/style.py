@@ -55,6 +55,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "reviewkd": (PALETTE[8], "X"),
     "logit_std": (PALETTE[5], "p"),
     "famkd": (PALETTE[2], "*"),
+    "srm": (PALETTE[8], "D"),
 }
 CONTROL = (PALETTE[6], "h")
 
@@ -95,6 +96,7 @@ NAMES = {
     "reviewkd": "ReviewKD",
     "logit_std": "Logit std",
     "famkd": "FAM-KD",
+    "srm": "SRM",
 }
 
 

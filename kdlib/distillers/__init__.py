@@ -25,6 +25,7 @@ __all__ = [
     "Pair",
     "create_distiller",
     "method_of",
+    "modifiers_of",
     "parse_method",
     "run_before",
     "tuned_field",

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn, optim
 
-from kdlib.checkpoints import load_tensors, load_weights, save_tensors
+from kdlib.checkpoints import load_weights, save_tensors
 from kdlib.data.batches import Batch
 from kdlib.data.image_data import ImageData
 from kdlib.distillers import Pair, create_distiller, run_before
@@ -22,6 +22,7 @@ from kdlib.models import count_parameters
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory
 from kdlib.seeds import derive_seed, seed_everything
 from kdlib.srm.features import embeddings
+from kdlib.srm.learned import learned_dictionaries
 from kdlib.srm.probe import classifier_of, fit_probe, install
 from kdlib.srm.quality import dictionary_quality
 from kdlib.trainee import Lesson, Trainee, as_csv
@@ -29,21 +30,20 @@ from kdlib.trainee import Lesson, Trainee, as_csv
 RATE_STEP = 0.1
 
 
-def finished_before(config: RunConfig, root: Path) -> Path:
-    """The directory of the run that ``config`` starts from.
+def finished_before(config: RunConfig, root: Path) -> RunConfig:
+    """The run that ``config`` starts from.
 
     Raises:
         KdlibError: it is not finished.
     """
     before = cast("RunConfig", run_before(config))
-    directory = run_directory(before, root)
     if not is_finished(before, root):
         raise KdlibError(
             f"'{config.method}' starts from a run of '{before.method}' that is not finished: "
-            f"{directory}. Train it first; make reproduce METHODS={config.method} and notebook "
+            f"{run_directory(before, root)}. Train it first; make reproduce and notebook "
             "05_distill do that by themselves."
         )
-    return directory
+    return before
 
 
 class DictionaryLearner(Trainee):
@@ -136,11 +136,9 @@ class Initialised(Trainee):
 
     def _build(self, lesson: Lesson | None) -> nn.ModuleDict:
         parts = super()._build(lesson)
-        directory = finished_before(self.config, self.root)
-        tensors, _ = load_tensors(directory / "weights.safetensors")
+        learned = learned_dictionaries(finished_before(self.config, self.root), self.root)
         loss = cast("InitialisationLoss", self.distiller.method_loss)
-        blocks = {name.removeprefix("blocks."): tensor for name, tensor in tensors.items()}
-        loss.teachers.load_state_dict(blocks)
+        loss.teachers.load_state_dict(learned.state_dict())
         return parts
 
     def monitor(self, few: ImageData, teacher: nn.Module | None) -> dict[str, float]:
@@ -160,7 +158,7 @@ class Continued(Trainee):
     def _build(self, lesson: Lesson | None) -> nn.ModuleDict:
         parts = super()._build(lesson)
         fresh = deepcopy(classifier_of(self.student).state_dict())
-        directory = finished_before(self.config, self.root)
+        directory = run_directory(finished_before(self.config, self.root), self.root)
         load_weights(self.student, directory / "weights.safetensors", self.classes)
         if SrmOptions.given(self.config.method_options).classifier == "fresh":
             classifier_of(self.student).load_state_dict(fresh)
