@@ -31,7 +31,8 @@ class SrmOptions:
         targets: which labels initialise the student: ``global-local``, ``local`` or ``global``.
         release: whether the pixels' cross-entropy takes the codes for logits, as released, or
             what the codes are the sigmoid of.
-        init_share: share of a student's epochs that the initialisation takes, 0 to 1.
+        init_share: share of a student's epochs that the initialisation takes, 0 to 1; 160 of 360
+            as published.
         classifier: what the student classifies with at first: ``fresh``, the one that every
             student of its seed has, or ``probe``, the linear probe of the initialised features
             (the paper's two-step variant).
@@ -47,7 +48,7 @@ class SrmOptions:
     dictionary_steps: tuple[float, ...] = (0.1, 0.7)
     targets: str = "global-local"
     release: bool = True
-    init_share: float = 160 / 360
+    init_share: float = 0.444
     classifier: str = "fresh"
 
     def __post_init__(self) -> None:

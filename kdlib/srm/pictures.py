@@ -33,7 +33,9 @@ def label_pictures(images: Tensor, maps: Mapping[str, Tensor]) -> Figure:
         axes.imshow(as_picture(image))
     for line, (name, labels) in zip(grid[1:], maps.items(), strict=True):
         for axes, ranks in zip(line, _ranked(labels), strict=True):
-            axes.imshow(ranks, cmap=COLOURS, vmin=0, vmax=len(PALETTE), interpolation="nearest")
+            axes.imshow(
+                ranks.numpy(), cmap=COLOURS, vmin=0, vmax=len(PALETTE), interpolation="nearest"
+            )
         line[0].set_ylabel(name)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])

@@ -8,7 +8,7 @@ from kdlib.errors import KdlibError
 
 DECAY = 1e-4
 """Weight of half the squared weights; enough for the fit to be unique."""
-STEPS = 100
+STEPS = 200
 
 
 def classifier_of(network: nn.Module) -> nn.Linear:

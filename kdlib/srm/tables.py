@@ -85,8 +85,8 @@ def switches_of(runs: pd.DataFrame) -> pd.DataFrame:
     own = _alone(runs, ())
     if own.empty:
         return pd.DataFrame()
-    size = own.groupby(list(GRID)).size().idxmax()
-    own = own[(own[list(GRID)] == size).all(axis=1)]
+    mu, sparsity = own.groupby(list(GRID)).size().idxmax()
+    own = own[(own["mu"] == mu) & (own["sparsity"] == sparsity)]
     return own.assign(switch=[_changed(row) for row in own.to_dict("records")]).pivot_table(
         "top1", "init_seed", "switch"
     )

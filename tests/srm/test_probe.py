@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from kdlib.errors import KdlibError
 from kdlib.models import OWN, create_model
-from kdlib.srm.probe import classifier_of, fit_probe, install
+from kdlib.srm.probe import DECAY, classifier_of, fit_probe, install
 
 
 @pytest.fixture
@@ -16,14 +16,16 @@ def clouds():
     stream = torch.Generator().manual_seed(0)
     labels = torch.arange(300) % 3
     centres = 2 * torch.randn(3, 5, generator=stream)
-    return centres[labels] + torch.randn(300, 5, generator=stream), labels
+    return centres[labels] + 2 * torch.randn(300, 5, generator=stream), labels
 
 
 def test_it_answers_as_a_logistic_regression_does(clouds):
     features, labels = clouds
     weight, bias = fit_probe(features, labels, 3)
     scaled = StandardScaler().fit_transform(features.double().numpy())
-    other = LogisticRegression(C=1e4 / len(labels), max_iter=1000).fit(scaled, labels)
+    other = LogisticRegression(C=1 / (DECAY * len(labels)), tol=1e-8, max_iter=1000).fit(
+        scaled, labels
+    )
     found = functional.linear(features, weight, bias).softmax(1)
     assert found.numpy() == pytest.approx(other.predict_proba(scaled), abs=2e-3)
 
@@ -39,7 +41,7 @@ def test_dead_features_and_absent_classes_do_no_harm(clouds):
     weight, bias = fit_probe(dead, labels, 5)
     assert weight.isfinite().all() and bias.isfinite().all() and not weight[:, 5:].any()
     right = functional.linear(dead, weight, bias).argmax(1) == labels
-    assert right.float().mean() > 0.9
+    assert right.float().mean() > 0.6
 
 
 @pytest.mark.parametrize("name", OWN)
