@@ -55,7 +55,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "reviewkd": (PALETTE[8], "X"),
     "logit_std": (PALETTE[5], "p"),
     "famkd": (PALETTE[2], "*"),
-    "srm": (PALETTE[8], "D"),
+    "srm": (PALETTE[2], "D"),
 }
 CONTROL = (PALETTE[6], "h")
 
