@@ -23,6 +23,8 @@ from kdlib.files import write_json
 from kdlib.runs import RunConfig, provenance
 
 PLAIN = "student"
+# The others: what goes on from another run has steps of two kinds, and so no one cost.
+TIMED = tuple(name for name, method in METHODS.items() if name != PLAIN and not method.after)
 PRECISION = "float32"  # memory and time of bfloat16 depend on the processor
 CPU = torch.device("cpu")
 
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = {name: getattr(options, name) for name in ("teacher", "student", "image_size")}
     try:
         config = RunConfig.from_dict({**chosen, "batch_size": options.batch_size})
-        methods = options.methods or [name for name in METHODS if name != PLAIN]
+        methods = options.methods or list(TIMED)
         record = measure(config, methods, options.rounds, options.images, sys.stderr.isatty())
     except KdlibError as error:
         print(error, file=sys.stderr)

@@ -36,15 +36,23 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
 
 
-def momentum_state(optimiser: optim.Optimizer) -> dict[str, Tensor]:
-    """The momentum buffer of each parameter, by its position."""
+def optimiser_state(optimiser: optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimiser remembers of each parameter, by its position and the memory's name."""
     states = optimiser.state_dict()["state"]
-    return {str(k): s["momentum_buffer"] for k, s in states.items() if "momentum_buffer" in s}
+    return {
+        f"{position}.{name}": value
+        for position, state in states.items()
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
 
 
-def restore_momentum(optimiser: optim.Optimizer, buffers: Mapping[str, Tensor]) -> None:
-    """Put the buffers of ``momentum_state`` back."""
-    state = {int(k): {"momentum_buffer": buffer} for k, buffer in buffers.items()}
+def restore_optimiser(optimiser: optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what ``optimiser_state`` gave, or the bare momenta of an older checkpoint."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        position, _, name = key.partition(".")
+        state.setdefault(int(position), {})[name or "momentum_buffer"] = tensor
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
 
 

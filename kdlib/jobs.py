@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdlib.profiles import lockstep_groups, teachers
+from kdlib.profiles import earlier, lockstep_groups, needed_by
 from kdlib.runs import RunConfig, is_finished, run_directory
 
 TEACHER_NOTEBOOK, STUDENTS_NOTEBOOK = "02_teacher", "05_distill"
-# Fields of RunConfig that the notebooks take under another name, or for each student apart.
-NOT_OF_TEACHERS = {
-    "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature", "optimiser",
-    "teacher", "student", "epochs", "teacher_epochs", "teacher_weights", "teacher_seed",
-    "start", "teacher_start", "teacher_learning_rate", "data_seed", "init_seed", "task",
-    "gradient_clip",
+# Fields of RunConfig that only the students' notebook has, and those that the notebooks take under
+# another name or for each student apart.
+OF_STUDENTS_NOTEBOOK = {"optimiser", "task", "gradient_clip"}
+NOT_OF_TEACHERS = OF_STUDENTS_NOTEBOOK | {
+    "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature", "teacher",
+    "student", "epochs", "teacher_epochs", "teacher_weights", "teacher_seed", "start",
+    "teacher_start", "teacher_learning_rate", "data_seed", "init_seed",
 }  # fmt: skip
 OF_EACH_STUDENT = {"method_options", "weight", "ce_weight", "kd_weight", "optimiser"}
 
@@ -33,7 +34,7 @@ class Job:
         notebook: name of the notebook.
         parameters: the notebook's parameters, without folders.
         runs: the runs whose records it leaves.
-        needs: the teachers' runs whose records must exist first.
+        needs: the runs whose records must exist first: teachers, and what some runs start from.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Job:
 
 
 def plan(runs: Sequence[RunConfig], root: Path, largest: int) -> list[Job]:
-    """Jobs for the runs that have no record under ``root``, and for their teachers.
+    """Jobs for the runs that have no record under ``root``, and for all that they need first.
 
     Args:
         runs: what is wanted.
@@ -53,16 +54,20 @@ def plan(runs: Sequence[RunConfig], root: Path, largest: int) -> list[Job]:
             is shared by more, with fewer the jobs spread better over cores.
     """
     waiting = [run for run in runs if not is_finished(run, root)]
-    untaught = [run for run in teachers(waiting) if not is_finished(run, root)]
-    own = {run.run_id for run in untaught}
-    groups = lockstep_groups(run for run in waiting if run.run_id not in own)
+    first = [run for run in earlier(waiting) if not is_finished(run, root)]
+    known = {run.run_id for run in first}
+    wanted = [*first, *(run for run in waiting if run.run_id not in known)]
+    teachers = {run.run_id for run in first if run.method == "student"}
+    groups = lockstep_groups(run for run in wanted if run.run_id not in teachers)
     parts = [part for group in groups for part in evenly(group, largest)]
+    untaught = [run for run in first if run.run_id in teachers]
     return [*map(plain_job, untaught), *map(students_job, parts)]
 
 
 def plain_job(run: RunConfig) -> Job:
     """The job of a teacher: in its own notebook where that has all that the run needs."""
-    told = run.task == "classification" and run.gradient_clip is None
+    usual = RunConfig()
+    told = all(getattr(run, name) == getattr(usual, name) for name in OF_STUDENTS_NOTEBOOK)
     return teacher_job(run) if told else students_job([run])
 
 
@@ -101,7 +106,7 @@ def students_job(group: Sequence[RunConfig]) -> Job:
     ]
     shared = {name: value for name, value in values[0].items() if name not in own | {"method"}}
     parameters = {"methods": [run.method for run in group], "options": options, **shared}
-    needs = tuple(teachers(group))
+    needs = tuple(needed_by(group))
     return Job(_name(STUDENTS_NOTEBOOK, group), STUDENTS_NOTEBOOK, parameters, tuple(group), needs)
 
 

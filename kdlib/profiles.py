@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from kdlib.budget import plain_epochs
-from kdlib.distillers import METHODS, parse_method
+from kdlib.distillers import STAGES, method_of, parse_method, run_before, tuned_field
 from kdlib.errors import KdlibError, checked_options, unknown
 from kdlib.runs import RunConfig
 
@@ -97,7 +97,7 @@ def expand(
             seeds or group.get("seeds") or profile["seeds"],
         )
     ]
-    return list({run.run_id: run for run in runs}.values())
+    return _each_once(runs)
 
 
 def _wanted(
@@ -145,11 +145,21 @@ def _group(
 ) -> Iterable[RunConfig]:
     for seed in seeds:
         for method in methods:
+            _check_asked(method)
             for chosen in _weights(fields["dataset"], method, profile):
                 options = {**_options(profile, method), **fields.get("method_options", {})}
                 values = {**fields, **chosen, "method": method, "method_options": options}
                 config = RunConfig.from_dict({**values, "data_seed": seed, "init_seed": seed})
                 yield config.canonical()
+
+
+def _check_asked(method: str) -> None:
+    """Refuse what is no method of its own: what a run starts from is planned with it."""
+    if parse_method(method).base in STAGES:
+        raise KdlibError(
+            f"'{method}' is what other runs start from; ask for a method that does, and it is "
+            "trained first."
+        )
 
 
 def _options(profile: Mapping[str, Any], method: str) -> Mapping[str, Any]:
@@ -161,23 +171,21 @@ def _weights(
     dataset: str, method: str, profile: Mapping[str, Any]
 ) -> list[dict[str, float | None]]:
     """The weights to run a method with: a grid while tuning, else the published or tuned one."""
-    if method == "student":
+    field = tuned_field(method)
+    if field is None:
         return [{}]
     if "grid" not in profile:
         published = _chosen(profile.get("weights", {}), method)
         return [published or tuned_weights(dataset, method)]
-    field, middle = _middle(method, profile.get("around"))
+    middle = _middle(method, field, profile.get("around"))
     factors = profile.get("grids", {}).get(method, profile["grid"])
     return [{field: factor * middle} for factor in factors]
 
 
-def _middle(method: str, around: str | None) -> tuple[str, float]:
-    """The field that is tuned, and the weight whose multiples a grid holds."""
-    if method == "kd":
-        field, default = "kd_weight", RunConfig().kd_weight
-    else:
-        field, default = "weight", METHODS[parse_method(method).base].weight
-    return field, (tuned_weights(around, method) if around else {}).get(field) or default
+def _middle(method: str, field: str, around: str | None) -> float:
+    """The weight whose multiples a grid holds."""
+    default = RunConfig().kd_weight if field == "kd_weight" else method_of(method).weight
+    return (tuned_weights(around, method) if around else {}).get(field) or default
 
 
 def tuned_weights(dataset: str, method: str) -> dict[str, float | None]:
@@ -205,17 +213,41 @@ def _chosen(weights: Mapping[str, dict[str, float | None]], method: str) -> dict
 
 def teachers(runs: Iterable[RunConfig]) -> list[RunConfig]:
     """The runs that train the teachers of ``runs``, each once."""
-    needed = [r.teacher_config() for r in runs if r.teacher != "none" and not r.teacher_weights]
-    return list({run.run_id: run for run in needed}.values())
+    return _each_once(teacher for run in runs for teacher in _teacher(run))
+
+
+def needed_by(runs: Iterable[RunConfig]) -> list[RunConfig]:
+    """The runs whose files these read: their teachers, and what they start from; each once."""
+    before = ((*_teacher(run), run_before(run)) for run in runs)
+    return _each_once(one for found in before for one in found if one is not None)
+
+
+def earlier(runs: Iterable[RunConfig]) -> list[RunConfig]:
+    """All runs that must be finished before ``runs``, in an order in which they can be trained."""
+    needed = needed_by(runs)
+    return _each_once([*earlier(needed), *needed]) if needed else []
+
+
+def _teacher(run: RunConfig) -> list[RunConfig]:
+    untaught = run.teacher == "none" or run.teacher_weights
+    return [] if untaught else [run.teacher_config()]
+
+
+def _each_once(runs: Iterable[RunConfig]) -> list[RunConfig]:
+    return list({run.run_id: run for run in runs}.values())
 
 
 def lockstep_groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
-    """Runs that can share batches and teacher: one job each."""
+    """Runs that can share batches and teacher: one job each.
+
+    A run that others start from is never in one group with them.
+    """
     groups: dict[tuple[Any, ...], list[RunConfig]] = {}
     for run in runs:
         key = (run.dataset, run.attentions, run.distractors, run.image_size, run.data_seed)
         own = (run.teacher, run.epochs, run.batch_size, run.split, run.train_size, run.augmentation)
-        groups.setdefault((*key, *own, run.task), []).append(run)
+        stage = run.method if run.method in STAGES else ""
+        groups.setdefault((*key, *own, run.task, stage), []).append(run)
     return list(groups.values())
 
 

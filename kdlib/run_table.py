@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdlib.distillers import METHODS, parse_method
+from kdlib.distillers import METHODS, STAGES, parse_method
 from kdlib.errors import KdlibError
 from kdlib.records import find_records
 from kdlib.runs import ADDED_LATER, RunConfig, without_neutral
@@ -37,14 +37,16 @@ def load_records(*roots: Path, task: str = "classification") -> pd.DataFrame:
     the run that taught this one), ``label`` (the method, with the options in which two variants
     of it differ), ``self_teacher_top1`` and ``self_teacher_miou`` (of self-taught methods),
     ``ssim``, ``energy_share`` and ``pointing`` (means over stages) and ``ssim_1``, ``ssim_2`` ...
-    (stages, fine to coarse).
+    (stages, fine to coarse). Runs that others start from (dictionaries, initialisations) are no
+    results to compare, and are left out too.
 
     Raises:
         KdlibError: no folder, no record in it, a damaged one, or two runs of one method and seed
             in one setting that nothing tells apart.
     """
-    found = [_row(path, record) for path, record in find_records(*roots).items()]
-    rows = [row for row in found if row["task"] == task]
+    found = find_records(*roots).items()
+    results = [_row(*one) for one in found if one[1]["config"]["method"] not in STAGES]
+    rows = [row for row in results if row["task"] == task]
     if not rows:
         places = " or ".join(str(root) for root in roots)
         kind = "" if task == "classification" else f" of {task}"

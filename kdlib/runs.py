@@ -30,7 +30,7 @@ CHOICES = {
     "precision": ("float32", "bfloat16", "auto"),
     "schedule": ("one_cycle", "step", "constant"),
     "split": ("train", "dev"),
-    "optimiser": ("sgd",),
+    "optimiser": ("sgd", "adam"),
     "task": tuple(TASKS),
 }
 

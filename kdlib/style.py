@@ -57,7 +57,8 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "famkd": (PALETTE[2], "*"),
     "frskd": (PALETTE[4], "^"),
     "frskd_dct": (PALETTE[4], "o"),
-    "frskd_pixels": (PALETTE[4], "^"),
+    "frskd_pixels": (PALETTE[4], "v"),
+    "srm": (PALETTE[2], "D"),
 }
 CONTROL = (PALETTE[6], "h")
 
@@ -109,6 +110,7 @@ NAMES = {
     "frskd_overhaul": "FRSKD, overhaul",
     "frskd_pixels": "FRSKD",
     "frskd_options": "FRSKD",
+    "srm": "SRM",
 }
 
 

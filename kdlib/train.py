@@ -18,13 +18,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kdlib.checkpoints import load_weights
-from kdlib.cost import measure_cost
 from kdlib.data import load_data
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
+from kdlib.distillers import parse_method
 from kdlib.distillers.base import FrozenTeacher
 from kdlib.errors import KdlibError
-from kdlib.evaluate import evaluate_students, predict
 from kdlib.files import write_json
 from kdlib.models import check_task, create_model, output_shapes
 from kdlib.precision import resolve_precision
@@ -38,7 +37,7 @@ from kdlib.runs import (
     run_lock,
     write_record,
 )
-from kdlib.self_teaching import measure_self_teacher
+from kdlib.srm.trainees import Continued, DictionaryLearner, Initialised
 from kdlib.tasks import TASKS
 from kdlib.trainee import DivergedError, Lesson, Trainee
 
@@ -52,6 +51,12 @@ TEACHER_FIELDS = {
     "teacher_learning_rate",
 }  # fmt: skip
 MONITORED = 2000
+TRAINEES: dict[str, type[Trainee]] = {
+    "srm_dictionary": DictionaryLearner,
+    "srm_init": Initialised,
+    "srm": Continued,
+}
+"""Of methods whose runs do more than learn from their batches."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,8 @@ def _train(configs: Sequence[RunConfig], task: Task, root: Path, progress: bool)
     classes = len(task.data.classes)
     lesson = _lesson(task, configs[0].image_size)
     trainees = [
-        Trainee(config, classes, root, task.device, task.precision, lesson) for config in configs
+        _trainee_of(config)(config, classes, root, task.device, task.precision, lesson)
+        for config in configs
     ]
     for trainee in trainees:
         write_json(trainee.directory / "config.json", trainee.config.to_dict())
@@ -198,11 +204,15 @@ def _train(configs: Sequence[RunConfig], task: Task, root: Path, progress: bool)
         raise cast("DivergedError", trainee.failure)
 
 
+def _trainee_of(config: RunConfig) -> type[Trainee]:
+    return TRAINEES.get(parse_method(config.method).base, Trainee)
+
+
 def _evaluated_alike(trainees: Sequence[Trainee]) -> list[list[Trainee]]:
     """Those with a teacher apart from those without; a resumed run keeps its own precision."""
-    groups: dict[tuple[bool, str], list[Trainee]] = defaultdict(list)
+    groups: dict[tuple[Any, bool, str], list[Trainee]] = defaultdict(list)
     for trainee in trainees:
-        groups[trainee.distiller.needs_teacher, trainee.precision].append(trainee)
+        groups[trainee.measure, trainee.taught, trainee.precision].append(trainee)
     return list(groups.values())
 
 
@@ -215,13 +225,9 @@ def _conclude(trainees: Sequence[Trainee], task: Task) -> None:
     for trainee in trainees:
         if trainee.failure is not None:
             trainee.start_over()
-    qualities = evaluate_students(
-        [trainee.deployed() for trainee in trainees],
-        task.teacher if trainees[0].distiller.needs_teacher else None,
-        task.evaluation,
-        device=task.device,
-        precision=trainees[0].precision,
-    )
+        trainee.round_off(task.data)
+    teacher = task.teacher if trainees[0].taught else None
+    qualities = trainees[0].measure(trainees, teacher, task.evaluation)
     for trainee, quality in zip(trainees, qualities, strict=True):
         trainee.finish()
         write_record(trainee.directory, make_record(trainee, task, quality))
@@ -254,9 +260,8 @@ def train_epoch(trainees: Sequence[Trainee], task: Task, epoch: int, bar: tqdm) 
         bar.update()
     for trainee in _going_on(trainees):
         taught = asking if trainee.distiller.needs_teacher else 0.0
-        quality = monitored_quality(trainee, task)
         tally = tallies[trainee.config.run_id]
-        trainee.end_epoch(tally.row(epoch, quality, taught))
+        trainee.end_epoch(tally.row(epoch, _monitored(trainee, task), taught))
 
 
 @dataclass
@@ -268,13 +273,13 @@ class EpochTally:
     seconds: float = 0.0
     rate: float = 0.0
 
-    def row(self, epoch: int, quality: Mapping[str, float], taught: float) -> dict[str, Any]:
+    def row(self, epoch: int, monitored: Mapping[str, float], taught: float) -> dict[str, Any]:
         """The epoch's row of ``history.csv``; ``taught`` are the seconds of the teacher."""
         return {
             "epoch": epoch + 1,
             "learning_rate": self.rate,
             **{name: total / self.images for name, total in self.sums.items()},
-            **quality,
+            **monitored,
             "seconds": round(self.seconds + taught, 3),
         }
 
@@ -286,7 +291,7 @@ def _learn(
     start = time.perf_counter()
     tally.rate = trainee.rate(done, len(task.batches))
     asked = teacher if trainee.distiller.needs_teacher else None
-    progress = done / (trainee.config.epochs * len(task.batches))
+    progress = trainee.progress(done, len(task.batches))
     try:
         terms = trainee.step(batch, asked, tally.rate, progress)
     except DivergedError as error:
@@ -321,20 +326,8 @@ def _describe(trainee: Trainee, terms: dict[str, Tensor], epoch: int) -> str:
     return f"epoch {epoch + 1}/{trainee.config.epochs} {trainee.label}: {values}"
 
 
-def monitored_quality(trainee: Trainee, task: Task) -> dict[str, float]:
-    """``accuracy`` or ``miou`` on the first images of the evaluation set.
-
-    For curves, never for choosing.
-    """
-    few = task.evaluation.first(MONITORED)
-    options: dict[str, Any] = {"device": task.device, "precision": trainee.precision}
-    measures = TASKS[trainee.config.task]
-    if few.task == "segmentation":
-        (quality,) = evaluate_students([trainee.student], None, few, **options)
-        return {measures.monitored: quality["results"][measures.metric]}
-    logits = predict(trainee.student, few, **options)
-    logits = logits[:, : trainee.classes]  # a student with more was taught rotations too
-    return {measures.monitored: (logits.argmax(1) == few.labels).float().mean().item()}
+def _monitored(trainee: Trainee, task: Task) -> dict[str, float]:
+    return trainee.monitor(task.evaluation.first(MONITORED), task.teacher)
 
 
 def make_record(trainee: Trainee, task: Task, measured: dict[str, Any]) -> dict[str, Any]:
@@ -343,26 +336,18 @@ def make_record(trainee: Trainee, task: Task, measured: dict[str, Any]) -> dict[
     Args:
         trainee: the run.
         task: what it shared with others.
-        measured: its quality, from :func:`kdlib.evaluate.evaluate_students`.
+        measured: its quality, from :meth:`kdlib.trainee.Trainee.measure`.
     """
     config = trainee.config
-    measures = TASKS[config.task]
-    history = trainee.history or [{"epoch": 0, **monitored_quality(trainee, task)}]
-    best = max(history, key=lambda row: row[measures.monitored])
-    epochs = {
-        "last_epoch": trainee.epoch,
-        "best_epoch": best["epoch"],
-        f"best_monitored_{measures.metric}": best[measures.monitored],
-        f"last_monitored_{measures.metric}": history[-1][measures.monitored],
-    }
+    if "results" in measured:
+        results = {**measured["results"], **_epochs(trainee, task)}
+        measured = {**measured, "results": results}
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": config.run_id,
         "config": config.to_dict(),
         "config_hash": config.config_hash,
         **measured,
-        "results": {**measured["results"], **epochs},
-        "self_teacher": _self_teacher(trainee, task),
         "diverged": str(trainee.failure) if trainee.failure else None,
         "cost": _cost(trainee, task),
         "provenance": provenance(
@@ -371,22 +356,27 @@ def make_record(trainee: Trainee, task: Task, measured: dict[str, Any]) -> dict[
     }
 
 
-def _self_teacher(trainee: Trainee, task: Task) -> dict[str, Any] | None:
-    network = trainee.refined()
-    if network is None:
-        return None
-    size, place = trainee.config.image_size, task.device
-    return measure_self_teacher(
-        network, task.evaluation, size, device=place, precision=trainee.precision
-    )
+def _epochs(trainee: Trainee, task: Task) -> dict[str, Any]:
+    """Which epoch is the result, and which was the best of those whose quality was watched."""
+    measures = TASKS[trainee.config.task]
+    history = trainee.history or [{"epoch": trainee.epoch, **_monitored(trainee, task)}]
+    last = {"last_epoch": trainee.epoch, "best_epoch": trainee.epoch}
+    if measures.monitored not in history[-1]:
+        return last
+    best = max(history, key=lambda row: row[measures.monitored])
+    return {
+        **last,
+        "best_epoch": best["epoch"],
+        f"best_monitored_{measures.metric}": best[measures.monitored],
+        f"last_monitored_{measures.metric}": history[-1][measures.monitored],
+    }
 
 
 def _cost(trainee: Trainee, task: Task) -> dict[str, Any]:
-    seconds = sum(row["seconds"] for row in trainee.history)
+    seconds = trainee.seconds
     images = len(task.data.labels) * trainee.epoch
-    measured = measure_cost(trainee.deployed(), trainee.config.image_size, task.device)
     return {
-        **measured,
+        **trainee.cost(),
         "train_seconds": seconds,
         "images_per_second": images / seconds if seconds else 0.0,
     }

@@ -3,24 +3,32 @@
 import csv
 import io
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn, optim
 
-from kdlib.checkpoints import load_tensors, momentum_state, restore_momentum, save_tensors
+from kdlib.checkpoints import load_tensors, optimiser_state, restore_optimiser, save_tensors
+from kdlib.cost import measure_cost
 from kdlib.data.batches import Batch
+from kdlib.data.image_data import ImageData
 from kdlib.data.mixing import output_count
 from kdlib.distillers import Pair, create_distiller
 from kdlib.distillers.base import SelfTaughtLoss, TeacherOutput
 from kdlib.errors import KdlibError
+from kdlib.evaluate import evaluate_students, predict
 from kdlib.files import write_text
 from kdlib.models import Shapes, create_model, output_shapes
 from kdlib.models.refined import RefinedNetwork
+from kdlib.optimisers import create_optimiser
 from kdlib.runs import RunConfig, run_directory
 from kdlib.schedules import learning_rate
 from kdlib.seeds import derive_seed, seed_everything
+from kdlib.self_teaching import measure_self_teacher
+from kdlib.tasks import TASKS
 
 SELF_TEACHER = "self_teacher.safetensors"
 
@@ -63,21 +71,23 @@ class Trainee:
     ) -> None:
         self.config, self.classes, self.device = config, classes, device
         self.outputs = output_count(classes, config.augmentation)
-        self.directory = run_directory(config, root)
+        self.root, self.directory = root, run_directory(config, root)
         self.precision = precision
-        self.student = self._untrained()
-        seed_everything(derive_seed(config.init_seed, "distiller"))
-        self.distiller = create_distiller(config, self._pair(lesson)).to(device)
-        self.parts = nn.ModuleDict({"student": self.student, "distiller": self.distiller})
-        self.optimiser = optim.SGD(
-            self.parts.parameters(),
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-        )
         self.history: list[dict[str, Any]] = []
         self.failure: DivergedError | None = None
+        self.parts = self._build(lesson)
+        self.optimiser = self._optimise()
         self._restore()
+
+    def _build(self, lesson: Lesson | None) -> nn.ModuleDict:
+        """All that has weights: the student, and its distiller."""
+        self.student = self._untrained()
+        seed_everything(derive_seed(self.config.init_seed, "distiller"))
+        self.distiller = create_distiller(self.config, self._pair(lesson)).to(self.device)
+        return nn.ModuleDict({"student": self.student, "distiller": self.distiller})
+
+    def _optimise(self) -> optim.Optimizer:
+        return create_optimiser(self.config, self.parts)
 
     def start_over(self) -> None:
         """Take what was learnt back: a run that diverged has learnt nothing."""
@@ -110,9 +120,29 @@ class Trainee:
         return RefinedNetwork(self.student, loss.self_teacher, self.classes)
 
     @property
+    def first(self) -> int:
+        """Epochs of the student's budget that a run before this one has had."""
+        return 0
+
+    @property
     def epoch(self) -> int:
-        """Epochs done."""
-        return len(self.history)
+        """Epochs done, those of a run before this one included."""
+        return self.first + len(self.history)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that all epochs of the student took."""
+        return sum(row["seconds"] for row in self.history)
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        """Where and how precisely networks answer."""
+        return {"device": self.device, "precision": self.precision}
+
+    @property
+    def taught(self) -> bool:
+        """Whether the student has a teacher to be compared with."""
+        return self.config.teacher != "none"
 
     @property
     def label(self) -> str:
@@ -135,8 +165,7 @@ class Trainee:
         """
         self.optimiser.param_groups[0]["lr"] = lr
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
-            output = self.student(batch.images)
-            terms = self.distiller(output, teacher, batch, progress)
+            terms = self._terms(batch, teacher, progress)
         loss = torch.stack(list(terms.values())).sum()
         if not math.isfinite(loss.item()):
             raise DivergedError(self._not_finite(terms, lr))
@@ -147,15 +176,62 @@ class Trainee:
         self.optimiser.step()
         return {name: term.detach() for name, term in terms.items()}
 
+    def _terms(
+        self, batch: Batch, teacher: TeacherOutput | None, progress: float
+    ) -> dict[str, Tensor]:
+        """Named loss terms of a batch."""
+        return self.distiller(self.student(batch.images), teacher, batch, progress)
+
     def rate(self, done: int, steps_per_epoch: int) -> float:
-        """Learning rate after ``done`` steps."""
-        return learning_rate(self.config, done, self.config.epochs * steps_per_epoch)
+        """Learning rate after ``done`` steps, those of a run before this one included."""
+        own = replace(self.config, epochs=self.config.epochs - self.first)
+        return learning_rate(own, done - self.first * steps_per_epoch, own.epochs * steps_per_epoch)
+
+    def progress(self, done: int, steps_per_epoch: int) -> float:
+        """Share of this run's training that is done after so many steps, 0 to 1."""
+        own = self.config.epochs - self.first
+        return (done - self.first * steps_per_epoch) / (own * steps_per_epoch)
+
+    def monitor(self, few: ImageData, teacher: nn.Module | None) -> dict[str, float]:
+        """What an epoch's row tells of held-out images: for curves, never for choosing."""
+        measures = TASKS[self.config.task]
+        if few.task == "segmentation":
+            (quality,) = evaluate_students([self.student], None, few, **self._place)
+            return {measures.monitored: quality["results"][measures.metric]}
+        logits = predict(self.student, few, **self._place)
+        logits = logits[:, : self.classes]  # a student with more was taught rotations too
+        return {measures.monitored: (logits.argmax(1) == few.labels).float().mean().item()}
+
+    def round_off(self, data: ImageData) -> None:
+        """What is left to do with the training images when all epochs are done: nothing."""
+
+    @staticmethod
+    def measure(
+        trainees: "Sequence[Trainee]", teacher: nn.Module | None, data: ImageData
+    ) -> list[dict[str, Any]]:
+        """What the records say of the quality of trainees of this kind, one an entry."""
+        students = [trainee.deployed() for trainee in trainees]
+        qualities = evaluate_students(students, teacher, data, **trainees[0]._place)
+        return [
+            {**quality, "self_teacher": trainee._self_teacher(data)}
+            for trainee, quality in zip(trainees, qualities, strict=True)
+        ]
+
+    def _self_teacher(self, data: ImageData) -> dict[str, Any] | None:
+        network = self.refined()
+        if network is None:
+            return None
+        return measure_self_teacher(network, data, self.config.image_size, **self._place)
+
+    def cost(self) -> dict[str, Any]:
+        """Parameters, operations and latency of the network that is kept."""
+        return measure_cost(self.deployed(), self.config.image_size, self.device)
 
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Add a row of history and save a checkpoint that a killed run goes on from."""
         self.history.append(row)
         tensors = {f"model.{name}": value for name, value in self.parts.state_dict().items()}
-        for name, value in momentum_state(self.optimiser).items():
+        for name, value in optimiser_state(self.optimiser).items():
             tensors[f"momentum.{name}"] = value
         facts = {"history": self.history, "precision": self.precision}
         save_tensors(self._checkpoint, tensors, facts)
@@ -174,7 +250,7 @@ class Trainee:
         if (network := self.refined()) is not None:
             tensors = network.self_teacher.state_dict()
             save_tensors(self.directory / SELF_TEACHER, tensors, {"classes": self.classes})
-        write_text(self.directory / "history.csv", _as_csv(self.history))
+        write_text(self.directory / "history.csv", as_csv(self.history))
 
     def forget_checkpoint(self) -> None:
         """Remove the checkpoint of a run whose record is written."""
@@ -197,7 +273,7 @@ class Trainee:
             return
         tensors, facts = load_tensors(self._checkpoint)
         self.parts.load_state_dict(_under(tensors, "model."))
-        restore_momentum(self.optimiser, _under(tensors, "momentum."))
+        restore_optimiser(self.optimiser, _under(tensors, "momentum."))
         self.history, self.precision = facts["history"], facts["precision"]
 
     def _not_finite(self, terms: dict[str, Tensor], lr: float) -> str:
@@ -213,7 +289,8 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
-def _as_csv(rows: list[dict[str, Any]]) -> str:
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """A history as text; the rows have the same columns."""
     text = io.StringIO()
     columns = list(rows[0]) if rows else ["epoch", "learning_rate", "accuracy", "seconds"]
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")

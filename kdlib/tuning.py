@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from kdlib.distillers import STAGES, tuned_field
 from kdlib.errors import KdlibError
 from kdlib.files import write_text
 from kdlib.profiles import PROFILES
@@ -14,13 +15,11 @@ from kdlib.runs import read_record
 
 
 def dev_records(root: Path, dataset: str) -> list[dict[str, Any]]:
-    """Records of distilled students that were evaluated on the dev split of ``dataset``."""
+    """Records of classifiers with a weight to choose, evaluated on the dev split of ``dataset``."""
     records = [read_record(path) for path in sorted(Path(root).glob("*-dev-*/record.json"))]
-    return [
-        record
-        for record in records
-        if record["config"]["dataset"] == dataset and record["config"]["method"] != "student"
-    ]
+    own = [record for record in records if record["config"]["dataset"] == dataset]
+    chosen = [record for record in own if _chosen_field(record["config"]["method"])]
+    return [record for record in chosen if "top1" in record["results"]]
 
 
 def grid_scores(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, float]]:
@@ -28,7 +27,7 @@ def grid_scores(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, f
     scores: dict[str, dict[float, list[float]]] = {}
     for record in records:
         config = record["config"]
-        weight = config[_tuned_field(config["method"])]
+        weight = config[_chosen_field(config["method"])]
         of_method = scores.setdefault(config["method"], {})
         of_method.setdefault(weight, []).append(record["results"]["top1"])
     return {
@@ -47,7 +46,7 @@ def choose(scores: Mapping[str, Mapping[float, float]]) -> dict[str, dict[str, f
     if len(set(sizes.values())) > 1:
         raise KdlibError(f"The methods' grids differ in size ({sizes}); run PROFILE=tune to end.")
     best = _best(scores)
-    return {method: {_tuned_field(method): float(f"{best[method]:g}")} for method in sorted(best)}
+    return {method: {_chosen_field(method): float(f"{best[method]:g}")} for method in sorted(best)}
 
 
 def write_tuned(root: Path, dataset: str) -> Path:
@@ -77,5 +76,6 @@ def _best(scores: Mapping[str, Mapping[float, float]]) -> dict[str, float]:
     return {method: max(sorted(grid), key=grid.__getitem__) for method, grid in scores.items()}
 
 
-def _tuned_field(method: str) -> str:
-    return "kd_weight" if method == "kd" else "weight"
+def _chosen_field(method: str) -> str:
+    """The weight that is chosen; empty where there is none, and for runs others start from."""
+    return "" if method in STAGES else tuned_field(method) or ""

@@ -89,8 +89,16 @@ def test_the_parameters_of_a_teacher_s_job_name_its_run(tmp_path):
     assert RunConfig.from_dict(job.parameters).teacher_config() == job.runs[0]
 
 
-def test_the_students_notebook_trains_networks_for_pixels_and_their_teachers(tmp_path):
-    wanted = runs("kd", task="segmentation", student="scenes_segmenter", gradient_clip=2.0)
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"task": "segmentation", "student": "scenes_segmenter"},
+        {"gradient_clip": 2.0},
+        {"optimiser": "adam"},
+    ],
+)
+def test_the_students_notebook_trains_the_teachers_that_their_own_has_no_word_for(tmp_path, own):
+    wanted = runs("kd", **own)
     found = jobs.plan(wanted, tmp_path, 6)
     assert [job.notebook for job in found] == [jobs.STUDENTS_NOTEBOOK] * 2
     assert as_notebook_05(found[0].parameters) == [wanted[0].teacher_config()]

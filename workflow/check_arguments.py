@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -51,7 +52,7 @@ def words(text: str) -> list[str]:
     return text.replace(",", " ").split()
 
 
-def registry(file: str, name: str) -> dict[str, ast.expr]:
+def registry(file: str, name: str) -> dict[str, Any]:
     """The names in a literal dict or tuple ``name`` at the top of a source file.
 
     Each comes with its expression: the dict's value, or the tuple's item itself.
@@ -77,13 +78,16 @@ def datasets() -> list[str]:
 
 
 def methods() -> dict[str, bool]:
-    """Names of the methods, and whether each has a loss of its own, so takes modifiers."""
+    """Names of the methods, each with the modifiers that it takes."""
     lines = registry("kdlib/distillers/registry.py", "METHODS")
-    return {name: not _is_none(line.args[0]) for name, line in lines.items()}
+    return {name: _taken_by(line) for name, line in lines.items()}
 
 
-def _is_none(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
+def _taken_by(line: ast.Call) -> list[str]:
+    """All, where a method has a loss of its own; +kd alone, where it has options at least."""
+    if not (isinstance(line.args[0], ast.Constant) and line.args[0].value is None):
+        return modifiers()
+    return ["kd"] if any(word.arg == "settings" for word in line.keywords) else []
 
 
 def modifiers() -> list[str]:
@@ -138,8 +142,10 @@ def check_methods(names: Iterable[str]) -> None:
         for modifier in added:
             if modifier not in modifiers():
                 raise unknown("modifier in METHODS", modifier, modifiers())
-        if added and not methods()[base]:
-            raise KdlibError(f"METHODS has '{name}', but '{base}' takes no modifier.")
+        taken = methods()[base]
+        if not set(added) <= set(taken):
+            valid = " ".join(f"+{word}" for word in taken) or "no modifier"
+            raise KdlibError(f"METHODS has '{name}', but '{base}' takes {valid}.")
 
 
 def check_seeds(seeds: Iterable[str]) -> None:

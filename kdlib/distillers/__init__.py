@@ -4,7 +4,7 @@ A method string is a method's name with modifiers: ``dct``, ``dct+kd``, ``at+gat
 are those of the registry, ``kdlib/distillers/registry.py``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from kdlib.data.mixing import JOINT, MIXING
 from kdlib.distillers.base import Distiller
 from kdlib.distillers.pair import Pair
-from kdlib.distillers.registry import METHODS, Method
+from kdlib.distillers.registry import METHODS, STAGES, Method
 from kdlib.errors import KdlibError, checked_options, unknown
 
 if TYPE_CHECKING:
@@ -21,11 +21,16 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "MODIFIERS",
+    "STAGES",
     "Method",
     "Pair",
     "create_distiller",
     "is_self_taught",
+    "method_of",
+    "modifiers_of",
     "parse_method",
+    "run_before",
+    "tuned_field",
     "weights_of",
 ]
 
@@ -35,6 +40,10 @@ CE_WEIGHT_WITH_KD = 0.1
 REFUSED = {
     "label": (MIXING, "reads an image's one label, which this augmentation takes from it"),
     "logits": ((JOINT,), "reads a teacher's logits, and no teacher knows rotations"),
+    "codes": (
+        MIXING,
+        "reads a teacher's codes, and these were learned from whole, upright images",
+    ),
 }
 
 
@@ -53,16 +62,30 @@ def parse_method(text: str) -> MethodParts:
         KdlibError: unknown method or modifier, or a modifier that means nothing there.
     """
     base, *modifiers = text.split("+")
-    if base not in METHODS:
+    if base not in METHODS | STAGES:
         raise unknown("method", base, METHODS)
     for modifier in modifiers:
         if modifier not in MODIFIERS:
             raise unknown("method modifier", modifier, MODIFIERS)
-    if modifiers and METHODS[base].build is None:
+    valid = modifiers_of(base)
+    if not set(modifiers) <= set(valid):
+        takes = f"+{valid[0]} alone" if valid else "no modifier"
         raise KdlibError(
-            f"'{text}': '{base}' takes no modifier; +kd and +gate belong to a method such as dct."
+            f"'{text}': '{base}' takes {takes}; +kd and +gate belong to a method such as dct."
         )
     return MethodParts(base, "kd" in modifiers or base == "kd", "gate" in modifiers)
+
+
+def modifiers_of(base: str) -> tuple[str, ...]:
+    """The modifiers that a method may have: only a loss of its own can be gated."""
+    if base in STAGES or (METHODS[base].build is None and METHODS[base].settings is None):
+        return ()
+    return MODIFIERS if METHODS[base].build else ("kd",)
+
+
+def method_of(text: str) -> Method:
+    """The line of the registry, of a method or a stage, that a method string belongs to."""
+    return (METHODS | STAGES)[parse_method(text).base]
 
 
 def is_self_taught(text: str) -> bool:
@@ -72,6 +95,19 @@ def is_self_taught(text: str) -> bool:
     """
     base, *modifiers = text.split("+")
     return base in METHODS and METHODS[base].self_taught and "kd" not in modifiers
+
+
+def run_before(config: "RunConfig") -> "RunConfig | None":
+    """The run that must be finished before this one can begin, beside its teacher's."""
+    after = method_of(config.method).after
+    return after(config) if after else None
+
+
+def tuned_field(method: str) -> str | None:
+    """The weight of a method that the dev split chooses; ``None`` where it has none."""
+    if method_of(method).build:
+        return "weight"
+    return "kd_weight" if parse_method(method).kd else None
 
 
 class Weights(NamedTuple):
@@ -88,8 +124,7 @@ def weights_of(config: "RunConfig") -> Weights:
     Raises:
         KdlibError: unknown method or modifier.
     """
-    parts = parse_method(config.method)
-    method = METHODS[parts.base]
+    parts, method = parse_method(config.method), method_of(config.method)
     ce = CE_WEIGHT_WITH_KD if parts.kd else method.ce_weight
     return Weights(
         method=method.weight if config.weight is None else config.weight,
@@ -110,14 +145,15 @@ def create_distiller(config: "RunConfig", pair: Pair | None = None) -> Distiller
             an augmentation that the method cannot learn with, or a task that it cannot learn.
     """
     parts, weights = parse_method(config.method), weights_of(config)
-    _check_task(config.method, parts, config.task)
-    _check_augmentation(config.method, parts, config.augmentation)
+    method = method_of(config.method)
+    _check_task(config)
+    _check_augmentation(config)
     return Distiller(
         parts.base,
         _method_loss(parts.base, config.method_options, pair),
         weight=weights.method,
-        warmup=METHODS[parts.base].warmup,
-        ramp=METHODS[parts.base].ramp,
+        warmup=method.warmup,
+        ramp=method.ramp,
         ce_weight=weights.ce,
         kd_weight=weights.kd,
         temperature=config.temperature,
@@ -125,36 +161,40 @@ def create_distiller(config: "RunConfig", pair: Pair | None = None) -> Distiller
     )
 
 
-def _check_task(method: str, parts: MethodParts, task: str) -> None:
+def _check_task(config: "RunConfig") -> None:
     """Refuse a method that reads the one class of an image where each pixel has its own."""
-    if task == "segmentation" and (parts.gate or not METHODS[parts.base].dense):
+    gate, dense = parse_method(config.method).gate, method_of(config.method).dense
+    if config.task == "segmentation" and (gate or not dense):
         valid = ", ".join(name for name, line in METHODS.items() if line.dense)
         raise KdlibError(
-            f"'{method}' is for the classes of images, not for task '{task}'. Valid there: "
-            f"{valid}, each without +gate."
+            f"'{config.method}' is for the classes of images, not for task '{config.task}'. Valid "
+            f"there: {valid}, each without +gate."
         )
 
 
-def _check_augmentation(method: str, parts: MethodParts, augmentation: Sequence[str]) -> None:
-    """Refuse labels that are mixed or joint where a method reads whole ones.
+def _check_augmentation(config: "RunConfig") -> None:
+    """Refuse images that are mixed or turned, and their labels, where a method reads whole ones.
 
     Raises:
         KdlibError: names the method, the augmentation and what they disagree about.
     """
+    parts = parse_method(config.method)
     gated, distilled = ("label",) if parts.gate else (), ("logits",) if parts.kd else ()
-    for what in (*METHODS[parts.base].reads, *gated, *distilled):
+    for what in (*method_of(config.method).reads, *gated, *distilled):
         refused, reason = REFUSED[what]
-        for name in set(refused) & set(augmentation):
-            text = f"'{method}' {reason}: leave '{name}' out of augmentation"
+        for name in set(refused) & set(config.augmentation):
+            text = f"'{config.method}' {reason}: leave '{name}' out of augmentation"
             raise KdlibError(f"{text}, or choose another method.")
 
 
 def _method_loss(name: str, options: Mapping[str, Any], pair: Pair | None) -> nn.Module | None:
-    method = METHODS[name]
-    if method.build is None:
-        return None
-    if not method.checks_options:
+    method = method_of(name)
+    if not method.checks_options and (method.build or method.settings):
         checked_options(options, method.options, f"method '{name}'")
+    if method.build is None:
+        if method.settings:
+            method.settings(**options)
+        return None
     if not method.fitted:
         return method.build(**options)
     if pair is None:

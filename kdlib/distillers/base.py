@@ -105,7 +105,7 @@ class Distiller(nn.Module):
         weight: weight of the method's term (alpha of the DCT paper).
         warmup: share of the training (0 to 1) over which that weight grows.
         ramp: how it grows: from the share of the warm-up that is done to that of the weight.
-        ce_weight: weight of the cross-entropy (beta).
+        ce_weight: weight of the cross-entropy (beta); 0 leaves the term out.
         kd_weight: weight of ``T^2 KL`` (delta); 0 leaves the term out.
         temperature: T of the KD term.
         gate: count the method's term only for images that the teacher classifies correctly
@@ -157,7 +157,8 @@ class Distiller(nn.Module):
     def _terms(
         self, student: Output, teacher: TeacherOutput | None, batch: Batch, progress: float
     ) -> Iterator[tuple[str, Tensor]]:
-        yield "ce", self.ce_weight * label_loss(student.logits, batch)
+        if self.ce_weight != 0:
+            yield "ce", self.ce_weight * label_loss(student.logits, batch)
         guide = teacher
         if isinstance(self.method_loss, SelfTaughtLoss):
             refined = self.method_loss.teach(student)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -23,9 +23,14 @@ from kdlib.distillers.relational import RelationalLoss
 from kdlib.distillers.review import ReviewLoss
 from kdlib.distillers.semantic import SemanticLoss
 from kdlib.distillers.similarity import SimilarityLoss
+from kdlib.distillers.sparse_options import SrmOptions, dictionary_of, initialisation_of
+from kdlib.distillers.sparse_representation import InitialisationLoss, ReconstructionLoss
 from kdlib.distillers.spectral import SpectralLoss, preset
 from kdlib.distillers.standardised import StandardisedLoss
 from kdlib.distillers.variational import VariationalLoss
+
+if TYPE_CHECKING:
+    from kdlib.runs import RunConfig
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,14 @@ class Method:
         ramp: how it grows, from the share of the warm-up to that of the weight.
         ce_weight: of the cross-entropy beside this loss, by default.
         self_taught: whether the loss brings a teacher of its own, so that none is needed.
-        reads: what the loss reads besides features, where that limits the augmentations: ``label``
-            (an image's one label or position) or ``logits`` (of the teacher, one for each class).
+        reads: what the method reads besides features, where that limits the augmentations:
+            ``label`` (an image's one label or position), ``logits`` (of the teacher, one for each
+            class) or ``codes`` (of the teacher's features, learned beforehand).
         dense: whether it also works where each pixel has a class: it reads stages, or logits
             pixel by pixel.
+        after: the run that must be finished before one of this method can begin, for it reads
+            that run's files; ``None`` for methods that begin with nothing but their teacher.
+        settings: takes the options of a method without a loss of its own, and refuses bad ones.
     """
 
     build: Callable[..., nn.Module] | None
@@ -62,6 +71,8 @@ class Method:
     reads: tuple[str, ...] = ()
     dense: bool = False
     ramp: Callable[[float], float] = linear
+    after: "Callable[[RunConfig], RunConfig] | None" = None
+    settings: Callable[..., Any] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -80,13 +91,15 @@ class Method:
 
     @property
     def _parameters(self) -> list[inspect.Parameter]:
+        maker = self.build or self.settings
         # A module without an __init__ of its own takes nothing; its signature would say anything.
-        if self.build is None or getattr(self.build, "__init__", None) is nn.Module.__init__:
+        if maker is None or getattr(maker, "__init__", None) is nn.Module.__init__:
             return []
-        return list(inspect.signature(self.build).parameters.values())
+        return list(inspect.signature(maker).parameters.values())
 
 
 PAPER = "arXiv 2205.01997"
+SRM = "Tran 2021, arXiv 2103.17012"
 WARMUP = 20 / 240
 """Of the training: 20 of the 240 epochs that are usual on CIFAR-100."""
 AT = "sum ‖A_s/‖A_s‖ - A_t/‖A_t‖‖^2 / HW, A = mean_c F^2"
@@ -184,6 +197,15 @@ METHODS: dict[str, Method] = {
         fitted=True,
         warmup=WARMUP,
     ),
+    "srm": Method(
+        None,
+        0.0,
+        SRM,
+        "cross-entropy, after an initialisation by the teacher's sparse codes",
+        reads=("codes",),
+        after=initialisation_of,
+        settings=SrmOptions,
+    ),
     "dct": Method(partial(preset, "dct"), 4.0, f"{PAPER}, taken at its word", SPECTRUM, dense=True),
     "release_a": Method(
         partial(preset, "release_a"),
@@ -270,5 +292,27 @@ METHODS: dict[str, Method] = {
     ),
     "frskd_options": refinement(
         RefinementLoss, source="any options of FRSKD, by name", formula="as frskd"
+    ),
+}
+# Runs that others start from. They are no methods: there is nothing to compare them with.
+STAGES: dict[str, Method] = {
+    "srm_dictionary": Method(
+        ReconstructionLoss,
+        1.0,
+        SRM,
+        "sum mean (C k - F_t)^2, k the s largest of sigmoid(C^T F_t + b)",
+        fitted=True,
+        ce_weight=0.0,
+        reads=("codes",),
+    ),
+    "srm_init": Method(
+        InitialisationLoss,
+        1.0,
+        SRM,
+        "sum BCE(mean k_s, mean k_t) + CE(k_s, argmax k_t)",
+        fitted=True,
+        ce_weight=0.0,
+        reads=("codes",),
+        after=dictionary_of,
     ),
 }

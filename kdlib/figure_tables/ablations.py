@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from kdlib.comparisons import paired_comparison
-from kdlib.distillers import METHODS, parse_method
+from kdlib.distillers import METHODS, parse_method, tuned_field
 from kdlib.distillers.spectral import DCT, PRESETS
 from kdlib.figure_tables.common import students_of
 from kdlib.losses.dct import SpectralOptions, options_from
@@ -86,13 +86,14 @@ def transform_ablation(table: pd.DataFrame) -> pd.DataFrame:
 
 def _tuned(runs: pd.DataFrame) -> pd.Series:
     """The weight that a tuning grid varies: that of KD's term for ``kd``."""
+    fields = runs["method"].map(tuned_field)
     weights = runs["weight"].astype(float)
-    weights = weights.where(runs["method"] != "kd", runs["kd_weight"].astype(float))
-    return weights.where(runs["method"] != "student", float("nan"))
+    weights = weights.where(fields != "kd_weight", runs["kd_weight"].astype(float))
+    return weights.where(fields.notna(), float("nan"))
 
 
 def _default(method: str) -> float:
-    if method == "kd":
+    if tuned_field(method) == "kd_weight":
         return RunConfig().kd_weight
     return METHODS[parse_method(method).base].weight or float("nan")
 

@@ -56,7 +56,7 @@ METHODS_OF: dict[str, tuple[str, ...]] = {
     "DKD": ("dkd",),
     "ReviewKD": ("reviewkd",),
     "DCT": ("release_a+gate", "release_a", "dct"),
-    "SRM": ("srm",),
+    "SRM": ("srm+kd",),
     "FRSKD": ("frskd",),
 }
 NETWORKS = {
@@ -75,12 +75,12 @@ DATASETS_OF = {
     "SUN397": "sun397",
     "ADE20K": "ade20k",
     "CIFAR-100": "cifar100",
+    "ImageNet": "imagefolder",
 }
 # The three data sets that Scenes stands in for.
 SCENE_DATASETS = ("ADE20K", "SUN397", "MIT67")
 # Papers whose systems are still to come; without a line here their rows are treated as others.
 SYSTEMS = {
-    "srm": "sparse representation matching (SRM), with a notebook of its own, is planned",
     "classifier-to-detector": "detection, with a notebook of its own, is planned",
 }
 _ALPHA = re.compile(r"DCT alpha=([\d.]+)")

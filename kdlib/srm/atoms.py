@@ -1,0 +1,81 @@
+"""What each atom fires on: the pixel labels beside the objects of a scene."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdlib.data.compose import Scenes
+from kdlib.data.image_data import ImageData
+from kdlib.distillers.sparse_representation import Dictionaries
+from kdlib.losses.sparse_codes import local_labels
+from kdlib.srm.features import outputs
+
+BACKGROUND = "background"
+
+
+@torch.no_grad()
+def label_maps(
+    dictionaries: Dictionaries, teacher: nn.Module, data: ImageData
+) -> tuple[Tensor, ...]:
+    """The dominating atom at each pixel of each stage: (N, h, w) each, for all images."""
+    batches = [
+        [
+            local_labels(block(stage))
+            for block, stage in zip(dictionaries, found.stages, strict=True)
+        ]
+        for found in outputs(teacher, data)
+    ]
+    return tuple(torch.cat(stage) for stage in zip(*batches, strict=True))
+
+
+def kinds_at_pixels(scenes: Scenes) -> Tensor:
+    """Which kind of object is seen at a pixel, (N, H, W): 1 + its number, 0 for the background."""
+    kinds = functional.pad(scenes.objects + 1, (1, 0))
+    return kinds.gather(1, scenes.owners.long().flatten(1)).view(scenes.owners.shape)
+
+
+def atom_table(labels: Tensor, kinds: Tensor, names: Sequence[str], atoms: int) -> pd.DataFrame:
+    """For each atom the object on which it fires more than chance would have it.
+
+    A pixel of a stage counts for all pixels of the image that lie under it.
+
+    Args:
+        labels: (N, h, w), the dominating atom.
+        kinds: (N, H, W), from :func:`kinds_at_pixels`.
+        names: of the kinds of objects.
+        atoms: M.
+
+    Returns:
+        A row for each atom that dominates anywhere, the most frequent first: ``atom``,
+        ``frequency`` (its share of all pixels), ``fires on`` (the object, or the background, whose
+        share exceeds its own share of all pixels most), ``share`` (of the atom's pixels that lie
+        there), ``chance`` (of all pixels), ``times chance``.
+    """
+    counts = _counts(labels, kinds, atoms, 1 + len(names)).double()
+    chance = counts.sum(0) / counts.sum()
+    alive = counts.sum(1) > 0
+    shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
+    best = (shares - chance).argmax(1)
+    table = pd.DataFrame(
+        {
+            "atom": range(atoms),
+            "frequency": (counts.sum(1) / counts.sum()).tolist(),
+            "fires on": [(BACKGROUND, *names)[kind] for kind in best.tolist()],
+            "share": shares.gather(1, best[:, None])[:, 0].tolist(),
+            "chance": chance[best].tolist(),
+        }
+    )
+    table["times chance"] = table["share"] / table["chance"]
+    ordered = table[alive.tolist()].sort_values("frequency", ascending=False, kind="stable")
+    return ordered.reset_index(drop=True)
+
+
+def _counts(labels: Tensor, kinds: Tensor, atoms: int, groups: int) -> Tensor:
+    """Pixels (M, groups) at which an atom and a kind meet."""
+    size = (kinds.shape[-2], kinds.shape[-1])
+    spread = functional.interpolate(labels[:, None].double(), size=size, mode="nearest")[:, 0]
+    together = spread.long() * groups + kinds.long()
+    return torch.bincount(together.flatten(), minlength=atoms * groups).view(atoms, groups)

@@ -1,0 +1,69 @@
+"""The linear probe: what a network's frozen features are worth to a linear classifier."""
+
+import torch
+from torch import Tensor, nn, optim
+from torch.nn import functional
+
+from kdlib.errors import KdlibError
+
+DECAY = 1e-4
+"""Weight of half the squared weights; enough for the fit to be unique."""
+STEPS = 200
+
+
+def classifier_of(network: nn.Module) -> nn.Linear:
+    """The layer that makes logits of the embedding: the last linear one of every network here.
+
+    Raises:
+        KdlibError: the network has no linear layer.
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise KdlibError("The network has no linear layer, so there is no classifier to probe.")
+    return layers[-1]
+
+
+def fit_probe(embeddings: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Multinomial logistic regression on standardised features, by L-BFGS from zero.
+
+    The same arguments give the same probe: nothing is drawn, and all images are one batch.
+
+    Args:
+        embeddings: (N, D).
+        labels: (N,), below ``classes``.
+        classes: K; one that does not occur gets no weight.
+
+    Returns:
+        Weight (K, D) and bias (K,) for the features as they are, float32.
+    """
+    features = embeddings.double()
+    mean, std = features.mean(0), features.std(0, correction=0)
+    # A feature that never varies tells nothing; a floor would blow its rounding noise up.
+    scale = torch.where(std > 1e-6 * features.abs().amax(0), 1 / std, torch.zeros_like(std))
+    weight, bias = _fit((features - mean) * scale, labels, classes)
+    weight = weight * scale
+    return weight.float(), (bias - weight @ mean).float()
+
+
+def _fit(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    weight = features.new_zeros(classes, features.shape[1], requires_grad=True)
+    bias = features.new_zeros(classes, requires_grad=True)
+    optimiser = optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        logits = functional.linear(features, weight, bias)
+        value = functional.cross_entropy(logits, labels) + DECAY / 2 * weight.square().sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return weight.detach(), bias.detach()
+
+
+@torch.no_grad()
+def install(network: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    """Make a probe (K, D), (K,) the classifier of a network."""
+    layer = classifier_of(network)
+    layer.weight.copy_(weight)
+    layer.bias.copy_(bias)
