@@ -27,6 +27,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 ABSOLUTE = re.compile(
     r"(?<![\w.:/])/(?:home|root|work|tmp|Users|private|mnt|opt|usr|var)/\w|\b[A-Z]:\\\w"
 )
+STILL_TO_COME = [12]  # detection
 SETTING = {"epochs": 5, "teacher_epochs": 7, "learning_rate": 0.2, "precision": "auto"}
 
 
@@ -47,7 +48,8 @@ def of_each(paths):
 
 
 def test_numbers_follow_one_another():
-    assert [int(path.stem[:2]) for path in MAIN] == list(range(len(MAIN)))
+    numbers = [int(path.stem[:2]) for path in MAIN]
+    assert sorted([*numbers, *STILL_TO_COME]) == list(range(len(MAIN) + len(STILL_TO_COME)))
 
 
 @of_each(MAIN + SOLUTIONS)
@@ -212,7 +214,7 @@ def test_comparing_nothing_is_no_failure(run, no_teacher):
     assert "0 of" in text and "this figure needs two methods" in text
 
 
-@pytest.mark.parametrize("name", ["06_compare", "07_attentions", "10_ledger"])
+@pytest.mark.parametrize("name", ["06_compare", "07_attentions", "14_ledger"])
 def test_a_data_set_that_was_not_run_is_said_to_be_missing(name, run, one_seed):
     with pytest.raises(KdlibError, match="no run of 'fashion_scenes'.*make reproduce DATASET="):
         run(name, **roots(name, one_seed), dataset="fashion_scenes")
@@ -253,35 +255,35 @@ def test_without_analyses_it_says_how_to_make_them(run, one_seed):
 
 
 def test_figures_are_drawn_as_far_as_records_go_and_the_same_again(run, one_seed, tmp_path):
-    folders = {"figures_root": str(tmp_path), **roots("09_figures", one_seed)}
-    text = run("09_figures", **folders)
+    folders = {"figures_root": str(tmp_path), **roots("13_figures", one_seed)}
+    text = run("13_figures", **folders)
     assert "training code is loaded: False; records are as they were: True" in text
     assert "nothing to show in noise_gauge" in text and "no record explains: none" in text
     drawn = len(list(Path(tmp_path).iterdir()))
     (tmp_path / "stray.png").touch()
-    again = run("09_figures", **folders)
+    again = run("13_figures", **folders)
     assert f"{drawn + 1} files are as they were; 0 are not" in again
     assert "no record explains: stray.png" in again
 
 
 def test_the_ledger_is_made_from_whatever_records_there_are(run, whole, one_seed, no_teacher):
-    text = run("10_ledger", **roots("10_ledger", whole))
+    text = run("14_ledger", **roots("14_ledger", whole))
     assert "release_a: +7" in text and "direction: stand-in: agrees" in text
     assert "methods that both have" in text
-    text = run("10_ledger", **roots("10_ledger", one_seed), cell_method="AT")
+    text = run("14_ledger", **roots("14_ledger", one_seed), cell_method="AT")
     assert re.search(r"at: \+\d\.\d\d points over the student, n = 1", text)
     assert "was made from other records" in text
     assert "at: has no runs here" in run(
-        "10_ledger", **roots("10_ledger", no_teacher), cell_method="AT"
+        "14_ledger", **roots("14_ledger", no_teacher), cell_method="AT"
     )
 
 
 def test_a_published_method_that_there_is_not_is_refused(run, one_seed):
     with pytest.raises(KdlibError, match="No 'CC' in this cell; valid: teacher, student"):
-        run("10_ledger", **roots("10_ledger", one_seed), cell_method="CC")
+        run("14_ledger", **roots("14_ledger", one_seed), cell_method="CC")
 
 
 def test_without_any_record_it_says_how_to_make_some(run, tmp_path):
-    for name in ("06_compare", "07_attentions", "08_analyses", "09_figures", "10_ledger"):
+    for name in ("06_compare", "07_attentions", "08_analyses", "13_figures", "14_ledger"):
         with pytest.raises(KdlibError, match="no record.*make reproduce"):
             run(name, **roots(name, tmp_path))

@@ -17,7 +17,7 @@ HEAD = """# The paper and ours
 Every number of [published/published.csv](published/published.csv) and every figure of the paper
 (arXiv 2205.01997), beside ours or the one command that would produce ours. The page is made from
 the committed records by `python -m kdlib ledger records --to LEDGER.md`. No number on it is typed,
-and a test fails when it differs from the records. [Notebook 10](notebooks/10_ledger.ipynb) explains
+and a test fails when it differs from the records. [Notebook 14](notebooks/14_ledger.ipynb) explains
 it.
 
 The paper's data sets cannot be shipped, so *Scenes* stands in for ADE20K, SUN397 and MIT67. Its
