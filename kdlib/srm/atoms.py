@@ -7,13 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdlib.data.compose import Scenes
 from kdlib.data.image_data import ImageData
 from kdlib.distillers.sparse_representation import Dictionaries
 from kdlib.losses.sparse_codes import local_labels
 from kdlib.srm.features import outputs
-
-BACKGROUND = "background"
 
 
 @torch.no_grad()
@@ -31,21 +28,15 @@ def label_maps(
     return tuple(torch.cat(stage) for stage in zip(*batches, strict=True))
 
 
-def kinds_at_pixels(scenes: Scenes) -> Tensor:
-    """Which kind of object is seen at a pixel, (N, H, W): 1 + its number, 0 for the background."""
-    kinds = functional.pad(scenes.objects + 1, (1, 0))
-    return kinds.gather(1, scenes.owners.long().flatten(1)).view(scenes.owners.shape)
-
-
-def atom_table(labels: Tensor, kinds: Tensor, names: Sequence[str], atoms: int) -> pd.DataFrame:
+def atom_table(labels: Tensor, masks: Tensor, classes: Sequence[str], atoms: int) -> pd.DataFrame:
     """For each atom the object on which it fires more than chance would have it.
 
     A pixel of a stage counts for all pixels of the image that lie under it.
 
     Args:
         labels: (N, h, w), the dominating atom.
-        kinds: (N, H, W), from :func:`kinds_at_pixels`.
-        names: of the kinds of objects.
+        masks: (N, H, W), the class of each pixel, as data for segmentation have them.
+        classes: their names, the background among them.
         atoms: M.
 
     Returns:
@@ -54,7 +45,7 @@ def atom_table(labels: Tensor, kinds: Tensor, names: Sequence[str], atoms: int) 
         share exceeds its own share of all pixels most), ``share`` (of the atom's pixels that lie
         there), ``chance`` (of all pixels), ``times chance``.
     """
-    counts = _counts(labels, kinds, atoms, 1 + len(names)).double()
+    counts = _counts(labels, masks, atoms, len(classes)).double()
     chance = counts.sum(0) / counts.sum()
     alive = counts.sum(1) > 0
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
@@ -63,7 +54,7 @@ def atom_table(labels: Tensor, kinds: Tensor, names: Sequence[str], atoms: int) 
         {
             "atom": range(atoms),
             "frequency": (counts.sum(1) / counts.sum()).tolist(),
-            "fires on": [(BACKGROUND, *names)[kind] for kind in best.tolist()],
+            "fires on": [classes[kind] for kind in best.tolist()],
             "share": shares.gather(1, best[:, None])[:, 0].tolist(),
             "chance": chance[best].tolist(),
         }
@@ -73,9 +64,9 @@ def atom_table(labels: Tensor, kinds: Tensor, names: Sequence[str], atoms: int) 
     return ordered.reset_index(drop=True)
 
 
-def _counts(labels: Tensor, kinds: Tensor, atoms: int, groups: int) -> Tensor:
-    """Pixels (M, groups) at which an atom and a kind meet."""
-    size = (kinds.shape[-2], kinds.shape[-1])
+def _counts(labels: Tensor, masks: Tensor, atoms: int, classes: int) -> Tensor:
+    """Pixels (M, classes) at which an atom and a class meet."""
+    size = (masks.shape[-2], masks.shape[-1])
     spread = functional.interpolate(labels[:, None].double(), size=size, mode="nearest")[:, 0]
-    together = spread.long() * groups + kinds.long()
-    return torch.bincount(together.flatten(), minlength=atoms * groups).view(atoms, groups)
+    together = spread.long() * classes + masks.long()
+    return torch.bincount(together.flatten(), minlength=atoms * classes).view(atoms, classes)

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib.data.compose import Scenes
 from kdlib.distillers.sparse_representation import SparseBlock
 from kdlib.errors import KdlibError
-from kdlib.srm.atoms import atom_table, kinds_at_pixels
+from kdlib.srm.atoms import atom_table
 from kdlib.srm.centroids import centroids_of, compare_with_centroids, explained
 from kdlib.srm.pictures import label_pictures
 from kdlib.srm.quality import StageTally
@@ -58,21 +57,11 @@ def test_as_many_centroids_as_points_explain_all():
         centroids_of(points, 8)
 
 
-def scenes() -> Scenes:
-    owners = torch.zeros(1, 4, 4, dtype=torch.uint8)
-    owners[0, :2, :2], owners[0, 2:, 2:] = 1, 2
-    objects = torch.tensor([[3, 1]])
-    return Scenes(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1), objects, owners, 1)
-
-
-def test_owners_become_kinds():
-    kinds = kinds_at_pixels(scenes())
-    assert kinds[0, 0, 0] == 4 and kinds[0, 3, 3] == 2 and kinds[0, 0, 3] == 0
-
-
 def test_an_atom_is_told_by_the_object_on_which_it_fires():
     labels = torch.tensor([[[5, 0], [0, 2]]])
-    table = atom_table(labels, kinds_at_pixels(scenes()), ["a", "b", "c", "d"], atoms=7)
+    masks = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    masks[0, :2, :2], masks[0, 2:, 2:] = 4, 2
+    table = atom_table(labels, masks, ("background", "a", "b", "c", "d"), atoms=7)
     assert table["atom"].tolist() == [0, 2, 5]
     assert table["fires on"].tolist() == ["background", "b", "d"]
     assert table["share"].tolist() == [1, 1, 1]
