@@ -81,10 +81,10 @@ def recipe_of(row: Mapping[str, Any]) -> Recipe:
 
 def _of_self_taught(row: Mapping[str, Any]) -> Recipe:
     try:
-        run = self_taught.self_taught_run(row)
+        profile, run = self_taught.self_taught_run(row)
     except KdlibError as error:
         return Recipe(reason=str(error))
-    return Recipe(make_command(run, self_taught.PROFILE), run=run)
+    return Recipe(make_command(run, profile), run=run)
 
 
 def _missing(row: Mapping[str, Any]) -> str:

@@ -181,6 +181,21 @@ def test_numbers_of_frskd_are_run_by_its_own_profile(method, found, augmentation
     )
 
 
+@pytest.mark.parametrize("method", ["student", "FRSKD"])
+@pytest.mark.parametrize("size", ["d0", "d1"])
+def test_numbers_of_masks_are_run_by_the_profile_of_segmentation(size, method):
+    student = f"EfficientDet-{size}"
+    recipe = recipe_of(row_of(published_numbers(), paper="frskd", student=student, method=method))
+    ours = {"student": "student", "FRSKD": "frskd_pixels"}[method]
+    assert recipe.command == f"make reproduce PROFILE=segmentation DATASET=voc METHODS={ours}"
+    assert (recipe.run.student, recipe.run.task) == (f"efficientdet_{size}", "segmentation")
+
+
+def test_a_protocol_that_no_profile_has_is_said_to_be_missing():
+    row = row_of(published_numbers(), paper="frskd", dataset="ImageNet", method="FRSKD")
+    assert recipe_of(row).reason == "no profile has FRSKD's protocol on ImageNet"
+
+
 def test_methods_in_another_order_are_named(tmp_path):
     accuracy = {"student": 0.5, "kd": 0.6, "at": 0.8, "dct": 0.7}
     for method, top1 in accuracy.items():
