@@ -34,7 +34,8 @@ def test_a_tiny_run_writes_what_figures_read(tmp_path, capsys):
     path = tmp_path / "costs.json"
     tiny = ["--teacher=scenes_tiny", "--student=scenes_tiny", "--image-size=32", "--batch-size=8"]
     assert main([*tiny, "--rounds=2", "--images=20", "--methods", "at", "vid", f"--to={path}"]) == 0
-    record, costs = json.loads(path.read_text()), read_costs(path)
+    record, (plan, costs) = json.loads(path.read_text()), read_costs(path)
+    assert plan == {"teacher": "scenes_tiny", "student": "scenes_tiny", "image_size": 32}
     assert set(costs) == {"at", "vid"} and costs["vid"]["memory"] > 1 < costs["vid"]["time"]
     assert record["provenance"]["threads"] == 1 and report(record) in capsys.readouterr().out
 

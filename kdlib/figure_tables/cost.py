@@ -1,7 +1,9 @@
 """What a method gains, and what it costs."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,6 +13,8 @@ from kdlib.figure_tables.common import students_of
 
 # Written by `python -m benchmarks.methods`.
 COSTS = Path(__file__).parents[2] / "benchmarks" / "results" / "methods" / "costs.json"
+SAME = ("student", "image_size")
+"""What a run and the measurement must have in common, beside the teacher of those that have one."""
 
 
 def accuracy_cost(table: pd.DataFrame, costs: Path = COSTS) -> pd.DataFrame:
@@ -19,13 +23,17 @@ def accuracy_cost(table: pd.DataFrame, costs: Path = COSTS) -> pd.DataFrame:
     Columns: ``label``, ``gain`` with its 95 % interval ``low``, ``high`` and ``n``; ``time`` and
     ``memory``, the step's over those of its floor (a teacher's forward and a plain student's
     step), ``time_low``, ``time_high``; ``front``: no method gains more in as little time, where
-    one whose interval reaches down to the floor takes no longer than it.
+    one whose interval reaches down to the floor takes no longer than it. Empty for networks or
+    images of another size than the costs were measured with.
     """
-    students = students_of(table)
-    if not Path(costs).exists() or "student" not in set(students["label"]):
+    if not Path(costs).exists():
+        return pd.DataFrame()
+    plan, measured = read_costs(costs)
+    students = _measured(students_of(table), plan)
+    if "student" not in set(students["label"]):
         return pd.DataFrame()
     rows = []
-    for method, cost in read_costs(costs).items():
+    for method, cost in measured.items():
         if method in set(students["label"]):
             found = paired_comparison(students, method, "student")
             gain = {"gain": found.difference, "low": found.low, "high": found.high, "n": found.n}
@@ -45,23 +53,34 @@ def _with_front(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(front=table["gain"] > best_so_far)
 
 
-def read_costs(path: Path) -> dict[str, dict[str, float]]:
-    """Cost of each method's step over its floor: ``time`` with interval, ``memory``.
+def _measured(students: pd.DataFrame, plan: Mapping[str, Any]) -> pd.DataFrame:
+    """The runs of the networks and the size of images that costs were measured with."""
+    same = students[list(SAME)].eq([plan[name] for name in SAME]).all(axis=1)
+    return students[same & students["teacher"].isin([plan["teacher"], "none"])]
+
+
+def read_costs(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+    """With what costs were measured, and each method's step over its floor.
+
+    Returns:
+        ``teacher``, ``student`` and ``image_size``; of each method ``time`` with its interval
+        ``time_low``, ``time_high``, and ``memory``.
 
     Raises:
         KdlibError: the file is damaged.
     """
     try:
-        methods = json.loads(Path(path).read_text(encoding="utf-8"))["methods"]
-        return {
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        costs = {
             name: {
                 "time": one["time"]["median"],
                 "time_low": one["time"]["low"],
                 "time_high": one["time"]["high"],
                 "memory": one["memory"]["ratio"],
             }
-            for name, one in methods.items()
+            for name, one in record["methods"].items()
         }
+        return {name: record["plan"][name] for name in ("teacher", *SAME)}, costs
     except (ValueError, KeyError, TypeError) as error:
         raise KdlibError(
             f"{path} holds no costs ({error!r}); make it anew: python -m benchmarks.methods"
