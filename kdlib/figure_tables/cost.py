@@ -13,6 +13,7 @@ from kdlib.figure_tables.common import students_of
 
 # Written by `python -m benchmarks.methods`.
 COSTS = Path(__file__).parents[2] / "benchmarks" / "results" / "methods" / "costs.json"
+FEWEST = 3  # methods, for there to be something to weigh
 SAME = ("student", "image_size")
 """What a run and the measurement must have in common, beside the teacher of those that have one."""
 
@@ -24,7 +25,8 @@ def accuracy_cost(table: pd.DataFrame, costs: Path = COSTS) -> pd.DataFrame:
     ``memory``, the step's over those of its floor (a teacher's forward and a plain student's
     step), ``time_low``, ``time_high``; ``front``: no method gains more in as little time, where
     one whose interval reaches down to the floor takes no longer than it. Empty for networks or
-    images of another size than the costs were measured with.
+    images of another size than the costs were measured with, and with fewer than ``FEWEST``
+    methods.
     """
     if not Path(costs).exists():
         return pd.DataFrame()
@@ -33,15 +35,11 @@ def accuracy_cost(table: pd.DataFrame, costs: Path = COSTS) -> pd.DataFrame:
     if "student" not in set(students["label"]):
         return pd.DataFrame()
     rows = []
-    for method, cost in measured.items():
-        if method in set(students["label"]):
-            found = paired_comparison(students, method, "student")
-            gain = {"gain": found.difference, "low": found.low, "high": found.high, "n": found.n}
-            rows.append({"label": method, **gain, **cost})
-    table = pd.DataFrame(rows)
-    if table.empty or not (table["n"] > 0).any():
-        return pd.DataFrame()
-    return _with_front(table[table["n"] > 0])
+    for method in sorted(set(measured) & set(students["label"])):
+        found = paired_comparison(students, method, "student")
+        gain = {"gain": found.difference, "low": found.low, "high": found.high, "n": found.n}
+        rows += [{"label": method, **gain, **measured[method]}] if found.n else []
+    return _with_front(pd.DataFrame(rows)) if len(rows) >= FEWEST else pd.DataFrame()
 
 
 def _with_front(table: pd.DataFrame) -> pd.DataFrame:
