@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from benchmarks.steps import Bench
 from benchmarks.timing import clock_of, ratios
 from kdlib.data import load_data
 from kdlib.data.image_data import ImageData
-from kdlib.distillers import METHODS, parse_method
+from kdlib.distillers import METHODS
 from kdlib.errors import KdlibError
 from kdlib.figure_tables.cost import COSTS
 from kdlib.files import write_json
+from kdlib.profiles import expand
 from kdlib.runs import RunConfig, provenance
 
 PLAIN = "student"
@@ -36,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = RunConfig.from_dict({**chosen, "batch_size": options.batch_size})
         methods = options.methods or list(TIMED)
-        record = measure(config, methods, options.rounds, options.images, sys.stderr.isatty())
+        runs = {method: options_of(method, options.profile) for method in methods}
+        record = measure(config, runs, options.rounds, options.images, sys.stderr.isatty())
+        record["plan"]["profile"] = options.profile
     except KdlibError as error:
         print(error, file=sys.stderr)
         return 2
@@ -46,13 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(
-    config: RunConfig, methods: Sequence[str], rounds: int, images: int | None, progress: bool
+    config: RunConfig,
+    methods: Mapping[str, Mapping[str, Any]],
+    rounds: int,
+    images: int | None,
+    progress: bool,
 ) -> dict[str, Any]:
     """Costs of each method's step over those of its floor, on one thread of the processor.
 
     Args:
         config: networks, image size and batch size.
-        methods: method strings.
+        methods: method strings, each with its options.
         rounds: how often each step is timed.
         images: of the training set; ``None`` for all, as methods with a memory of it need.
         progress: show a progress bar.
@@ -60,16 +68,15 @@ def measure(
     Raises:
         KdlibError: an unknown method.
     """
-    for method in methods:
-        parse_method(method)
     data = load_data("scenes", "train", size=images, image_size=config.image_size)
     name, clock = clock_of(CPU, 1)
     found = {}
     with threads(1), tqdm(total=len(methods) * rounds, disable=not progress) as bar:
-        for method in methods:
+        for method, options in methods.items():
             bar.set_description(method)
             timed = partial(ratios, rounds=rounds, clock=clock, tick=bar.update)
-            found[method] = _costs(config, method, data, timed)
+            run = replace(config, method=method, method_options=dict(options))
+            found[method] = {"options": run.method_options, **_costs(run, data, timed)}
         source = provenance(config, CPU.type, PRECISION, data.fingerprint)
     return {
         "methods": found,
@@ -78,9 +85,19 @@ def measure(
     }
 
 
-def _costs(config: RunConfig, method: str, data: ImageData, timed: partial) -> dict[str, Any]:
+def options_of(method: str, profile: str) -> Mapping[str, Any]:
+    """A method's options in the runs whose gain stands beside its cost.
+
+    Raises:
+        KdlibError: an unknown method or profile.
+    """
+    return expand(profile, methods=[method], seeds=[0])[0].method_options
+
+
+def _costs(run: RunConfig, data: ImageData, timed: partial) -> dict[str, Any]:
     """Time over the floor's, and peak memory: what a step allocates and what the method keeps."""
-    bench = Bench(config, [PLAIN, method], data, device=CPU, precision=PRECISION)
+    method, options = run.method, {run.method: run.method_options}
+    bench = Bench(run, [PLAIN, method], data, device=CPU, precision=PRECISION, options=options)
     batch = bench.batch()
     plain, own = (partial(bench.step, batch, name) for name in (PLAIN, method))
     time = timed(plain, {method: own})[method]
@@ -116,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = top.add_argument
     add("--methods", nargs="+", metavar="METHOD", help="only these; None: all of the registry")
+    add("--profile", default="full", help="whose options the methods have")
     add("--teacher", default=usual.teacher, help="the teacher's network")
     add("--student", default=usual.student, help="the students' network")
     add("--image-size", type=int, default=usual.image_size, help="pixels a side")

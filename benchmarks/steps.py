@@ -1,9 +1,11 @@
 """Training steps of students beside each other, with one teacher and the same batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -29,6 +31,7 @@ class Bench:
         data: images that the batches are made from, endlessly.
         device: where all of it lives.
         precision: ``float32`` or ``bfloat16``.
+        options: of the methods whose options are not their defaults.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Bench:
         *,
         device: torch.device,
         precision: str,
+        options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     ) -> None:
         classes = len(data.classes)
         seed_everything(config.teacher_seed)
@@ -47,9 +51,11 @@ class Bench:
         self.device, self.precision = device, precision
         lesson = Lesson(output_shapes(network, config.image_size), data.labels)
         own = (classes, NOWHERE, device, precision, lesson)
-        self.trainees = {
-            method: Trainee(replace(config, method=method), *own) for method in methods
+        runs = {
+            method: replace(config, method=method, method_options=dict(options.get(method, {})))
+            for method in methods
         }
+        self.trainees = {method: Trainee(run, *own) for method, run in runs.items()}
         for trainee in self.trainees.values():
             trainee.parts.train()
         batches = Batches(data, config.batch_size, config.augmentation, device)

@@ -92,10 +92,21 @@ def test_gains_of_two_students_are_of_methods_that_both_have(tmp_path):
     assert figure_tables.architecture_gain(load_records(write_grid(tmp_path / "one"))).empty
 
 
-def test_what_needs_analyses_is_empty_without_them(root):
-    runs = load_records(root)
-    for name in ("calibration", "robustness", "map_spectra", "attention_maps", "correct_incorrect"):
-        assert getattr(figure_tables, name)(runs).empty
+OF_ANALYSES = ("calibration", "robustness", "map_spectra", "attention_maps", "correct_incorrect")
+
+
+@pytest.mark.parametrize("name", OF_ANALYSES)
+def test_what_needs_analyses_is_empty_without_them(root, name):
+    assert getattr(figure_tables, name)(load_records(root)).empty
+
+
+@pytest.mark.parametrize("name", OF_ANALYSES)
+def test_a_teacher_that_other_students_share_is_not_drawn_alone(tmp_path, name):
+    write_analyses(write_grid(tmp_path, ["student", "dct"]))
+    write_grid(tmp_path, ["student", "dct"], student="scenes_tiny")
+    runs = load_records(tmp_path)
+    assert not getattr(figure_tables, name)(runs[runs["student"] != "scenes_tiny"]).empty
+    assert getattr(figure_tables, name)(runs[runs["student"] != "scenes_student"]).empty
 
 
 def test_errors_of_calibration_are_means_over_seeds(tmp_path):
@@ -148,18 +159,21 @@ def test_an_analysis_of_another_run_is_refused(tmp_path):
 
 
 def test_the_front_is_of_those_that_none_as_cheap_surpasses(root, tmp_path):
-    names = {"kd": 1.0, "at": 1.05, "dct": 1.1, "release_a": 1.2}
+    names = {"kd": 0.99, "dct_abs": 1.01, "at": 1.05, "dct": 1.1, "release_a": 1.2}
     one = {"memory": {"ratio": 1.5}}
     methods = {
-        name: {"time": {"median": time, "low": time, "high": time}, **one}
+        name: {"time": {"median": time, "low": time - 0.02, "high": time}, **one}
         for name, time in names.items()
     }
     path = tmp_path / "costs.json"
-    path.write_text(json.dumps({"methods": methods}))
+    plan = {"teacher": "scenes_teacher", "student": "scenes_student", "image_size": 64}
+    path.write_text(json.dumps({"methods": methods, "plan": plan}))
     found = figure_tables.accuracy_cost(load_records(root), path)
     assert dict(zip(found["label"], found["front"], strict=True)) == {
-        "kd": True, "at": False, "dct": True, "release_a": False,
+        "dct_abs": True, "kd": False, "at": False, "dct": True, "release_a": False,
     }  # fmt: skip
+    path.write_text(json.dumps({"methods": methods, "plan": {**plan, "student": "scenes_mobile"}}))
+    assert figure_tables.accuracy_cost(load_records(root), path).empty  # costs of other networks
     path.write_text("{}")
     with pytest.raises(KdlibError, match=r"benchmarks\.methods"):
         figure_tables.accuracy_cost(load_records(root), path)

@@ -62,7 +62,8 @@ def costs(tmp_path, monkeypatch):
         for name, share in shares.items()
     }
     path = tmp_path / "costs.json"
-    path.write_text(json.dumps({"methods": methods}))
+    plan = {"teacher": "scenes_teacher", "student": "scenes_student", "image_size": 64}
+    path.write_text(json.dumps({"methods": methods, "plan": plan}))
     monkeypatch.setattr(figure_tables.accuracy_cost, "__defaults__", (path,))
 
 

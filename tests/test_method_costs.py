@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from benchmarks.memory import peak_bytes, state_bytes
-from benchmarks.methods import main, report
+from benchmarks.methods import main, options_of, report
 from kdlib.figure_tables.cost import read_costs
+from kdlib.profiles import expand
 
 MEGABYTE = 250_000  # float32 numbers
 
@@ -33,9 +34,18 @@ def test_a_tiny_run_writes_what_figures_read(tmp_path, capsys):
     path = tmp_path / "costs.json"
     tiny = ["--teacher=scenes_tiny", "--student=scenes_tiny", "--image-size=32", "--batch-size=8"]
     assert main([*tiny, "--rounds=2", "--images=20", "--methods", "at", "vid", f"--to={path}"]) == 0
-    record, costs = json.loads(path.read_text()), read_costs(path)
+    record, (plan, costs) = json.loads(path.read_text()), read_costs(path)
+    assert plan == {"teacher": "scenes_tiny", "student": "scenes_tiny", "image_size": 32}
     assert set(costs) == {"at", "vid"} and costs["vid"]["memory"] > 1 < costs["vid"]["time"]
     assert record["provenance"]["threads"] == 1 and report(record) in capsys.readouterr().out
+
+
+def test_a_method_has_the_options_of_the_runs_whose_gain_stands_beside_its_cost():
+    runs = expand("full", methods=["reviewkd", "at"], seeds=[0])
+    assert {run.method: options_of(run.method, "full") for run in runs} == {
+        run.method: run.method_options for run in runs
+    }
+    assert options_of("reviewkd", "full") != options_of("reviewkd", "paper")
 
 
 def test_an_unknown_method_is_told(tmp_path, capsys):

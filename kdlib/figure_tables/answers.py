@@ -19,7 +19,7 @@ def correct_incorrect(table: pd.DataFrame, methods: Sequence[str] = ANSWERS_OF) 
     ``right``, ``shown`` (of the first eight, which the figure shows). Empty without the answers
     of teacher and student, or without such images.
     """
-    runs = _with_answers(with_teacher_label(table, methods))
+    runs = _with_answers(with_teacher_label(table, methods, FILE))
     if not {"teacher", "student"} <= set(runs):
         return pd.DataFrame()
     teacher, student = runs["teacher"][1], runs["student"][1]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdlib.analyses.files import MAPS_FILE, analyses_of
+from kdlib.analyses.files import FILE, MAPS_FILE, analyses_of
 from kdlib.analyses.maps import load_maps
 from kdlib.figure_tables.common import (
     KEY_METHODS,
@@ -38,7 +38,7 @@ def map_spectra(table: pd.DataFrame, methods: Sequence[str] = SPECTRA_OF) -> pd.
     """
     rows = [
         {"stage": stage, "label": row["label"], "frequency": frequency, "share": share}
-        for row, analysis in analyses_of(with_teacher_label(table, methods))
+        for row, analysis in analyses_of(with_teacher_label(table, methods, FILE))
         for stage, shares in enumerate(analysis["spectra"], 1)
         for frequency, share in enumerate(shares, 1)
     ]
@@ -52,7 +52,7 @@ def attention_maps(table: pd.DataFrame, methods: Sequence[str] = MAPS_OF) -> pd.
     Columns: ``label``, ``run_id``, ``position`` (in the test set), ``true`` and ``predicted``
     class, ``digest`` of the maps' file. Empty without the teacher's maps.
     """
-    runs = with_teacher_label(table, methods)
+    runs = with_teacher_label(table, methods, MAPS_FILE)
     rows = []
     for label in methods:
         own = runs[runs["label"] == label].sort_values("init_seed") if len(runs) else runs

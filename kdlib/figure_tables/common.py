@@ -1,6 +1,7 @@
 """What the tables of the figures have in common."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -26,13 +27,19 @@ def students_of(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["setting"].isin(settings)]
 
 
-def with_teacher_label(table: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """The chosen methods' runs of the one setting, and its teachers' labelled ``teacher``."""
+def with_teacher_label(table: pd.DataFrame, methods: Sequence[str], file: str) -> pd.DataFrame:
+    """The chosen methods' runs that have a file, and their teachers' labelled ``teacher``.
+
+    Of the table's one setting; empty without such a student, for a teacher alone, which other
+    students may have had too, is no comparison.
+    """
     students = students_of(table)
-    if students.empty:
-        return students
-    teachers = teacher_runs(table, students["setting"].iloc[0]).assign(label="teacher")
-    return pd.concat([teachers, students[students["label"].isin(methods)]])
+    kept = students["directory"].map(lambda directory: (Path(directory) / file).exists())
+    chosen = students[students["label"].isin(methods) & kept.astype(bool)]
+    if chosen.empty:
+        return chosen
+    teachers = teacher_runs(table, chosen["setting"].iloc[0]).assign(label="teacher")
+    return pd.concat([teachers, chosen])
 
 
 def with_interval(rows: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:

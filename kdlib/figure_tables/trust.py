@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kdlib.analyses.batch import KEY_METHODS
-from kdlib.analyses.files import analyses_of
+from kdlib.analyses.files import FILE, analyses_of
 from kdlib.figure_tables.common import with_interval, with_teacher_label
 
 
@@ -19,7 +19,7 @@ def calibration(table: pd.DataFrame, methods: Sequence[str] = KEY_METHODS) -> pd
     rows = [
         {"label": row["label"], "seed": row["init_seed"], "ece": found["ece"], "bin": number,
          "count": count, "sure": count * (confidence or 0), "right": count * (accuracy or 0)}
-        for row, analysis in analyses_of(with_teacher_label(table, methods))
+        for row, analysis in analyses_of(with_teacher_label(table, methods, FILE))
         for found in [analysis["calibration"]]
         for number, (count, confidence, accuracy) in enumerate(
             zip(found["count"], found["confidence"], found["accuracy"], strict=True), 1
@@ -44,7 +44,7 @@ def robustness(table: pd.DataFrame, methods: Sequence[str] = KEY_METHODS) -> pd.
     """
     rows = [
         {"corruption": name, "label": row["label"], "level": level, "top1": top1}
-        for row, analysis in analyses_of(with_teacher_label(table, methods))
+        for row, analysis in analyses_of(with_teacher_label(table, methods, FILE))
         for name, found in analysis["robustness"].items()
         for level, top1 in zip(found["level"], found["top1"], strict=True)
     ]

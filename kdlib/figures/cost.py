@@ -37,8 +37,8 @@ def accuracy_cost(table: pd.DataFrame) -> Figure:
     panels[0].plot(percent, 100 * front["gain"], ls=":", c=NEUTRAL, lw=1, zorder=0)
     for place, label, gain in zip(percent, front["label"], 100 * front["gain"], strict=True):
         panels[0].annotate(
-            name_of(label), (place, gain), xytext=(5, 3), textcoords="offset points",
-            fontsize=7,
+            name_of(label), (place, gain), xytext=(-4, 3), textcoords="offset points",
+            ha="right", fontsize=7,
         )  # fmt: skip
     panels[0].set_ylabel("gain in top-1 over the student (points)")
     legend(figure, methods_of(data))
