@@ -172,6 +172,10 @@ def test_the_front_is_of_those_that_none_as_cheap_surpasses(root, tmp_path):
     assert dict(zip(found["label"], found["front"], strict=True)) == {
         "dct_abs": True, "kd": False, "at": False, "dct": True, "release_a": False,
     }  # fmt: skip
+    for one in methods.values():
+        one["time"].update(low=None, high=None)
+    path.write_text(json.dumps({"methods": methods, "plan": plan}))
+    assert figure_tables.accuracy_cost(load_records(root), path)["label"].iloc[0] == "kd"
     path.write_text(json.dumps({"methods": methods, "plan": {**plan, "student": "scenes_mobile"}}))
     assert figure_tables.accuracy_cost(load_records(root), path).empty  # costs of other networks
     path.write_text("{}")

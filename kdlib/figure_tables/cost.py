@@ -44,7 +44,8 @@ def accuracy_cost(table: pd.DataFrame, costs: Path = COSTS) -> pd.DataFrame:
 
 def _with_front(table: pd.DataFrame) -> pd.DataFrame:
     """Cheapest methods first, of equally cheap ones those that gain most."""
-    told = table["time"].where(table["time_low"] > 1, 1.0)
+    low = table["time_low"].astype(float).fillna(table["time"])  # of few rounds there is no bound
+    told = table["time"].where(low > 1, 1.0)
     order = pd.DataFrame({"time": told, "gain": -table["gain"]}).sort_values(["time", "gain"])
     table = table.loc[order.index].reset_index(drop=True)
     best_so_far = table["gain"].cummax().shift(fill_value=float("-inf"))
