@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from benchmarks.memory import peak_bytes, state_bytes
 from benchmarks.steps import Bench
 from benchmarks.timing import clock_of, ratios
 from kdlib.data import load_data
-from kdlib.data.image_data import ImageData
 from kdlib.distillers import METHODS
 from kdlib.errors import KdlibError
 from kdlib.figure_tables.cost import COSTS
@@ -71,12 +69,13 @@ def measure(
     data = load_data("scenes", "train", size=images, image_size=config.image_size)
     name, clock = clock_of(CPU, 1)
     found = {}
+    place = {"device": CPU, "precision": PRECISION}
     with threads(1), tqdm(total=len(methods) * rounds, disable=not progress) as bar:
         for method, options in methods.items():
             bar.set_description(method)
             timed = partial(ratios, rounds=rounds, clock=clock, tick=bar.update)
-            run = replace(config, method=method, method_options=dict(options))
-            found[method] = {"options": run.method_options, **_costs(run, data, timed)}
+            bench = Bench(config, [PLAIN, method], data, options=methods, **place)
+            found[method] = {"options": dict(options), **_costs(bench, method, timed)}
         source = provenance(config, CPU.type, PRECISION, data.fingerprint)
     return {
         "methods": found,
@@ -94,10 +93,8 @@ def options_of(method: str, profile: str) -> Mapping[str, Any]:
     return expand(profile, methods=[method], seeds=[0])[0].method_options
 
 
-def _costs(run: RunConfig, data: ImageData, timed: partial) -> dict[str, Any]:
+def _costs(bench: Bench, method: str, timed: partial) -> dict[str, Any]:
     """Time over the floor's, and peak memory: what a step allocates and what the method keeps."""
-    method, options = run.method, {run.method: run.method_options}
-    bench = Bench(run, [PLAIN, method], data, device=CPU, precision=PRECISION, options=options)
     batch = bench.batch()
     plain, own = (partial(bench.step, batch, name) for name in (PLAIN, method))
     time = timed(plain, {method: own})[method]

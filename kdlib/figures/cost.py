@@ -40,6 +40,7 @@ def accuracy_cost(table: pd.DataFrame) -> Figure:
             name_of(label), (place, gain), xytext=(-4, 3), textcoords="offset points",
             ha="right", fontsize=7,
         )  # fmt: skip
+    panels[0].margins(x=0.1)  # labels lie to the left
     panels[0].set_ylabel("gain in top-1 over the student (points)")
     legend(figure, methods_of(data))
     return figure
