@@ -46,7 +46,7 @@ def readme_blocks(readme: Path, roots: Sequence[Path]) -> dict[str, str]:
         "headline": read_accuracy(method_accuracy(runs[0])),
         "summary": "\n".join(summary_markdown(summary_table(some)) for some in runs),
         "claims": "\n".join(_claims(some) for some in runs),
-        "ledger": counts_markdown(make_ledger(table)),
+        "ledger": counts_markdown(make_ledger(load_records(*roots, task=None))),
         "methods": methods_markdown(),
         "profiles": profiles_markdown(),
         "times": _times(measured / COMMANDS),

@@ -28,10 +28,11 @@ HEADLINES = tuple(measures.metric for measures in TASKS.values())
 STAGE_MEASURES = ("ssim", "energy_share", "pointing")
 
 
-def load_records(*roots: Path, task: str = "classification") -> pd.DataFrame:
+def load_records(*roots: Path, task: str | None = "classification") -> pd.DataFrame:
     """One row a run: configuration, accuracies, attention measures, cost, provenance.
 
-    Runs of another ``task`` are left out: what can be said of the one means nothing of the other.
+    Runs of another ``task`` are left out, for what can be said of the one means nothing of the
+    other; ``None`` leaves none out.
     Beyond the fields of ``RunConfig`` there are ``setting`` (equal in runs that may be compared:
     same data, student and training, whatever the method), ``teacher_setting`` (the setting of
     the run that taught this one), ``label`` (the method, with the options in which two variants
@@ -46,10 +47,10 @@ def load_records(*roots: Path, task: str = "classification") -> pd.DataFrame:
     """
     found = find_records(*roots).items()
     results = [_row(*one) for one in found if one[1]["config"]["method"] not in STAGES]
-    rows = [row for row in results if row["task"] == task]
+    rows = [row for row in results if task in (None, row["task"])]
     if not rows:
         places = " or ".join(str(root) for root in roots)
-        kind = "" if task == "classification" else f" of {task}"
+        kind = "" if task in (None, "classification") else f" of {task}"
         how = "make reproduce" if not kind else f"make reproduce PROFILE={task}"
         raise KdlibError(f"There is no record{kind} in {places}; make some with: {how}")
     return _labelled(pd.DataFrame(rows))

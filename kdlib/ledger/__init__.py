@@ -14,7 +14,7 @@ from kdlib.ledger.figure_rows import figure_rows
 from kdlib.ledger.names import STATUSES
 from kdlib.ledger.published import published_numbers, traps, traps_of
 from kdlib.ledger.rows import Ours, Sources, beside, status_of
-from kdlib.ledger.stand_in import StandIn, stand_in
+from kdlib.ledger.stand_in import StandIn, self_taught_stand_ins, stand_in
 from kdlib.ledger.sweep import our_sweep
 
 __all__ = ["STATUSES", "Ledger", "counts", "ledger_table", "make_ledger"]
@@ -40,8 +40,10 @@ class Ledger:
 
 
 def make_ledger(table: pd.DataFrame, dataset: str = "scenes") -> Ledger:
-    """The ledger of the runs in ``table``, with ``dataset`` as the stand-in."""
-    sources = Sources(table, stand_in(table, dataset), our_sweep(table, dataset))
+    """The ledger of the runs in ``table``, of all tasks, with ``dataset`` as the stand-in."""
+    images = table[table["task"] == "classification"]
+    scenes, sweep = stand_in(images, dataset), our_sweep(images, dataset)
+    sources = Sources(table, scenes, sweep, self_taught_stand_ins(table, dataset))
     return Ledger(ledger_table(sources), figure_rows(), traps(), sources.scenes, sources.sweep)
 
 

@@ -10,11 +10,13 @@ from kdlib.comparisons import Comparison
 from kdlib.ledger import names
 from kdlib.ledger.commands import Recipe
 from kdlib.ledger.names import SCENE_DATASETS, our_methods
+from kdlib.ledger.self_taught import PAPER
 from kdlib.ledger.stand_in import KD, STUDENT, StandIn
+from kdlib.run_table import HEADLINES
 from kdlib.runs import RunConfig
 
 # The published mean class accuracy counts classes without images as 0.
-METRIC_OF = {"mca": "mca_all"}
+METRIC_OF = {"mca": "mca_all", "mIoU": "miou"}
 NAN = float("nan")
 
 
@@ -54,11 +56,15 @@ class Ours:
 
 
 class Sources(NamedTuple):
-    """All that rows are made from: every run, the stand-in, the sweep of the weight."""
+    """All that rows are made from: every run, the stand-in, the sweep of the weight, FRSKD's.
+
+    ``self_taught`` has a stand-in for each published metric of FRSKD.
+    """
 
     table: pd.DataFrame
     scenes: StandIn | None
     sweep: pd.DataFrame
+    self_taught: Mapping[str, StandIn]
 
 
 def beside(row: Mapping[str, Any], recipe: Recipe, sources: Sources) -> list[Ours]:
@@ -68,6 +74,8 @@ def beside(row: Mapping[str, Any], recipe: Recipe, sources: Sources) -> list[Our
         return found + sweep_points(row, sources.sweep)
     if sources.scenes and row["paper"] == "dct" and row["dataset"] in SCENE_DATASETS:
         return found + on_stand_in(row, sources.scenes)
+    if row["paper"] == PAPER and row["metric"] in sources.self_taught:
+        return found + on_stand_in(row, sources.self_taught[row["metric"]])
     return found
 
 
@@ -124,7 +132,7 @@ def _judged(row: Mapping[str, Any], method: str, values: pd.Series, scenes: Stan
     where = f"{scenes.dataset}, {profile}" if profile else scenes.dataset
     ours = _measured(method, where, values, names.REFERENCE)
     over, over_kd = scenes.effect(method, STUDENT), scenes.effect(method, KD)
-    if row["metric"] != "top1" or over is None:
+    if METRIC_OF.get(row["metric"], row["metric"]) not in HEADLINES or over is None:
         return ours
     gain, low, high = _points(over.comparison)
     ours = replace(ours, gain=gain, low=low, high=high, share=gain / (100 * scenes.gap))

@@ -18,11 +18,15 @@ from kdlib.distillers import parse_method
 from kdlib.errors import KdlibError
 from kdlib.ledger.names import AGREES, DISAGREES, LEAST, METHODS_OF, UNDECIDED
 from kdlib.profiles import expand, profile_names, read_profile
+from kdlib.refinement import FRSKD, OF_PIXELS
 from kdlib.run_table import student_settings
 from kdlib.selection import runs_of
+from kdlib.tasks import TASKS
 
 ATTENTIONS = 2
 STUDENT, KD = "student", "kd"
+# By the metric of its published numbers: FRSKD here, and what it is asked to do.
+SELF_TAUGHT = {"top1": (FRSKD, "classification"), "mIoU": (OF_PIXELS, "segmentation")}
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,27 @@ def stand_in(table: pd.DataFrame, dataset: str = "scenes") -> StandIn | None:
     )  # fmt: skip
 
 
+def self_taught_stand_ins(table: pd.DataFrame, dataset: str = "scenes") -> dict[str, StandIn]:
+    """FRSKD and the plain student on the data set, by published metric; those that were run."""
+    found = {
+        metric: _self_taught(table[table["task"] == task], dataset, method, TASKS[task].metric)
+        for metric, (method, task) in SELF_TAUGHT.items()
+    }
+    return {metric: one for metric, one in found.items() if one is not None}
+
+
+def _self_taught(table: pd.DataFrame, dataset: str, method: str, metric: str) -> StandIn | None:
+    """What one claim, a family of its own, is judged from; there is no teacher to be near to."""
+    try:
+        runs = runs_of(table, dataset, ATTENTIONS)
+    except KdlibError:
+        return None
+    own = runs["setting"].isin(student_settings(runs)) & runs["label"].isin((method, STUDENT))
+    effects = judged(runs[own], [(method, STUDENT)], metric)
+    profiles = _profiles(runs[own], dataset)
+    return StandIn(dataset, runs[own], float("nan"), effects, profiles) if effects else None
+
+
 def _is_published(label: str) -> bool:
     """Whether a label is what some published method is called here; variants are not."""
     base = label.removesuffix("+kd")
@@ -136,11 +161,11 @@ def _effects(students: pd.DataFrame, methods: Iterable[str]) -> dict[tuple[str, 
 
 
 def judged(
-    students: pd.DataFrame, pairs: Iterable[tuple[str, str]]
+    students: pd.DataFrame, pairs: Iterable[tuple[str, str]], metric: str = "top1"
 ) -> dict[tuple[str, str], Effect]:
     """Differences of pairs of methods that are one family; those not run are left out."""
-    labels = set(students["label"])
-    compared = {pair: paired_comparison(students, *pair) for pair in pairs if set(pair) <= labels}
+    run = [pair for pair in pairs if set(pair) <= set(students["label"])]
+    compared = {pair: paired_comparison(students, *pair, metric) for pair in run}
     table = judge({" − ".join(pair): one for pair, one in compared.items()})
     return {
         pair: Effect(one, float(table["p_holm"].iloc[place]))

@@ -18,7 +18,16 @@ from kdlib.distillers import parse_method
 from kdlib.execute import check_parameters, find_notebook, parse_value
 from kdlib.ledger import STATUSES, make_ledger
 from kdlib.ledger.commands import PROFILE, make_command, recipe_of
-from kdlib.ledger.names import AGREES, DISAGREES, NOT_RUN, REFERENCE, SAME, UNDECIDED, our_methods
+from kdlib.ledger.names import (
+    AGREES,
+    DISAGREES,
+    LEAST,
+    NOT_RUN,
+    REFERENCE,
+    SAME,
+    UNDECIDED,
+    our_methods,
+)
 from kdlib.ledger.order import order_table, pair_table, read_order
 from kdlib.ledger.page import ledger_page
 from kdlib.ledger.published import PUBLISHED, published_numbers, traps
@@ -39,7 +48,7 @@ def published_rows(name="published.csv"):
 
 @pytest.fixture(scope="module")
 def ledger():
-    return make_ledger(load_records(*COMMITTED))
+    return make_ledger(load_records(*COMMITTED, task=None))
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +198,37 @@ def test_numbers_of_masks_are_run_by_the_profile_of_segmentation(size, method):
     ours = {"student": "student", "FRSKD": "frskd_pixels"}[method]
     assert recipe.command == f"make reproduce PROFILE=segmentation DATASET=voc METHODS={ours}"
     assert (recipe.run.student, recipe.run.task) == (f"efficientdet_{size}", "segmentation")
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "metric", "student"),
+    [
+        ("classification", "frskd", "top1", "ResNet-34"),
+        ("segmentation", "frskd_pixels", "mIoU", "EfficientDet-d1"),
+    ],
+)
+def test_scenes_stand_in_for_the_data_of_frskd_by_task(tmp_path, task, method, metric, student):
+    for name, base in {"student": 0.5, method: 0.55}.items():
+        for seed in range(3):
+            run = RunConfig(method=name, task=task, data_seed=seed, init_seed=seed)
+            write_run(tmp_path, run, base + seed / 100 + seed * len(name) / 10_000)
+    numbers = make_ledger(load_records(tmp_path, task=None)).numbers
+    own = numbers[numbers["paper"] == "frskd"]
+    judged = row_of(own, student=student, method="FRSKD")
+    assert (judged["ours_method"], judged["ours_n"]) == (method, 3)
+    assert judged["ours_gain"] == pytest.approx(5, abs=0.2)
+    # Published by less than the scatter of a paper's own sweep, a gain claims nothing.
+    assert judged["status"] == (AGREES if judged["gain"] > LEAST else UNDECIDED)
+    assert row_of(own, student=student, method="student")["status"] == REFERENCE
+    assert set(own[own["ours_n"] > 0]["metric"]) == {metric}
+
+
+def test_masks_of_the_published_protocol_are_compared_by_value(tmp_path):
+    cell = {"paper": "frskd", "student": "EfficientDet-d0", "method": "FRSKD"}
+    row = row_of(published_numbers(), **cell)
+    write_run(tmp_path, recipe_of(row).run, row["value"] / 100 - 0.02)
+    same = row_of(make_ledger(load_records(tmp_path, task=None)).numbers, **cell)
+    assert same["status"] == SAME and same["ours_difference"] == pytest.approx(-2)
 
 
 def test_a_protocol_that_no_profile_has_is_said_to_be_missing():
