@@ -222,11 +222,11 @@ def _conclude(trainees: Sequence[Trainee], task: Task) -> None:
     In the search for a weight on the dev split, one with which a run diverges is a result too:
     that of a network that has learnt nothing.
     """
+    teacher = task.teacher if trainees[0].taught else None
     for trainee in trainees:
         if trainee.failure is not None:
             trainee.start_over()
-        trainee.round_off(task.data)
-    teacher = task.teacher if trainees[0].taught else None
+        trainee.round_off(task.data, teacher)
     qualities = trainees[0].measure(trainees, teacher, task.evaluation)
     for trainee, quality in zip(trainees, qualities, strict=True):
         trainee.finish()

@@ -202,7 +202,7 @@ class Trainee:
         logits = logits[:, : self.classes]  # a student with more was taught rotations too
         return {measures.monitored: (logits.argmax(1) == few.labels).float().mean().item()}
 
-    def round_off(self, data: ImageData) -> None:
+    def round_off(self, data: ImageData, teacher: nn.Module | None) -> None:
         """What is left to do with the training images when all epochs are done: nothing."""
 
     @staticmethod

@@ -1,6 +1,7 @@
 """The dictionaries of SRM beside k-means: as many atoms, as few of them in a code."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,16 @@ def centroids_of(features: Tensor, count: int, seed: int = 0) -> Floats:
     return clusters.fit(features.double().numpy()).cluster_centers_.astype(np.float64)
 
 
+def codings(
+    block: SparseBlock, learned_from: Tensor, held_out: Tensor
+) -> list[dict[str, str | int | float]]:
+    """Rows of :func:`compare_with_centroids`; none where pixels are fewer than atoms."""
+    if len(learned_from) < block.atoms.shape[1]:
+        return []
+    table = compare_with_centroids(deepcopy(block).cpu(), learned_from, held_out)
+    return table.to_dict("records")
+
+
 def compare_with_centroids(
     block: SparseBlock, learned_from: Tensor, held_out: Tensor, seed: int = 0
 ) -> pd.DataFrame:
@@ -54,11 +65,11 @@ def compare_with_centroids(
         seed: of k-means.
 
     Returns:
-        Columns ``dictionary``, ``code``, ``atoms in a code``, ``explained``.
+        Columns ``dictionary``, ``code``, ``kept`` (atoms in a code), ``explained``.
     """
     centroids = centroids_of(learned_from, block.atoms.shape[1], seed)
     rows = [
-        {"dictionary": name, "code": code, "atoms in a code": used, "explained": share}
+        {"dictionary": name, "code": code, "kept": used, "explained": share}
         for name, code, used, share in _codings(block, centroids, held_out)
     ]
     return pd.DataFrame(rows)

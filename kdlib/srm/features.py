@@ -45,13 +45,20 @@ def embeddings(
 
 
 def stage_pixels(
-    network: nn.Module, data: ImageData, count: int, seed: int = 0
+    network: nn.Module,
+    data: ImageData,
+    count: int,
+    seed: int = 0,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
 ) -> tuple[Tensor, ...]:
     """Channel vectors (``count``, D) at random pixels of random images, of each stage.
 
-    All of a stage's pixels, if it has no more than ``count``.
+    All of a stage's pixels, if it has no more than ``count``; float32, on the CPU.
     """
-    stages = zip(*(answer.stages for answer in outputs(network, data)), strict=True)
+    answers = outputs(network, data, device=device, precision=precision)
+    stages = zip(*([stage.cpu() for stage in answer.stages] for answer in answers), strict=True)
     return tuple(_drawn(torch.cat(stage), count, seed) for stage in stages)
 
 

@@ -23,9 +23,24 @@ def dictionary_table(*roots: Path) -> pd.DataFrame:
     dictionary was learned.
     """
     rows = [
-        {**_identity(record), "stage": number, **stage}
+        {**_identity(record), "stage": number, **_but(stage, "codings")}
         for record in _of_method("srm_dictionary", roots)
         for number, stage in enumerate(record["dictionary"]["stages"], 1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def coding_table(*roots: Path) -> pd.DataFrame:
+    """A row for each way of coding that a recorded dictionary was compared with.
+
+    Columns: as :func:`dictionary_table` up to ``stage``, then those of
+    :func:`kdlib.srm.centroids.compare_with_centroids`. Empty if no record has such a comparison.
+    """
+    rows = [
+        {**_identity(record), "stage": number, **coding}
+        for record in _of_method("srm_dictionary", roots)
+        for number, stage in enumerate(record["dictionary"]["stages"], 1)
+        for coding in stage.get("codings", [])
     ]
     return pd.DataFrame(rows)
 
@@ -44,6 +59,10 @@ def _of_method(method: str, roots: tuple[Path, ...]) -> Iterator[dict[str, Any]]
     for record in find_records(*roots).values():
         if record["config"]["method"] == method:
             yield record
+
+
+def _but(entries: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in entries.items() if key != name}
 
 
 def _identity(record: Mapping[str, Any]) -> dict[str, Any]:

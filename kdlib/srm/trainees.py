@@ -21,13 +21,16 @@ from kdlib.files import write_text
 from kdlib.models import count_parameters
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory
 from kdlib.seeds import derive_seed, seed_everything
-from kdlib.srm.features import embeddings
+from kdlib.srm.centroids import codings
+from kdlib.srm.features import embeddings, stage_pixels
 from kdlib.srm.learned import learned_dictionaries
 from kdlib.srm.probe import classifier_of, fit_probe, install
 from kdlib.srm.quality import dictionary_quality
 from kdlib.trainee import Lesson, Trainee, as_csv
 
 RATE_STEP = 0.1
+# Pixels, and the images that they are drawn from, for the comparison with k-means.
+DRAWN, DRAWN_FROM = 8000, 400
 
 
 def finished_before(config: RunConfig, root: Path) -> RunConfig:
@@ -100,6 +103,10 @@ class DictionaryLearner(Trainee):
     def start_over(self) -> None:
         """A dictionary that diverged stays at its best state."""
 
+    def round_off(self, data: ImageData, teacher: nn.Module | None) -> None:
+        """Draw the pixels from which k-means makes the dictionaries to compare with."""
+        self.drawn = self._drawn(data, teacher)
+
     @staticmethod
     def measure(
         trainees: Sequence[Trainee], teacher: nn.Module | None, data: ImageData
@@ -110,9 +117,17 @@ class DictionaryLearner(Trainee):
     def quality(self, teacher: nn.Module | None, data: ImageData) -> dict[str, Any]:
         """What the record says of the dictionaries."""
         stages = self._quality(self.best, teacher, data)
+        pixels = zip(self.best.blocks, self.drawn, self._drawn(data, teacher), strict=True)
+        for stage, one in zip(stages, pixels, strict=True):
+            stage["codings"] = codings(*one)
         losses = [row[self.distiller.name] for row in self.history]
         epochs = {"last_epoch": self.epoch, "best_epoch": 1 + losses.index(min(losses))}
         return {"dictionary": {"stages": stages, "images": len(data), **epochs}}
+
+    def _drawn(self, data: ImageData, teacher: nn.Module | None) -> tuple[Tensor, ...]:
+        return stage_pixels(
+            cast("nn.Module", teacher), data.first(DRAWN_FROM), DRAWN, **self._place
+        )
 
     def _quality(
         self, loss: ReconstructionLoss, teacher: nn.Module | None, data: ImageData
@@ -144,7 +159,7 @@ class Initialised(Trainee):
         """Nothing: the classifier knows nothing before the probe."""
         return {}
 
-    def round_off(self, data: ImageData) -> None:
+    def round_off(self, data: ImageData, teacher: nn.Module | None) -> None:
         """Fit the linear probe on the frozen features, and make it the student's classifier."""
         features = embeddings(self.student, data, **self._place)
         install(self.student, *fit_probe(features, data.labels.cpu(), self.classes))

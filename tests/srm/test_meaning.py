@@ -40,7 +40,7 @@ def test_codings_are_compared_at_the_same_sparsity():
     block = SparseBlock(4, 6, 2)
     found = compare_with_centroids(block, torch.rand(80, 4), held_out := torch.rand(50, 4))
     table = found.set_index(["dictionary", "code"])
-    assert table["atoms in a code"].tolist() == [2, 1, 2, 2, 2]
+    assert table["kept"].tolist() == [2, 1, 2, 2, 2]
     own = block.errors(held_out[:, :, None, None]).mean() / held_out.square().mean()
     assert table.loc[("SRM", "its own"), "explained"] == pytest.approx(1 - own.item(), abs=1e-5)
     pursuit = table.xs("matching pursuit", level="code")["explained"]

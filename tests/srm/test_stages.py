@@ -85,6 +85,8 @@ def test_a_record_tells_of_each_stage(whole):
     assert "results" not in found["srm_dictionary"][1]
     assert [(s["atoms"], s["kept"]) for s in kept["stages"]] == [(32, 6), (64, 12), (128, 25)]
     assert all(0 < stage["error"] < stage["energy"] for stage in kept["stages"])
+    beside = [{coding["dictionary"] for coding in stage["codings"]} for stage in kept["stages"]]
+    assert beside == [{"SRM", "k-means"}] * 3
     last = found["srm+kd"][1]
     assert last["results"]["last_epoch"] == 4 and last["ssim"]
     epochs = [row.split(",")[0] for row in history_of(found["srm+kd"][0].parent)]

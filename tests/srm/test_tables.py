@@ -6,11 +6,22 @@ from synthetic import synthetic_record, write_run
 from kdlib.distillers import run_before
 from kdlib.run_table import load_records
 from kdlib.runs import RunConfig, write_record
-from kdlib.srm.tables import dictionary_table, grid_of, probe_table, switches_of, with_options
+from kdlib.srm.tables import (
+    coding_table,
+    dictionary_table,
+    grid_of,
+    probe_table,
+    switches_of,
+    with_options,
+)
 
+CODINGS = [
+    {"dictionary": "SRM", "code": "its own", "kept": 2, "explained": 0.5},
+    {"dictionary": "k-means", "code": "nearest", "kept": 1, "explained": 0.4},
+]
 STAGE = {
     "channels": 4, "atoms": 8, "kept": 2, "energy": 2.0, "error": 1.0, "explained": 0.5,
-    "dead_atoms": 1,
+    "dead_atoms": 1, "codings": CODINGS,
 }  # fmt: skip
 
 
@@ -49,6 +60,13 @@ def test_every_stage_of_every_dictionary_is_a_row(root):
     assert set(table["explained"]) == {0.5, 0.7} and set(table["sparsity"]) == {0.05}
 
 
+def test_every_coding_of_every_stage_is_a_row(root):
+    table = coding_table(root)
+    assert len(table) == len(dictionary_table(root)) * len(CODINGS)
+    assert table.groupby("dictionary")["explained"].max().to_dict() == {"SRM": 0.5, "k-means": 0.4}
+    assert "codings" not in dictionary_table(root)
+
+
 def test_a_probe_is_told_with_its_options(root):
     (row,) = probe_table(root).to_dict("records")
     assert (row["top1"], row["sparsity"], row["targets"]) == (0.2, 0.05, "global-local")
@@ -75,4 +93,5 @@ def test_without_runs_of_srm_the_tables_are_empty(tmp_path):
     write_run(tmp_path, RunConfig(method="student"), 0.3)
     runs = load_records(tmp_path)
     assert dictionary_table(tmp_path).empty and probe_table(tmp_path).empty
+    assert coding_table(tmp_path).empty
     assert grid_of(runs).empty and switches_of(runs).empty
