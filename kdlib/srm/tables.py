@@ -45,6 +45,29 @@ def coding_table(*roots: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def shares_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Energy explained: a row a dictionary and way of coding, a column a stage.
+
+    Args:
+        table: of :func:`coding_table`, of one run.
+    """
+    return table.pivot_table("explained", ["dictionary", "code"], "stage", sort=False)
+
+
+def read_codings(shares: pd.DataFrame) -> str:
+    """At which stages SRM's codes, and then its atoms, do better than k-means."""
+    own, centroids = shares.loc[("SRM", "its own")], shares.xs("k-means", level="dictionary")
+    nearest = centroids.drop("matching pursuit").max()
+    pursuit = shares.xs("matching pursuit", level="code")
+    better = [str(stage) for stage in shares if own[stage] > nearest[stage]]
+    also = [str(stage) for stage in shares if pursuit[stage]["SRM"] > pursuit[stage]["k-means"]]
+    return (
+        f"SRM's own codes explain more than the better code of the centroids at {len(better)} of "
+        f"{shares.shape[1]} stages ({', '.join(better) or 'none'}). With the same search for "
+        f"codes, its atoms are the better dictionary at {len(also)} ({', '.join(also) or 'none'})."
+    )
+
+
 def probe_table(*roots: Path) -> pd.DataFrame:
     """A row for each initialised student: its options, and the accuracy of its linear probe."""
     rows = [

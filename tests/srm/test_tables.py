@@ -1,5 +1,6 @@
 """Records of SRM become tables; where there are none, the tables are empty."""
 
+import pandas as pd
 import pytest
 from synthetic import synthetic_record, write_run
 
@@ -11,6 +12,8 @@ from kdlib.srm.tables import (
     dictionary_table,
     grid_of,
     probe_table,
+    read_codings,
+    shares_of,
     switches_of,
     with_options,
 )
@@ -65,6 +68,19 @@ def test_every_coding_of_every_stage_is_a_row(root):
     assert len(table) == len(dictionary_table(root)) * len(CODINGS)
     assert table.groupby("dictionary")["explained"].max().to_dict() == {"SRM": 0.5, "k-means": 0.4}
     assert "codings" not in dictionary_table(root)
+
+
+def test_the_reading_tells_codes_from_atoms():
+    values = {"its own": (0.6, 0.6), "nearest": (0.55, 0.75), "matching pursuit": (0.7, 0.9)}
+    rows = [
+        {"dictionary": name, "code": code, "stage": stage, "explained": value - loss}
+        for name, loss in (("SRM", 0.0), ("k-means", 0.05))
+        for code, pair in values.items()
+        if (name, code) not in {("SRM", "nearest"), ("k-means", "its own")}
+        for stage, value in enumerate(pair, 1)
+    ]
+    text = read_codings(shares_of(pd.DataFrame(rows)))
+    assert "1 of 2 stages (1)" in text and "at 2 (1, 2)" in text
 
 
 def test_a_probe_is_told_with_its_options(root):
