@@ -19,9 +19,8 @@ def kd_per_image(
     ``counted`` (B, H, W) bool where that is given; 0 if it has none. Source: Hinton, Vinyals, Dean
     2015, arXiv 1503.02531, section 2.
     """
-    student = functional.log_softmax(_classes_last(student_logits) / temperature, dim=-1)
-    teacher = _classes_last(teacher_logits.detach()) / temperature
-    teacher = functional.log_softmax(teacher, dim=-1)
+    student = functional.log_softmax(_softened(student_logits, temperature), dim=-1)
+    teacher = functional.log_softmax(_softened(teacher_logits.detach(), temperature), dim=-1)
     divergence = functional.kl_div(student, teacher, reduction="none", log_target=True)
     return temperature**2 * _mean_over_pixels(divergence.sum(dim=-1), counted)
 
@@ -41,6 +40,12 @@ def cross_entropy_per_image(logits: Tensor, labels: Tensor, ignored: int = -100)
         rows, labels.flatten(), ignore_index=ignored, reduction="none"
     ).view_as(labels)
     return _mean_over_pixels(losses, labels != ignored)
+
+
+def _softened(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over T, classes last; of many pixels a division by 1 would be a pass for nothing."""
+    rows = _classes_last(logits)
+    return rows if temperature == 1 else rows / temperature
 
 
 def _classes_last(logits: Tensor) -> Tensor:

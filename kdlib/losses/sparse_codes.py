@@ -23,7 +23,9 @@ def atom_logits(features: Tensor, atoms: Tensor, intercept: Tensor) -> Tensor:
     """
     pixels = working_precision(features).movedim(1, -1)
     with torch.autocast(pixels.device.type, enabled=False):
-        return pixels @ atoms.to(pixels.dtype) + intercept.to(pixels.dtype)
+        # One pass over the many similarities, where a product and a sum would take two.
+        bias = intercept.to(pixels.dtype).expand(atoms.shape[1])
+        return functional.linear(pixels, atoms.to(pixels.dtype).T, bias)
 
 
 def keep_largest(codes: Tensor, count: int) -> Tensor:
@@ -77,5 +79,6 @@ def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (B,), the mean over pixels.
     """
-    losses = functional.cross_entropy(logits.movedim(-1, 1), labels, reduction="none")
-    return losses.mean(dim=(1, 2))
+    # Rows of atoms: over any but the last dimension a softmax would move them all, there and back.
+    losses = functional.cross_entropy(logits.flatten(0, 2), labels.flatten(), reduction="none")
+    return losses.view_as(labels).mean(dim=(1, 2))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdlib.losses.numeric import working_precision
 from kdlib.models.output import Output
 from kdlib.models.residual import initialise
 from kdlib.models.self_teacher import SelfTeacher, separable_block
@@ -32,7 +33,8 @@ class PixelHead(nn.Module):
         finest = (levels[0].shape[-2], levels[0].shape[-1])
         summed = torch.stack([_bilinear(functional.relu(one), finest) for one in levels]).sum(0)
         refined = functional.relu(self.refine(summed))
-        return _bilinear(self.classifier(refined), size)
+        # Its losses are in float32, and the few coarse values are converted sooner than the many.
+        return _bilinear(working_precision(self.classifier(refined)), size)
 
 
 def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
