@@ -11,25 +11,26 @@ from kdlib.distillers import STAGES, tuned_field
 from kdlib.errors import KdlibError
 from kdlib.files import write_text
 from kdlib.profiles import PROFILES
-from kdlib.runs import read_record
+from kdlib.runs import RunConfig, read_record
+from kdlib.tasks import TASKS
 
 
 def dev_records(root: Path, dataset: str) -> list[dict[str, Any]]:
-    """Records of classifiers with a weight to choose, evaluated on the dev split of ``dataset``."""
+    """Records of runs with a weight to choose, evaluated on the dev split of ``dataset``."""
     records = [read_record(path) for path in sorted(Path(root).glob("*-dev-*/record.json"))]
     own = [record for record in records if record["config"]["dataset"] == dataset]
-    chosen = [record for record in own if _chosen_field(record["config"]["method"])]
-    return [record for record in chosen if "top1" in record["results"]]
+    return [record for record in own if _chosen_field(record["config"]["method"])]
 
 
 def grid_scores(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, float]]:
-    """Mean dev top-1 (0 to 1) of each method at each weight of its grid."""
+    """Mean dev top-1, or mIoU of masks (0 to 1), of each method at each weight of its grid."""
     scores: dict[str, dict[float, list[float]]] = {}
     for record in records:
         config = record["config"]
         weight = config[_chosen_field(config["method"])]
         of_method = scores.setdefault(config["method"], {})
-        of_method.setdefault(weight, []).append(record["results"]["top1"])
+        metric = TASKS[config.get("task", RunConfig.task)].metric
+        of_method.setdefault(weight, []).append(record["results"][metric])
     return {
         method: {weight: mean(values) for weight, values in sorted(of_method.items())}
         for method, of_method in scores.items()

@@ -1,5 +1,6 @@
 """Profiles expand to runs; tuned weights come from the dev split and reach the right methods."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -260,7 +261,7 @@ def test_a_plain_student_gets_the_epochs_that_frskd_costs(profile):
 
 def test_frskd_is_tuned_along_its_published_proportion():
     runs = [run for run in expand("tune") if run.method == "frskd"]
-    grid = read_profile("tune")["grid"]
+    grid = read_profile("tune")["grids"]["frskd"]
     assert [run.weight for run in runs] == grid  # multiples of 1: of alpha 2 and beta 100 alike
     assert {run.teacher for run in runs} == {"none"} and teachers(runs) == []
 
@@ -302,3 +303,15 @@ def test_segmentation_has_a_plain_network_of_equal_epochs_and_one_of_equal_compu
     short, taught, longer = sorted(runs, key=lambda run: (run.epochs, run.method == "frskd_pixels"))
     assert [run.method for run in (short, taught, longer)] == ["student", "frskd_pixels", "student"]
     assert longer.epochs > taught.epochs == short.epochs
+
+
+def test_the_weight_for_masks_is_chosen_as_it_is_used_but_on_the_dev_split():
+    used = {as_used(run) for run in expand("segmentation", seeds=[0])}
+    grid = [run for run in expand("tune_segmentation") if run.method != "student"]
+    assert {run.split for run in grid} == {"dev"} and {as_used(run) for run in grid} <= used
+    assert len({run.weight for run in grid}) == len(grid) == len(read_profile("tune")["grid"])
+
+
+def as_used(run):
+    changed = {"split": "train", "weight": None, "data_seed": 0, "init_seed": 0}
+    return replace(run, **changed).run_id

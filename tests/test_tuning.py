@@ -7,16 +7,17 @@ from kdlib import tuning
 from kdlib.errors import KdlibError
 from kdlib.files import write_json
 from kdlib.runs import SCHEMA_VERSION
+from kdlib.tasks import TASKS
 from kdlib.tuning import choose, dev_records, grid_scores, write_tuned
 
 
-def write_dev(root, method, field, weight, top1, split="dev"):
+def write_dev(root, method, field, weight, score, split="dev", task="classification"):
     name = f"scenes-{method}-s0-dev-{weight}" if split == "dev" else f"scenes-{method}-{weight}"
     config = {"dataset": "scenes", "method": method, "weight": None, "kd_weight": 1.0}
     record = {
         "schema_version": SCHEMA_VERSION,
-        "config": {**config, field: weight},
-        "results": {"top1": top1},
+        "config": {**config, field: weight, "task": task},
+        "results": {TASKS[task].metric: score},
     }
     write_json(root / name / "record.json", record)
 
@@ -35,6 +36,12 @@ def grid(tmp_path, monkeypatch):
 def test_the_best_dev_score_wins_and_the_smaller_weight_on_a_tie(grid):
     chosen = choose(grid_scores(dev_records(grid, "scenes")))
     assert chosen == {"at": {"weight": 3.0}, "kd": {"kd_weight": 1.0}}
+
+
+def test_a_method_of_pixels_is_chosen_by_its_miou(grid):
+    for weight, miou in ((0.1, 0.2), (0.3, 0.3), (1.0, 0.1)):
+        write_dev(grid, "frskd_pixels", "weight", weight, miou, task="segmentation")
+    assert choose(grid_scores(dev_records(grid, "scenes")))["frskd_pixels"] == {"weight": 0.3}
 
 
 def test_what_was_chosen_is_written_where_profiles_read_it(grid):
