@@ -3,7 +3,9 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ from tqdm.auto import tqdm
 from benchmarks.measure import as_json, machine_name, shared_fields, threads
 from benchmarks.memory import peak_bytes, state_bytes
 from benchmarks.steps import Bench
-from benchmarks.timing import clock_of, ratios
+from benchmarks.timing import Ratio, Work, clock_of, ratios
 from kdlib.data import load_data
-from kdlib.distillers import METHODS
+from kdlib.distillers import METHODS, STAGES, run_before
 from kdlib.errors import KdlibError
 from kdlib.figure_tables.cost import COSTS
 from kdlib.files import write_json
@@ -23,8 +25,7 @@ from kdlib.profiles import expand
 from kdlib.runs import RunConfig, provenance
 
 PLAIN = "student"
-# The others: what goes on from another run has steps of two kinds, and so no one cost.
-TIMED = tuple(name for name, method in METHODS.items() if name != PLAIN and not method.after)
+TIMED = tuple(name for name in METHODS if name not in (PLAIN, *STAGES))
 PRECISION = "float32"  # memory and time of bfloat16 depend on the processor
 CPU = torch.device("cpu")
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = RunConfig.from_dict({**chosen, "batch_size": options.batch_size})
         methods = options.methods or list(TIMED)
-        runs = {method: options_of(method, options.profile) for method in methods}
+        runs = {method: run_of(method, options.profile) for method in methods}
         record = measure(config, runs, options.rounds, options.images, sys.stderr.isatty())
         record["plan"]["profile"] = options.profile
     except KdlibError as error:
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(
     config: RunConfig,
-    methods: Mapping[str, Mapping[str, Any]],
+    runs: Mapping[str, RunConfig],
     rounds: int,
     images: int | None,
     progress: bool,
@@ -58,7 +59,7 @@ def measure(
 
     Args:
         config: networks, image size and batch size.
-        methods: method strings, each with its options.
+        runs: of each method string, the run whose options and epochs count.
         rounds: how often each step is timed.
         images: of the training set; ``None`` for all, as methods with a memory of it need.
         progress: show a progress bar.
@@ -70,12 +71,15 @@ def measure(
     name, clock = clock_of(CPU, 1)
     found = {}
     place = {"device": CPU, "precision": PRECISION}
-    with threads(1), tqdm(total=len(methods) * rounds, disable=not progress) as bar:
-        for method, options in methods.items():
+    with threads(1), tqdm(total=len(runs) * rounds, disable=not progress) as bar:
+        for method, run in runs.items():
             bar.set_description(method)
             timed = partial(ratios, rounds=rounds, clock=clock, tick=bar.update)
-            bench = Bench(config, [PLAIN, method], data, options=methods, **place)
-            found[method] = {"options": dict(options), **_costs(bench, method, timed)}
+            parts = parts_of(run)
+            options = {part.method: part.method_options for part in parts}
+            bench = Bench(config, [PLAIN, *options], data, options=options, **place)
+            costs = _costs(bench, {part.method: part.epochs for part in parts}, timed)
+            found[method] = {"options": dict(run.method_options), **costs}
         source = provenance(config, CPU.type, PRECISION, data.fingerprint)
     return {
         "methods": found,
@@ -84,24 +88,43 @@ def measure(
     }
 
 
-def options_of(method: str, profile: str) -> Mapping[str, Any]:
-    """A method's options in the runs whose gain stands beside its cost.
+def run_of(method: str, profile: str) -> RunConfig:
+    """One of the runs whose gain stands beside the cost of a method.
 
     Raises:
         KdlibError: an unknown method or profile.
     """
-    return expand(profile, methods=[method], seeds=[0])[0].method_options
+    return expand(profile, methods=[method], seeds=[0])[0]
 
 
-def _costs(bench: Bench, method: str, timed: partial) -> dict[str, Any]:
-    """Time over the floor's, and peak memory: what a step allocates and what the method keeps."""
+def parts_of(run: RunConfig) -> list[RunConfig]:
+    """The trainings of its student that a run consists of, each with its own epochs alone."""
+    before = run_before(run)
+    return [run] if before is None else [before, replace(run, epochs=run.epochs - before.epochs)]
+
+
+def _costs(bench: Bench, epochs: Mapping[str, int], timed: partial) -> dict[str, Any]:
+    """Time over the floor's, and peak memory: what a step allocates and what the method keeps.
+
+    The time is the mean over a training's steps, of each kind of which there are as many as
+    ``epochs`` say; the memory that of the dearest kind.
+    """
     batch = bench.batch()
-    plain, own = (partial(bench.step, batch, name) for name in (PLAIN, method))
-    time = timed(plain, {method: own})[method]
+    plain = partial(bench.step, batch, PLAIN)
+    kinds = {kind: partial(bench.own_step, batch, kind) for kind in epochs}
+    share = gcd(*epochs.values())
+    steps = [kinds[kind] for kind, count in epochs.items() for _ in range(count // share)]
+    found = timed(plain, {"all": partial(_in_turn, steps)})["all"]
     floor = peak_bytes(plain)
-    peak = peak_bytes(own) + state_bytes(bench.trainees[method].distiller)
+    kept = {kind: state_bytes(bench.trainees[kind].distiller) for kind in kinds}
+    peak = max(peak_bytes(step) + kept[kind] for kind, step in kinds.items())
     memory = {"peak_bytes": peak, "floor_bytes": floor, "ratio": round(peak / floor, 4)}
-    return {"time": as_json(time), "memory": memory}
+    return {"time": as_json(Ratio(*(value / len(steps) for value in found))), "memory": memory}
+
+
+def _in_turn(steps: Sequence[Work]) -> None:
+    for step in steps:
+        step()
 
 
 def report(record: dict[str, Any]) -> str:
@@ -124,8 +147,10 @@ def parser() -> argparse.ArgumentParser:
     usual = RunConfig()
     top = argparse.ArgumentParser(
         prog="python -m benchmarks.methods",
-        description="What a step of every method costs over its floor, in time (medians of paired "
-        "measurements on one thread) and in peak memory. About ten minutes.",
+        description="What a step of every method costs over its floor, a teacher's forward and a "
+        "plain student's step: in time (medians of paired measurements on one thread) and in peak "
+        "memory. Of a method that trains in stages, the mean over its student's steps. About ten "
+        "minutes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = top.add_argument

@@ -11,7 +11,7 @@ import torch
 
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
-from kdlib.distillers.base import FrozenTeacher
+from kdlib.distillers.base import FrozenTeacher, TeacherOutput
 from kdlib.models import create_model, output_shapes
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything
@@ -70,11 +70,17 @@ class Bench:
         """One teacher forward and one step of each named method's student; their losses."""
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
             teacher = self.teacher(batch.images)
-        now = (LEARNING_RATE, HALFWAY)
-        return {
-            method: sum(self.trainees[method].step(batch, teacher, *now).values())
-            for method in methods
-        }
+        return {method: self._step(batch, teacher, method) for method in methods}
+
+    def own_step(self, batch: Batch, method: str) -> torch.Tensor:
+        """One step of a method's student, with a teacher forward if the method reads it."""
+        if self.trainees[method].distiller.needs_teacher:
+            return self.step(batch, method)[method]
+        return self._step(batch, None, method)
+
+    def _step(self, batch: Batch, teacher: TeacherOutput | None, method: str) -> torch.Tensor:
+        terms = self.trainees[method].step(batch, teacher, LEARNING_RATE, HALFWAY)
+        return torch.stack(list(terms.values())).sum()
 
     def weights(self, method: str) -> dict[str, torch.Tensor]:
         """All that a method's student has learnt."""

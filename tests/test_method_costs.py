@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from benchmarks.memory import peak_bytes, state_bytes
-from benchmarks.methods import main, options_of, report
+from benchmarks.methods import main, parts_of, report, run_of
 from kdlib.figure_tables.cost import read_costs
 from kdlib.profiles import expand
 
@@ -41,11 +41,22 @@ def test_a_tiny_run_writes_what_figures_read(tmp_path, capsys):
 
 
 def test_a_method_has_the_options_of_the_runs_whose_gain_stands_beside_its_cost():
-    runs = expand("full", methods=["reviewkd", "at"], seeds=[0])
-    assert {run.method: options_of(run.method, "full") for run in runs} == {
-        run.method: run.method_options for run in runs
-    }
-    assert options_of("reviewkd", "full") != options_of("reviewkd", "paper")
+    runs = expand("full", methods=["reviewkd", "at", "srm"], seeds=[0])
+    assert [run_of(run.method, "full") for run in runs] == runs
+    options = [run_of("reviewkd", profile).method_options for profile in ("full", "paper")]
+    assert options[0] != options[1]
+
+
+def test_a_method_in_stages_costs_what_its_students_epochs_do(tmp_path):
+    path = tmp_path / "costs.json"
+    tiny = ["--teacher=scenes_tiny", "--student=scenes_tiny", "--image-size=32", "--batch-size=8"]
+    assert [(part.method, part.epochs) for part in parts_of(run_of("srm", "full"))] == [
+        ("srm_init", 2), ("srm", 3),
+    ]  # fmt: skip
+    methods = ["--methods", "srm", "frskd", f"--to={path}"]
+    assert main([*tiny, "--rounds=2", "--images=20", *methods]) == 0
+    costs = read_costs(path)[1]
+    assert costs["srm"]["time"] > 0.5 and costs["frskd"]["time"] > 1
 
 
 def test_an_unknown_method_is_told(tmp_path, capsys):
