@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from training import history_of, result_of, tiny
+from training import history_of, killed_at_random, result_of, tiny
 
 from kdlib.budget import plain_epochs, training_flops
 from kdlib.checkpoints import load_tensors
@@ -19,6 +19,7 @@ from kdlib.runs import RunConfig, run_directory
 from kdlib.train import fit
 from kdlib.trained import refined_network, trained_network
 
+PIXELS = {"method": "frskd_pixels", "task": "segmentation", "student": "scenes_segmenter_tiny"}
 HEADER = "epoch,learning_rate,ce,self_ce,frskd,accuracy"
 
 
@@ -115,6 +116,22 @@ def test_a_run_that_is_stopped_after_every_epoch_ends_with_the_same_record(
     assert result_of(resumed) == result_of(whole)
     ours, theirs = (run_directory(config, tmp_path / name) for name in ("stopped", "whole"))
     assert history_of(ours) == history_of(theirs)
+
+
+@pytest.mark.parametrize("changes", [{"method": "frskd"}, PIXELS], ids=["images", "pixels"])
+def test_killed_at_random_moments_a_self_taught_run_ends_with_the_same_record(changes, tmp_path):
+    config, roots = tiny(**changes, epochs=12), [tmp_path / name for name in ("whole", "killed")]
+
+    def learn(root):
+        return fit([config], root, progress=False)[0]
+
+    whole = learn(roots[0])
+    assert killed_at_random(learn, roots[1], whole["cost"]["train_seconds"])
+    assert result_of(learn(roots[1])) == result_of(whole)
+    ours, theirs = (run_directory(config, root) for root in roots)
+    assert history_of(ours) == history_of(theirs)
+    weights = [(folder / "weights.safetensors").read_bytes() for folder in (ours, theirs)]
+    assert weights[0] == weights[1]
 
 
 def test_what_tells_rotations_is_deployed_as_a_plain_classifier(tmp_path):

@@ -1,7 +1,13 @@
 """The smallest run that still has a teacher, a student and all loss terms."""
 
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from kdlib.runs import RunConfig
 
@@ -33,3 +39,28 @@ def history_of(directory: Path) -> list[str]:
     """The history without its last column, the seconds."""
     lines = (directory / "history.csv").read_text().splitlines()
     return [line.rsplit(",", 1)[0] for line in lines]
+
+
+def killed_at_random(learn: Callable[[Path], object], root: Path, duration: float) -> int:
+    """Start ``learn(root)`` anew until it ends by itself, or thirty times; how often it was killed.
+
+    Args:
+        learn: trains in ``root``, resuming what is there.
+        root: folder of the runs.
+        duration: seconds that undisturbed training takes; a kill comes within half of it.
+    """
+    stream = torch.Generator().manual_seed(0)
+    for kills in range(30):
+        process = multiprocessing.get_context("fork").Process(target=_alone, args=(learn, root))
+        process.start()
+        process.join(0.1 + torch.rand((), generator=stream).item() * duration / 2)
+        if process.exitcode == 0:
+            return kills
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    return kills + 1
+
+
+def _alone(learn: Callable[[Path], object], root: Path) -> None:
+    torch.set_num_threads(1)
+    learn(root)

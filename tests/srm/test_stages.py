@@ -1,15 +1,12 @@
 """SRM's three runs: each leaves a record that the next one reads, wherever it is stopped."""
 
 import json
-import multiprocessing
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from training import history_of, result_of, tiny
+from training import history_of, killed_at_random, result_of, tiny
 
 from kdlib.checkpoints import load_tensors
 from kdlib.data import load_data
@@ -148,22 +145,8 @@ def test_killed_at_random_moments_all_stages_end_with_the_same_records(whole, tm
     files = [run_directory(one, whole) / "record.json" for one in stages(srm())]
     start = (run_directory(stages(srm())[0], whole) / "config.json").stat().st_mtime
     duration = max(file.stat().st_mtime for file in files) - start
-    stream, killed = torch.Generator().manual_seed(0), 0
-    for _ in range(30):
-        process = multiprocessing.get_context("fork").Process(target=learn, args=(tmp_path,))
-        process.start()
-        process.join(0.1 + torch.rand((), generator=stream).item() * duration / 2)
-        if process.exitcode == 0:
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        killed += 1
-    assert killed and same(whole, learned(tmp_path, srm()), srm())
-
-
-def learn(root: Path) -> None:
-    torch.set_num_threads(1)
-    learned(root, srm())
+    assert killed_at_random(lambda root: learned(root, srm()), tmp_path, duration)
+    assert same(whole, learned(tmp_path, srm()), srm())
 
 
 def test_the_teacher_never_moves(tmp_path, monkeypatch):
