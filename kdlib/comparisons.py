@@ -65,6 +65,21 @@ CLAIMS = (
     Claim("DCT with the gate beats AT with it", "dct+gate", "at+gate"),
 )
 SEGMENTATION_CLAIMS = (Claim("FRSKD helps segmentation", "frskd_pixels", "student", "miou"),)
+SRM_CLAIMS = (
+    Claim("SRM helps a student", "srm", "student"),
+    Claim("SRM on logits helps a student", "srm_logits", "student"),
+    Claim("Logits do better than what the release takes for them", "srm_logits", "srm"),
+    Claim("SRM + KD beats KD", "srm+kd", "kd"),
+    Claim("SRM on logits + KD beats KD", "srm_logits+kd", "kd"),
+    Claim("SRM on logits beats DCT", "srm_logits", "dct"),
+    Claim("SRM on logits + KD beats DCT + KD", "srm_logits+kd", "dct+kd"),
+)
+FRSKD_CLAIMS = (
+    Claim("FRSKD helps a student at equal epochs", "frskd", "student"),
+    Claim("FRSKD helps with the published weights", "frskd_published", "student"),
+    Claim("FRSKD does better with DCT in place of AT", "frskd_dct", "frskd"),
+    Claim("FRSKD beats DCT, which has a teacher", "frskd", "dct"),
+)
 # What the paper compares with besides AT, and what came before and after it. Each is a family of
 # its own, so that a question of another kind does not make the paper's own harder to answer.
 RIVALS = ("pkt", "vid", "crd", "semckd")
@@ -83,6 +98,8 @@ FAMILIES: dict[str, tuple[Claim, ...]] = {
     "The paper's claims, and controls": CLAIMS,
     "The paper's other rivals": claims_against(RIVALS),
     "Methods that the paper does not compare with": claims_against(OTHERS),
+    "A neighbour: SRM": SRM_CLAIMS,
+    "A neighbour: FRSKD": FRSKD_CLAIMS,
 }
 
 

@@ -59,6 +59,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "frskd_dct": (PALETTE[4], "o"),
     "frskd_pixels": (PALETTE[4], "v"),
     "srm": (PALETTE[2], "D"),
+    "srm_logits": (PALETTE[1], "D"),
 }
 CONTROL = (PALETTE[6], "h")
 
@@ -111,6 +112,7 @@ NAMES = {
     "frskd_pixels": "FRSKD",
     "frskd_options": "FRSKD",
     "srm": "SRM",
+    "srm_logits": "SRM, logits",
 }
 
 

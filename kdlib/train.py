@@ -55,6 +55,7 @@ TRAINEES: dict[str, type[Trainee]] = {
     "srm_dictionary": DictionaryLearner,
     "srm_init": Initialised,
     "srm": Continued,
+    "srm_logits": Continued,
 }
 """Of methods whose runs do more than learn from their batches."""
 

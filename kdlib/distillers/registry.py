@@ -23,7 +23,12 @@ from kdlib.distillers.relational import RelationalLoss
 from kdlib.distillers.review import ReviewLoss
 from kdlib.distillers.semantic import SemanticLoss
 from kdlib.distillers.similarity import SimilarityLoss
-from kdlib.distillers.sparse_options import SrmOptions, dictionary_of, initialisation_of
+from kdlib.distillers.sparse_options import (
+    SrmOptions,
+    dictionary_of,
+    initialisation_of,
+    initialisation_on_logits,
+)
 from kdlib.distillers.sparse_representation import InitialisationLoss, ReconstructionLoss
 from kdlib.distillers.spectral import SpectralLoss, preset
 from kdlib.distillers.standardised import StandardisedLoss
@@ -205,6 +210,16 @@ METHODS: dict[str, Method] = {
         reads=("codes",),
         after=initialisation_of,
         settings=SrmOptions,
+    ),
+    # The release gives the pixels' cross-entropy values that are no logits.
+    "srm_logits": Method(
+        None,
+        0.0,
+        SRM,
+        "as srm, but what the student's codes are the sigmoid of meets the pixels' labels",
+        reads=("codes",),
+        after=initialisation_on_logits,
+        settings=partial(SrmOptions, release=False),
     ),
     "dct": Method(partial(preset, "dct"), 4.0, f"{PAPER}, taken at its word", SPECTRUM, dense=True),
     "release_a": Method(

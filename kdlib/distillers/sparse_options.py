@@ -103,6 +103,11 @@ def initialisation_of(run: "RunConfig") -> "RunConfig":
     return replace(run, **own, **_unweighted(run), method_options=_only(run, OF_INITIALISATION))
 
 
+def initialisation_on_logits(run: "RunConfig") -> "RunConfig":
+    """The same of an ``srm_logits`` run."""
+    return initialisation_of(replace(run, method_options={**run.method_options, "release": False}))
+
+
 def dictionary_of(run: "RunConfig") -> "RunConfig":
     """The run that learns the dictionaries of a run's teacher: one for all students and seeds."""
     rate = run.teacher_learning_rate or run.learning_rate

@@ -68,6 +68,13 @@ def test_the_stages_share_out_the_epochs_and_share_what_they_can():
     assert run_before(other) != initialisation and run_before(run_before(other)) == dictionary
 
 
+def test_on_logits_it_goes_on_from_an_initialisation_of_its_own():
+    on_logits, released = srm(method="srm_logits+kd"), srm()
+    as_option = srm(method_options={**OPTIONS, "release": False})
+    assert run_before(on_logits) == run_before(as_option) != run_before(released)
+    assert run_before(run_before(on_logits)) == run_before(run_before(released))
+
+
 @pytest.mark.parametrize(("epochs", "of_init"), [(1, 1), (2, 1), (5, 2), (360, 160)])
 def test_the_initialisation_leaves_the_task_an_epoch(epochs, of_init):
     run = RunConfig(method="srm", epochs=epochs)
