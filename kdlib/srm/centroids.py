@@ -1,5 +1,6 @@
 """The dictionaries of SRM beside k-means: as many atoms, as few of them in a code."""
 
+import warnings
 from collections.abc import Iterator
 from copy import deepcopy
 
@@ -110,5 +111,8 @@ def _nearest(features: Floats, centroids: Floats, count: int) -> Floats:
 def _pursued(features: Floats, dictionary: Floats, count: int) -> Floats:
     """Orthogonal matching pursuit with ``count`` atoms of a dictionary (M, D)."""
     unit = normalize(dictionary)
-    codes = sparse_encode(features, unit, algorithm="omp", n_nonzero_coefs=count)
+    with warnings.catch_warnings():
+        # A pixel that fewer atoms give back whole takes no more of them.
+        warnings.filterwarnings("ignore", message="Orthogonal matching pursuit ended prematurely")
+        codes = sparse_encode(features, unit, algorithm="omp", n_nonzero_coefs=count)
     return codes @ unit
