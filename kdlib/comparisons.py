@@ -74,12 +74,6 @@ SRM_CLAIMS = (
     Claim("SRM on logits beats DCT", "srm_logits", "dct"),
     Claim("SRM on logits + KD beats DCT + KD", "srm_logits+kd", "dct+kd"),
 )
-FRSKD_CLAIMS = (
-    Claim("FRSKD helps a student at equal epochs", "frskd", "student"),
-    Claim("FRSKD helps with the published weights", "frskd_published", "student"),
-    Claim("FRSKD does better with DCT in place of AT", "frskd_dct", "frskd"),
-    Claim("FRSKD beats DCT, which has a teacher", "frskd", "dct"),
-)
 # What the paper compares with besides AT, and what came before and after it. Each is a family of
 # its own, so that a question of another kind does not make the paper's own harder to answer.
 RIVALS = ("pkt", "vid", "crd", "semckd")
@@ -99,7 +93,6 @@ FAMILIES: dict[str, tuple[Claim, ...]] = {
     "The paper's other rivals": claims_against(RIVALS),
     "Methods that the paper does not compare with": claims_against(OTHERS),
     "A neighbour: SRM": SRM_CLAIMS,
-    "A neighbour: FRSKD": FRSKD_CLAIMS,
 }
 
 

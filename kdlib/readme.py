@@ -14,6 +14,7 @@ from kdlib.ledger.sections import counts_markdown
 from kdlib.markdown import (
     check_block,
     claims_markdown,
+    comparison_markdown,
     markdown_table,
     summary_markdown,
     update_block,
@@ -21,7 +22,8 @@ from kdlib.markdown import (
 from kdlib.method_table import methods_markdown
 from kdlib.profile_table import profiles_markdown
 from kdlib.readings import read_accuracy
-from kdlib.run_table import load_records, summary_table
+from kdlib.refinement import SELF_TAUGHT, self_taught_runs, verdicts
+from kdlib.run_table import describe_setting, load_records, recorded_tasks, summary_table
 from kdlib.runs import RunConfig
 from kdlib.selection import runs_of
 
@@ -45,7 +47,7 @@ def readme_blocks(readme: Path, roots: Sequence[Path]) -> dict[str, str]:
     return {
         "headline": read_accuracy(method_accuracy(runs[0])),
         "summary": "\n".join(summary_markdown(summary_table(some)) for some in runs),
-        "claims": "\n".join(_claims(some) for some in runs),
+        "claims": "\n".join([*(_claims(some) for some in runs), *_of_self_taught(roots)]),
         "ledger": counts_markdown(make_ledger(load_records(*roots, task=None))),
         "methods": methods_markdown(),
         "profiles": profiles_markdown(),
@@ -90,6 +92,18 @@ def _claims(runs: pd.DataFrame) -> str:
     return "\n".join(
         f"{name}. {claims_markdown(table)}" for name, table in tables.items() if len(table)
     )
+
+
+def _of_self_taught(roots: Sequence[Path]) -> Iterator[str]:
+    """The verdicts on FRSKD, one family a data set and task, as its notebooks have them."""
+    for task in recorded_tasks(*roots):
+        method, claims = SELF_TAUGHT[task]
+        table = load_records(*roots, task=task)
+        for runs in _main_runs(table):
+            judged = verdicts(self_taught_runs(table, runs, method), claims)
+            name = describe_setting(table, runs["setting"].iloc[0])
+            if len(judged):
+                yield f"A neighbour: FRSKD. **{name}**\n\n{comparison_markdown(judged)}"
 
 
 def _times(path: Path) -> str:

@@ -32,6 +32,8 @@ PIXEL_CLAIMS = (
     Claim("FRSKD helps segmentation at equal epochs", OF_PIXELS, PLAIN, "miou"),
     Claim("FRSKD helps segmentation at equal compute", OF_PIXELS, LONGER, "miou"),
 )
+SELF_TAUGHT = {"classification": (FRSKD, CLAIMS), "segmentation": (OF_PIXELS, PIXEL_CLAIMS)}
+"""By task: FRSKD there, and what is claimed of it."""
 
 
 def self_taught_runs(

@@ -77,7 +77,7 @@ def datasets() -> list[str]:
     return list(registry("kdlib/data/__init__.py", "DATASETS"))
 
 
-def methods() -> dict[str, bool]:
+def methods() -> dict[str, list[str]]:
     """Names of the methods, each with the modifiers that it takes."""
     lines = registry("kdlib/distillers/registry.py", "METHODS")
     return {name: _taken_by(line) for name, line in lines.items()}

@@ -109,13 +109,12 @@ WARMUP = 20 / 240
 """Of the training: 20 of the 240 epochs that are usual on CIFAR-100."""
 AT = "sum ‖A_s/‖A_s‖ - A_t/‖A_t‖‖^2 / HW, A = mean_c F^2"
 SPECTRUM = "sum ‖D_s - D_t‖, D = DCT-II(A) without DC, over its L2 norm"
-# The release's weight of the DCT loss is 1. Its variants differ in scale (their sum over three
-# stages of random features is 16 for release_a, 4 for dct), so each default makes the weighted
-# terms alike.
-
 # FRSKD, some of whose options are changed: they are parts or controls of one method.
 refinement = partial(Method, weight=1.0, fitted=True, self_taught=True, dense=True)
 FRSKD = "Ji 2021, arXiv 2103.08273"
+# The release's weight of the DCT loss is 1. Its variants differ in scale (their sum over three
+# stages of random features is 16 for release_a, 4 for dct), so each default makes the weighted
+# terms alike.
 METHODS: dict[str, Method] = {
     "student": Method(None, 0.0, "cross-entropy alone", "-log p_s(target)", dense=True),
     "kd": Method(
