@@ -64,7 +64,6 @@ CLAIMS = (
     Claim("The gate helps AT", "at+gate", "at"),
     Claim("DCT with the gate beats AT with it", "dct+gate", "at+gate"),
 )
-SEGMENTATION_CLAIMS = (Claim("FRSKD helps segmentation", "frskd_pixels", "student", "miou"),)
 SRM_CLAIMS = (
     Claim("SRM helps a student", "srm", "student"),
     Claim("SRM on logits helps a student", "srm_logits", "student"),

@@ -11,7 +11,6 @@ import pandas as pd
 
 from kdlib.comparisons import (
     CLAIMS,
-    SEGMENTATION_CLAIMS,
     Claim,
     claims_table,
     compare,
@@ -30,6 +29,7 @@ from kdlib.markdown import (
 )
 from kdlib.profiles import expand
 from kdlib.records import find_records, publish, validate_record
+from kdlib.refinement import PIXEL_CLAIMS
 from kdlib.run_table import (
     describe_setting,
     load_histories,
@@ -43,7 +43,6 @@ from kdlib.run_table import (
 
 __all__ = [
     "CLAIMS",
-    "SEGMENTATION_CLAIMS",
     "Claim",
     "check_block",
     "claims_markdown",
@@ -129,6 +128,6 @@ def print_results(roots: list[Path], profile: str | None = None, **cut: int | No
         if chosen.empty:
             continue
         print(summary_markdown(summary_table(chosen)))
-        claims = claims_table(chosen, (*CLAIMS, *SEGMENTATION_CLAIMS))
+        claims = claims_table(chosen, (*CLAIMS, *PIXEL_CLAIMS))
         if len(claims):
             print(claims_markdown(claims))

@@ -26,7 +26,8 @@ def classifier_of(network: nn.Module) -> nn.Linear:
 def fit_probe(embeddings: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Multinomial logistic regression on standardised features, by L-BFGS from zero.
 
-    The same arguments give the same probe: nothing is drawn, and all images are one batch.
+    The same arguments give the same probe: nothing is drawn, and all images are one batch. It
+    agrees with scikit-learn's, which has no row for a class that does not occur.
 
     Args:
         embeddings: (N, D).
