@@ -126,20 +126,35 @@ def verdicts(runs: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFra
     return judge(found) if found else pd.DataFrame()
 
 
-def by_augmentation(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
-    """Mean ``top1`` and ``n`` of the plain student and of FRSKD, a row an augmentation.
+def gains_by(
+    field: str, table: pd.DataFrame, students: pd.DataFrame, methods: Sequence[str] = (FRSKD,)
+) -> pd.DataFrame:
+    """What methods gain over the plain student, a row a value of a field of the config.
 
-    Columns: ``augmentation``, ``student``, ``frskd``, ``self_teacher``, ``gain``, ``n``; seeds
-    that both have alone are counted.
+    Args:
+        field: what varies, such as ``augmentation`` or ``epochs``; all else is as in ``students``.
+        table: all runs, from :func:`kdlib.run_table.load_records`.
+        students: runs of one setting of them.
+        methods: each is compared with the plain student of the same value and seeds.
+
+    Returns:
+        Columns ``field``, ``method``, ``student`` and ``distilled`` (mean top-1 of both),
+        ``self_teacher``, ``gain`` and ``n``; seeds that both have alone are counted.
     """
-    alike = akin(table, students, "augmentation")
-    rows = []
-    for names, own in alike.groupby("augmentation", sort=False):
-        both = [own[own["method"] == method].set_index([*SEEDS]) for method in (PLAIN, FRSKD)]
-        values = pd.concat([one["top1"] for one in both], axis=1, join="inner", keys=[PLAIN, FRSKD])
-        refined = both[1]["self_teacher_top1"].reindex(values.index).mean()
-        means = {**values.mean(), "self_teacher": refined, "n": len(values)}
-        rows.append({"augmentation": " + ".join(json.loads(names)), **means})
-    found = pd.DataFrame(rows, columns=["augmentation", PLAIN, FRSKD, "self_teacher", "n"])
+    alike = akin(table, students, field)
+    rows = [
+        {field: value, "method": method, **_means(same, method)}
+        for value, same in alike.groupby(field)
+        for method in methods
+    ]
+    found = pd.DataFrame(rows, columns=[field, "method", PLAIN, "distilled", "self_teacher", "n"])
     found = found[found["n"] > 0].reset_index(drop=True)
-    return found.assign(gain=found[FRSKD] - found[PLAIN])
+    return found.assign(gain=found["distilled"] - found[PLAIN])
+
+
+def _means(runs: pd.DataFrame, method: str) -> dict[str, float]:
+    """Means over the seeds that a method and the plain student share."""
+    plain, own = (runs[runs["method"] == name].set_index([*SEEDS]) for name in (PLAIN, method))
+    both = own.join(plain[["top1"]].add_suffix("_plain"), how="inner")
+    means = both[["top1_plain", "top1", "self_teacher_top1"]].mean().tolist()
+    return {**dict(zip((PLAIN, "distilled", "self_teacher"), means, strict=True)), "n": len(both)}

@@ -11,7 +11,7 @@ from kdlib.refinement import (
     LONGER,
     OF_PIXELS,
     PIXEL_CLAIMS,
-    by_augmentation,
+    gains_by,
     longer_students,
     self_taught_runs,
     summary,
@@ -28,7 +28,7 @@ TOP1 = {"student": 0.60, "frskd": 0.70, "frskd_dct": 0.69}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Three seeds of a student, FRSKD and two variants; longer, mixed and unrelated students."""
+    """Three seeds of a student, FRSKD and two variants; students that are longer or mixed."""
     root = tmp_path_factory.mktemp("records")
     frskd = replace(SETTING, method="frskd", method_options=OPTIONS)
     for seed in (0, 1, 2):
@@ -47,7 +47,8 @@ def root(tmp_path_factory):
     mixed = replace(frskd, augmentation=("flip", "mixup"))
     write_run(root, mixed, 0.72)
     write_run(root, replace(mixed, method="student"), 0.61)
-    write_run(root, replace(SETTING, epochs=77), 0.9)
+    write_run(root, replace(frskd, epochs=20), 0.9)
+    write_run(root, replace(SETTING, epochs=20), 0.7)
     return root
 
 
@@ -90,9 +91,19 @@ def test_equal_epochs_and_equal_compute_are_judged_apart(runs):
 
 def test_gains_by_augmentation_count_common_seeds(runs):
     table, main, _ = runs
-    found = by_augmentation(table, main).set_index("augmentation")
-    assert found.loc["flip + mixup", "gain"] == pytest.approx(0.11)
-    assert found.loc["flip", "n"] == 3 and found.loc["flip + mixup", "n"] == 1
+    found = gains_by("augmentation", table, main).set_index("augmentation")
+    mixed = found.loc['["flip", "mixup"]']
+    assert mixed["gain"] == pytest.approx(0.11) and mixed["n"] == 1
+    usual = found.loc['["flip"]']
+    assert (usual["n"], usual["self_teacher"]) == (3, pytest.approx(0.8))
+
+
+def test_gains_by_epochs_are_told_method_by_method(runs):
+    table, main, _ = runs
+    found = gains_by("epochs", table, main, ("frskd", "frskd_dct"))
+    assert found["epochs"].tolist() == [5, 5, 20]
+    assert found["method"].tolist() == ["frskd", "frskd_dct", "frskd"]
+    assert found["gain"].tolist() == pytest.approx([0.1, 0.09, 0.2])
 
 
 def test_without_frskd_there_is_nothing_to_compare(tmp_path):
@@ -100,7 +111,7 @@ def test_without_frskd_there_is_nothing_to_compare(tmp_path):
     table = load_records(tmp_path)
     alone = self_taught_runs(table, runs_of(table, "scenes", 2))
     assert set(alone["label"]) == {"student"} and verdicts(alone).empty
-    assert by_augmentation(table, alone).empty
+    assert gains_by("augmentation", table, alone).empty
 
 
 def test_of_pixels_it_is_the_iou_that_is_compared(tmp_path):
