@@ -96,7 +96,7 @@ def akin(table: pd.DataFrame, students: pd.DataFrame, field: str) -> pd.DataFram
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a label: ``n``, the metric with ``std``, ``self_teacher``, ``epochs``, ``seconds``.
+    """A row a label: ``n``, the metric with ``std``, ``self_teacher``, ``epochs``.
 
     Args:
         runs: from :func:`self_taught_runs`.
@@ -105,7 +105,6 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     found = runs.groupby("label", sort=False).agg(
         n=(metric, "size"), **{metric: (metric, "mean")}, std=(metric, "std"),
         self_teacher=(f"self_teacher_{metric}", "mean"), epochs=("epochs", "first"),
-        seconds=("train_seconds", "mean"),
     )  # fmt: skip
     return found.sort_index(key=lambda labels: [_place(label) for label in labels])
 
