@@ -15,10 +15,15 @@ from kdlib.runs import RunConfig, read_record
 from kdlib.tasks import TASKS
 
 
-def dev_records(root: Path, dataset: str) -> list[dict[str, Any]]:
-    """Records of runs with a weight to choose, evaluated on the dev split of ``dataset``."""
+def dev_records(root: Path, dataset: str, task: str | None = None) -> list[dict[str, Any]]:
+    """Records of runs with a weight to choose, evaluated on the dev split of ``dataset``.
+
+    ``task`` leaves out those of others.
+    """
     records = [read_record(path) for path in sorted(Path(root).glob("*-dev-*/record.json"))]
     own = [record for record in records if record["config"]["dataset"] == dataset]
+    if task is not None:
+        own = [record for record in own if _task(record) == task]
     return [record for record in own if _chosen_field(record["config"]["method"])]
 
 
@@ -29,7 +34,7 @@ def grid_scores(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, f
         config = record["config"]
         weight = config[_chosen_field(config["method"])]
         of_method = scores.setdefault(config["method"], {})
-        metric = TASKS[config.get("task", RunConfig.task)].metric
+        metric = TASKS[_task(record)].metric
         of_method.setdefault(weight, []).append(record["results"][metric])
     return {
         method: {weight: mean(values) for weight, values in sorted(of_method.items())}
@@ -75,6 +80,11 @@ def at_edge(scores: Mapping[str, Mapping[float, float]]) -> list[str]:
 
 def _best(scores: Mapping[str, Mapping[float, float]]) -> dict[str, float]:
     return {method: max(sorted(grid), key=grid.__getitem__) for method, grid in scores.items()}
+
+
+def _task(record: Mapping[str, Any]) -> str:
+    """Of a record; the first ones do not name it."""
+    return record["config"].get("task", RunConfig.task)
 
 
 def _chosen_field(method: str) -> str:

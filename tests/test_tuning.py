@@ -42,6 +42,7 @@ def test_a_method_of_pixels_is_chosen_by_its_miou(grid):
     for weight, miou in ((0.1, 0.2), (0.3, 0.3), (1.0, 0.1)):
         write_dev(grid, "frskd_pixels", "weight", weight, miou, task="segmentation")
     assert choose(grid_scores(dev_records(grid, "scenes")))["frskd_pixels"] == {"weight": 0.3}
+    assert set(grid_scores(dev_records(grid, "scenes", "classification"))) == {"at", "kd"}
 
 
 def test_what_was_chosen_is_written_where_profiles_read_it(grid):
