@@ -45,6 +45,22 @@ def test_a_single_weight_is_no_ablation(tmp_path):
     assert figure_tables.weight_sensitivity(load_records(tmp_path)).empty
 
 
+def test_what_has_no_weight_is_not_compared_by_it(tmp_path):
+    for mu in (1.5, 2.0):
+        options = {"mu": mu}
+        write_run(tmp_path, RunConfig(method="srm", split="dev", method_options=options), 0.5)
+    found = figure_tables.weight_sensitivity(grid(tmp_path, dct=(4.0, 0.4)))
+    assert set(found["method"]) == {"student", "dct"}
+
+
+def test_frskd_stands_for_its_variants(tmp_path):
+    write_grid(tmp_path, ["student", "kd"])
+    for method in ("frskd", "frskd_published"):
+        write_run(tmp_path, RunConfig(method=method), 0.5)
+    found = figure_tables.method_accuracy(load_records(tmp_path))
+    assert set(found["label"]) == {"student", "kd", "frskd", "teacher"}
+
+
 def test_switches_are_read_from_presets_and_options(tmp_path):
     write_grid(tmp_path, ["dct", "dct_abs", "release_a", "dct+gate", "at", "dct+kd"])
     for options in ({"normalise": "max_ac"}, {"band": ["low", 4]}, {"level_weights": [1, 1, 0]}):

@@ -34,17 +34,16 @@ def weight_sensitivity(table: pd.DataFrame) -> pd.DataFrame:
     """Every method by its weight, on the dev split: means over the seeds of the grid.
 
     Columns: ``method``, ``weight`` (of KD itself: that of its term), ``factor`` of the method's
-    default weight, ``top1``, ``top5``, ``mca``, ``n``. The student alone has no weight. Empty
-    where no method has two weights.
+    default weight, ``top1``, ``top5``, ``mca``, ``n``. The student alone has no weight;
+    other methods without one, such as SRM alone, are left out. Empty where no method has two.
     """
     runs = students_of(table)
-    runs = runs[runs["split"] == "dev"]
+    runs = runs[runs["split"] == "dev"].assign(tuned=_tuned)
+    runs = runs[runs["tuned"].notna() | (runs["method"] == "student")]
     rows = [
         {"method": method, "weight": weight, "factor": weight / _default(str(method)),
          **own[ACCURACIES].mean(), "n": len(own)}
-        for (method, weight), own in runs.assign(tuned=_tuned(runs)).groupby(
-            ["method", "tuned"], dropna=False
-        )
+        for (method, weight), own in runs.groupby(["method", "tuned"], dropna=False)
     ]  # fmt: skip
     grid = pd.DataFrame(rows)
     if grid.empty or grid.groupby("method").size().max() < 2:

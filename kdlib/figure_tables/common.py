@@ -27,6 +27,15 @@ def students_of(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["setting"].isin(settings)]
 
 
+def without_variants(students: pd.DataFrame) -> pd.DataFrame:
+    """Runs without FRSKD's variants, for which it stands itself.
+
+    They are notebook 10's, and what the published weights do to so short a training would leave
+    the other methods no room on an axis.
+    """
+    return students[~students["method"].str.startswith("frskd_")]
+
+
 def with_teacher_label(table: pd.DataFrame, methods: Sequence[str], file: str) -> pd.DataFrame:
     """The chosen methods' runs that have a file, and their teachers' labelled ``teacher``.
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kdlib.comparisons import claims_table, paired_comparison, paired_values
-from kdlib.figure_tables.common import KEY_METHODS, students_of, with_interval
+from kdlib.figure_tables.common import KEY_METHODS, students_of, with_interval, without_variants
 from kdlib.run_table import load_histories, student_settings, teacher_runs
 
 NOISE_PAIR = ("dct", "parseval_twin")
@@ -14,13 +14,8 @@ GAINS = (("dct", "at"), ("dct", "student"))
 
 
 def method_accuracy(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a run: ``label``, ``init_seed``, ``top1``, and its method's ``mean, low, high, n``.
-
-    FRSKD stands for its variants: they are notebook 10's, and what the published weights do to so
-    short a training would leave the other methods no room on the axis.
-    """
-    students = students_of(table)
-    students = students[~students["method"].str.startswith("frskd_")]
+    """A row a run: ``label``, ``init_seed``, ``top1``, and its method's ``mean, low, high, n``."""
+    students = without_variants(students_of(table))
     if students["label"].nunique() < 2:
         return pd.DataFrame()
     teachers = teacher_runs(table, students["setting"].iloc[0]).assign(label="teacher")

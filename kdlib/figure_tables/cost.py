@@ -9,7 +9,7 @@ import pandas as pd
 
 from kdlib.comparisons import paired_comparison
 from kdlib.errors import KdlibError
-from kdlib.figure_tables.common import students_of
+from kdlib.figure_tables.common import students_of, without_variants
 
 # Written by `python -m benchmarks.methods`.
 COSTS = Path(__file__).parents[2] / "benchmarks" / "results" / "methods" / "costs.json"
@@ -31,7 +31,7 @@ def accuracy_cost(table: pd.DataFrame, costs: Path = COSTS) -> pd.DataFrame:
     if not Path(costs).exists():
         return pd.DataFrame()
     plan, measured = read_costs(costs)
-    students = _measured(students_of(table), plan)
+    students = _measured(without_variants(students_of(table)), plan)
     if "student" not in set(students["label"]):
         return pd.DataFrame()
     rows = []
