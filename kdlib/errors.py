@@ -26,3 +26,31 @@ def checked_options(given: Mapping[str, object], valid: Iterable[str], owner: st
     for name in given:
         if name not in choices:
             raise unknown(f"option of {owner}", name, choices)
+
+
+def checked_values(given: Mapping[str, object], defaults: Mapping[str, object], owner: str) -> None:
+    """Refuse an option that ``owner`` does not have, and a value of another kind than its default.
+
+    Raises:
+        KdlibError: as :func:`checked_options`, or names the option, its value and its default.
+    """
+    checked_options(given, defaults, owner)
+    for name, value in given.items():
+        if not same_kind(value, defaults[name]):
+            raise KdlibError(
+                f"Option '{name}' of {owner} is {value!r}; give a value like its default, "
+                f"{defaults[name]!r}."
+            )
+
+
+def same_kind(value: object, example: object) -> bool:
+    """Whether a value can stand where ``example`` does; where that is ``None``, any can."""
+    if example is None:
+        return True
+    if isinstance(value, bool) or isinstance(example, bool):
+        return isinstance(value, bool) and isinstance(example, bool)
+    if isinstance(example, float):
+        return isinstance(value, int | float)
+    if isinstance(example, list | tuple):
+        return isinstance(value, list | tuple)
+    return isinstance(value, type(example))

@@ -24,7 +24,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-from kdlib.errors import KdlibError, checked_options, unknown
+from kdlib.errors import KdlibError, checked_options, same_kind, unknown
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 STARTUP_LIMIT_S = 180
@@ -123,24 +123,11 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
     defaults = parameter_defaults(notebook)
     checked_options(parameters, defaults, f"notebook {notebook.stem}")
     for name, value in parameters.items():
-        if not _same_kind(value, defaults[name]):
+        if value is not None and not same_kind(value, defaults[name]):
             raise KdlibError(
                 f"Parameter '{name}' of notebook {notebook.stem} is {value!r}; "
                 f"give a value like its default, {defaults[name]!r}."
             )
-
-
-def _same_kind(value: Any, example: Any) -> bool:
-    """Whether a value can stand where ``example`` does; ``None`` can stand anywhere."""
-    if value is None or example is None:
-        return True
-    if isinstance(value, bool) or isinstance(example, bool):
-        return isinstance(value, bool) and isinstance(example, bool)
-    if isinstance(example, float):
-        return isinstance(value, int | float)
-    if isinstance(example, list | tuple):
-        return isinstance(value, list | tuple)
-    return isinstance(value, type(example))
 
 
 def execute_notebook(

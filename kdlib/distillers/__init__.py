@@ -13,7 +13,7 @@ from kdlib.data.mixing import JOINT, MIXING
 from kdlib.distillers.base import Distiller
 from kdlib.distillers.pair import Pair
 from kdlib.distillers.registry import METHODS, STAGES, Method
-from kdlib.errors import KdlibError, checked_options, unknown
+from kdlib.errors import KdlibError, checked_values, unknown
 
 if TYPE_CHECKING:
     from kdlib.runs import RunConfig
@@ -190,7 +190,7 @@ def _check_augmentation(config: "RunConfig") -> None:
 def _method_loss(name: str, options: Mapping[str, Any], pair: Pair | None) -> nn.Module | None:
     method = method_of(name)
     if not method.checks_options and (method.build or method.settings):
-        checked_options(options, method.options, f"method '{name}'")
+        checked_values(options, method.options, f"method '{name}'")
     if method.build is None:
         if method.settings:
             method.settings(**options)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from kdlib.errors import KdlibError, checked_options, unknown
+from kdlib.errors import KdlibError, checked_values, unknown
 
 if TYPE_CHECKING:
     from kdlib.runs import RunConfig
@@ -69,9 +69,9 @@ class SrmOptions:
         """From a run's ``method_options``.
 
         Raises:
-            KdlibError: an unknown option, or a value that is out of range.
+            KdlibError: an unknown option, or a value of another kind or out of range.
         """
-        checked_options(options, NAMES, "SRM")
+        checked_values(options, DEFAULTS, "SRM")
         return cls(**options)
 
     def atoms(self, channels: int) -> int:
@@ -83,7 +83,7 @@ class SrmOptions:
         return max(1, int(self.sparsity * atoms))
 
 
-NAMES = tuple(item.name for item in fields(SrmOptions))
+DEFAULTS = {item.name: item.default for item in fields(SrmOptions)}
 OF_DICTIONARY = ("mu", "sparsity", "dictionary_rate", "dictionary_steps")
 OF_INITIALISATION = (*OF_DICTIONARY, "dictionary_epochs", "targets", "release")
 

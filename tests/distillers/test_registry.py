@@ -263,6 +263,22 @@ def test_an_unknown_option_of_a_method_is_refused(method):
         distiller(method, method_options={"transfrom": "dct"})
 
 
+@pytest.mark.parametrize(
+    ("method", "option", "value"),
+    [
+        ("rkd", "angle_weight", "50"),
+        ("crd", "negatives", 1.5),
+        ("frskd", "width", None),
+        ("frskd", "detach", "no"),
+        ("srm", "mu", "big"),
+        ("srm_logits", "dictionary_steps", 3),
+    ],
+)
+def test_an_option_of_another_kind_than_its_default_is_refused(method, option, value):
+    with pytest.raises(KdlibError, match=f"Option '{option}' .* give a value like its default"):
+        distiller(method, method_options={option: value})
+
+
 def test_a_fitted_method_asks_for_its_pair():
     with pytest.raises(KdlibError, match="'vid' is made for two networks"):
         create_distiller(RunConfig(method="vid"))
