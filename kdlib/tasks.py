@@ -1,4 +1,4 @@
-"""What a network is asked for: the class of an image, or of each of its pixels."""
+"""What a network is asked for: the class of an image, of each of its pixels, its objects."""
 
 from dataclasses import dataclass
 
@@ -24,4 +24,7 @@ class Measures:
 TASKS: dict[str, Measures] = {
     "classification": Measures("top1", ("top1", "top5", "mca", "mca_all"), "accuracy"),
     "segmentation": Measures("miou", ("miou", "pixel_accuracy"), "miou"),
+    "detection": Measures("map", ("map", "map50", "map75"), "map50"),
+    "crops": Measures("top1", ("top1", "top5", "mca", "mca_all"), "accuracy"),
 }
+"""``crops`` is the classification of objects that are cut out by their boxes."""

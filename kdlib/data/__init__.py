@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kdlib.data.ade20k import list_ade20k
 from kdlib.data.cifar import load_cifar100
+from kdlib.data.crops import checked_crop_size, cropped
 from kdlib.data.fashion import load_fashion_mnist
 from kdlib.data.fashion_scenes import load_fashion_scenes
 from kdlib.data.folder import list_imagefolder
@@ -15,6 +16,7 @@ from kdlib.data.photo_data import load_photographs
 from kdlib.data.photo_source import Lister
 from kdlib.data.places365 import list_places365
 from kdlib.data.scene_masks import load_fashion_scene_masks, load_scene_masks
+from kdlib.data.scene_objects import load_fashion_scene_objects, load_scene_objects
 from kdlib.data.scenes import load_scenes
 from kdlib.data.sun397 import list_sun397
 from kdlib.data.voc import load_voc
@@ -38,7 +40,12 @@ SEGMENTED: dict[str, Callable[..., ImageData]] = {
     "fashion_scenes": load_fashion_scene_masks,
     "voc": load_voc,
 }
-"""With the class of each pixel. Of ``voc`` there is nothing else."""
+"""With the class of each pixel."""
+DETECTED: dict[str, Callable[..., ImageData]] = {
+    "scenes": load_scene_objects,
+    "fashion_scenes": load_fashion_scene_objects,
+}
+"""With the box and the class of each object, which can be cut out by their boxes."""
 LISTERS: dict[str, Lister] = {
     name: loader.args[0] for name, loader in DATASETS.items() if isinstance(loader, partial)
 }
@@ -69,7 +76,14 @@ def loaders_of(task: str) -> dict[str, Callable[..., ImageData]]:
         raise unknown("task", task, TASKS)
     if task == "segmentation":
         return SEGMENTED
-    return {name: load for name, load in DATASETS.items() if load is not SEGMENTED.get(name)}
+    if task in ("detection", "crops"):
+        return DETECTED
+    others = (SEGMENTED, DETECTED)
+    return {
+        name: load
+        for name, load in DATASETS.items()
+        if all(load is not other.get(name) for other in others)
+    }
 
 
 def tasks_of(name: str) -> tuple[str, ...]:
@@ -86,6 +100,7 @@ def load_data(
     image_size: int = 64,
     attentions: int = 2,
     distractors: int = 4,
+    crop_size: int = 32,
     data_root: Path | str | None = None,
 ) -> ImageData:
     """Load a split of a data set into memory, map it, or list its photographs.
@@ -94,12 +109,15 @@ def load_data(
         name: one of ``dataset_names()``.
         split: ``train``; ``dev``, the last fifth of it, on which choices are made; ``fit``, the
             rest of it; ``test``, which nothing may be chosen on.
-        task: ``classification``: images have labels; ``segmentation``: their pixels have.
+        task: ``classification``: images have labels; ``segmentation``: their pixels have;
+            ``detection``: their objects have, and boxes; ``crops``: objects cut out of the images
+            of that very split, which are classified.
         size: images of the training set (for ``train``, ``fit``, ``dev``) or of the test set;
             ``None`` for the data set's own number.
-        image_size: pixels a side.
+        image_size: pixels a side; photographs with objects have sizes of their own.
         attentions: objects of its class that a scene shows (composed data sets).
         distractors: other objects in a scene (composed data sets).
+        crop_size: pixels a side of a crop, 8 to 512 (task ``crops``).
         data_root: folder of the real data sets; ``None`` reads the variable ``KDLIB_DATA``.
 
     Raises:
@@ -116,6 +134,7 @@ def load_data(
         raise unknown("split", split, SPLITS)
     if size is not None and size < SMALLEST:
         raise KdlibError(f"size is {size}; it must be at least {SMALLEST}, or None for all.")
+    checked_crop_size(crop_size)
     data = loaders[name](
         "test" if split == "test" else "train",
         size=size,
@@ -126,4 +145,5 @@ def load_data(
     )
     kept = min(round(len(data) * (1 - DEV_SHARE)), len(data) - 1)
     parts = {"fit": (0, kept), "dev": (kept, len(data))}
-    return data.part(*parts[split]) if split in parts else data
+    chosen = data.part(*parts[split]) if split in parts else data
+    return cropped(chosen, crop_size) if task == "crops" else chosen

@@ -19,6 +19,7 @@ from torch.nn import functional
 from kdlib.data.image_data import ImageData
 from kdlib.data.mixing import MIXING, Mixed, check_mixing, relabelled
 from kdlib.data.photographs import Photographs, random_places
+from kdlib.data.whole_photographs import WholePhotographs
 from kdlib.errors import KdlibError, unknown
 from kdlib.seeds import derive_seed, generator
 from kdlib.tasks import IGNORED
@@ -67,7 +68,7 @@ class Batches:
         device: torch.device | str = "cpu",
     ) -> None:
         _check_augmentation(augmentation, data)
-        self.images = _placed(data.images, torch.device(device))
+        self.images = _placed(_of_one_size(data.images), torch.device(device))
         masks = None if data.masks is None else _placed(data.masks, torch.device(device))
         self.masks = cast("Tensor | None", masks)
         self.labels = data.labels.to(device)
@@ -158,6 +159,15 @@ def _check_augmentation(names: tuple[str, ...], data: ImageData) -> None:
             "The augmentation 'random_crop' cuts a window out of a larger photograph, and these "
             "images are all of one size; use 'crop', which shifts them by up to four pixels."
         )
+
+
+def _of_one_size(images: Tensor | Photographs | WholePhotographs) -> Tensor | Photographs:
+    if isinstance(images, WholePhotographs):
+        raise KdlibError(
+            "These photographs are each of a size of their own, for detectors; task 'crops' cuts "
+            "their objects out for classifiers."
+        )
+    return images
 
 
 def _placed(images: Tensor | Photographs, device: torch.device) -> Tensor | Photographs:

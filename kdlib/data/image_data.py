@@ -5,18 +5,21 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from kdlib.data.objects import Objects
 from kdlib.data.photographs import Photographs
+from kdlib.data.whole_photographs import WholePhotographs
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images with labels, or with the class of each pixel.
+    """Images with labels, with the class of each pixel, or with objects.
 
     Attributes:
         images: (N, 3, H, W) uint8, ready to be moved to a device whole; or N photographs, which
-            are read when they are asked for.
-        labels: (N,) int64, in ``range(len(classes))``; all 0 where pixels have classes instead.
-        classes: names of the classes, in the order of the labels.
+            are read when they are asked for, of one size or, for detectors, each of its own.
+        labels: (N,) int64, in ``range(len(classes))``; all 0 where pixels or objects have classes
+            instead.
+        classes: names of the classes, in the order of the labels, or of the objects' kinds.
         mean: mean of each channel in 0..1, for normalisation.
         std: standard deviation of each channel in 0..1.
         fingerprint: hexadecimal digits that change when the content does.
@@ -24,9 +27,10 @@ class ImageData:
             define the class; ``None`` where there is no such ground truth.
         masks: (N, H, W) uint8, the class of each pixel, or ``kdlib.tasks.IGNORED`` where it does
             not count; ``None`` where images have labels, or where photographs bring their masks.
+        objects: the objects of each image; ``None`` where it is not objects that have classes.
     """
 
-    images: Tensor | Photographs
+    images: Tensor | Photographs | WholePhotographs
     labels: Tensor
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
@@ -34,10 +38,13 @@ class ImageData:
     fingerprint: str
     relevance: Callable[[Tensor], Tensor] | None = None
     masks: Tensor | None = None
+    objects: Objects | None = None
 
     @property
     def task(self) -> str:
-        """``segmentation`` if pixels have classes, else ``classification``."""
+        """``detection`` or ``segmentation`` where objects or pixels have classes."""
+        if self.objects is not None:
+            return "detection"
         annotated = isinstance(self.images, Photographs) and self.images.annotated
         return "segmentation" if annotated or self.masks is not None else "classification"
 
@@ -51,7 +58,9 @@ class ImageData:
         shifted = None if whole is None else lambda indices: whole(indices + start)
         images, labels = self.images[start:stop], self.labels[start:stop]
         masks = None if self.masks is None else self.masks[start:stop]
-        return replace(self, images=images, labels=labels, relevance=shifted, masks=masks)
+        objects = None if self.objects is None else self.objects.part(start, stop)
+        changed = replace(self, images=images, labels=labels, relevance=shifted)
+        return replace(changed, masks=masks, objects=objects)
 
     def first(self, count: int) -> "ImageData":
         """The first ``count`` images, or all of them if there are fewer."""
