@@ -15,6 +15,7 @@ from kdlib.models.cifar_resnet import ThreeStageResNet, cifar_resnet, wide_cifar
 from kdlib.models.cifar_resnet18 import resnet18_cifar
 from kdlib.models.cifar_resnet50 import resnet50_cifar
 from kdlib.models.output import Output, Shapes
+from kdlib.models.scenes_detectors import scenes_retinanet, scenes_ssd
 from kdlib.models.scenes_mobilenet import scenes_mobile
 from kdlib.models.segmenter import efficientdet_d0, efficientdet_d1, scenes_segmenter
 from kdlib.models.shuffle_v1 import cifar_shuffle_v1
@@ -80,9 +81,19 @@ SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
     "efficientdet_d1": efficientdet_d1,
 }
 """Networks that classify pixels, not images."""
+DETECTORS: dict[str, Callable[..., nn.Module]] = {
+    "scenes_ssd": partial(scenes_ssd, widths=(16, 16, 32, 64)),
+    "scenes_ssd_tiny": partial(scenes_ssd, widths=(4, 4, 8, 16)),
+    "scenes_retinanet": partial(scenes_retinanet, widths=(16, 16, 32, 64), pyramid=48),
+    "scenes_retinanet_tiny": partial(scenes_retinanet, widths=(4, 4, 8, 16), pyramid=8),
+}
+"""Networks that find objects: each is a ``kdlib.models.detectors.Detector``."""
 PRETRAINED = (*TAPPED, "efficientdet_d0", "efficientdet_d1")
 """Networks of which torchvision has weights to begin with."""
-MODELS = OWN | TAPPED | SEGMENTERS
+MODELS = OWN | TAPPED | SEGMENTERS | DETECTORS
+ABLE = {"segmentation": SEGMENTERS, "detection": DETECTORS}
+"""Networks of the tasks that classifiers do not do."""
+DETECTOR_OPTIONS = ("image_size", "mean", "std")
 
 
 def model_names() -> tuple[str, ...]:
@@ -98,7 +109,7 @@ def check_task(name: str, task: str) -> None:
     """
     if name not in MODELS:
         raise unknown("model", name, MODELS)
-    able = SEGMENTERS if task == "segmentation" else OWN | TAPPED
+    able = ABLE.get(task, OWN | TAPPED)
     if name not in able:
         raise KdlibError(f"Model '{name}' is not for task '{task}'. Valid: {', '.join(able)}.")
 
@@ -106,22 +117,28 @@ def check_task(name: str, task: str) -> None:
 def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     """Build a network whose forward takes images (B, 3, H, W) and returns an ``Output``.
 
+    Those of ``DETECTORS`` take a list of images and return what their ``Detector`` says.
+
     Args:
         name: one of ``model_names()``.
         num_classes: number of classes K.
         options: ``weights``, torchvision's name of pretrained weights ("DEFAULT" for the best;
-            None, the default, for a random start), for torchvision's networks only.
+            None, the default, for a random start), for torchvision's networks only; of a detector
+            its backbone's. For detectors also ``image_size``, the side in pixels to which images
+            are resized, and ``mean`` and ``std``, of each channel, which normalise them; None for
+            the network's own.
 
     Raises:
-        KdlibError: unknown name, option or weights, or weights that cannot be downloaded.
+        KdlibError: unknown name, option or weights, or weights that cannot be downloaded; an
+            image size or a mean that cannot be.
     """
     if name not in MODELS:
         raise unknown("model", name, MODELS)
-    if name in PRETRAINED:
-        checked_options(options, ("weights",), f"model '{name}'")
-    elif options:
+    valid = ("weights",) * (name in PRETRAINED) + DETECTOR_OPTIONS * (name in DETECTORS)
+    if options and not valid:
         given = ", ".join(options)
         raise KdlibError(f"Model '{name}' has no options: remove {given}, or choose another model.")
+    checked_options(options, valid, f"model '{name}'")
     return MODELS[name](num_classes, **options)
 
 
