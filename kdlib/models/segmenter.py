@@ -64,11 +64,11 @@ class Segmenter(nn.Module):
 
 
 class StagedBackbone(nn.Module):
-    """The stages of one of our classifiers, without its classifier."""
+    """The stages of one of our classifiers, all or the first ``count``, without its classifier."""
 
-    def __init__(self, network: StagedNetwork) -> None:
+    def __init__(self, network: StagedNetwork, count: int | None = None) -> None:
         super().__init__()
-        self.stem, self.stages = network.stem, network.stages
+        self.stem, self.stages = network.stem, network.stages[:count]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, H, W) -> the stages' features, fine to coarse."""
