@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kdlib.data.ade20k import list_ade20k
 from kdlib.data.cifar import load_cifar100
+from kdlib.data.coco import load_coco
 from kdlib.data.crops import checked_crop_size, cropped
 from kdlib.data.fashion import load_fashion_mnist
 from kdlib.data.fashion_scenes import load_fashion_scenes
@@ -20,6 +21,7 @@ from kdlib.data.scene_objects import load_fashion_scene_objects, load_scene_obje
 from kdlib.data.scenes import load_scenes
 from kdlib.data.sun397 import list_sun397
 from kdlib.data.voc import load_voc
+from kdlib.data.voc_objects import load_voc_objects
 from kdlib.errors import KdlibError, unknown
 from kdlib.tasks import TASKS
 
@@ -34,6 +36,7 @@ DATASETS: dict[str, Callable[..., ImageData]] = {
     "places365": partial(load_photographs, list_places365),
     "imagefolder": partial(load_photographs, list_imagefolder),
     "voc": load_voc,
+    "coco": load_coco,
 }
 SEGMENTED: dict[str, Callable[..., ImageData]] = {
     "scenes": load_scene_masks,
@@ -44,6 +47,8 @@ SEGMENTED: dict[str, Callable[..., ImageData]] = {
 DETECTED: dict[str, Callable[..., ImageData]] = {
     "scenes": load_scene_objects,
     "fashion_scenes": load_fashion_scene_objects,
+    "voc": load_voc_objects,
+    "coco": load_coco,
 }
 """With the box and the class of each object, which can be cut out by their boxes."""
 LISTERS: dict[str, Lister] = {

@@ -69,8 +69,7 @@ class Batches:
     ) -> None:
         _check_augmentation(augmentation, data)
         self.images = _placed(_of_one_size(data.images), torch.device(device))
-        masks = None if data.masks is None else _placed(data.masks, torch.device(device))
-        self.masks = cast("Tensor | None", masks)
+        self.masks = None if data.masks is None else on_device(data.masks, torch.device(device))
         self.labels = data.labels.to(device)
         self.batch_size = batch_size
         self.augmentation, self.classes = augmentation, len(data.classes)
@@ -171,10 +170,12 @@ def _of_one_size(images: Tensor | Photographs | WholePhotographs) -> Tensor | Ph
 
 
 def _placed(images: Tensor | Photographs, device: torch.device) -> Tensor | Photographs:
-    """Images or masks on the device, if they are in memory and fit there; else as they are."""
-    if isinstance(images, Photographs) or not _fits(images.nbytes, device):
-        return images
-    return images.to(device)
+    return images if isinstance(images, Photographs) else on_device(images, device)
+
+
+def on_device(images: Tensor, device: torch.device) -> Tensor:
+    """Images or masks on the device, if they fit there; else as they are."""
+    return images.to(device) if _fits(images.nbytes, device) else images
 
 
 def _fits(size: int, device: torch.device) -> bool:

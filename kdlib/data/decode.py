@@ -38,6 +38,19 @@ def decoded(path: str, side: int) -> Pixels:
         raise _unreadable(path, error) from error
 
 
+def whole(path: str) -> Pixels:
+    """The photograph as it is stored, (H, W, 3): as :func:`decoded`, but not resized.
+
+    Raises:
+        KdlibError: as :func:`decoded`.
+    """
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(_rgb(picture))
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
 def resized_shape(path: str, side: int) -> tuple[int, int]:
     """Height and width that ``decoded`` gives, from the file's header alone.
 

@@ -1,25 +1,24 @@
-"""Batches for detectors: images and the objects in them, flipped or distorted together.
+"""Batches for detectors: images and the objects in them, mirrored or distorted together.
 
 As in :mod:`kdlib.data.batches`, order and augmentation are functions of the data seed, the epoch
 and the image alone: neither the batch size nor the number of workers can shift them, and a resumed
 run meets the very same batches.
-
-Kinds count from 0; torchvision's detectors have the background as their label 0. So a label is a
-kind + 1, and it is made here and nowhere else.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from kdlib.data.batches import on_device
+from kdlib.data.detection_augmentation import AUGMENTATIONS, DISTORTIONS, mirrored_boxes
+from kdlib.data.detection_loader import Job, Maker, labels_of, packed_batches
 from kdlib.data.image_data import ImageData
-from kdlib.data.objects import Objects
+from kdlib.data.photographs import Photographs, worker_count
 from kdlib.errors import KdlibError, unknown
 from kdlib.seeds import generator
-
-AUGMENTATIONS = ("flip",)
 
 
 class DetectionBatch(NamedTuple):
@@ -38,7 +37,26 @@ class DetectionBatch(NamedTuple):
 
 
 class DetectionBatches:
-    """Images with objects, handed out in batches."""
+    """Images with objects, handed out in batches.
+
+    Images of one size that are at most mirrored are made a whole batch at a time, on the device;
+    all others one at a time, by worker processes where they are photographs.
+
+    Args:
+        data: images with objects.
+        batch_size: images a batch; the last batch of an epoch may be smaller.
+        augmentation: any of ``AUGMENTATIONS``. ``flip`` mirrors half of the images; the others are
+            torchvision's: ``photometric`` changes light and colours, ``zoom_out`` puts the image
+            on a canvas of up to four times its size, ``iou_crop`` cuts a window that shows objects
+            in part, ``scale_jitter`` scales by 0.1 to 2 and cuts or fills to the size before.
+        device: where the batches are made.
+        workers: processes that make images; ``None`` for ``worker_count()`` with photographs and
+            for none with images in memory.
+
+    Raises:
+        KdlibError: the data has no objects, an augmentation does not exist, or the number of
+            workers is negative.
+    """
 
     def __init__(
         self,
@@ -48,15 +66,11 @@ class DetectionBatches:
         device: torch.device | str = "cpu",
         workers: int | None = None,
     ) -> None:
-        if data.objects is None:
-            raise KdlibError("This data has no objects; load it with task='detection'.")
-        for name in augmentation:
-            if name not in AUGMENTATIONS:
-                raise unknown("augmentation of detectors", name, AUGMENTATIONS)
-        self.images = cast("Tensor", data.images).to(device)
+        self._maker = _maker(data, augmentation)
         self.labels = data.labels.to(device)
         self.batch_size, self.augmentation = batch_size, augmentation
-        self._targets = _Targets(data.objects.counted(), torch.device(device))
+        self._workers = _checked_workers(workers, self._maker)
+        self._at_once = _AtOnce(self._maker, torch.device(device)) if self._is_plain() else None
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -68,47 +82,86 @@ class DetectionBatches:
         order = torch.randperm(count, generator=generator(seed, "order", epoch))
         flips = torch.rand(count, generator=generator(seed, "augmentation", epoch)) < 0.5
         flips &= torch.tensor("flip" in self.augmentation)
-        return self._of_memory(order, flips)
+        if self._at_once is not None:
+            return self._whole_batches(order, flips, self._at_once)
+        return self._made(self._maker, order, flips, seed, epoch)
 
     def in_order(self) -> Iterator[DetectionBatch]:
         """Every image once, in its place, not augmented."""
         count = len(self.labels)
-        return self._of_memory(torch.arange(count), torch.zeros(count, dtype=torch.bool))
+        order, flips = torch.arange(count), torch.zeros(count, dtype=torch.bool)
+        if self._at_once is not None:
+            return self._whole_batches(order, flips, self._at_once)
+        return self._made(replace(self._maker, names=()), order, flips)
 
-    def _of_memory(self, order: Tensor, flips: Tensor) -> Iterator[DetectionBatch]:
-        """Batches of images of one size, a batch at a time."""
-        device = self.labels.device
+    def _is_plain(self) -> bool:
+        return isinstance(self._maker.images, Tensor) and not self._maker.names
+
+    def _whole_batches(
+        self, order: Tensor, flips: Tensor, images: "_AtOnce"
+    ) -> Iterator[DetectionBatch]:
         for part in order.split(self.batch_size):
-            indices, mirrored = part.to(device), flips[part].to(device)
-            pixels = self.images[indices]
-            pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
-            targets = self._targets.of(part, mirrored, pixels.shape[-1])
-            yield DetectionBatch(list(pixels.float().div_(255)), targets, indices)
+            yield images.batch(part, flips[part])
+
+    def _made(
+        self, maker: Maker, order: Tensor, flips: Tensor, seed: int = 0, epoch: int = 0
+    ) -> Iterator[DetectionBatch]:
+        parts, device = order.split(self.batch_size), self.labels.device
+        jobs = [[Job(i, bool(flips[i]), seed, epoch) for i in part.tolist()] for part in parts]
+        for part, packed in zip(parts, packed_batches(maker, jobs, self._workers), strict=True):
+            moved = packed.moved(device)
+            yield DetectionBatch(moved.images(), moved.targets(), part.to(device))
 
 
-class _Targets:
-    """The objects of images in memory, looked up a batch at a time."""
+class _AtOnce:
+    """Images of one size and their objects on a device, handed out a batch at a time."""
 
-    def __init__(self, objects: Objects, device: torch.device) -> None:
-        self.boxes, self.labels = objects.boxes.to(device), (objects.kinds + 1).to(device)
-        self.starts, self.counts = objects.starts, objects.counts
+    def __init__(self, maker: Maker, device: torch.device) -> None:
+        assert isinstance(maker.images, Tensor)
+        self.images, self.device = on_device(maker.images, device), device
+        self.boxes = maker.objects.boxes.to(device)
+        self.labels = labels_of(maker.objects.kinds).to(device)
+        self.starts, self.counts = maker.objects.starts, maker.objects.counts
 
-    def of(self, part: Tensor, mirrored: Tensor, width: int) -> list[dict[str, Tensor]]:
-        """The targets of the images at positions ``part`` (B,)."""
-        counts, device = self.counts[part], self.boxes.device
-        before = counts.cumsum(0) - counts
-        rows = torch.arange(int(counts.sum())) + (self.starts[part] - before).repeat_interleave(
-            counts
-        )
-        rows, flipped = rows.to(device), mirrored.repeat_interleave(counts.to(device))
+    def batch(self, part: Tensor, flips: Tensor) -> DetectionBatch:
+        """The images at positions ``part`` (B,), mirrored where ``flips`` (B,)."""
+        pixels = self.images[part.to(self.images.device)].to(self.device)
+        flips = flips.to(self.device)
+        pixels = torch.where(flips.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+        targets = self._targets(part, flips, pixels.shape[-1])
+        return DetectionBatch(list(pixels.float().div_(255)), targets, part.to(self.device))
+
+    def _targets(self, part: Tensor, flips: Tensor, width: int) -> list[dict[str, Tensor]]:
+        counts = self.counts[part]
+        rows = _ranges(self.starts[part], counts).to(self.device)
+        flipped = flips.repeat_interleave(counts.to(self.device)).unsqueeze(1)
         boxes, labels = self.boxes[rows], self.labels[rows]
-        boxes = torch.where(flipped[:, None], mirrored_boxes(boxes, width), boxes)
+        boxes = torch.where(flipped, mirrored_boxes(boxes, width), boxes)
         lengths = counts.tolist()
         pairs = zip(boxes.split(lengths), labels.split(lengths), strict=True)
         return [{"boxes": own, "labels": kinds} for own, kinds in pairs]
 
 
-def mirrored_boxes(boxes: Tensor, width: int) -> Tensor:
-    """Boxes (n, 4) in the mirror image of an image that is ``width`` pixels wide."""
-    x1, y1, x2, y2 = boxes.unbind(1)
-    return torch.stack([width - x2, y1, width - x1, y2], dim=1)
+def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
+    """``counts`` (B,) whole numbers from each of ``starts`` (B,), one range after the other."""
+    before = counts.cumsum(0) - counts
+    return torch.arange(int(counts.sum())) + (starts - before).repeat_interleave(counts)
+
+
+def _maker(data: ImageData, augmentation: tuple[str, ...]) -> Maker:
+    if data.objects is None or isinstance(data.images, Photographs):
+        raise KdlibError("Detectors need images with objects: load them with task 'detection'.")
+    for name in augmentation:
+        if name not in AUGMENTATIONS:
+            raise unknown("augmentation for detectors", name, AUGMENTATIONS)
+    fill = tuple(round(255 * value) for value in data.mean)
+    names = tuple(name for name in DISTORTIONS if name in augmentation)
+    return Maker(data.images, data.objects.counted(), names, fill)
+
+
+def _checked_workers(workers: int | None, maker: Maker) -> int:
+    if workers is None:
+        return 0 if isinstance(maker.images, Tensor) else worker_count()
+    if workers < 0:
+        raise KdlibError(f"workers is {workers}; it must be a whole number from 0, or None.")
+    return workers
