@@ -1,0 +1,76 @@
+"""A detector in training: torchvision's losses, and what a classifier of crops adds to them."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from kdlib.data.detection_batches import DetectionBatch, DetectionBatches
+from kdlib.data.image_data import ImageData
+from kdlib.detection.evaluation import detector_cost, evaluate_detectors
+from kdlib.distillers import create_box_distiller
+from kdlib.distillers.crop_teacher import CropLesson, CropTeacher
+from kdlib.models import create_model
+from kdlib.models.detectors import Detector
+from kdlib.seeds import derive_seed, seed_everything
+from kdlib.tasks import TASKS
+from kdlib.trainee import Lesson, Trainee
+
+MONITORED = 200
+"""Images on which an epoch's row is measured: finding objects takes longer than telling classes."""
+TIMED = 64
+
+
+class DetectorTrainee(Trainee):
+    """A student that finds objects; otherwise as any other."""
+
+    student: Detector
+
+    def _build(self, lesson: Lesson | None) -> nn.ModuleDict:
+        self.colours = {} if lesson is None else {"mean": lesson.mean, "std": lesson.std}
+        self.student = cast("Detector", self._untrained())
+        self.distiller = create_box_distiller(self.config)
+        return nn.ModuleDict({"student": self.student, "distiller": self.distiller})
+
+    def _untrained(self) -> nn.Module:
+        seed_everything(derive_seed(self.config.init_seed, "weights"))
+        start = {"weights": self.config.start} if self.config.start else {}
+        size = {"image_size": self.config.image_size}
+        student = create_model(self.config.student, self.classes, **size, **self.colours, **start)
+        return student.to(self.device).to(memory_format=torch.channels_last)
+
+    def deployed(self) -> nn.Module:
+        """The detector as it is: nothing of its training is part of it."""
+        return self.student
+
+    def refined(self) -> None:
+        """No detector brings a teacher of its own."""
+
+    def _terms(
+        self, batch: Any, teacher: tuple[CropTeacher, CropLesson] | None, progress: float
+    ) -> dict[str, Tensor]:
+        own = cast("DetectionBatch", batch)
+        answer = self.student(own.images, own.targets)
+        return {**answer.losses, **self.distiller(answer.positives, self.student, own, teacher)}
+
+    def monitor(self, few: ImageData, teacher: nn.Module | None) -> dict[str, float]:
+        """The mAP at an IoU of 0.5 of some held-out images."""
+        (quality,) = evaluate_detectors([self.student], few.first(MONITORED), **self._place)
+        name = TASKS[self.config.task].monitored
+        return {name: quality["results"][name]}
+
+    @staticmethod
+    def measure(
+        trainees: "Sequence[Trainee]", teacher: nn.Module | None, data: ImageData
+    ) -> list[dict[str, Any]]:
+        """What the records say of the quality of detectors, and images to time them with."""
+        own = cast("Sequence[DetectorTrainee]", trainees)
+        (shown,) = DetectionBatches(data.first(TIMED), TIMED, device=own[0].device).in_order()
+        for trainee in own:
+            trainee.shown = shown.images
+        return evaluate_detectors([trainee.student for trainee in own], data, **own[0]._place)
+
+    def cost(self) -> dict[str, Any]:
+        """Parameters, operations and latency, from images of the evaluation to detections."""
+        return detector_cost(self.student, self.shown)
