@@ -8,12 +8,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as tv
+from torchvision.models import detection
 
 from kdlib.errors import KdlibError, checked_options, unknown
 from kdlib.models.cifar_mobilenet import mobilenet_v2_cifar
 from kdlib.models.cifar_resnet import ThreeStageResNet, cifar_resnet, wide_cifar_resnet
 from kdlib.models.cifar_resnet18 import resnet18_cifar
 from kdlib.models.cifar_resnet50 import resnet50_cifar
+from kdlib.models.detector_input import check_input
 from kdlib.models.output import Output, Shapes
 from kdlib.models.scenes_detectors import scenes_retinanet, scenes_ssd
 from kdlib.models.scenes_mobilenet import scenes_mobile
@@ -21,6 +23,11 @@ from kdlib.models.segmenter import efficientdet_d0, efficientdet_d1, scenes_segm
 from kdlib.models.shuffle_v1 import cifar_shuffle_v1
 from kdlib.models.shuffle_v2 import cifar_shuffle_v2
 from kdlib.models.tapped import tapped_mobilenet, tapped_resnet
+from kdlib.models.torchvision_detectors import (
+    ssd300_vgg16,
+    ssdlite320_mobilenet_v3_large,
+    with_pyramid,
+)
 from kdlib.models.vgg import cifar_vgg
 from kdlib.models.wide_resnet import WideResNet
 
@@ -81,14 +88,30 @@ SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
     "efficientdet_d1": efficientdet_d1,
 }
 """Networks that classify pixels, not images."""
+TORCHVISION_DETECTORS: dict[str, Callable[..., nn.Module]] = {
+    "ssd300_vgg16": ssd300_vgg16,
+    "ssdlite320_mobilenet_v3_large": ssdlite320_mobilenet_v3_large,
+    "retinanet_resnet50_fpn": partial(
+        with_pyramid, build=detection.retinanet_resnet50_fpn, backbone=tv.resnet50
+    ),
+    "fasterrcnn_mobilenet_v3_large_fpn": partial(
+        with_pyramid,
+        build=detection.fasterrcnn_mobilenet_v3_large_fpn,
+        backbone=tv.mobilenet_v3_large,
+    ),
+    "fasterrcnn_resnet50_fpn": partial(
+        with_pyramid, build=detection.fasterrcnn_resnet50_fpn, backbone=tv.resnet50
+    ),
+}
 DETECTORS: dict[str, Callable[..., nn.Module]] = {
     "scenes_ssd": partial(scenes_ssd, widths=(16, 16, 32, 64)),
     "scenes_ssd_tiny": partial(scenes_ssd, widths=(4, 4, 8, 16)),
     "scenes_retinanet": partial(scenes_retinanet, widths=(16, 16, 32, 64), pyramid=48),
     "scenes_retinanet_tiny": partial(scenes_retinanet, widths=(4, 4, 8, 16), pyramid=8),
+    **TORCHVISION_DETECTORS,
 }
 """Networks that find objects: each is a ``kdlib.models.detectors.Detector``."""
-PRETRAINED = (*TAPPED, "efficientdet_d0", "efficientdet_d1")
+PRETRAINED = (*TAPPED, "efficientdet_d0", "efficientdet_d1", *TORCHVISION_DETECTORS)
 """Networks of which torchvision has weights to begin with."""
 MODELS = OWN | TAPPED | SEGMENTERS | DETECTORS
 ABLE = {"segmentation": SEGMENTERS, "detection": DETECTORS}
@@ -139,6 +162,9 @@ def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
         given = ", ".join(options)
         raise KdlibError(f"Model '{name}' has no options: remove {given}, or choose another model.")
     checked_options(options, valid, f"model '{name}'")
+    if name in DETECTORS:
+        check_input(**{option: options.get(option) for option in DETECTOR_OPTIONS})
+        options = {option: value for option, value in options.items() if value is not None}
     return MODELS[name](num_classes, **options)
 
 

@@ -21,7 +21,7 @@ from kdlib.models.segmenter import StagedBackbone
 Widths = tuple[int, int, int, int]
 COARSE = 2
 """Stages that are read: at 1/8 and at 1/16 of the image."""
-SSD_SCALES = (0.26, 0.34, 0.42)
+SSD_SCALES = (0.28, 0.34, 0.4)
 SSD_RATIO = 1.3
 RETINA_SCALES = (0.25, 0.33)
 RETINA_RATIOS = (0.75, 1.33)
