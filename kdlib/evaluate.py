@@ -33,7 +33,7 @@ def predict(
     precision: str = "float32",
 ) -> Tensor:
     """Logits (N, K) of all images in order: float32, on the CPU. The model's mode is restored."""
-    with _evaluating(model):
+    with evaluating(model):
         batches = _batches(data, batch_size, device)
         logits = [_answer(model, batch, precision).logits.float().cpu() for batch in batches]
     return torch.cat(logits)
@@ -146,7 +146,7 @@ def evaluate_students(
         KdlibError: no images, or labels that do not fit.
     """
     tallies = [Tally(MARKS[data.task](data)) for _ in students]
-    with _evaluating(*students, *([teacher] if teacher is not None else [])):
+    with evaluating(*students, *([teacher] if teacher is not None else [])):
         for batch in _batches(data, images_at_once(data, batch_size), device):
             taught = None if teacher is None else _answer(teacher, batch, precision)
             for student, tally in zip(students, tallies, strict=True):
@@ -227,7 +227,7 @@ def _answer(model: nn.Module, batch: Batch, precision: str) -> Any:
 
 
 @contextmanager
-def _evaluating(*models: nn.Module) -> Iterator[None]:
+def evaluating(*models: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; the models' own modes come back afterwards."""
     modes = [model.training for model in models]
     try:

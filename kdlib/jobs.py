@@ -16,7 +16,7 @@ from kdlib.runs import RunConfig, is_finished, run_directory
 TEACHER_NOTEBOOK, STUDENTS_NOTEBOOK = "02_teacher", "05_distill"
 # Fields of RunConfig that only the students' notebook has, and those that the notebooks take under
 # another name or for each student apart.
-OF_STUDENTS_NOTEBOOK = {"optimiser", "task", "gradient_clip"}
+OF_STUDENTS_NOTEBOOK = {"optimiser", "task", "gradient_clip", "crop_size"}
 NOT_OF_TEACHERS = OF_STUDENTS_NOTEBOOK | {
     "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature", "teacher",
     "student", "epochs", "teacher_epochs", "teacher_weights", "teacher_seed", "start",

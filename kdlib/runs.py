@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from kdlib.data.batches import AUGMENTATIONS
 from kdlib.data.mixing import MIXING
 from kdlib.distillers import is_self_taught
 from kdlib.errors import KdlibError, unknown
@@ -21,7 +22,9 @@ from kdlib.files import write_json
 from kdlib.tasks import TASKS
 
 SCHEMA_VERSION = 1
-ADDED_LATER = ("start", "teacher_start", "teacher_learning_rate", "task", "gradient_clip")
+ADDED_LATER = (
+    "start", "teacher_start", "teacher_learning_rate", "task", "gradient_clip", "crop_size",
+)  # fmt: skip
 """Fields younger than the first records. At their defaults they are left out of what is hashed,
 so that a run from before a field existed keeps its name, its hash and its setting."""
 OF_DISTILLATION = ("method_options", "weight", "ce_weight", "kd_weight", "temperature")
@@ -45,8 +48,10 @@ class RunConfig:
     what was held out: the only split on which anything may be chosen. ``start`` and
     ``teacher_start`` name torchvision's weights (``IMAGENET1K_V1``, ``DEFAULT``) that training
     begins with; ``None`` is a random start. ``teacher_learning_rate=None`` is ``learning_rate``.
-    ``task`` is ``classification`` (of images) or ``segmentation`` (of pixels). Gradients whose norm
-    exceeds ``gradient_clip`` are scaled down to it; ``None`` leaves all as they are.
+    ``task`` is ``classification`` (of images), ``segmentation`` (of pixels), ``detection`` (of
+    objects) or ``crops`` (classification of objects that are cut out, ``crop_size`` pixels a side:
+    what the teacher of a detector has learnt). Gradients whose norm exceeds ``gradient_clip`` are
+    scaled down to it; ``None`` leaves all as they are.
     """
 
     dataset: str = "scenes"
@@ -84,6 +89,7 @@ class RunConfig:
     split: str = "train"
     task: str = "classification"
     gradient_clip: float | None = None
+    crop_size: int = 32
 
     def __post_init__(self) -> None:
         """Check every value that can be checked without data or networks."""
@@ -92,7 +98,7 @@ class RunConfig:
         for name, valid in CHOICES.items():
             if getattr(self, name) not in valid:
                 raise unknown(name, getattr(self, name), valid)
-        _check_positive(self, "epochs", "teacher_epochs", "batch_size", "image_size")
+        _check_positive(self, "epochs", "teacher_epochs", "batch_size", "image_size", "crop_size")
         _check_positive(self, "learning_rate", "temperature")
         optional = ("teacher_learning_rate", "gradient_clip")
         _check_positive(self, *(name for name in optional if getattr(self, name) is not None))
@@ -116,13 +122,19 @@ class RunConfig:
             return self
         blank, unused = RunConfig(), OF_DISTILLATION if self.method == "student" else OF_KD
         of_teacher = [item.name for item in fields(self) if item.name.startswith("teacher_")]
-        neutral = {name: getattr(blank, name) for name in (*unused, *of_teacher)}
+        cropless = ("crop_size",) if self.method == "student" and self.task != "crops" else ()
+        neutral = {name: getattr(blank, name) for name in (*unused, *of_teacher, *cropless)}
         return replace(self, teacher="none", **neutral)
 
     @property
     def pixels(self) -> int | None:
         """A side of the answer where each pixel gets a class; ``None`` where an image gets one."""
         return self.image_size if self.task == "segmentation" else None
+
+    @property
+    def input_size(self) -> int:
+        """Pixels a side of what the network sees."""
+        return self.crop_size if self.task == "crops" else self.image_size
 
     @property
     def config_hash(self) -> str:
@@ -140,12 +152,16 @@ class RunConfig:
     def teacher_config(self) -> "RunConfig":
         """The run whose weights teach this one: the teacher network, trained plainly.
 
-        Students of mixed images have the teacher of all others.
+        Students of mixed images have the teacher of all others; a detector's teacher has learnt
+        its objects, cut out.
         """
         seeds: dict[str, Any] = {"data_seed": self.teacher_seed, "init_seed": self.teacher_seed}
         rate = self.teacher_learning_rate or self.learning_rate
         schedule: dict[str, Any] = {"epochs": self.teacher_epochs, "learning_rate": rate}
         whole: dict[str, Any] = {"augmentation": [a for a in self.augmentation if a not in MIXING]}
+        if self.task == "detection":
+            crops = [name for name in self.augmentation if name in AUGMENTATIONS]
+            whole = {"augmentation": crops, "task": "crops"}
         plain = replace(self, student=self.teacher, start=self.teacher_start, method="student")
         return replace(plain, **seeds, **schedule, **whole).canonical()
 

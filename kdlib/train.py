@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -20,9 +20,12 @@ from tqdm import tqdm
 from kdlib.checkpoints import load_weights
 from kdlib.data import load_data
 from kdlib.data.batches import Batch, Batches
+from kdlib.data.detection_batches import DetectionBatch, DetectionBatches
 from kdlib.data.image_data import ImageData
+from kdlib.detection.trainee import DetectorTrainee
 from kdlib.distillers import parse_method
 from kdlib.distillers.base import FrozenTeacher
+from kdlib.distillers.crop_teacher import CropTeacher
 from kdlib.errors import KdlibError
 from kdlib.files import write_json
 from kdlib.models import check_task, create_model, output_shapes
@@ -51,6 +54,7 @@ TEACHER_FIELDS = {
     "teacher_learning_rate",
 }  # fmt: skip
 MONITORED = 2000
+AnyBatch: TypeAlias = Batch | DetectionBatch
 TRAINEES: dict[str, type[Trainee]] = {
     "srm_dictionary": DictionaryLearner,
     "srm_init": Initialised,
@@ -66,8 +70,8 @@ class Task:
 
     data: ImageData
     evaluation: ImageData
-    batches: Batches
-    teacher: FrozenTeacher | None
+    batches: Batches | DetectionBatches
+    teacher: FrozenTeacher | CropTeacher | None
     device: torch.device
     precision: str
 
@@ -114,8 +118,10 @@ def check_group(configs: Sequence[RunConfig]) -> None:
     for config in configs:
         check_task(config.student, config.task)
     with_teacher = [config for config in configs if config.teacher != "none"]
-    _check_shared(configs, set(configs[0].to_dict()) - OWN_FIELDS - TEACHER_FIELDS)
+    shared = set(configs[0].to_dict()) - OWN_FIELDS - TEACHER_FIELDS - {"crop_size"}
+    _check_shared(configs, shared)
     _check_shared(with_teacher, TEACHER_FIELDS)
+    _check_shared([config for config in configs if config.method != "student"], {"crop_size"})
 
 
 def _check_shared(configs: Sequence[RunConfig], names: set[str]) -> None:
@@ -139,15 +145,28 @@ def prepare(
     evaluation = _load(first, evaluation_split, data_root)
     if data.classes != evaluation.classes:
         raise KdlibError("Training and evaluation data have different classes; see the data set.")
-    taught = next((config for config in configs if config.teacher != "none"), None)
+    handed_out = DetectionBatches if data.task == "detection" else Batches
     return Task(
         data=data,
         evaluation=evaluation,
-        batches=Batches(data, first.batch_size, first.augmentation, place),
-        teacher=load_teacher(taught, root, len(data.classes), place) if taught else None,
+        batches=handed_out(data, first.batch_size, first.augmentation, place),
+        teacher=_teacher_of(configs, root, data, place),
         device=place,
         precision=resolve_precision(first.precision, place),
     )
+
+
+def _teacher_of(
+    configs: Sequence[RunConfig], root: Path, data: ImageData, device: torch.device
+) -> FrozenTeacher | CropTeacher | None:
+    """The teacher of a group; of detectors, what cuts their crops too."""
+    taught = next((config for config in configs if config.teacher != "none"), None)
+    found = load_teacher(taught, root, len(data.classes), device) if taught else None
+    cutting = [config for config in configs if config.method != "student"]
+    if data.task != "detection" or not cutting:
+        return found
+    network = None if found is None else found.network
+    return CropTeacher(network, cutting[0].crop_size, data.mean, data.std).to(device)
 
 
 def _load(config: RunConfig, split: str, data_root: Path | None) -> ImageData:
@@ -159,6 +178,7 @@ def _load(config: RunConfig, split: str, data_root: Path | None) -> ImageData:
         image_size=config.image_size,
         attentions=config.attentions,
         distractors=config.distractors,
+        crop_size=config.crop_size,
         data_root=data_root,
     )
 
@@ -184,7 +204,7 @@ def load_teacher(
 
 def _train(configs: Sequence[RunConfig], task: Task, root: Path, progress: bool) -> None:
     classes = len(task.data.classes)
-    lesson = _lesson(task, configs[0].image_size)
+    lesson = _lesson(task, configs[0].input_size)
     trainees = [
         _trainee_of(config)(config, classes, root, task.device, task.precision, lesson)
         for config in configs
@@ -206,6 +226,8 @@ def _train(configs: Sequence[RunConfig], task: Task, root: Path, progress: bool)
 
 
 def _trainee_of(config: RunConfig) -> type[Trainee]:
+    if config.task == "detection":
+        return DetectorTrainee
     return TRAINEES.get(parse_method(config.method).base, Trainee)
 
 
@@ -236,8 +258,9 @@ def _conclude(trainees: Sequence[Trainee], task: Task) -> None:
 
 
 def _lesson(task: Task, image_size: int) -> Lesson:
-    shapes = None if task.teacher is None else output_shapes(task.teacher.network, image_size)
-    return Lesson(shapes, task.data.labels)
+    readable = isinstance(task.teacher, FrozenTeacher)
+    shapes = output_shapes(task.teacher.network, image_size) if readable else None
+    return Lesson(shapes, task.data.labels, task.data.mean, task.data.std)
 
 
 def train_epoch(trainees: Sequence[Trainee], task: Task, epoch: int, bar: tqdm) -> None:
@@ -286,7 +309,7 @@ class EpochTally:
 
 
 def _learn(
-    trainee: Trainee, batch: Batch, teacher: Any, tally: EpochTally, done: int, task: Task
+    trainee: Trainee, batch: Any, teacher: Any, tally: EpochTally, done: int, task: Task
 ) -> dict[str, Tensor]:
     """One step of one student, counted; no terms if its loss is not finite, for it stops then."""
     start = time.perf_counter()
@@ -299,8 +322,8 @@ def _learn(
         trainee.failure = error
         return {}
     for name, term in terms.items():
-        tally.sums[name] += term.item() * len(batch.labels)
-    tally.images += len(batch.labels)
+        tally.sums[name] += term.item() * len(batch.indices)
+    tally.images += len(batch.indices)
     tally.seconds += time.perf_counter() - start
     return terms
 
@@ -309,17 +332,19 @@ def _going_on(trainees: Sequence[Trainee]) -> list[Trainee]:
     return [trainee for trainee in trainees if trainee.failure is None]
 
 
-def _on_device(task: Task, trainees: Sequence[Trainee], epoch: int) -> Iterator[Batch]:
+def _on_device(task: Task, trainees: Sequence[Trainee], epoch: int) -> Iterator[AnyBatch]:
     for batch in task.batches.epoch(trainees[0].config.data_seed, epoch):
-        images = batch.images.contiguous(memory_format=torch.channels_last)
-        yield batch._replace(images=images)
+        if isinstance(batch, Batch):
+            images = batch.images.contiguous(memory_format=torch.channels_last)
+            batch = batch._replace(images=images)
+        yield batch
 
 
-def _ask(task: Task, batch: Batch) -> Any:
+def _ask(task: Task, batch: AnyBatch) -> Any:
     if task.teacher is None:
         return None
     with torch.autocast(task.device.type, torch.bfloat16, task.precision == "bfloat16"):
-        return task.teacher(batch.images)
+        return task.teacher.teach(batch)
 
 
 def _describe(trainee: Trainee, terms: dict[str, Tensor], epoch: int) -> str:

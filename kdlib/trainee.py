@@ -38,13 +38,19 @@ class DivergedError(KdlibError):
 
 
 class Lesson(NamedTuple):
-    """What a student must know of what it is taught: the teacher's shapes and all labels (N,).
+    """What a student must know of what it is taught with.
 
-    ``shapes`` is ``None`` where there is no teacher.
+    Attributes:
+        shapes: the teacher's; ``None`` where there is none whose stages could be read.
+        labels: (N,) of all training images.
+        mean: of each channel of these, 0 to 1.
+        std: standard deviation of each channel.
     """
 
     shapes: Shapes | None
     labels: Tensor
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 class Trainee:
@@ -221,11 +227,11 @@ class Trainee:
         network = self.refined()
         if network is None:
             return None
-        return measure_self_teacher(network, data, self.config.image_size, **self._place)
+        return measure_self_teacher(network, data, self.config.input_size, **self._place)
 
     def cost(self) -> dict[str, Any]:
         """Parameters, operations and latency of the network that is kept."""
-        return measure_cost(self.deployed(), self.config.image_size, self.device)
+        return measure_cost(self.deployed(), self.config.input_size, self.device)
 
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Add a row of history and save a checkpoint that a killed run goes on from."""
@@ -259,7 +265,7 @@ class Trainee:
     def _pair(self, lesson: Lesson | None) -> Pair | None:
         if lesson is None:
             return None
-        shapes = output_shapes(self.student, self.config.image_size)
+        shapes = output_shapes(self.student, self.config.input_size)
         seed = derive_seed(self.config.init_seed, "distiller")
         known = (shapes, lesson.shapes, lesson.labels)
         return Pair(*known, self.config.batch_size, seed, self.outputs, self.config.pixels)

@@ -5,12 +5,13 @@ are those of the registry, ``kdlib/distillers/registry.py``.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import nn
 
 from kdlib.data.mixing import JOINT, MIXING
 from kdlib.distillers.base import Distiller
+from kdlib.distillers.boxes import BoxDistiller, CropLoss
 from kdlib.distillers.pair import Pair
 from kdlib.distillers.registry import METHODS, STAGES, Method
 from kdlib.errors import KdlibError, checked_values, unknown
@@ -24,6 +25,7 @@ __all__ = [
     "STAGES",
     "Method",
     "Pair",
+    "create_box_distiller",
     "create_distiller",
     "is_self_taught",
     "method_of",
@@ -78,7 +80,8 @@ def parse_method(text: str) -> MethodParts:
 
 def modifiers_of(base: str) -> tuple[str, ...]:
     """The modifiers that a method may have: only a loss of its own can be gated."""
-    if base in STAGES or (METHODS[base].build is None and METHODS[base].settings is None):
+    line = (METHODS | STAGES)[base]
+    if base in STAGES or "classification" not in line.tasks or not (line.build or line.settings):
         return ()
     return MODIFIERS if METHODS[base].build else ("kd",)
 
@@ -161,14 +164,28 @@ def create_distiller(config: "RunConfig", pair: Pair | None = None) -> Distiller
     )
 
 
+def create_box_distiller(config: "RunConfig") -> BoxDistiller:
+    """Build what a detector is taught with, beside torchvision's own losses.
+
+    Raises:
+        KdlibError: unknown method or option, a method of another task, or one that needs a teacher
+            and has none.
+    """
+    _check_task(config)
+    loss = cast("CropLoss | None", _method_loss(config.method, config.method_options, None))
+    if loss is not None and loss.needs_classifier and config.canonical().teacher == "none":
+        raise KdlibError(f"'{config.method}' asks a classifier about crops: name a teacher.")
+    return BoxDistiller(loss, weights_of(config).method)
+
+
 def _check_task(config: "RunConfig") -> None:
-    """Refuse a method that reads the one class of an image where each pixel has its own."""
-    gate, dense = parse_method(config.method).gate, method_of(config.method).dense
-    if config.task == "segmentation" and (gate or not dense):
-        valid = ", ".join(name for name, line in METHODS.items() if line.dense)
+    """Refuse a method on a task whose truth it cannot read; where pixels have classes, a gate."""
+    gate, tasks = parse_method(config.method).gate, method_of(config.method).tasks
+    if config.task not in tasks or (gate and config.task == "segmentation"):
+        valid = ", ".join(name for name, line in METHODS.items() if config.task in line.tasks)
         raise KdlibError(
-            f"'{config.method}' is for the classes of images, not for task '{config.task}'. Valid "
-            f"there: {valid}, each without +gate."
+            f"'{config.method}' is for {' and '.join(tasks)}, not for task '{config.task}'. Valid "
+            f"there: {valid}{', each without +gate' if config.task == 'segmentation' else ''}."
         )
 
 

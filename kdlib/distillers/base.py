@@ -56,6 +56,10 @@ class FrozenTeacher(nn.Module):
         """The teacher's output for normalised images (B, 3, H, W), without a graph."""
         return TeacherOutput(*self.network(images))
 
+    def teach(self, batch: Batch) -> TeacherOutput:
+        """The teacher's output for a batch."""
+        return self(batch.images)
+
 
 class SelfTaughtLoss(nn.Module):
     """The loss of a method whose teacher is a module on the student's own stages.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from kdlib.distillers.attention import AttentionLoss
+from kdlib.distillers.boxes import CropLoss
 from kdlib.distillers.contrastive import ContrastiveLoss
 from kdlib.distillers.decoupled import DecoupledLoss
 from kdlib.distillers.fitnet import HintLoss
@@ -33,9 +34,15 @@ from kdlib.distillers.sparse_representation import InitialisationLoss, Reconstru
 from kdlib.distillers.spectral import SpectralLoss, preset
 from kdlib.distillers.standardised import StandardisedLoss
 from kdlib.distillers.variational import VariationalLoss
+from kdlib.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdlib.runs import RunConfig
+
+
+IMAGES = ("classification", "crops")
+DENSE = (*IMAGES, "segmentation")
+BOXES = ("detection",)
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,13 @@ class Method:
         warmup: share of the training over which the weight grows.
         ramp: how it grows, from the share of the warm-up to that of the weight.
         ce_weight: of the cross-entropy beside this loss, by default.
-        self_taught: whether the loss brings a teacher of its own, so that none is needed.
+        self_taught: whether no teacher is needed: the loss brings its own, or compares the student
+            with the truth.
         reads: what the method reads besides features, where that limits the augmentations:
             ``label`` (an image's one label or position), ``logits`` (of the teacher, one for each
             class) or ``codes`` (of the teacher's features, learned beforehand).
-        dense: whether it also works where each pixel has a class: it reads stages, or logits
-            pixel by pixel.
+        tasks: what it works on (``kdlib.tasks``). ``DENSE`` methods read stages, or logits pixel by
+            pixel; those of ``BOXES`` read what a detector says at its positives.
         after: the run that must be finished before one of this method can begin, for it reads
             that run's files; ``None`` for methods that begin with nothing but their teacher.
         settings: takes the options of a method without a loss of its own, and refuses bad ones.
@@ -74,7 +82,7 @@ class Method:
     ce_weight: float = 1.0
     self_taught: bool = False
     reads: tuple[str, ...] = ()
-    dense: bool = False
+    tasks: tuple[str, ...] = IMAGES
     ramp: Callable[[float], float] = linear
     after: "Callable[[RunConfig], RunConfig] | None" = None
     settings: Callable[..., Any] | None = None
@@ -110,25 +118,28 @@ WARMUP = 20 / 240
 AT = "sum ‖A_s/‖A_s‖ - A_t/‖A_t‖‖^2 / HW, A = mean_c F^2"
 SPECTRUM = "sum ‖D_s - D_t‖, D = DCT-II(A) without DC, over its L2 norm"
 # FRSKD, some of whose options are changed: they are parts or controls of one method.
-refinement = partial(Method, weight=1.0, fitted=True, self_taught=True, dense=True)
+refinement = partial(Method, weight=1.0, fitted=True, self_taught=True, tasks=DENSE)
 FRSKD = "Ji 2021, arXiv 2103.08273"
+# A classifier in a detector: p of a crop by the teacher, of a positive by the student.
+crops = partial(Method, tasks=BOXES)
+CROPS = "Guo 2021, arXiv 2106.05209"
 # The release's weight of the DCT loss is 1. Its variants differ in scale (their sum over three
 # stages of random features is 16 for release_a, 4 for dct), so each default makes the weighted
 # terms alike.
 METHODS: dict[str, Method] = {
-    "student": Method(None, 0.0, "cross-entropy alone", "-log p_s(target)", dense=True),
+    "student": Method(None, 0.0, "cross-entropy alone", "-log p_s(target)", tasks=tuple(TASKS)),
     "kd": Method(
         None,
         0.0,
         "Hinton 2015, arXiv 1503.02531",
         "T^2 KL(p_t ‖ p_s)",
         ce_weight=0.1,
-        dense=True,
+        tasks=DENSE,
     ),
     "fitnet": Method(
         HintLoss, 100.0, "Romero 2015, arXiv 1412.6550", "mean (W F_s - F_t)^2, one stage", True
     ),
-    "at": Method(AttentionLoss, 1000.0, "Zagoruyko 2017, arXiv 1612.03928", AT, dense=True),
+    "at": Method(AttentionLoss, 1000.0, "Zagoruyko 2017, arXiv 1612.03928", AT, tasks=DENSE),
     "pkt": Method(
         ProbabilisticLoss,
         30000.0,
@@ -220,7 +231,7 @@ METHODS: dict[str, Method] = {
         after=initialisation_on_logits,
         settings=partial(SrmOptions, release=False),
     ),
-    "dct": Method(partial(preset, "dct"), 4.0, f"{PAPER}, taken at its word", SPECTRUM, dense=True),
+    "dct": Method(partial(preset, "dct"), 4.0, f"{PAPER}, taken at its word", SPECTRUM, tasks=DENSE),
     "release_a": Method(
         partial(preset, "release_a"),
         1.0,
@@ -306,6 +317,28 @@ METHODS: dict[str, Method] = {
     ),
     "frskd_options": refinement(
         RefinementLoss, source="any options of FRSKD, by name", formula="as frskd"
+    ),
+    "kd_cls": crops(
+        partial(CropLoss, cls=1.0, loc=0.0),
+        weight=0.4,
+        source=f"{CROPS}, recognition",
+        formula="T^2 KL(p_t of the object's crop ‖ p_s), mean of positives, T = 2",
+    ),
+    "loc": crops(
+        partial(CropLoss, cls=0.0, loc=1.0, layers=(-1,)),
+        weight=0.15,
+        source=f"{CROPS}, localisation by pixels alone",
+        formula="as kd_loc, of the crops' pixels (0 to 255)",
+        self_taught=True,
+    ),
+    "kd_loc": crops(
+        partial(CropLoss, cls=0.0, loc=1.0),
+        weight=0.15,
+        source=f"{CROPS}, localisation",
+        formula="mean ‖F_t(crop of the predicted box) - F_t(crop of the object)‖_1, pixels too",
+    ),
+    "kd_cls_loc": crops(
+        CropLoss, weight=1.0, source=f"{CROPS}, both", formula="0.4 kd_cls + 0.15 kd_loc"
     ),
 }
 # Runs that others start from. They are no methods: there is nothing to compare them with.

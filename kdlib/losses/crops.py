@@ -72,13 +72,19 @@ def _places(owners: Tensor, images: int) -> tuple[tuple[Tensor, Tensor], Tensor,
     return (owners, rank), rank, int(counts.max())
 
 
-def crop_distance(predicted: Tensor, target: Tensor, pooled: int) -> Tensor:
-    """L1 distance of feature maps, pooled to ``pooled`` cells a side: (P, C, h, w) twice -> (P,).
+def pooled(features: Tensor, cells: int) -> Tensor:
+    """Means of ``cells`` by ``cells`` parts: (P, C, h, w) -> (P, C, cells, cells), in float32.
 
-    The mean over channels and cells (equation 5). Maps with fewer cells are compared as they are.
-    No gradient reaches the target.
+    Maps that have fewer cells stay as they are.
     """
-    cells = min(pooled, predicted.shape[-1])
-    mine = functional.adaptive_avg_pool2d(working_precision(predicted), cells)
-    theirs = functional.adaptive_avg_pool2d(working_precision(target.detach()), cells)
-    return (mine - theirs).abs().flatten(1).mean(1)
+    return functional.adaptive_avg_pool2d(
+        working_precision(features), min(cells, features.shape[-1])
+    )
+
+
+def crop_distance(predicted: Tensor, target: Tensor) -> Tensor:
+    """L1 distance of pooled feature maps: (P, C, c, c) twice -> (P,), a mean over their elements.
+
+    No gradient reaches the target. Equation 5.
+    """
+    return (predicted - target.detach()).abs().flatten(1).mean(1)

@@ -14,7 +14,7 @@ from kdlib.losses.numeric import divide, working_precision
 
 
 def softmax_recognition(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
-    """``T^2 KL(softmax(z_t / T) || softmax(z_s / T))`` of each positive: (P, C + 1), (P, C) -> (P,).
+    """``T^2 KL(softmax(z_t / T) || softmax(z_s / T))`` of (P, C + 1) and (P, C) -> (P,).
 
     The teacher knows no background, so its probability of that is 0. For SSD and Faster R-CNN
     (equation 2). No gradient reaches the teacher.
