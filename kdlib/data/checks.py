@@ -5,10 +5,13 @@ from pathlib import Path
 
 from kdlib.data import LISTERS, dataset_names, load_data, resized, tasks_of
 from kdlib.data.batches import Batches
+from kdlib.data.detection_batches import DetectionBatches
 from kdlib.data.image_data import ImageData
 from kdlib.data.photo_source import open_source
 from kdlib.data.photographs import worker_count
-from kdlib.data.published import PUBLISHED
+from kdlib.data.published import PUBLISHED, PUBLISHED_OBJECTS, Published
+from kdlib.data.roots import data_root as checked_root
+from kdlib.data.voc_objects import tasks_there
 from kdlib.errors import KdlibError, unknown
 
 CHECKED = 64
@@ -18,28 +21,50 @@ SHOWN = 6
 
 
 def check_split(name: str, split: str, data_root: Path | None) -> str:
-    """Load a split, read some of its images, and tell what it holds.
+    """Load a split, read some of its images, and tell what it holds; a line a truth.
 
     Raises:
         KdlibError: the data set is unknown, missing or damaged.
     """
-    whole = name in PUBLISHED or name in LISTERS  # the others would be composed
-    task = next(iter(tasks_of(name)), "classification")
+    return "\n".join(_checked(name, split, task, data_root) for task in _tasks(name, data_root))
+
+
+def _tasks(name: str, data_root: Path | None) -> tuple[str, ...]:
+    """The first task of a data set; of VOC, those whose lists are there."""
+    if name == "voc":
+        return tasks_there(checked_root(data_root))
+    return tasks_of(name)[:1] or ("classification",)
+
+
+def _checked(name: str, split: str, task: str, data_root: Path | None) -> str:
+    published = PUBLISHED_OBJECTS if task == "detection" else PUBLISHED
+    whole = name in published or name in LISTERS  # the others would be composed
     data = load_data(name, split, size=None if whole else CHECKED, data_root=data_root, task=task)
-    for _ in Batches(data.first(CHECKED), CHECKED).in_order():
-        pass
+    _read(data.first(CHECKED))
     classes = ", ".join(data.classes[:SHOWN]) + (", ..." if len(data.classes) > SHOWN else "")
-    counts = _counts(name, split, data) if whole else f"{len(data.classes)} classes"
-    return f"{name}, {split}: readable; {counts} ({classes})"
+    counts = _counts(published.get(name), split, data) if whole else _classes(data)
+    title = f"{name}, {split}" + (", objects" if task == "detection" else "")
+    return f"{title}: readable; {counts} ({classes})"
 
 
-def _counts(name: str, split: str, data: ImageData) -> str:
-    published = PUBLISHED.get(name)
-    images, classes = f"{len(data):,} images", f"{len(data.classes):,} classes"
+def _read(data: ImageData) -> None:
+    detected = data.task == "detection"
+    batches = DetectionBatches(data, 8) if detected else Batches(data, CHECKED)
+    for _ in batches.in_order():
+        pass
+
+
+def _counts(published: Published | None, split: str, data: ImageData) -> str:
+    images, classes = f"{len(data):,} images", _classes(data)
     if published is not None:
         images += f" (published: {getattr(published, split):,})"
         classes += f" (published: {published.classes:,})"
-    return f"{images}, {classes}"
+    objects = f", {len(data.objects.kinds):,} objects" if data.objects is not None else ""
+    return f"{images}{objects}, {classes}"
+
+
+def _classes(data: ImageData) -> str:
+    return f"{len(data.classes):,} classes"
 
 
 def cache_split(

@@ -20,3 +20,8 @@ PUBLISHED = {
     "places365": Published(1_803_460, 36_500, 365),
 }
 """Sources stand in each data set's own file. A copy of another size is not refused."""
+PUBLISHED_OBJECTS = {
+    "voc": Published(16_551, 4_952, 20),
+    "coco": Published(118_287, 5_000, 80),
+}
+"""The same of images with objects."""

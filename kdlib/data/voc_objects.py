@@ -73,11 +73,19 @@ def load_voc_objects(
     return photographs_with_objects(listing, count, annotation, size)
 
 
+def tasks_there(root: Path) -> tuple[str, ...]:
+    """``segmentation`` and ``detection``, as far as their lists are there; the first if none is."""
+    lists = {"segmentation": "Segmentation", "detection": "Main"}
+    folder = root / FOLDER / "VOC2007" / "ImageSets"
+    found = tuple(task for task, part in lists.items() if (folder / part).is_dir())
+    return found or ("segmentation",)
+
+
 def list_voc_objects(split: str, root: Path) -> Listing:
     """The photographs of a split and, after them all, their annotations in the same order.
 
     Raises:
-        KdlibError: a list is missing or empty, or a photograph is in two of them.
+        KdlibError: a list is missing or empty.
     """
     published = [_published(year, part, root) for year, part in PARTS[split]]
     pictures = [path for one in published for path in one.images]

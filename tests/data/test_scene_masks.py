@@ -74,7 +74,8 @@ def test_masks_are_mirrored_and_shifted_with_their_images():
 
 def test_what_has_no_truth_for_a_task_is_refused():
     assert (tasks_of("scenes"), tasks_of("voc")) == (
-        ("classification", "segmentation"), ("segmentation",),
+        ("classification", "segmentation", "detection", "crops"),
+        ("segmentation", "detection", "crops"),
     )  # fmt: skip
     with pytest.raises(KdlibError, match=r"mit67.*segmentation.*scenes, fashion_scenes, voc"):
         load_data("mit67", "train", task="segmentation")
