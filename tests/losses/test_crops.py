@@ -22,7 +22,7 @@ def images():
 
 # Of numbers that put no sample on the centre of a pixel, where bilinear values have a kink.
 BOXES = torch.tensor(
-    [[0.1137, 0.2071, 0.6113, 0.8939], [0.3137, 0.0571, 0.8113, 0.7139], [0.0, 0.0, 1.0, 1.0]]
+    [[0.1137, 0.2071, 0.6113, 0.8939], [0.3137, 0.0571, 0.8071, 0.7139], [0.0, 0.0, 1.0, 1.0]]
 ).double()
 OWNERS = torch.tensor([1, 0, 1])
 
