@@ -1,6 +1,7 @@
 """Objects cut out by their boxes: what a classifier that teaches a detector is trained on."""
 
 from dataclasses import dataclass, replace
+from math import ceil, floor
 
 import numpy as np
 import torch
@@ -26,15 +27,20 @@ def checked_crop_size(crop_size: int) -> int:
         KdlibError: it is no whole number, or out of range.
     """
     low, high = CROP_SIZES
-    if not (isinstance(crop_size, int) and low <= crop_size <= high):
+    if type(crop_size) is not int or not low <= crop_size <= high:
         raise KdlibError(f"crop_size is {crop_size}; it must be a whole number, {low} to {high}.")
     return crop_size
 
 
 def cut_out(picture: Pixels, box: tuple[float, float, float, float], side: int) -> Pixels:
-    """What lies in a box, (H, W, 3) uint8 -> (side, side, 3): stretched, bilinear, antialiased."""
-    shape = (side, side)
-    return np.asarray(Image.fromarray(picture).resize(shape, Image.Resampling.BILINEAR, box=box))
+    """What lies in a box, (H, W, 3) uint8 -> (side, side, 3): stretched, bilinear, antialiased.
+
+    The window of whole pixels is cut first, because Pillow would interpolate with those beyond.
+    """
+    left, top = floor(box[0]), floor(box[1])
+    window = Image.fromarray(picture[top : ceil(box[3]), left : ceil(box[2])])
+    inside = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+    return np.asarray(window.resize((side, side), Image.Resampling.BILINEAR, box=inside))
 
 
 def cropped(data: ImageData, crop_size: int) -> ImageData:
