@@ -70,9 +70,9 @@ def check(one: Detections, classes: int, image: int) -> None:
             f"A box or a score of image {image} is not finite: the detector has diverged; train "
             "it with a lower learning rate."
         )
-    if len(one.kinds) and not 0 <= int(one.kinds.min()) <= int(one.kinds.max()) < classes:
+    strange = one.kinds[(one.kinds < 0) | (one.kinds >= classes)]
+    if len(strange):
         raise KdlibError(
-            f"Image {image} has a detection of class {int(one.kinds.max())} among "
-            f"{int(one.kinds.min())} to {int(one.kinds.max())}, but there are {classes} classes, "
-            f"0 to {classes - 1}; evaluate with the classes that the detector was made for."
+            f"Image {image} has a detection of class {int(strange[0])}, but the {classes} classes "
+            f"are 0 to {classes - 1}; evaluate with the classes that the detector was made for."
         )

@@ -13,11 +13,11 @@ from kdlib.models.detections import Detections
 
 def objects_of(boxes, kinds, crowd=None, counts=None, sizes=(32.0**2, 96.0**2)):
     """Objects from lists; all of one image if ``counts`` does not say otherwise."""
-    starts = [0, *np.cumsum([len(kinds)] if counts is None else counts).tolist()]
+    starts = [0, *np.cumsum(np.asarray([len(kinds)] if counts is None else counts)).tolist()]
     return Objects(
-        torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
-        torch.tensor(kinds, dtype=torch.int64),
-        torch.tensor([False] * len(kinds) if crowd is None else crowd, dtype=torch.bool),
+        torch.as_tensor(boxes, dtype=torch.float32).view(-1, 4),
+        torch.as_tensor(kinds, dtype=torch.int64),
+        torch.as_tensor([False] * len(kinds) if crowd is None else crowd, dtype=torch.bool),
         torch.tensor(starts),
         sizes,
     )
@@ -32,7 +32,7 @@ def detections_of(boxes, kinds, scores):
     )
 
 
-def random_case(seed, images=30, classes=5, crowds=0.15, most=12, distinct=False):
+def random_case(seed, images=30, classes=5, crowds=0.15, most=12):
     """Detections of each image and the objects; image 0 has no object, image 1 no detection."""
     random = np.random.default_rng(seed)
     counts = random.integers(0, 7, images)
@@ -44,13 +44,13 @@ def random_case(seed, images=30, classes=5, crowds=0.15, most=12, distinct=False
     crowd = random.random(total) < crowds
     objects = objects_of(boxes, kinds, crowd, counts, (20.0**2, 40.0**2))
     found = [
-        answers(random, objects.of(image), classes, 0 if image == 1 else most, distinct)
+        answers(random, objects.of(image), classes, 0 if image == 1 else most)
         for image in range(images)
     ]
     return found, objects
 
 
-def answers(random, present, classes, most, distinct):
+def answers(random, present, classes, most):
     """Up to ``most`` detections of one image: its objects, shifted, and boxes anywhere."""
     boxes, kinds, _ = (values.numpy() for values in present)
     number = int(random.integers(0, most + 1))
@@ -63,5 +63,4 @@ def answers(random, present, classes, most, distinct):
         mine[near] = np.round(shifted)[near]
         labels = np.where(random.random(number) < 0.7, kinds[like], labels)
     mine[:, 2:] = np.maximum(mine[:, 2:], mine[:, :2] + 1)
-    scores = random.random(number) if distinct else random.integers(1, 20, number) / 20
-    return detections_of(mine, labels, scores)
+    return detections_of(mine, labels, random.integers(1, 20, number) / 20)
