@@ -68,8 +68,8 @@ def scenes_ssd(
         anchors,
         (image_size, image_size),
         classes + 1,
-        image_mean=list(mean or HALF),
-        image_std=list(std or QUARTER),
+        image_mean=_channels(mean, HALF),
+        image_std=_channels(std, QUARTER),
         topk_candidates=100,
         **SELECTION,
     )
@@ -95,11 +95,15 @@ def scenes_retinanet(
         classes + 1,
         min_size=image_size,
         max_size=image_size,
-        image_mean=list(mean or HALF),
-        image_std=list(std or QUARTER),
+        image_mean=_channels(mean, HALF),
+        image_std=_channels(std, QUARTER),
         anchor_generator=AnchorGenerator(sizes, (RETINA_RATIOS,) * COARSE),
         head=head,
         topk_candidates=200,
         **SELECTION,
     )
     return Detector(network, classes)
+
+
+def _channels(values: Sequence[float] | None, default: Sequence[float]) -> list[float]:
+    return [float(value) for value in (default if values is None else values)]

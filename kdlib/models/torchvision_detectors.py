@@ -105,7 +105,7 @@ def _built(
 
 def _channels(mean: Channels, std: Channels) -> dict[str, list[float]]:
     given = {"image_mean": mean, "image_std": std}
-    return {name: list(values) for name, values in given.items() if values is not None}
+    return {name: [*map(float, values)] for name, values in given.items() if values is not None}
 
 
 def _resized_ssd300(network: Any, classes: int, size: int) -> SSD:

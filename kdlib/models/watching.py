@@ -33,7 +33,7 @@ def watched(owner: object, method: str) -> Iterator[list[Call]]:
         The calls, in their order.
     """
     calls: list[Call] = []
-    original = getattr(owner, method)
+    original, own = getattr(owner, method), vars(owner).get(method)
     signature = inspect.signature(original)
 
     def noting(*args: Any, **kwargs: Any) -> Any:
@@ -46,3 +46,5 @@ def watched(owner: object, method: str) -> Iterator[list[Call]]:
         yield calls
     finally:
         delattr(owner, method)
+        if own is not None:  # it hid the class's method before
+            setattr(owner, method, own)
