@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from sklearn.metrics import confusion_matrix
@@ -211,7 +211,8 @@ def images_at_once(data: ImageData, batch_size: int) -> int:
     if data.task == "classification":
         return batch_size
     images = data.images
-    side = images.image_size if isinstance(images, Photographs) else images.shape[-1]
+    photographs = isinstance(images, Photographs)
+    side = images.image_size if photographs else cast("Tensor", images).shape[-1]
     return max(1, min(batch_size, LARGEST_ANSWER // (len(data.classes) * side**2)))
 
 

@@ -10,7 +10,8 @@ it instead). ``analyses: true`` asks for the analyses of its networks (notebook 
 from ``weights`` of the profile, where it has them for a method, else from
 ``profiles/tuned/<dataset>.yaml``, which the dev split has written. ``options`` are method options
 that differ from a method's defaults. ``like`` names a profile whose keys this one has too, but for
-those that it gives itself.
+those that it gives itself. ``also`` lists profiles whose runs belong to this one's as well, on some
+of its data sets: ``{profile, datasets, seeds}``, the seeds in the place of that profile's own.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -28,8 +29,9 @@ from kdlib.runs import RunConfig
 PROFILES = Path(__file__).parents[1] / "profiles"
 KEYS = (
     "about", "config", "datasets", "methods", "methods_of", "seeds", "sweeps", "weights", "grid",
-    "grids", "around", "analyses", "options", "like",
+    "grids", "around", "analyses", "options", "like", "also",
 )  # fmt: skip
+ALSO_KEYS = ("profile", "datasets", "seeds")
 SWEEP_KEYS = ("datasets", "fields", "methods", "seeds", "as_costly_as")
 SAME_WEIGHT = {
     **dict.fromkeys(("parseval_twin", "dct_low", "dct_high"), "dct"),
@@ -55,6 +57,8 @@ def read_profile(name: str) -> dict[str, Any]:
     checked_options(profile, KEYS, f"profile '{name}'")
     for sweep in profile.get("sweeps", []):
         checked_options(sweep, SWEEP_KEYS, f"a sweep of profile '{name}'")
+    for other in profile.get("also", []):
+        checked_options(other, ALSO_KEYS, f"'also' of profile '{name}'")
     return {**read_profile(profile["like"]), **profile} if "like" in profile else profile
 
 
@@ -83,7 +87,9 @@ def expand(
     profile = read_profile(name)
     own = profile.get("methods_of", {}).get(dataset) or profile["methods"]
     trial, sweeps = _trial(epochs, images), profile.get("sweeps", [])
-    of_sweeps = {method for sweep in sweeps for method in sweep.get("methods", ())} - set(own)
+    of_sweeps = {method for sweep in sweeps for method in sweep.get("methods", ())}
+    others = [other for other in profile.get("also", []) if dataset in other["datasets"]]
+    elsewhere = (of_sweeps | {m for other in others for m in _methods_of(other)}) - set(own)
     runs = [
         run
         for group in [{}, *sweeps]
@@ -93,24 +99,46 @@ def expand(
                 _fields(profile, dataset, {**group.get("fields", {}), **trial}), group, profile
             ),
             profile,
-            _wanted(methods, group.get("methods"), own, of_sweeps),
+            _wanted(methods, group.get("methods"), own, elsewhere),
             seeds or group.get("seeds") or profile["seeds"],
         )
     ]
+    for other in others:
+        # The plain network of another task is wanted beside its methods, never for itself.
+        if methods is None or set(methods) & (set(_methods_of(other)) - set(own)):
+            runs += _also(other, dataset, methods, seeds, epochs, images)
     return _each_once(runs)
+
+
+def _also(
+    other: Mapping[str, Any],
+    dataset: str,
+    methods: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+    *trial: int | None,
+) -> list[RunConfig]:
+    """The runs of a profile that another names in ``also``, of those methods that are asked for."""
+    known = _methods_of(other)
+    some = methods and [method for method in known if method in methods]
+    return expand(other["profile"], dataset, some, seeds or other.get("seeds"), *trial)
+
+
+def _methods_of(other: Mapping[str, Any]) -> list[str]:
+    """The methods of a profile that another names in ``also``."""
+    return read_profile(other["profile"])["methods"]
 
 
 def _wanted(
     asked: Sequence[str] | None,
     swept: Sequence[str] | None,
     own: Sequence[str],
-    of_sweeps: Container[str],
+    elsewhere: Container[str],
 ) -> Sequence[str]:
     """Those of a group: a sweep's options may mean nothing to methods that it does not name."""
     if asked is None:
         return swept or own
     if swept is None:
-        return [method for method in asked if method not in of_sweeps]
+        return [method for method in asked if method not in elsewhere]
     return [method for method in swept if method in asked]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from kdlib.checkpoints import load_weights
 from kdlib.data import load_data
 from kdlib.data.batches import Batch, Batches
-from kdlib.data.detection_batches import DetectionBatch, DetectionBatches
+from kdlib.data.detection_batches import DetectionBatches
 from kdlib.data.image_data import ImageData
 from kdlib.detection.trainee import DetectorTrainee
 from kdlib.distillers import parse_method
@@ -42,7 +42,7 @@ from kdlib.runs import (
 )
 from kdlib.srm.trainees import Continued, DictionaryLearner, Initialised
 from kdlib.tasks import TASKS
-from kdlib.trainee import DivergedError, Lesson, Trainee
+from kdlib.trainee import AnyBatch, DivergedError, Lesson, Trainee
 
 OWN_FIELDS = {
     "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
@@ -54,7 +54,6 @@ TEACHER_FIELDS = {
     "teacher_learning_rate",
 }  # fmt: skip
 MONITORED = 2000
-AnyBatch: TypeAlias = Batch | DetectionBatch
 TRAINEES: dict[str, type[Trainee]] = {
     "srm_dictionary": DictionaryLearner,
     "srm_init": Initialised,
@@ -258,8 +257,9 @@ def _conclude(trainees: Sequence[Trainee], task: Task) -> None:
 
 
 def _lesson(task: Task, image_size: int) -> Lesson:
-    readable = isinstance(task.teacher, FrozenTeacher)
-    shapes = output_shapes(task.teacher.network, image_size) if readable else None
+    shapes = None  # of a teacher of crops no stage is compared with the student's
+    if isinstance(task.teacher, FrozenTeacher):
+        shapes = output_shapes(task.teacher.network, image_size)
     return Lesson(shapes, task.data.labels, task.data.mean, task.data.std)
 
 
@@ -340,7 +340,7 @@ def _on_device(task: Task, trainees: Sequence[Trainee], epoch: int) -> Iterator[
         yield batch
 
 
-def _ask(task: Task, batch: AnyBatch) -> Any:
+def _ask(task: Task, batch: Any) -> Any:
     if task.teacher is None:
         return None
     with torch.autocast(task.device.type, torch.bfloat16, task.precision == "bfloat16"):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn, optim
@@ -14,10 +14,12 @@ from torch import Tensor, nn, optim
 from kdlib.checkpoints import load_tensors, optimiser_state, restore_optimiser, save_tensors
 from kdlib.cost import measure_cost
 from kdlib.data.batches import Batch
+from kdlib.data.detection_batches import DetectionBatch
 from kdlib.data.image_data import ImageData
 from kdlib.data.mixing import output_count
-from kdlib.distillers import Pair, create_distiller
-from kdlib.distillers.base import SelfTaughtLoss, TeacherOutput
+from kdlib.distillers import Distiller, Pair, create_distiller
+from kdlib.distillers.base import SelfTaughtLoss
+from kdlib.distillers.boxes import BoxDistiller
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, predict
 from kdlib.files import write_text
@@ -31,6 +33,7 @@ from kdlib.self_teaching import measure_self_teacher
 from kdlib.tasks import TASKS
 
 SELF_TEACHER = "self_teacher.safetensors"
+AnyBatch: TypeAlias = Batch | DetectionBatch
 
 
 class DivergedError(KdlibError):
@@ -66,6 +69,9 @@ class Trainee:
             method without parts of its own.
     """
 
+    student: nn.Module
+    distiller: Distiller | BoxDistiller
+
     def __init__(
         self,
         config: RunConfig,
@@ -89,7 +95,8 @@ class Trainee:
         """All that has weights: the student, and its distiller."""
         self.student = self._untrained()
         seed_everything(derive_seed(self.config.init_seed, "distiller"))
-        self.distiller = create_distiller(self.config, self._pair(lesson)).to(self.device)
+        distiller = create_distiller(self.config, self._pair(lesson))
+        self.distiller = distiller.to(self.device)
         return nn.ModuleDict({"student": self.student, "distiller": self.distiller})
 
     def _optimise(self) -> optim.Optimizer:
@@ -155,14 +162,12 @@ class Trainee:
         """Short name for progress bars."""
         return self.config.method
 
-    def step(
-        self, batch: Batch, teacher: TeacherOutput | None, lr: float, progress: float
-    ) -> dict[str, Tensor]:
+    def step(self, batch: AnyBatch, teacher: Any, lr: float, progress: float) -> dict[str, Tensor]:
         """Learn from one batch; returns the loss terms, detached.
 
         Args:
             batch: the images, on the student's device.
-            teacher: the teacher's output for them; ``None`` for cross-entropy alone.
+            teacher: what the teacher says of them; ``None`` for the student's own loss alone.
             lr: learning rate.
             progress: share of the training that is done, 0 to 1.
 
@@ -182,9 +187,7 @@ class Trainee:
         self.optimiser.step()
         return {name: term.detach() for name, term in terms.items()}
 
-    def _terms(
-        self, batch: Batch, teacher: TeacherOutput | None, progress: float
-    ) -> dict[str, Tensor]:
+    def _terms(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
         """Named loss terms of a batch."""
         return self.distiller(self.student(batch.images), teacher, batch, progress)
 

@@ -10,7 +10,6 @@ from kdlib.data.detection_batches import DetectionBatch, DetectionBatches
 from kdlib.data.image_data import ImageData
 from kdlib.detection.evaluation import detector_cost, evaluate_detectors
 from kdlib.distillers import create_box_distiller
-from kdlib.distillers.crop_teacher import CropLesson, CropTeacher
 from kdlib.models import create_model
 from kdlib.models.detectors import Detector
 from kdlib.seeds import derive_seed, seed_everything
@@ -26,6 +25,8 @@ class DetectorTrainee(Trainee):
     """A student that finds objects; otherwise as any other."""
 
     student: Detector
+    shown: list[Tensor]
+    """Images that the finished detector is timed with."""
 
     def _build(self, lesson: Lesson | None) -> nn.ModuleDict:
         self.colours = {} if lesson is None else {"mean": lesson.mean, "std": lesson.std}
@@ -47,9 +48,7 @@ class DetectorTrainee(Trainee):
     def refined(self) -> None:
         """No detector brings a teacher of its own."""
 
-    def _terms(
-        self, batch: Any, teacher: tuple[CropTeacher, CropLesson] | None, progress: float
-    ) -> dict[str, Tensor]:
+    def _terms(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
         own = cast("DetectionBatch", batch)
         answer = self.student(own.images, own.targets)
         return {**answer.losses, **self.distiller(answer.positives, self.student, own, teacher)}

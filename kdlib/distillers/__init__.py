@@ -175,7 +175,7 @@ def create_box_distiller(config: "RunConfig") -> BoxDistiller:
     loss = cast("CropLoss | None", _method_loss(config.method, config.method_options, None))
     if loss is not None and loss.needs_classifier and config.canonical().teacher == "none":
         raise KdlibError(f"'{config.method}' asks a classifier about crops: name a teacher.")
-    return BoxDistiller(loss, weights_of(config).method)
+    return BoxDistiller(config.method, loss, weights_of(config).method)
 
 
 def _check_task(config: "RunConfig") -> None:

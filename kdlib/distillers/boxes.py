@@ -149,13 +149,14 @@ class BoxDistiller(nn.Module):
     """A method's terms for a detector, weighted; torchvision's own losses stand beside them.
 
     Args:
+        name: the method's name.
         method_loss: what is learnt of crops; ``None`` for a detector alone.
         weight: of all its terms.
     """
 
-    def __init__(self, method_loss: CropLoss | None, weight: float) -> None:
+    def __init__(self, name: str, method_loss: CropLoss | None, weight: float) -> None:
         super().__init__()
-        self.method_loss, self.weight = method_loss, weight
+        self.name, self.method_loss, self.weight = name, method_loss, weight
 
     @property
     def needs_teacher(self) -> bool:

@@ -43,6 +43,9 @@ class CropTeacher(nn.Module):
         std: standard deviation of each channel.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module | None, size: int, mean: Colour, std: Colour) -> None:
         super().__init__()
         self.network = None if network is None else network.eval().requires_grad_(False)

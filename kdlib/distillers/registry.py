@@ -231,7 +231,9 @@ METHODS: dict[str, Method] = {
         after=initialisation_on_logits,
         settings=partial(SrmOptions, release=False),
     ),
-    "dct": Method(partial(preset, "dct"), 4.0, f"{PAPER}, taken at its word", SPECTRUM, tasks=DENSE),
+    "dct": Method(
+        partial(preset, "dct"), 4.0, f"{PAPER}, taken at its word", SPECTRUM, tasks=DENSE
+    ),
     "release_a": Method(
         partial(preset, "release_a"),
         1.0,

@@ -33,11 +33,16 @@ def sampled_crops(images: Sequence[Tensor], boxes: Tensor, owners: Tensor, size:
         return images[0].new_zeros(0, 3, size, size)
     stacked, extents = _stacked(images)
     inside = working_precision(boxes).clamp(0, 1) * extents[owners].repeat(1, 2)
-    grid = functional.affine_grid(_placement(inside), [len(boxes), 3, size, size], False)
     places, rank, most = _places(owners, len(images))
-    rows = grid.new_zeros(len(images), most, size, size, 2).index_put(places, grid)
+    maps = inside.new_zeros(len(images), most, 2, 3).index_put(places, _placement(inside))
+    grid = functional.affine_grid(
+        maps.flatten(0, 1), [maps[..., 0, 0].numel(), 3, size, size], False
+    )
     found = functional.grid_sample(
-        stacked.to(grid.dtype), rows.flatten(1, 2), padding_mode="border", align_corners=False
+        stacked.to(grid.dtype),
+        grid.view(len(images), most * size, size, 2),
+        padding_mode="border",
+        align_corners=False,
     )
     return found.unflatten(2, (most, size))[owners, :, rank]
 

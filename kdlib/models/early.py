@@ -1,6 +1,7 @@
 """The first stages of a classifier: where it can stop there, what lies behind costs nothing."""
 
 import copy
+from typing import cast
 
 from torch import Tensor, fx, nn
 
@@ -38,7 +39,7 @@ def _stopped(network: fx.GraphModule, count: int) -> fx.GraphModule:
     """A traced network whose output is its first ``count`` stages; the modules are the same."""
     stopped = fx.GraphModule(network, copy.deepcopy(network.graph))
     output = stopped.graph.output_node()
-    named = output.args[0]
+    named = cast("dict[str, fx.Node]", output.args[0])
     output.args = (tuple(named[f"stage{index}"] for index in range(count)),)
     stopped.graph.eliminate_dead_code()
     stopped.recompile()
