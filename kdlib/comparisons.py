@@ -21,14 +21,15 @@ from scipy import optimize, stats
 from statsmodels.stats.multitest import multipletests
 
 from kdlib.errors import KdlibError, unknown
-from kdlib.run_table import describe_setting, student_settings
+from kdlib.run_table import METRICS, OF_DETECTORS, describe_setting, student_settings
 from kdlib.style import name_of
-from kdlib.tasks import TASKS
 
 CONFIDENCE, ALPHA, POWER = 0.95, 0.05, 0.8
-# Half a point of accuracy or IoU (the scatter of the paper's own alpha sweep); one hundredth of the
-# range of the attention measures.
-SMALLEST_EFFECT = dict.fromkeys((m for task in TASKS.values() for m in task.metrics), 0.005)
+SPREADS = {"ap50_less_ap75": ("map50", "map75"), "ap75_less_ap50": ("map75", "map50")}
+"""Of detectors: one metric less another. What a method adds to it is a difference of gains."""
+# Half a point of accuracy, IoU or AP (the scatter of the paper's own alpha sweep); one hundredth of
+# the range of the attention measures.
+SMALLEST_EFFECT = dict.fromkeys((*METRICS, *OF_DETECTORS, *SPREADS), 0.005)
 SMALLEST_EFFECT_OF_ATTENTION = 0.01
 PAIR = ["data_seed", "init_seed"]
 

@@ -13,14 +13,17 @@ from kdlib.style import name_of
 from kdlib.tasks import TASKS
 
 SMALL_P = 0.001
+_OF_IMAGES = {"top1": "top-1 %", "top1_std": "std", "top5": "top-5 %", "mca": "class mean %"}
+_OF_DETECTORS = {"map": "mAP %", "map50": "mAP50 %", "map75": "mAP75 %"}
 HEADS = {
-    "classification": {
-        "top1": "top-1 %",
-        "top1_std": "std",
-        "top5": "top-5 %",
-        "mca": "class mean %",
-    },
+    "classification": _OF_IMAGES,
     "segmentation": {"miou": "mIoU %", "miou_std": "std", "pixel_accuracy": "pixels %"},
+    "detection": {
+        name: head
+        for metric, shown in _OF_DETECTORS.items()
+        for name, head in ((metric, shown), (f"{metric}_std", "std"))
+    },
+    "crops": _OF_IMAGES,
 }
 """Columns that tables show of a task, and what they are called."""
 
@@ -69,7 +72,7 @@ def claims_markdown(claims: pd.DataFrame) -> str:
 def _comparison_row(row: dict) -> list[str]:
     scale, unit, digits = (1, "", 3) if row["metric"] == "ssim" else (100, "", 2)
     headline = row["metric"] in {measures.metric for measures in TASKS.values()}
-    what = "" if headline else f", {row['metric'].replace('_', ' ')}"
+    what = "" if headline else f", {metric_name(row['metric'])}"
 
     def show(value: float, sign: str = "+") -> str:
         return number(scale * value, f"{sign}.{digits}f") + unit
@@ -85,6 +88,21 @@ def _comparison_row(row: dict) -> list[str]:
         show(row["resolvable"], ""),
         row["verdict"],
     ]
+
+
+METRIC_NAMES = {
+    "map50": "mAP50",
+    "map75": "mAP75",
+    "ap50_less_ap75": "mAP50 − mAP75",
+    "ap75_less_ap50": "mAP75 − mAP50",
+    "dap_cls": "dAP of classification errors",
+    "dap_loc": "dAP of localisation errors",
+}
+
+
+def metric_name(metric: str) -> str:
+    """A column of a table as it is written in words."""
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))
 
 
 def _points(fraction: float, digits: int = 1) -> str:

@@ -5,13 +5,27 @@ from typing import Any
 
 import pandas as pd
 
-from kdlib.comparisons import ALPHA, POWER, Claim, Comparison, seeds_to_resolve, smallest_effect
-from kdlib.markdown import SMALL_P
-from kdlib.run_table import METRICS
+from kdlib.comparisons import (
+    ALPHA,
+    POWER,
+    SPREADS,
+    Claim,
+    Comparison,
+    seeds_to_resolve,
+    smallest_effect,
+)
+from kdlib.markdown import SMALL_P, metric_name
+from kdlib.run_table import METRICS, OF_DETECTORS
 from kdlib.style import difference_name, name_of
 
-SHARES = (*METRICS, "energy_share", "pointing")
-MEASURES = {"top1": "accuracy", "miou": "mIoU", "ssim": "SSIM", "energy_share": "relevance"}
+SHARES = (*METRICS, *OF_DETECTORS, *SPREADS, "energy_share", "pointing")
+MEASURES = {
+    "top1": "accuracy",
+    "miou": "mIoU",
+    "map": "mAP",
+    "ssim": "SSIM",
+    "energy_share": "relevance",
+}
 
 
 def read_comparison(row: Mapping[str, Any]) -> str:
@@ -58,7 +72,7 @@ def read_claims(claims: pd.DataFrame, wanted: Iterable[Claim]) -> str:
         read_comparison(tested[claim.text])
         if claim.text in tested
         else f"**{claim.text}: not tested here.** It needs `{claim.method}` and "
-        f"`{claim.baseline}`, with their {MEASURES.get(claim.metric, claim.metric)}."
+        f"`{claim.baseline}`, with their {MEASURES.get(claim.metric, metric_name(claim.metric))}."
         for claim in wanted
     ]
     return "\n".join(f"* {line}" for line in lines)

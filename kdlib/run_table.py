@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdlib.data.batches import AUGMENTATIONS
 from kdlib.distillers import METHODS, STAGES, parse_method
 from kdlib.errors import KdlibError
 from kdlib.records import find_records
@@ -22,9 +23,19 @@ SEEDS = ("data_seed", "init_seed", "teacher_seed")
 TEACHER = (
     "teacher", "teacher_epochs", "teacher_weights", "teacher_start", "teacher_learning_rate",
 )  # fmt: skip
-VARIANT = ("method_options", "weight", "ce_weight", "kd_weight", "temperature", *TEACHER)
-METRICS = tuple(name for measures in TASKS.values() for name in measures.metrics)
-HEADLINES = tuple(measures.metric for measures in TASKS.values())
+# The crops of a detector are what it is taught with; what it answers does not depend on them.
+VARIANT = (
+    "method_options", "weight", "ce_weight", "kd_weight", "temperature", "crop_size", *TEACHER,
+)  # fmt: skip
+METRICS = tuple(dict.fromkeys(name for measures in TASKS.values() for name in measures.metrics))
+HEADLINES = tuple(dict.fromkeys(measures.metric for measures in TASKS.values()))
+ERRORS = ("cls", "loc", "both", "dupe", "bkg", "miss", "false_pos", "false_neg")
+"""TIDE's, as records call them; a table has ``dap_cls`` ..., what each costs in AP50."""
+SIZES = ("map_small", "map_medium", "map_large")
+IOUS = tuple(range(50, 100, 5))
+"""In percent; a table has ``ap50`` ... ``ap95``, AP with detections right from that IoU on."""
+OF_DETECTORS = (*SIZES, *(f"ap{iou}" for iou in IOUS), *(f"dap_{name}" for name in ERRORS))
+"""Measures of detectors beside ``METRICS``: columns of tables that have detectors."""
 STAGE_MEASURES = ("ssim", "energy_share", "pointing")
 
 
@@ -38,7 +49,7 @@ def load_records(*roots: Path, task: str | None = "classification") -> pd.DataFr
     the run that taught this one), ``label`` (the method, with the options in which two variants
     of it differ), ``self_teacher_top1`` and ``self_teacher_miou`` (of self-taught methods),
     ``ssim``, ``energy_share`` and ``pointing`` (means over stages) and ``ssim_1``, ``ssim_2`` ...
-    (stages, fine to coarse). Runs that others start from (dictionaries, initialisations) are no
+    (stages, fine to coarse); of detectors ``OF_DETECTORS``. Runs that others start from (dictionaries, initialisations) are no
     results to compare, and are left out too.
 
     Raises:
@@ -69,6 +80,7 @@ def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         **{name: _plain(value) for name, value in config.items()},
         **{name: record["results"].get(name, nan) for name in METRICS},
         **{f"self_teacher_{name}": refined.get(name, nan) for name in HEADLINES},
+        **_detector_columns(record["results"]),
         **_stage_columns("ssim", record["ssim"]),
         **_network_columns("", relevance.get("student")),
         **_network_columns("teacher_", relevance.get("teacher")),
@@ -85,6 +97,16 @@ def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _detector_columns(results: Mapping[str, Any]) -> dict[str, float]:
+    """``OF_DETECTORS``, and ``detections``; nothing of runs of other tasks."""
+    if "errors" not in results:
+        return {}
+    sizes = {name: nan if results[name] is None else results[name] for name in SIZES}
+    by_iou = {f"ap{iou}": ap for iou, ap in zip(IOUS, results["ap_by_iou"], strict=True)}
+    errors = {f"dap_{name}": results["errors"][name]["dap"] for name in ERRORS}
+    return {**sizes, **by_iou, **errors, "detections": results["detections"]}
+
+
 def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with the defaults of the fields that did not exist when it was recorded."""
     defaults = RunConfig().to_dict()
@@ -93,20 +115,29 @@ def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _taught(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the configuration of a student's teacher differs in from the student's own."""
-    return {
+    shared = {
         **config,
         "student": config["teacher"],
         "epochs": config["teacher_epochs"],
         "start": config["teacher_start"],
         "learning_rate": config["teacher_learning_rate"] or config["learning_rate"],
     }
+    if config["task"] != "detection":
+        return shared
+    plain = [name for name in config["augmentation"] if name in AUGMENTATIONS]
+    return {**shared, "task": "crops", "augmentation": plain}
 
 
 def setting_of(config: Mapping[str, Any], but: Iterable[str] = ()) -> str:
     """Short hash of what runs that may be compared have in common (``but`` these fields)."""
-    own = {"method", *VARIANT, *SEEDS, *but}
+    own = {"method", *_variant(config.get("task", "")), *SEEDS, *but}
     shared = {name: value for name, value in without_neutral(config).items() if name not in own}
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _variant(task: str) -> set[str]:
+    """``VARIANT`` but, of a classifier of crops, their size: that of its images."""
+    return set(VARIANT) - ({"crop_size"} if task == "crops" else set())
 
 
 def _plain(value: Any) -> Any:
@@ -180,7 +211,7 @@ def describe_setting(table: pd.DataFrame, setting: str) -> str:
     text += ", dev split" if row["split"] == "dev" else ""
     same = (table["dataset"] == row["dataset"]) & (table["attentions"] == row["attentions"])
     namesakes = table[same & (table["student"] == row["student"])]
-    skipped = {"method", "split", *VARIANT, *SEEDS}
+    skipped = {"method", "split", *_variant(row["task"]), *SEEDS}
     config = list(table.columns[: table.columns.get_loc("top1")])
     differing = [c for c in config if c not in skipped and namesakes[c].nunique(dropna=False) > 1]
     return ", ".join([text, *(f"{name} {row[name]}" for name in differing)])
@@ -196,7 +227,7 @@ def method_order(label: str) -> tuple[Any, ...]:
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each setting and method: n, mean and std of top-1 or mIoU, means of the rest.
+    """A row for each setting and method: n, mean and std of top-1, mIoU or mAP, means of the rest.
 
     A standard deviation is missing where n is 1, what is measured of another task throughout. The
     time a run took is left out: it depends on what else the machine did, and on how many students
@@ -213,7 +244,7 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(summaries, ignore_index=True)[columns]
 
 
-_STDS = tuple(f"{name}_std" for name in HEADLINES)
+_STDS = tuple(f"{name}_std" for name in (*HEADLINES, "map50", "map75"))
 
 
 def _summarised(rows: pd.DataFrame) -> pd.DataFrame:

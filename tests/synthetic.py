@@ -36,7 +36,7 @@ def synthetic_record(config: RunConfig, top1: float | None = None) -> dict[str, 
     config = config.canonical()
     base = TOP1.get(config.method, 0.6) + config.init_seed / 100
     accuracy = base + scatter(config.method, config.init_seed) if top1 is None else top1
-    taught = config.method != "student"
+    taught, with_stages = config.method != "student", config.task != "detection"
     stages = [round(0.3 * accuracy + 0.1 * stage, 6) for stage in range(STAGES)]
     measures = {"energy_share": stages, "pointing": [value + 0.1 for value in stages]}
     relevance: dict[str, Any] = {"student": measures, "chance": 0.2}
@@ -48,11 +48,11 @@ def synthetic_record(config: RunConfig, top1: float | None = None) -> dict[str, 
         "config": config.to_dict(),
         "config_hash": config.config_hash,
         "results": {
-            **(_of_pixels(accuracy) if config.task == "segmentation" else _of_images(accuracy)),
+            **RESULTS.get(config.task, _of_images)(accuracy),
             "per_class": [accuracy, None], "last_epoch": config.epochs, "best_epoch": 2,
         },
-        "ssim": [value + 0.2 for value in stages] if taught else None,
-        "relevance": relevance,
+        "ssim": [value + 0.2 for value in stages] if taught and with_stages else None,
+        "relevance": relevance if with_stages else None,
         "cost": {
             "parameters": 1234, "flops": 5678, "latency_ms": {"1": 1.0, "64": 9.0},
             "train_seconds": 60.0 + 10 * len(config.method), "images_per_second": 1000.0,
@@ -76,6 +76,22 @@ def _of_images(accuracy: float) -> dict[str, Any]:
 
 def _of_pixels(iou: float) -> dict[str, Any]:
     return {"miou": iou, "pixel_accuracy": iou + 0.1, "last_monitored_miou": iou}
+
+
+def _of_objects(ap: float) -> dict[str, Any]:
+    """AP falls with the IoU by 0.04 a step; every type of error costs a tenth of what is missing."""
+    by_iou = [round(ap + 0.18 - 0.04 * step, 6) for step in range(10)]
+    errors = ("cls", "loc", "both", "dupe", "bkg", "miss", "false_pos", "false_neg")
+    return {
+        "map": ap, "map50": by_iou[0], "map75": by_iou[5], "ap_by_iou": by_iou,
+        "map_small": ap - 0.05, "map_medium": ap, "map_large": None, "recall": ap + 0.1,
+        "errors": {name: {"count": 7, "dap": round((1 - ap) / 10, 6)} for name in errors},
+        "detections": 900, "last_monitored_map": ap, "best_monitored_map": ap,
+    }  # fmt: skip
+
+
+RESULTS = {"segmentation": _of_pixels, "detection": _of_objects}
+"""By task; those of images for all others."""
 
 
 def write_run(root: Path, config: RunConfig, top1: float | None = None) -> Path:
