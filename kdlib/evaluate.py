@@ -211,8 +211,10 @@ def images_at_once(data: ImageData, batch_size: int) -> int:
     if data.task == "classification":
         return batch_size
     images = data.images
-    photographs = isinstance(images, Photographs)
-    side = images.image_size if photographs else cast("Tensor", images).shape[-1]
+    if isinstance(images, Photographs):
+        side = images.image_size
+    else:
+        side = cast("Tensor", images).shape[-1]
     return max(1, min(batch_size, LARGEST_ANSWER // (len(data.classes) * side**2)))
 
 

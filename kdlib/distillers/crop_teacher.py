@@ -91,7 +91,13 @@ class CropTeacher(nn.Module):
             raise KdlibError("Features are compared, but there is no teacher: name one.")
         if count not in self._early:
             self._early[count] = EarlyStages(self.network, count).eval()
-        return self._early[count](self._normalised(crops))
+        stages = self._early[count](self._normalised(crops))
+        if len(stages) < count:
+            raise KdlibError(
+                f"The teacher has {len(stages)} stages, so layers may be -1 (pixels) to "
+                f"{len(stages) - 1}; one is {count - 1}."
+            )
+        return stages
 
     def _normalised(self, crops: Tensor) -> Tensor:
         return (crops - self.mean) / self.std
