@@ -111,11 +111,12 @@ def fit(
 
 
 def check_group(configs: Sequence[RunConfig]) -> None:
-    """Refuse runs that do not see the same batches and teacher, and networks of another task."""
+    """Refuse what is no method, networks of another task, and runs that cannot share a step."""
     if not configs:
         raise KdlibError("There is nothing to train: give at least one run.")
     for config in configs:
         check_task(config.student, config.task)
+        parse_method(config.method)
     with_teacher = [config for config in configs if config.teacher != "none"]
     shared = set(configs[0].to_dict()) - OWN_FIELDS - TEACHER_FIELDS - {"crop_size"}
     _check_shared(configs, shared)
