@@ -1,15 +1,13 @@
 """torchvision's networks, unmodified, with their stages tapped by ``feature_extraction``."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import cast
-from urllib.error import URLError
 
-from torch import Tensor, hub, nn
+from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from kdlib.errors import KdlibError, unknown
+from kdlib.models.downloads import fetching
 from kdlib.models.output import Output
 
 RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -67,16 +65,8 @@ def pretrained(build: Callable[..., nn.Module], weights: str | None) -> nn.Modul
     Raises:
         KdlibError: no such weights for this network, or no way to download them.
     """
-    valid = models.get_model_weights(build).__members__
-    if weights is not None and weights not in valid:
-        raise unknown(f"weights of {build.__name__}", weights, valid)
-    try:
+    with fetching(build, weights):
         return build(weights=weights)
-    except URLError as error:
-        cache = Path(hub.get_dir(), "checkpoints")
-        url = valid[weights].url
-        text = f"Cannot download the weights '{weights}' ({error.reason}): put {url} in {cache}."
-        raise KdlibError(text) from error
 
 
 def _fit_classifier(network: nn.Module, name: str, classes: int) -> None:

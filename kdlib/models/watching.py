@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, NamedTuple
 
 
@@ -36,6 +37,7 @@ def watched(owner: object, method: str) -> Iterator[list[Call]]:
     original, own = getattr(owner, method), vars(owner).get(method)
     signature = inspect.signature(original)
 
+    @wraps(original)
     def noting(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         calls.append(Call(dict(signature.bind(*args, **kwargs).arguments), result))

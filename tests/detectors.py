@@ -1,0 +1,41 @@
+"""Small batches for detectors, and one detector of each name for all tests of a file."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from kdlib.models import create_model
+from kdlib.models.detectors import Detector
+
+CLASSES, SIZE = 5, 64
+SIZES = {"fasterrcnn_resnet50_fpn": 32}
+"""Of the network that would take seconds a step otherwise."""
+BOXES = ([[4.0, 5, 20, 22], [30, 30, 50, 46]], [[2.0, 6, 42, 44]])
+LABELS = ([1, 5], [2])
+
+
+@cache
+def detector(name: str) -> Detector:
+    """A detector that tests share: they may train its batch norm, but not change its weights."""
+    torch.manual_seed(0)
+    return create_model(name, CLASSES, image_size=SIZES.get(name, SIZE))
+
+
+def images() -> list[Tensor]:
+    """Two of different sizes."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(3, side, 64, generator=generator) for side in (64, 48)]
+
+
+def targets() -> list[dict[str, Tensor]]:
+    """Two objects in the first image and one in the second."""
+    return [
+        {"boxes": torch.tensor(boxes), "labels": torch.tensor(labels)}
+        for boxes, labels in zip(BOXES, LABELS, strict=True)
+    ]
+
+
+def nothing() -> dict[str, Tensor]:
+    """The target of an image without objects."""
+    return {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
