@@ -1,7 +1,6 @@
 """Detectors in the one training loop: records, resume, lock-step, and what is refused."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -181,10 +180,10 @@ def test_what_makes_no_sense_is_refused_with_the_reason(changes, words, tmp_path
 
 
 @pytest.mark.parametrize("method", ["kd_cls+kd", "kd_loc+gate"])
-def test_kd_and_gate_are_no_modifiers_here(method):
+def test_kd_and_gate_are_no_modifiers_here(method, tmp_path):
     config = run(method=method)
     with pytest.raises(KdlibError, match="takes no modifier"):
-        fit([config], Path("nowhere"), progress=False)
+        fit([config], tmp_path, progress=False)
 
 
 def test_methods_with_crops_of_different_sizes_do_not_share_a_step(tmp_path):
