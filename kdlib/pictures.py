@@ -44,7 +44,7 @@ def image_grid(
     rows = -(-len(images) // columns)
     height = side + (0.17 if titles else 0.04)
     type_size = 8 * min(1, side / LEGIBLE_TITLE)
-    figure, grid = _panels(rows, columns, (side + 0.06) * columns, height * rows)
+    figure, grid = panels(rows, columns, (side + 0.06) * columns, height * rows)
     for position, axes in enumerate(grid.flat):
         if position < len(images):
             axes.imshow(as_picture(images[position]))
@@ -73,7 +73,7 @@ def named_maps(
     """
     columns = min(columns, len(maps))
     rows = -(-len(maps) // columns)
-    figure, grid = _panels(rows, columns, (side + 0.1) * columns, (side + 0.3) * rows)
+    figure, grid = panels(rows, columns, (side + 0.1) * columns, (side + 0.3) * rows)
     together = torch.cat([values.flatten() for values in maps.values()])
     for axes, (name, values) in zip(grid.flat, maps.items(), strict=False):
         low, high = _limits(together if one_scale else values, signed)
@@ -101,7 +101,7 @@ def attention_overlays(image: Tensor, maps: Mapping[str, Sequence[Tensor]]) -> F
         maps: network's name -> its maps (h, w).
     """
     stages = max(map(len, maps.values()))
-    figure, grid = _panels(len(maps), stages + 1, 1.4 * (stages + 1), 1.5 * len(maps))
+    figure, grid = panels(len(maps), stages + 1, 1.4 * (stages + 1), 1.5 * len(maps))
     for line, (name, stage_maps) in zip(grid, maps.items(), strict=True):
         line[0].imshow(as_picture(image))
         line[0].set_title(name)
@@ -160,7 +160,8 @@ def as_picture(image: Tensor) -> NDArray[np.uint8]:
     return image.permute(1, 2, 0).numpy()
 
 
-def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray]:
+def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray]:
+    """A figure of ``width`` and ``height`` inches, and its panels (rows, columns), without axes."""
     tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
     figure, grid = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout=tight)
     for axes in grid.flat:
