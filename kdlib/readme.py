@@ -8,6 +8,10 @@ from typing import Any
 import pandas as pd
 
 from kdlib.comparisons import FAMILIES, claims_table
+from kdlib.detection.claims import FAMILIES as DETECTOR_FAMILIES
+from kdlib.detection.claims import main_runs
+from kdlib.detection.claims import verdicts as detector_verdicts
+from kdlib.detection.teachers import teachers_markdown
 from kdlib.figure_tables import method_accuracy
 from kdlib.ledger import make_ledger
 from kdlib.ledger.sections import counts_markdown
@@ -46,8 +50,12 @@ def readme_blocks(readme: Path, roots: Sequence[Path]) -> dict[str, str]:
     measured = Path(readme).parent / MEASUREMENTS
     return {
         "headline": read_accuracy(method_accuracy(runs[0])),
-        "summary": "\n".join(summary_markdown(summary_table(some)) for some in runs),
-        "claims": "\n".join([*(_claims(some) for some in runs), *_of_self_taught(roots)]),
+        "summary": "\n".join(
+            [*(summary_markdown(summary_table(some)) for some in runs), *_of_detectors(roots)]
+        ),
+        "claims": "\n".join(
+            [*(_claims(some) for some in runs), *_of_self_taught(roots), *_of_crops(roots)]
+        ),
         "ledger": counts_markdown(make_ledger(load_records(*roots, task=None))),
         "methods": methods_markdown(),
         "profiles": profiles_markdown(),
@@ -97,6 +105,8 @@ def _claims(runs: pd.DataFrame) -> str:
 def _of_self_taught(roots: Sequence[Path]) -> Iterator[str]:
     """The verdicts on FRSKD, one family a data set and task, as its notebooks have them."""
     for task in recorded_tasks(*roots):
+        if task not in SELF_TAUGHT:
+            continue
         method, claims = SELF_TAUGHT[task]
         table = load_records(*roots, task=task)
         for runs in _main_runs(table):
@@ -104,6 +114,35 @@ def _of_self_taught(roots: Sequence[Path]) -> Iterator[str]:
             name = describe_setting(table, runs["setting"].iloc[0])
             if len(judged):
                 yield f"A neighbour: FRSKD. **{name}**\n\n{comparison_markdown(judged)}"
+
+
+def _detectors(roots: Sequence[Path]) -> pd.DataFrame:
+    """Detectors of the test sets, one variant of each method; no row where none was trained."""
+    if "detection" not in recorded_tasks(*roots):
+        return pd.DataFrame()
+    table = load_records(*roots, task="detection")
+    main = main_runs(table[table["split"] == "train"])
+    taught = main.groupby("setting")["method"].transform("nunique") > 1
+    return main[taught]
+
+
+def _of_detectors(roots: Sequence[Path]) -> Iterator[str]:
+    """How good detectors are, and a line of their teachers."""
+    runs = _detectors(roots)
+    if len(runs):
+        yield summary_markdown(summary_table(runs))
+        if "crops" in recorded_tasks(*roots):
+            lines = teachers_markdown(load_records(*roots, task="crops"), runs)
+            yield f"Their teachers:\n\n{lines}\n"
+
+
+def _of_crops(roots: Sequence[Path]) -> Iterator[str]:
+    """The verdicts on what crops teach detectors, one family a setting and question."""
+    runs = _detectors(roots)
+    for name, claims in DETECTOR_FAMILIES.items():
+        judged = detector_verdicts(runs, claims) if len(runs) else runs
+        if len(judged):
+            yield f"A neighbour: {name[0].lower()}{name[1:]}. {claims_markdown(judged)}"
 
 
 def _times(path: Path) -> str:

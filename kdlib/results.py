@@ -4,7 +4,7 @@ Records lie in :mod:`kdlib.records`, the table of runs in :mod:`kdlib.run_table`
 in :mod:`kdlib.comparisons`, the text in :mod:`kdlib.markdown`; this gathers them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +19,9 @@ from kdlib.comparisons import (
     smallest_resolvable_difference,
     verdict,
 )
+from kdlib.detection.claims import FAMILIES as DETECTOR_FAMILIES
+from kdlib.detection.claims import verdicts as detector_verdicts
+from kdlib.detection.teachers import teachers_markdown
 from kdlib.errors import KdlibError
 from kdlib.markdown import (
     check_block,
@@ -120,14 +123,33 @@ def print_results(roots: list[Path], profile: str | None = None, **cut: int | No
         profile: show only its runs.
         **cut: epochs and images, if the profile was cut to so many.
     """
-    tables = [load_records(*roots, task=task) for task in recorded_tasks(*roots)]
+    tables = {task: load_records(*roots, task=task) for task in recorded_tasks(*roots)}
     if profile is not None:
-        tables = [_finished_of(table, profile, **cut) for table in tables]
-        _check_any(tables, profile)
-    for chosen in tables:
-        if chosen.empty:
-            continue
-        print(summary_markdown(summary_table(chosen)))
-        claims = claims_table(chosen, (*CLAIMS, *PIXEL_CLAIMS))
-        if len(claims):
-            print(claims_markdown(claims))
+        tables = {task: _finished_of(table, profile, **cut) for task, table in tables.items()}
+        _check_any(tables.values(), profile)
+    for task, chosen in tables.items():
+        if len(chosen):
+            print("\n".join(PRINTED.get(task, _printed)(chosen)))
+
+
+def _printed(table: pd.DataFrame) -> Iterator[str]:
+    yield summary_markdown(summary_table(table))
+    claims = claims_table(table, (*CLAIMS, *PIXEL_CLAIMS))
+    if len(claims):
+        yield claims_markdown(claims)
+
+
+def _printed_detectors(table: pd.DataFrame) -> Iterator[str]:
+    yield summary_markdown(summary_table(table))
+    for name, claims in DETECTOR_FAMILIES.items():
+        judged = detector_verdicts(table, claims)
+        if len(judged):
+            yield f"{name}. {claims_markdown(judged)}"
+
+
+def _printed_crops(table: pd.DataFrame) -> Iterator[str]:
+    yield f"Classifiers that teach detectors:\n\n{teachers_markdown(table)}\n"
+
+
+PRINTED = {"detection": _printed_detectors, "crops": _printed_crops}
+"""What is printed of tasks that have other claims, or none."""

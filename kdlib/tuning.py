@@ -28,7 +28,7 @@ def dev_records(root: Path, dataset: str, task: str | None = None) -> list[dict[
 
 
 def grid_scores(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, float]]:
-    """Mean dev top-1, or mIoU of masks (0 to 1), of each method at each weight of its grid."""
+    """Mean dev top-1, mIoU of masks or mAP of boxes (0 to 1), a method and weight of its grid."""
     scores: dict[str, dict[float, list[float]]] = {}
     for record in records:
         config = record["config"]
