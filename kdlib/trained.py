@@ -1,6 +1,7 @@
 """Networks of finished runs, and what they attend to."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,15 @@ from kdlib.runs import RunConfig, is_finished, run_directory
 from kdlib.trainee import SELF_TEACHER
 
 
-def trained_network(config: RunConfig, root: Path, classes: int) -> nn.Module:
+def trained_network(config: RunConfig, root: Path, classes: int, **options: Any) -> nn.Module:
     """The network that a finished run left, on the CPU and in eval mode.
+
+    Args:
+        config: the run.
+        root: the folder of all runs.
+        classes: number of classes.
+        options: of :func:`kdlib.models.create_model`; a detector's ``image_size``, ``mean`` and
+            ``std`` are no weights.
 
     Raises:
         KdlibError: the run is not finished, or its weights are for other classes.
@@ -29,7 +37,7 @@ def trained_network(config: RunConfig, root: Path, classes: int) -> nn.Module:
     directory = run_directory(config, Path(root))
     if not is_finished(config, Path(root)):
         raise KdlibError(f"{directory} holds no finished run; train it first with fit.")
-    network = create_model(config.student, classes)
+    network = create_model(config.student, classes, **options)
     load_weights(network, directory / "weights.safetensors", classes)
     return network.eval()
 
