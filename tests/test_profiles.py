@@ -79,7 +79,10 @@ def test_images_can_be_cut_for_students_and_teachers():
 
 
 def test_a_profile_like_another_has_its_runs_with_what_it_gives_itself():
-    of_full, of_standard = expand("full", seeds=[0]), expand("standard", seeds=[0])
+    of_full, of_standard = (
+        [run for run in expand(name, seeds=[0]) if run.task == "classification"]
+        for name in ("full", "standard")
+    )
     assert [run.method for run in of_standard] == [run.method for run in of_full]
     assert {run.train_size for run in of_standard} == {50_000}
     assert len({run.data_seed for run in expand("standard")}) == 5
@@ -175,7 +178,7 @@ def test_a_grid_can_lie_around_what_was_chosen_on_another_data_set(tmp_path, mon
 
 
 def test_every_method_of_a_seed_sees_the_same_batches_and_one_teacher():
-    runs = expand("quick", seeds=[0])
+    runs = [run for run in expand("quick", seeds=[0]) if run.task == "classification"]
     assert len(lockstep_groups([run for run in runs if run.teacher != "none"])) == 1
     assert len(teachers(runs)) == 1
 
@@ -315,3 +318,55 @@ def test_the_weight_for_masks_is_chosen_as_it_is_used_but_on_the_dev_split():
 def as_used(run):
     changed = {"split": "train", "weight": None, "data_seed": 0, "init_seed": 0}
     return replace(run, **changed).run_id
+
+
+def detectors(runs):
+    return [run for run in runs if run.task == "detection"]
+
+
+def test_quick_has_each_method_of_detectors_once_and_full_all_their_runs():
+    assert {run.run_id for run in detectors(expand("quick"))} == {
+        run.run_id for run in expand("detection", seeds=[0])
+    }
+    swept = {run.run_id for name in ("detection", "detection_ablations") for run in expand(name)}
+    assert {run.run_id for run in detectors(expand("full"))} == swept
+
+
+def test_methods_that_are_asked_for_bring_the_plain_network_of_their_task_alone():
+    assert {run.task for run in expand("quick", methods=["student", "kd"])} == {"classification"}
+    assert {run.method for run in expand("quick", methods=["kd_cls"])} == {"kd_cls"}
+    both = expand("quick", methods=["student", "kd_loc"])
+    assert {(run.task, run.method) for run in both} == {
+        ("classification", "student"), ("detection", "student"), ("detection", "kd_loc"),
+    }  # fmt: skip
+
+
+def test_profiles_of_other_tasks_are_left_out_on_data_sets_that_they_do_not_name():
+    assert not detectors(expand("quick", "fashion_mnist"))
+
+
+def test_the_same_fields_stand_in_the_search_for_weights_as_in_the_comparison():
+    searched, compared = (read_profile(f"{name}detection")["config"] for name in ("tune_", ""))
+    assert searched == {**compared, "split": "dev"}
+
+
+def test_both_terms_together_have_the_weights_that_were_chosen_for_each():
+    together = read_profile("detection")["options"]["kd_cls_loc"]
+    alone = {name: tuned_weights("scenes", f"kd_{name}")["weight"] for name in ("cls", "loc")}
+    assert together == pytest.approx(alone)
+
+
+def test_the_published_protocol_of_detectors_has_four_of_torchvision_s():
+    runs = expand("detection", "coco", seeds=[0])
+    assert {run.student for run in runs} == {
+        "ssd300_vgg16", "retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn",
+        "fasterrcnn_mobilenet_v3_large_fpn",
+    }  # fmt: skip
+    assert all(run.crop_size == 112 for run in runs if run.method != "student")
+
+
+def test_an_unknown_key_of_also_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("kdlib.profiles.PROFILES", tmp_path)
+    (tmp_path / "odd.yaml").write_text("also: [{profil: detection, datasets: [scenes]}]")
+    with pytest.raises(KdlibError, match="Did you mean 'profile'"):
+        read_profile("odd")
