@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdlib.data.batches import Batch
 from kdlib.distillers.base import FrozenTeacher
+from kdlib.errors import KdlibError
 from kdlib.models import create_model, output_shapes
 from kdlib.runs import RunConfig
 from kdlib.trainee import Lesson, Trainee
@@ -31,7 +32,15 @@ def training_flops(config: RunConfig) -> int:
 
     Whatever the run has: student, self-teacher, connecting layers, teacher. A multiply-add counts
     as two; norms and activations are not counted, nor are joint labels or mixtures.
+
+    Raises:
+        KdlibError: a detector, whose step depends on how many positives its images have.
     """
+    if config.task == "detection":
+        raise KdlibError(
+            "A detector's step has as many operations as its images have positives, so no budget "
+            "can be counted in advance: leave as_costly_as out of sweeps of task 'detection'."
+        )
     labels = torch.arange(CLASSES)
     images = torch.zeros(IMAGES, 3, config.image_size, config.image_size)
     truth = labels[:IMAGES] if config.pixels is None else images[:, 0].long()
