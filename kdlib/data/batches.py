@@ -78,7 +78,7 @@ class Batches:
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return -(-len(self.labels) // self.batch_size)
+        return len(parts_of(self.labels, self.batch_size))
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """One epoch in random order, augmented; labels may then be mixed or joint ones."""
@@ -89,7 +89,7 @@ class Batches:
         shifts = torch.randint(0, 2 * CROP_PADDING + 1, (count, 2), generator=stream).to(device)
         places = self._places(count, stream)
         chance = np.random.default_rng(derive_seed(seed, "mixing", epoch))
-        for indices, pixels in self._pixels(order.split(self.batch_size), places):
+        for indices, pixels in self._pixels(parts_of(order, self.batch_size), places):
             if "flip" in self.augmentation:  # of whole numbers: a quarter of the bytes
                 pixels = torch.where(flips[indices].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
             images, labels = self._normalised(pixels), self._labels(indices, pixels)
@@ -103,7 +103,7 @@ class Batches:
     def in_order(self) -> Iterator[Batch]:
         """Every image once, in its place, not augmented."""
         order = torch.arange(len(self.labels), device=self.labels.device)
-        for indices, pixels in self._pixels(order.split(self.batch_size), None):
+        for indices, pixels in self._pixels(parts_of(order, self.batch_size), None):
             yield Batch(self._normalised(pixels), self._labels(indices, pixels), indices)
 
     def _places(self, count: int, stream: torch.Generator) -> Tensor | None:
@@ -140,6 +140,17 @@ class Batches:
             return images[part]
         masks = self.masks[part.to(self.masks.device)].to(images.device)
         return torch.cat([images[part], masks.unsqueeze(1)], dim=1)
+
+
+def parts_of(order: Tensor, size: int) -> list[Tensor]:
+    """Parts of ``size`` positions, of which the last may be smaller, but is never a single one.
+
+    That one joins the part before it: a batch norm of maps of one pixel needs two images at least.
+    """
+    parts = list(order.split(size))
+    if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
 
 
 def _check_augmentation(names: tuple[str, ...], data: ImageData) -> None:

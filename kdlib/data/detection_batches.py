@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kdlib.data.batches import on_device
+from kdlib.data.batches import on_device, parts_of
 from kdlib.data.detection_augmentation import AUGMENTATIONS, DISTORTIONS, mirrored_boxes
 from kdlib.data.detection_loader import Job, Maker, labels_of, packed_batches
 from kdlib.data.image_data import ImageData
@@ -74,7 +74,7 @@ class DetectionBatches:
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return -(-len(self.labels) // self.batch_size)
+        return len(parts_of(self.labels, self.batch_size))
 
     def epoch(self, seed: int, epoch: int) -> Iterator[DetectionBatch]:
         """One epoch in random order, augmented."""
@@ -100,13 +100,13 @@ class DetectionBatches:
     def _whole_batches(
         self, order: Tensor, flips: Tensor, images: "_AtOnce"
     ) -> Iterator[DetectionBatch]:
-        for part in order.split(self.batch_size):
+        for part in parts_of(order, self.batch_size):
             yield images.batch(part, flips[part])
 
     def _made(
         self, maker: Maker, order: Tensor, flips: Tensor, seed: int = 0, epoch: int = 0
     ) -> Iterator[DetectionBatch]:
-        parts, device = order.split(self.batch_size), self.labels.device
+        parts, device = parts_of(order, self.batch_size), self.labels.device
         jobs = [[Job(i, bool(flips[i]), seed, epoch) for i in part.tolist()] for part in parts]
         for part, packed in zip(parts, packed_batches(maker, jobs, self._workers), strict=True):
             moved = packed.moved(device)

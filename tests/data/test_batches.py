@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kdlib.data.batches import Batches
+from kdlib.data.batches import Batches, parts_of
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
 
@@ -68,3 +68,21 @@ def test_images_are_normalised():
 def test_an_unknown_augmentation_is_refused():
     with pytest.raises(KdlibError, match="Unknown augmentation 'flop'.*Did you mean 'flip'"):
         Batches(numbered(), 3, ("flop",))
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "lengths"),
+    [
+        (8, 4, [4, 4]),
+        (9, 4, [4, 5]),
+        (10, 4, [4, 4, 2]),
+        (3, 1, [1, 1, 1]),
+        (1, 4, [1]),
+        (2, 4, [2]),
+    ],
+)
+def test_no_image_is_left_alone_in_the_last_batch(count, size, lengths):
+    """A batch norm of maps of one pixel would have one value, and nothing to take a mean of."""
+    parts = parts_of(torch.arange(count), size)
+    assert [len(part) for part in parts] == lengths
+    assert torch.cat(parts).tolist() == list(range(count))
