@@ -48,7 +48,7 @@ class Batches:
 
     Args:
         data: the images.
-        batch_size: images a batch; the last batch of an epoch may be smaller.
+        batch_size: images a batch; the last of an epoch may be smaller, see :func:`parts_of`.
         augmentation: any of ``AUGMENTATIONS``; ``flip`` mirrors half of the images, ``crop``
             pads by four pixels with the mean colour and cuts a random window, ``random_crop``
             cuts a random window, not the middle one, out of a photograph, to the ends of its

@@ -62,7 +62,7 @@ def test_images_are_normalised():
     data = numbered()
     batch = next(Batches(data, 10).in_order())
     assert torch.allclose(batch.images, data.images.float(), atol=1e-3)
-    assert len(Batches(data, 3)) == 4
+    assert len(Batches(data, 4)) == 3
 
 
 def test_an_unknown_augmentation_is_refused():
