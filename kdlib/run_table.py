@@ -49,8 +49,8 @@ def load_records(*roots: Path, task: str | None = "classification") -> pd.DataFr
     the run that taught this one), ``label`` (the method, with the options in which two variants
     of it differ), ``self_teacher_top1`` and ``self_teacher_miou`` (of self-taught methods),
     ``ssim``, ``energy_share`` and ``pointing`` (means over stages) and ``ssim_1``, ``ssim_2`` ...
-    (stages, fine to coarse); of detectors ``OF_DETECTORS``. Runs that others start from (dictionaries, initialisations) are no
-    results to compare, and are left out too.
+    (stages, fine to coarse); of detectors ``OF_DETECTORS``. Runs that others start from
+    (dictionaries, initialisations) are no results to compare, and are left out too.
 
     Raises:
         KdlibError: no folder, no record in it, a damaged one, or two runs of one method and seed

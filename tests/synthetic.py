@@ -79,7 +79,7 @@ def _of_pixels(iou: float) -> dict[str, Any]:
 
 
 def _of_objects(ap: float) -> dict[str, Any]:
-    """AP falls with the IoU by 0.04 a step; every type of error costs a tenth of what is missing."""
+    """AP falls with the IoU by 0.04 a step; an error costs a tenth of what is missing."""
     by_iou = [round(ap + 0.18 - 0.04 * step, 6) for step in range(10)]
     errors = ("cls", "loc", "both", "dupe", "bkg", "miss", "false_pos", "false_neg")
     return {

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from kdlib.ledger.commands import recipe_of
+from kdlib.ledger.detectors import detector_stand_ins
 from kdlib.ledger.figure_rows import figure_rows
 from kdlib.ledger.names import STATUSES
 from kdlib.ledger.published import published_numbers, traps, traps_of
@@ -43,7 +44,8 @@ def make_ledger(table: pd.DataFrame, dataset: str = "scenes") -> Ledger:
     """The ledger of the runs in ``table``, of all tasks, with ``dataset`` as the stand-in."""
     images = table[table["task"] == "classification"]
     scenes, sweep = stand_in(images, dataset), our_sweep(images, dataset)
-    sources = Sources(table, scenes, sweep, self_taught_stand_ins(table, dataset))
+    neighbours = self_taught_stand_ins(table, dataset), detector_stand_ins(table, dataset)
+    sources = Sources(table, scenes, sweep, *neighbours)
     return Ledger(ledger_table(sources), figure_rows(), traps(), sources.scenes, sources.sweep)
 
 

@@ -19,8 +19,8 @@ from kdlib.distillers import METHODS
 from kdlib.errors import KdlibError
 from kdlib.execute import find_notebook, parameter_defaults
 from kdlib.jobs import STUDENTS_NOTEBOOK, students_job
-from kdlib.ledger import self_taught
-from kdlib.ledger.names import DATASETS_OF, SYSTEMS, alpha_of, our_methods, our_network
+from kdlib.ledger import detectors, self_taught
+from kdlib.ledger.names import DATASETS_OF, alpha_of, our_methods, our_network
 from kdlib.models import MODELS
 from kdlib.profiles import expand
 from kdlib.runs import RunConfig
@@ -66,6 +66,8 @@ def recipe_of(row: Mapping[str, Any]) -> Recipe:
     """The command of a row of :func:`kdlib.ledger.published.published_numbers`."""
     if row["paper"] == self_taught.PAPER:
         return _of_self_taught(row)
+    if row["paper"] == detectors.PAPER:
+        return _of_detectors(row)
     missing = _missing(row)
     if missing:
         return Recipe(reason=missing)
@@ -87,10 +89,17 @@ def _of_self_taught(row: Mapping[str, Any]) -> Recipe:
     return Recipe(make_command(run, profile), run=run)
 
 
+def _of_detectors(row: Mapping[str, Any]) -> Recipe:
+    try:
+        run, planned = detectors.detector_run(row)
+    except KdlibError as error:
+        return Recipe(reason=str(error))
+    command = make_command(run, detectors.PROFILE) if planned else notebook_command(run)
+    return Recipe(command, run=run)
+
+
 def _missing(row: Mapping[str, Any]) -> str:
     """What kdlib lacks of a row, in words; empty if nothing."""
-    if row["paper"] in SYSTEMS:
-        return SYSTEMS[row["paper"]]
     if runnable_method(row["method"]) == "":
         return f"method {row['method']} is not offered"
     if DATASETS_OF.get(row["dataset"]) not in DATASETS:

@@ -36,7 +36,7 @@ STATUSES = {
     DRAWN: "the figure is drawn, from runs on a smaller data set",
     NOT_RUN: "the command would run it",
     NOT_OFFERED: "kdlib has no such method, network or data set; the reason says which",
-    PLANNED: "belongs to a system or a figure that is still to be built",
+    PLANNED: "a figure that is still to be drawn",
 }
 
 # The first of them that was run is the one that is judged; the others stand below it. The
@@ -74,6 +74,7 @@ NETWORKS = {
     "ResNet50": "resnet50_cifar",
 }
 DATASETS_OF = {
+    "COCO": "coco",
     "MIT67": "mit67",
     "SUN397": "sun397",
     "ADE20K": "ade20k",
@@ -82,10 +83,6 @@ DATASETS_OF = {
 }
 # The three data sets that Scenes stands in for.
 SCENE_DATASETS = ("ADE20K", "SUN397", "MIT67")
-# Papers whose systems are still to come; without a line here their rows are treated as others.
-SYSTEMS = {
-    "classifier-to-detector": "detection, with a notebook of its own, is planned",
-}
 _ALPHA = re.compile(r"DCT alpha=([\d.]+)")
 
 

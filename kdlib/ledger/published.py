@@ -10,6 +10,7 @@ from kdlib.ledger.names import alpha_of
 
 PUBLISHED = Path(__file__).parents[2] / "published"
 CELL = ["paper", "dataset", "teacher", "student"]
+DETECTORS = "classifier-to-detector"
 REFERENCES = {"student": "of_student", "KD": "of_kd", "teacher": "of_teacher"}
 
 
@@ -24,7 +25,14 @@ def published_numbers() -> pd.DataFrame:
     table = pd.read_csv(PUBLISHED / "published.csv", dtype={"value": str})
     table = table.fillna({"teacher": "", "note": ""})
     table = table.assign(printed=table["value"], value=table["value"].astype(float))
-    table = table.join(_references(table), on=[*CELL, "metric"])
+    # What a detector alone reaches does not depend on who teaches it in another row.
+    alone = table["teacher"].where(table["paper"] != DETECTORS, "")
+    cells = table.assign(teacher=alone)
+    table = table.join(
+        cells[[*CELL, "metric"]].join(_references(cells), on=[*CELL, "metric"])[
+            list(REFERENCES.values())
+        ]
+    )
     table["gain"] = table["value"] - table["of_student"]
     table["gain_kd"] = table["value"] - table["of_kd"]
     table["share"] = table["gain"] / (table["of_teacher"] - table["of_student"])

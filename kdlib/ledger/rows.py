@@ -7,16 +7,15 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from kdlib.comparisons import Comparison
-from kdlib.ledger import names
+from kdlib.ledger import detectors, names
 from kdlib.ledger.commands import Recipe
 from kdlib.ledger.names import SCENE_DATASETS, our_methods
 from kdlib.ledger.self_taught import PAPER
 from kdlib.ledger.stand_in import KD, STUDENT, StandIn
-from kdlib.run_table import HEADLINES
 from kdlib.runs import RunConfig
 
 # The published mean class accuracy counts classes without images as 0.
-METRIC_OF = {"mca": "mca_all", "mIoU": "miou"}
+METRIC_OF = {"mca": "mca_all", "mIoU": "miou", **detectors.METRICS}
 NAN = float("nan")
 
 
@@ -56,15 +55,17 @@ class Ours:
 
 
 class Sources(NamedTuple):
-    """All that rows are made from: every run, the stand-in, the sweep of the weight, FRSKD's.
+    """All that rows are made from: every run, the stand-in, the sweep of the weight, neighbours'.
 
-    ``self_taught`` has a stand-in for each published metric of FRSKD.
+    ``self_taught`` has a stand-in for each published metric of FRSKD, ``detected`` those of
+    :func:`kdlib.ledger.detectors.detector_stand_ins`.
     """
 
     table: pd.DataFrame
     scenes: StandIn | None
     sweep: pd.DataFrame
     self_taught: Mapping[str, StandIn]
+    detected: Mapping[str, StandIn]
 
 
 def beside(row: Mapping[str, Any], recipe: Recipe, sources: Sources) -> list[Ours]:
@@ -76,6 +77,9 @@ def beside(row: Mapping[str, Any], recipe: Recipe, sources: Sources) -> list[Our
         return found + on_stand_in(row, sources.scenes)
     if row["paper"] == PAPER and row["metric"] in sources.self_taught:
         return found + on_stand_in(row, sources.self_taught[row["metric"]])
+    if row["paper"] == detectors.PAPER:
+        small = detectors.stand_in_of(row, sources.detected)
+        return found + (on_stand_in(row, small) if small else [])
     return found
 
 
@@ -83,9 +87,7 @@ def status_of(row: Mapping[str, Any], recipe: Recipe, ours: list[Ours]) -> str:
     """The status of a row: that of what is judged, or why nothing is."""
     if ours:
         return ours[0].status
-    if recipe.command:
-        return names.NOT_RUN
-    return names.PLANNED if row["paper"] in names.SYSTEMS else names.NOT_OFFERED
+    return names.NOT_RUN if recipe.command else names.NOT_OFFERED
 
 
 def same_protocol(row: Mapping[str, Any], run: RunConfig | None, table: pd.DataFrame) -> list[Ours]:
@@ -123,8 +125,15 @@ def on_stand_in(row: Mapping[str, Any], scenes: StandIn) -> list[Ours]:
         value = pd.Series([scenes.teacher]).dropna()
         found = {"teacher": value}
     else:
-        found = {name: scenes.values(name, metric) for name in our_methods(row["method"])}
+        found = {name: scenes.values(name, metric) for name in _our_methods(row)}
     return [_judged(row, name, values, scenes) for name, values in found.items() if len(values)]
+
+
+def _our_methods(row: Mapping[str, Any]) -> tuple[str, ...]:
+    if row.get("paper") != detectors.PAPER:
+        return our_methods(row["method"])
+    asked = detectors.asked_of(row["method"])
+    return (asked.method,) if asked else ()
 
 
 def _judged(row: Mapping[str, Any], method: str, values: pd.Series, scenes: StandIn) -> Ours:
@@ -132,7 +141,7 @@ def _judged(row: Mapping[str, Any], method: str, values: pd.Series, scenes: Stan
     where = f"{scenes.dataset}, {profile}" if profile else scenes.dataset
     ours = _measured(method, where, values, names.REFERENCE)
     over, over_kd = scenes.effect(method, STUDENT), scenes.effect(method, KD)
-    if METRIC_OF.get(row["metric"], row["metric"]) not in HEADLINES or over is None:
+    if METRIC_OF.get(row["metric"], row["metric"]) != scenes.metric or over is None:
         return ours
     gain, low, high = _points(over.comparison)
     ours = replace(ours, gain=gain, low=low, high=high, share=gain / (100 * scenes.gap))

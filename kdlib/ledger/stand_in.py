@@ -68,8 +68,9 @@ class StandIn:
         dataset: its name.
         students: its runs, of one setting.
         teacher: top-1 of the teacher, 0 to 1; NaN if its run is not there.
-        effects: (method, baseline) -> the difference in top-1; the baseline is student or KD.
+        effects: (method, baseline) -> the difference; the baseline is student or KD.
         profiles: method -> the profile that its runs are of; empty if of none.
+        metric: what the effects are of.
     """
 
     dataset: str
@@ -77,10 +78,11 @@ class StandIn:
     teacher: float
     effects: dict[tuple[str, str], Effect]
     profiles: dict[str, str]
+    metric: str = "top1"
 
     @property
     def gap(self) -> float:
-        """Top-1 of the teacher less that of the student alone, 0 to 1."""
+        """Top-1 of the teacher less that of the student alone, 0 to 1; NaN without a teacher."""
         return self.teacher - float(self.values(STUDENT).mean())
 
     def values(self, method: str, metric: str = "top1") -> pd.Series:
@@ -108,7 +110,7 @@ def stand_in(table: pd.DataFrame, dataset: str = "scenes") -> StandIn | None:
     methods = [m for m in dict.fromkeys(students["label"]) if _is_published(m)]
     return StandIn(
         dataset, students, float(teachers["top1"].mean()), _effects(students, methods),
-        _profiles(students, dataset),
+        profiles_of(students, dataset),
     )  # fmt: skip
 
 
@@ -129,8 +131,8 @@ def _self_taught(table: pd.DataFrame, dataset: str, method: str, metric: str) ->
         return None
     own = runs["setting"].isin(student_settings(runs)) & runs["label"].isin((method, STUDENT))
     effects = judged(runs[own], [(method, STUDENT)], metric)
-    profiles = _profiles(runs[own], dataset)
-    return StandIn(dataset, runs[own], float("nan"), effects, profiles) if effects else None
+    profiles = profiles_of(runs[own], dataset)
+    return StandIn(dataset, runs[own], float("nan"), effects, profiles, metric) if effects else None
 
 
 def _is_published(label: str) -> bool:
@@ -173,7 +175,7 @@ def judged(
     }
 
 
-def _profiles(students: pd.DataFrame, dataset: str) -> dict[str, str]:
+def profiles_of(students: pd.DataFrame, dataset: str) -> dict[str, str]:
     """The smallest profile that holds all runs of a method, by method."""
     runs = {name: _run_ids(name, dataset) for name in profile_names()}
     found = {}
