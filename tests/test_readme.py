@@ -2,15 +2,17 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic import write_grid
+from synthetic import scatter, write_grid, write_run
 
 from kdlib.cli import main
 from kdlib.errors import KdlibError
 from kdlib.execute import NOTEBOOKS, notebook_names
 from kdlib.readme import check_readme, readme_blocks, update_readme
+from kdlib.runs import RunConfig
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -85,6 +87,23 @@ def test_main_comparisons_are_shown_and_the_dev_split_is_not(written):
     assert [text.split(",")[0] for text in settings] == ["scenes", "fashion_scenes"]
     assert "dev split" not in texts["summary"] + texts["claims"]
     assert texts["claims"].count("DCT beats AT") == 2
+
+
+def test_detectors_have_tables_of_their_own_and_ablations_none(written):
+    root = written.parent / "records"
+    detector = RunConfig(task="detection", student="scenes_ssd", crop_size=24)
+    hot = {"method": "kd_cls", "method_options": {"temperature": 1.0}}
+    for seed in range(3):
+        for own in ({}, {"method": "kd_cls"}, {"method": "kd_loc"}, hot):
+            run = replace(detector, **own, data_seed=seed, init_seed=seed)
+            write_run(root, run, 0.4 + scatter(run.method, seed))
+    write_run(root, replace(detector, method="kd_cls").teacher_config(), 0.9)
+    texts = readme_blocks(written, [root])
+    assert "**scenes, attentions 2, scenes_ssd, detection**" in texts["summary"]
+    assert "mAP75 %" in texts["summary"] and "temperature" not in texts["summary"]
+    assert "scenes_teacher, which learnt the objects of scenes cut out" in texts["summary"]
+    assert texts["claims"].count("A neighbour: image classifiers in detectors") == 2
+    assert "KD_cls helps a detector" in texts["claims"]
 
 
 def test_measurements_come_from_files_beside_the_readme(written):

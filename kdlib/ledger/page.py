@@ -28,7 +28,9 @@ claim holds, paired over seeds and corrected over all methods of which the same 
 gap* is how much of the way from student to teacher a method goes. Of DCT both are run: what the
 release computes, which is judged (with its gate, if that was run), and the paper's name taken at
 its word, in the line below. For the photographs of FRSKD's paper Scenes stands in too, with its
-classes for top-1 and its masks for mIoU.
+classes for top-1 and its masks for mIoU; for the detectors of KD_cls and KD_loc, small ones of the
+same kind on its boxes, where each metric is a family of its own, and what is small, medium or large
+is a third of the objects.
 
 Commands run as they are from the project's root: `python` is that of `.venv/bin`, the variable
 `KDLIB_DATA` names the folder of the real data sets, and those of `make` run all pairs and seeds of
