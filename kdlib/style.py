@@ -60,6 +60,10 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "frskd_pixels": (PALETTE[4], "v"),
     "srm": (PALETTE[2], "D"),
     "srm_logits": (PALETTE[1], "D"),
+    "kd_cls": (PALETTE[1], "s"),
+    "loc": (PALETTE[9], "v"),
+    "kd_loc": (PALETTE[0], "^"),
+    "kd_cls_loc": (PALETTE[3], "o"),
 }
 CONTROL = (PALETTE[6], "h")
 
@@ -113,6 +117,10 @@ NAMES = {
     "frskd_options": "FRSKD",
     "srm": "SRM",
     "srm_logits": "SRM, logits",
+    "kd_cls": "KD_cls",
+    "loc": "pixels alone",
+    "kd_loc": "KD_loc",
+    "kd_cls_loc": "KD_cls + KD_loc",
 }
 
 

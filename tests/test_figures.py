@@ -17,10 +17,15 @@ from kdlib.comparisons import paired_comparison
 from kdlib.distillers import METHODS
 from kdlib.errors import KdlibError
 from kdlib.figure_files import PNG_BYTES, figure_provenance, save_figure
+from kdlib.figures.registry import SETTING
 from kdlib.results import load_records
 from kdlib.style import CONTROL, FAMILIES, look, name_of
 
 mpl.use("Agg")
+# Those of detectors are tested with them.
+CLASSIFIERS = [
+    name for name in figures.FIGURES if figures.SCOPES.get(name, SETTING).task == "classification"
+]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +76,7 @@ def drawing(name, runs, others):
     return figures.FIGURES[name](others.get(name, runs))
 
 
-@pytest.mark.parametrize("name", figures.FIGURES)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_nothing_is_cut_off(name, runs, others):
     figure = drawing(name, runs, others)
     figure.draw_without_rendering()

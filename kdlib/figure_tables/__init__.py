@@ -24,7 +24,14 @@ from kdlib.figure_tables.comparison import (
     paired_differences,
     training_curves,
 )
-from kdlib.figure_tables.cost import accuracy_cost
+from kdlib.figure_tables.cost import accuracy_cost, detection_cost
+from kdlib.figure_tables.detection import (
+    detection_ablations,
+    detection_gain,
+    detection_iou,
+    detection_weights,
+    error_types,
+)
 from kdlib.figure_tables.trust import calibration, robustness
 
 __all__ = [
@@ -36,6 +43,12 @@ __all__ = [
     "calibration",
     "class_changes",
     "correct_incorrect",
+    "detection_ablations",
+    "detection_cost",
+    "detection_gain",
+    "detection_iou",
+    "detection_weights",
+    "error_types",
     "map_spectra",
     "method_accuracy",
     "noise_gauge",

@@ -8,11 +8,13 @@ from typing import Any
 import pandas as pd
 
 from kdlib.comparisons import paired_comparison
+from kdlib.detection.claims import main_runs
 from kdlib.errors import KdlibError
 from kdlib.figure_tables.common import students_of, without_variants
 
 # Written by `python -m benchmarks.methods`.
 COSTS = Path(__file__).parents[2] / "benchmarks" / "results" / "methods" / "costs.json"
+DETECTOR_COSTS = COSTS.with_name("detectors.json")
 FEWEST = 3  # methods, for there to be something to weigh
 SAME = ("student", "image_size")
 """What a run and the measurement must have in common, beside the teacher of those that have one."""
@@ -28,15 +30,30 @@ def accuracy_cost(table: pd.DataFrame, costs: Path = COSTS) -> pd.DataFrame:
     images of another size than the costs were measured with, and with fewer than ``FEWEST``
     methods.
     """
+    return _weighed(without_variants(students_of(table)), costs, "top1")
+
+
+def detection_cost(table: pd.DataFrame, costs: Path = DETECTOR_COSTS) -> pd.DataFrame:
+    """As :func:`accuracy_cost`, of detectors: ``gain`` is of mAP.
+
+    The floor of a method without a classifier is a plain step. Ablations are left out.
+    """
+    if table.empty or set(table["task"]) != {"detection"}:
+        return pd.DataFrame()
+    return _weighed(main_runs(students_of(table)), costs, "map")
+
+
+def _weighed(runs: pd.DataFrame, costs: Path, metric: str) -> pd.DataFrame:
+    """Gain in a metric beside the cost of a step, of the runs that costs were measured for."""
     if not Path(costs).exists():
         return pd.DataFrame()
     plan, measured = read_costs(costs)
-    students = _measured(without_variants(students_of(table)), plan)
+    students = _measured(runs, plan)
     if "student" not in set(students["label"]):
         return pd.DataFrame()
     rows = []
     for method in sorted(set(measured) & set(students["label"])):
-        found = paired_comparison(students, method, "student")
+        found = paired_comparison(students, method, "student", metric)
         gain = {"gain": found.difference, "low": found.low, "high": found.high, "n": found.n}
         rows += [{"label": method, **gain, **measured[method]}] if found.n else []
     return _with_front(pd.DataFrame(rows)) if len(rows) >= FEWEST else pd.DataFrame()

@@ -24,7 +24,14 @@ from kdlib.figures.comparison import (
     paired_differences,
     training_curves,
 )
-from kdlib.figures.cost import accuracy_cost
+from kdlib.figures.cost import accuracy_cost, detection_cost
+from kdlib.figures.detection import (
+    detection_ablations,
+    detection_gain,
+    detection_iou,
+    detection_weights,
+    error_types,
+)
 from kdlib.figures.registry import FIGURES, SCOPES
 from kdlib.figures.trust import calibration, robustness
 
@@ -38,7 +45,13 @@ __all__ = [
     "calibration",
     "class_changes",
     "correct_incorrect",
+    "detection_ablations",
+    "detection_cost",
+    "detection_gain",
+    "detection_iou",
+    "detection_weights",
     "draw_all",
+    "error_types",
     "figure_provenance",
     "map_spectra",
     "method_accuracy",

@@ -8,7 +8,7 @@ import pandas as pd
 from kdlib import figure_tables
 from kdlib.figure_files import figure_provenance, save_figure
 from kdlib.figures.registry import FIGURES, SCOPES, SETTING, Scope
-from kdlib.run_table import SEEDS, VARIANT, load_records, student_settings
+from kdlib.run_table import SEEDS, VARIANT, load_records, recorded_tasks, student_settings
 from kdlib.runs import RunConfig
 from kdlib.selection import with_teachers
 
@@ -25,19 +25,24 @@ def draw_all(records_root: Path, out: Path) -> list[Path]:
     Raises:
         KdlibError: no records, or a damaged one.
     """
-    table = load_records(records_root)
+    tasks = {scope.task for scope in (SETTING, *SCOPES.values())}
+    found = [task for task in recorded_tasks(records_root) if task in tasks]
     written = []
-    for name, slug, runs in drawings(table):
-        drawn = getattr(figure_tables, name)(runs)
-        if not drawn.empty:
-            provenance = figure_provenance(runs, drawn)
-            written += save_figure(FIGURES[name](runs), Path(out) / f"{name}-{slug}", provenance)
+    for task in found or [SETTING.task]:  # which there is no record of, and that is told
+        for name, slug, runs in drawings(load_records(records_root, task=task), task):
+            drawn = getattr(figure_tables, name)(runs)
+            if not drawn.empty:
+                provenance, path = figure_provenance(runs, drawn), Path(out) / f"{name}-{slug}"
+                written += save_figure(FIGURES[name](runs), path, provenance)
     return written
 
 
-def drawings(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Name, file name's end and runs of every figure that might be drawn."""
-    for scope in dict.fromkeys([SETTING, *SCOPES.values()]):
+def drawings(
+    table: pd.DataFrame, task: str = SETTING.task
+) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Name, file name's end and runs of every figure of a task that might be drawn."""
+    scopes = dict.fromkeys([SETTING, *SCOPES.values()])
+    for scope in [scope for scope in scopes if scope.task == task]:
         names = [name for name in FIGURES if SCOPES.get(name, SETTING) == scope]
         of_split = table[table["split"] == scope.split]
         students = of_split[of_split["setting"].isin(student_settings(of_split))]

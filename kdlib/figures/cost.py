@@ -22,7 +22,16 @@ def accuracy_cost(table: pd.DataFrame) -> Figure:
     The line joins the methods that none as cheap surpasses. The floor is a teacher's forward and
     a plain student's step.
     """
-    data = shown(figure_tables.accuracy_cost(table))
+    return _drawn(shown(figure_tables.accuracy_cost(table)), "top-1 over the student")
+
+
+@figure_style()
+def detection_cost(table: pd.DataFrame) -> Figure:
+    """As :func:`accuracy_cost`, of detectors and their mAP."""
+    return _drawn(shown(figure_tables.detection_cost(table)), "mAP over the detector alone")
+
+
+def _drawn(data: pd.DataFrame, gained: str) -> Figure:
     figure, panels = new_figure(PAGE, 3.1, columns=2, sharey=True)
     for axes, (cost, title) in zip(panels, AXES.items(), strict=True):
         axes.axhline(0, color=NEUTRAL, lw=0.8)
@@ -41,7 +50,7 @@ def accuracy_cost(table: pd.DataFrame) -> Figure:
             ha="right", fontsize=7,
         )  # fmt: skip
     panels[0].margins(x=0.1)  # labels lie to the left
-    panels[0].set_ylabel("gain in top-1 over the student (points)")
+    panels[0].set_ylabel(f"gain in {gained} (points)")
     legend(figure, methods_of(data))
     return figure
 
