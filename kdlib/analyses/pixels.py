@@ -1,6 +1,7 @@
 """The images of a data set as they are evaluated, and as they are kept in an analysis."""
 
 from io import BytesIO
+from typing import cast
 
 import numpy as np
 import torch
@@ -8,13 +9,16 @@ from PIL import Image
 from torch import Tensor
 
 from kdlib.data.image_data import ImageData
+from kdlib.data.photographs import Photographs
 
 JPEG_QUALITY = 85
 
 
 def pixels_of(data: ImageData) -> Tensor:
     """Images (N, 3, H, W) uint8, all in memory; of photographs the middle."""
-    return data.images if isinstance(data.images, Tensor) else data.images.centres()
+    if isinstance(data.images, Tensor):
+        return data.images
+    return cast("Photographs", data.images).centres()
 
 
 def as_jpeg(image: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from kdlib.data.detection_batches import DetectionBatch, DetectionBatches
 from kdlib.data.image_data import ImageData
 from kdlib.detection.evaluation import detector_cost, evaluate_detectors
 from kdlib.distillers import create_box_distiller
-from kdlib.models import create_model
+from kdlib.models import TORCHVISION_DETECTORS, create_model
 from kdlib.models.detectors import Detector
 from kdlib.seeds import derive_seed, seed_everything
 from kdlib.tasks import TASKS
@@ -29,7 +29,9 @@ class DetectorTrainee(Trainee):
     """Images that the finished detector is timed with."""
 
     def _build(self, lesson: Lesson | None) -> nn.ModuleDict:
-        self.colours = {} if lesson is None else {"mean": lesson.mean, "std": lesson.std}
+        # torchvision's normalise as their backbones were trained; ours as these images are.
+        own = lesson is not None and self.config.student not in TORCHVISION_DETECTORS
+        self.colours = {"mean": lesson.mean, "std": lesson.std} if lesson and own else {}
         self.student = cast("Detector", self._untrained())
         self.distiller = create_box_distiller(self.config)
         return nn.ModuleDict({"student": self.student, "distiller": self.distiller})
