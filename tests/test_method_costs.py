@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from benchmarks.memory import peak_bytes, state_bytes
-from benchmarks.methods import main, parts_of, report, run_of
+from benchmarks.methods import main, parts_of, report, run_of, timed_methods
 from kdlib.figure_tables.cost import read_costs
 from kdlib.profiles import expand
 
@@ -62,3 +62,31 @@ def test_a_method_in_stages_costs_what_its_students_epochs_do(tmp_path):
 def test_an_unknown_method_is_told(tmp_path, capsys):
     assert main(["--methods", "vdi", "--images=20", f"--to={tmp_path / 'costs.json'}"]) == 2
     assert "Did you mean 'vid'" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_detectors_are_measured_beside_a_plain_step_too(tmp_path, capsys):
+    path = tmp_path / "detectors.json"
+    tiny = ["--teacher=scenes_tiny", "--student=scenes_ssd_tiny", "--image-size=32"]
+    few = ["--batch-size=8", "--rounds=2", "--images=16", "--methods", "loc", "kd_cls_loc"]
+    assert main(["--task=detection", *tiny, *few, f"--to={path}"]) == 0
+    record, (plan, costs) = json.loads(path.read_text()), read_costs(path)
+    assert plan == {"teacher": "scenes_tiny", "student": "scenes_ssd_tiny", "image_size": 32}
+    assert set(costs) == {"loc", "kd_cls_loc"} and record["plan"]["crop_size"] == 16
+    both = record["methods"]["kd_cls_loc"]
+    assert both["plain"]["memory"]["ratio"] >= both["memory"]["ratio"] > 1
+    loc = record["methods"]["loc"]
+    assert loc["plain"]["memory"] == loc["memory"]
+    assert "over a plain step" in capsys.readouterr().out
+
+
+def test_methods_are_timed_where_they_are_at_home():
+    images, objects = timed_methods("classification"), timed_methods("detection")
+    assert objects == ["kd_cls", "loc", "kd_loc", "kd_cls_loc"]
+    assert {"kd", "srm", "frskd"} <= set(images)
+    assert not {"frskd_pixels", "student", "srm_init", *objects} & set(images)
+
+
+def test_a_method_of_images_is_none_of_detectors(tmp_path, capsys):
+    where = f"--to={tmp_path / 'costs.json'}"
+    assert main(["--task=detection", "--methods", "at", "--images=8", where]) == 2
+    assert "at" in capsys.readouterr().err and not list(tmp_path.iterdir())
