@@ -126,8 +126,8 @@ def test_photographs_with_masks_are_learnt_from(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"method": "crd"}, "'crd' is for the classes of images.*student, kd, at"),
-        ({"method": "dct+gate"}, r"'dct\+gate' is for the classes of images"),
+        ({"method": "crd"}, "'crd' is for classification and crops, not.*student, kd, at"),
+        ({"method": "dct+gate"}, r"'dct\+gate' is for .*each without \+gate"),
         ({"student": "resnet8"}, "'resnet8' is not for task 'segmentation'"),
         ({"dataset": "cifar100"}, "'cifar100' has no truth for task 'segmentation'"),
         ({"augmentation": ["flip", "cutmix"]}, "'cutmix' changes the label of an image"),
