@@ -22,13 +22,23 @@ def accuracy_cost(table: pd.DataFrame) -> Figure:
     The line joins the methods that none as cheap surpasses. The floor is a teacher's forward and
     a plain student's step.
     """
-    return _drawn(shown(figure_tables.accuracy_cost(table)), "top-1 over the student")
+    data = shown(figure_tables.accuracy_cost(table))
+    figure = _drawn(data, "top-1 over the student")
+    for axes, cost in zip(figure.axes, AXES, strict=True):
+        if 100 * (data[cost].max() - 1) > WIDE:
+            axes.set_xscale("symlog", linthresh=LINEAR)
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+    _named_front(figure.axes[0], data)
+    return figure
 
 
 @figure_style()
 def detection_cost(table: pd.DataFrame) -> Figure:
     """As :func:`accuracy_cost`, of detectors and their mAP."""
-    return _drawn(shown(figure_tables.detection_cost(table)), "mAP over the detector alone")
+    figure = _drawn(shown(figure_tables.detection_cost(table)), "mAP over the detector alone")
+    for axes in figure.axes:
+        axes.set_xlim(left=min(0, axes.get_xlim()[0]))
+    return figure
 
 
 def _drawn(data: pd.DataFrame, gained: str) -> Figure:
@@ -38,21 +48,24 @@ def _drawn(data: pd.DataFrame, gained: str) -> Figure:
         for row in data.to_dict("records"):
             _point(axes, row, cost)
         axes.set_xlabel(title)
-        if 100 * (data[cost].max() - 1) > WIDE:
-            axes.set_xscale("symlog", linthresh=LINEAR)
-            axes.xaxis.set_major_formatter(ScalarFormatter())
     front = data[data["front"]]
     percent = 100 * (front["time"] - 1)
     panels[0].plot(percent, 100 * front["gain"], ls=":", c=NEUTRAL, lw=1, zorder=0)
-    for place, label, gain in zip(percent, front["label"], 100 * front["gain"], strict=True):
-        panels[0].annotate(
-            name_of(label), (place, gain), xytext=(-4, 3), textcoords="offset points",
-            ha="right", fontsize=7,
-        )  # fmt: skip
-    panels[0].margins(x=0.1)  # labels lie to the left
     panels[0].set_ylabel(f"gain in {gained} (points)")
     legend(figure, methods_of(data))
     return figure
+
+
+def _named_front(axes: Axes, data: pd.DataFrame) -> None:
+    """Name the methods that none as cheap surpasses."""
+    front = data[data["front"]]
+    percent = 100 * (front["time"] - 1)
+    for place, label, gain in zip(percent, front["label"], 100 * front["gain"], strict=True):
+        axes.annotate(
+            name_of(label), (place, gain), xytext=(-4, 3), textcoords="offset points",
+            ha="right", fontsize=7,
+        )  # fmt: skip
+    axes.margins(x=0.1)  # labels lie to the left
 
 
 def _point(axes: Axes, row: dict, cost: str) -> None:
