@@ -23,7 +23,7 @@ COARSE = 2
 """Stages that are read: at 1/8 and at 1/16 of the image."""
 SSD_SCALES = (0.28, 0.34, 0.4)
 SSD_RATIO = 1.3
-RETINA_SCALES = (0.25, 0.33)
+RETINA_SCALES = (0.27, 0.33)
 RETINA_RATIOS = (0.75, 1.33)
 SELECTION = {"score_thresh": 0.01, "detections_per_img": 30}
 HALF, QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
