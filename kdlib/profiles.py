@@ -7,7 +7,7 @@ it needs them, ``datasets`` (fields that differ by data set), ``methods_of`` (me
 plain student). For tuning it has ``grid`` (factors of each method's default weight), ``grids`` (of
 methods that need other factors, as many) and ``around`` (a data set: factors of what was chosen on
 it instead). ``analyses: true`` asks for the analyses of its networks (notebook 08). Weights come
-from ``weights`` of the profile, where it has them for a method, else from
+from a sweep's fields, or from ``weights`` of the profile, where these have them, else from
 ``profiles/tuned/<dataset>.yaml``, which the dev split has written. ``options`` are method options
 that differ from a method's defaults. ``like`` names a profile whose keys this one has too, but for
 those that it gives itself. ``also`` lists profiles whose runs belong to this one's as well, on some
@@ -176,7 +176,7 @@ def _group(
             _check_asked(method)
             for chosen in _weights(fields["dataset"], method, profile):
                 options = {**_options(profile, method), **fields.get("method_options", {})}
-                values = {**fields, **chosen, "method": method, "method_options": options}
+                values = {**chosen, **fields, "method": method, "method_options": options}
                 config = RunConfig.from_dict({**values, "data_seed": seed, "init_seed": seed})
                 yield config.canonical()
 
