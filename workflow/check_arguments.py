@@ -84,7 +84,12 @@ def methods() -> dict[str, list[str]]:
 
 
 def _taken_by(line: ast.Call) -> list[str]:
-    """All, where a method has a loss of its own; +kd alone, where it has options at least."""
+    """All, where a method has a loss of its own; +kd alone, where it has options at least.
+
+    Detectors' methods take none: their teacher answers for crops, not for images.
+    """
+    if isinstance(line.func, ast.Name) and line.func.id == "detecting":
+        return []
     if not (isinstance(line.args[0], ast.Constant) and line.args[0].value is None):
         return modifiers()
     return ["kd"] if any(word.arg == "settings" for word in line.keywords) else []

@@ -121,7 +121,7 @@ SPECTRUM = "sum ‖D_s - D_t‖, D = DCT-II(A) without DC, over its L2 norm"
 refinement = partial(Method, weight=1.0, fitted=True, self_taught=True, tasks=DENSE)
 FRSKD = "Ji 2021, arXiv 2103.08273"
 # A classifier in a detector: p of a crop by the teacher, of a positive by the student.
-crops = partial(Method, tasks=BOXES)
+detecting = partial(Method, tasks=BOXES)
 CROPS = "Guo 2021, arXiv 2106.05209"
 # The release's weight of the DCT loss is 1. Its variants differ in scale (their sum over three
 # stages of random features is 16 for release_a, 4 for dct), so each default makes the weighted
@@ -320,26 +320,26 @@ METHODS: dict[str, Method] = {
     "frskd_options": refinement(
         RefinementLoss, source="any options of FRSKD, by name", formula="as frskd"
     ),
-    "kd_cls": crops(
+    "kd_cls": detecting(
         partial(CropLoss, cls=1.0, loc=0.0),
         weight=0.4,
         source=f"{CROPS}, recognition",
         formula="T^2 KL(p_t of the object's crop ‖ p_s), mean of positives, T = 2",
     ),
-    "loc": crops(
+    "loc": detecting(
         partial(CropLoss, cls=0.0, loc=1.0, layers=(-1,)),
         weight=0.15,
         source=f"{CROPS}, localisation by pixels alone",
         formula="as kd_loc, of the crops' pixels (0 to 255)",
         self_taught=True,
     ),
-    "kd_loc": crops(
+    "kd_loc": detecting(
         partial(CropLoss, cls=0.0, loc=1.0),
         weight=0.15,
         source=f"{CROPS}, localisation",
         formula="mean ‖F_t(crop of the predicted box) - F_t(crop of the object)‖_1, pixels too",
     ),
-    "kd_cls_loc": crops(
+    "kd_cls_loc": detecting(
         CropLoss, weight=1.0, source=f"{CROPS}, both", formula="0.4 kd_cls + 0.15 kd_loc"
     ),
 }

@@ -22,8 +22,10 @@ from kdlib.errors import KdlibError
 from kdlib.models.output import Output
 from kdlib.runs import RunConfig
 
-LOSSES = [name for name, method in METHODS.items() if method.build is not None]
-EVERY = [*METHODS, *(f"{name}+kd" for name in LOSSES), *(f"{name}+gate" for name in LOSSES)]
+# Those of detectors read what no classifier says; tests/detection has them.
+CLASSIFYING = {name: line for name, line in METHODS.items() if "classification" in line.tasks}
+LOSSES = [name for name, method in CLASSIFYING.items() if method.build is not None]
+EVERY = [*CLASSIFYING, *(f"{name}+kd" for name in LOSSES), *(f"{name}+gate" for name in LOSSES)]
 SELF_TAUGHT = [name for name in LOSSES if METHODS[name].self_taught]
 # The others learn from the labels alone.
 TAUGHT = [name for name in EVERY if METHODS[name.split("+")[0]].build or name == "kd"]
