@@ -79,6 +79,8 @@ def look(label: str) -> Look:
 
 
 OPTIONS = re.compile(r"^(?:dct|frskd)_options.*method_options=(\{[^}]*\})")
+OF_DETECTORS = re.compile(r"^(?:kd_cls|loc|kd_loc|kd_cls_loc) \[(.*)\]$")
+CHOSEN = re.compile(r"method_options=(\{[^}]*\})")
 NAMES = {
     "kd": "KD",
     "at": "AT",
@@ -128,14 +130,31 @@ def name_of(label: str) -> str:
     """A label as it is written in figures: ``dct+kd`` becomes ``DCT + KD``.
 
     Of a run of ``dct_options`` or ``frskd_options`` the options stand for its name; its weight,
-    which follows from them, is left out.
+    which follows from them, is left out. Of a detector's method all that tells its runs apart is
+    written.
     """
     method, *rest = label.split(" [", maxsplit=1)
     words = " + ".join(NAMES.get(word, word) for word in method.split("+"))
     if found := OPTIONS.search(label):
         options = json.loads(found[1]).items()
         return ", ".join([words, *(f"{name} {_plain(value)}" for name, value in options)])
+    if found := OF_DETECTORS.match(label):
+        return ", ".join([words, *_choices(found[1])])
     return " [".join([words, *rest])
+
+
+def _choices(text: str) -> list[str]:
+    """Options and fields of a label, each as it is written."""
+    options = CHOSEN.search(text)
+    found = json.loads(options[1]) if options else {}
+    fields = [part.split("=") for part in CHOSEN.sub("", text).split(", ") if "=" in part]
+    written = {name: _plain(value) for name, value in found.items()}
+    return [f"{name} {value}" for name, value in (written | _rounded(dict(fields))).items()]
+
+
+def _rounded(fields: dict[str, str]) -> dict[str, str]:
+    """Numbers of fields without the noise of their last digits; what was not set is left out."""
+    return {name: f"{float(value):g}" for name, value in fields.items() if value != "nan"}
 
 
 def _plain(value: Any) -> str:

@@ -200,6 +200,9 @@ def test_every_method_has_a_look_and_no_two_families_share_one():
     assert name_of("at_equal_scale+kd [weight=2]") == "AT, balanced + KD [weight=2]"
     options = '[method_options={"band": ["low", 4], "drop_dc": false}, weight=3.9]'
     assert name_of(f"dct_options {options}") == "DCT, band low 4, drop_dc false"
+    hot = 'kd_cls [method_options={"temperature": 4.0}, weight=1.2000000000000002]'
+    assert name_of(hot) == "KD_cls, temperature 4.0, weight 1.2"
+    assert name_of("kd_loc [method_options={}, weight=nan, crop_size=24]") == "KD_loc, crop_size 24"
     assert look(f"dct_options {options}") == look("dct_options")
 
 
