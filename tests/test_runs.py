@@ -116,7 +116,7 @@ def test_a_field_added_later_counts_as_soon_as_it_is_set():
     config = RunConfig(method="kd")
     changes = {
         "start": "DEFAULT", "teacher_start": "DEFAULT", "teacher_learning_rate": 0.01,
-        "task": "segmentation", "gradient_clip": 2.0,
+        "task": "segmentation", "gradient_clip": 2.0, "crop_size": 24,
     }  # fmt: skip
     assert set(changes) == set(ADDED_LATER)
     names = {replace(config, **{name: value}).run_id for name, value in changes.items()}

@@ -257,7 +257,7 @@ def test_an_option_that_means_nothing_is_refused(options, says):
     [
         ({"augmentation": ["flip", "mixup"]}, "leave 'mixup' out of augmentation"),
         ({"augmentation": ["sla"]}, "leave 'sla' out of augmentation"),
-        ({"task": "segmentation"}, "is for the classes of images, not for task 'segmentation'"),
+        ({"task": "segmentation"}, "is for classification and crops, not for task 'segmentation'"),
     ],
 )
 def test_no_stage_mixes_images_or_gives_pixels_classes(place, changes, says):
