@@ -91,6 +91,17 @@ def loaders_of(task: str) -> dict[str, Callable[..., ImageData]]:
     }
 
 
+def _loader(name: str, task: str) -> Callable[..., ImageData]:
+    """What loads a data set for a task."""
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    loaders = loaders_of(task)
+    if name not in loaders:
+        valid = ", ".join(loaders)
+        raise KdlibError(f"'{name}' has no truth for task '{task}'. Valid for it: {valid}.")
+    return loaders[name]
+
+
 def tasks_of(name: str) -> tuple[str, ...]:
     """The tasks that a data set has the truth for."""
     return tuple(task for task in TASKS if name in loaders_of(task))
@@ -129,18 +140,13 @@ def load_data(
         KdlibError: unknown name, split or task, a data set without the truth for that task, data
             missing or damaged, an option out of range.
     """
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
-    loaders = loaders_of(task)
-    if name not in loaders:
-        valid = ", ".join(loaders)
-        raise KdlibError(f"'{name}' has no truth for task '{task}'. Valid for it: {valid}.")
+    load = _loader(name, task)
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     if size is not None and size < SMALLEST:
         raise KdlibError(f"size is {size}; it must be at least {SMALLEST}, or None for all.")
     checked_crop_size(crop_size)
-    data = loaders[name](
+    data = load(
         "test" if split == "test" else "train",
         size=size,
         image_size=image_size,
