@@ -6,63 +6,21 @@ made when they are first asked for.
 """
 
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdlib.data.atlas import sprite_bank
 from kdlib.data.cache import Arrays, cached
 from kdlib.data.compose import ObjectBank, Recipe, Scenes, compose
-from kdlib.data.fashion_scenes import garment_bank, load_fashion_scenes, outfit_recipe
 from kdlib.data.image_data import ImageData
 from kdlib.data.pixels import fingerprint
-from kdlib.data.roots import data_root as checked_root
-from kdlib.data.scenes import load_scenes, scene_recipe, split_seed
+from kdlib.data.scene_truth import fashion_scenes_with, scenes_with
+from kdlib.data.scenes import split_seed
 
 BACKGROUND = "background"
-
-
-def load_scene_masks(
-    split: str,
-    *,
-    size: int | None = None,
-    image_size: int = 64,
-    attentions: int = 2,
-    distractors: int = 4,
-    data_root: Path | None = None,
-) -> ImageData:
-    """The embedded scenes, each pixel with its object's kind: arguments as ``load_scenes``."""
-    data = load_scenes(
-        split, size=size, image_size=image_size, attentions=attentions, distractors=distractors
-    )
-    recipe = scene_recipe(attentions, distractors, image_size)
-    return _with_masks("scenes", data, sprite_bank(), recipe, split)
-
-
-def load_fashion_scene_masks(
-    split: str,
-    *,
-    size: int | None = None,
-    image_size: int = 64,
-    attentions: int = 2,
-    distractors: int = 4,
-    data_root: Path | None = None,
-) -> ImageData:
-    """Scenes of garments, each pixel with its garment and colour: as ``load_fashion_scenes``."""
-    data = load_fashion_scenes(
-        split,
-        size=size,
-        image_size=image_size,
-        attentions=attentions,
-        distractors=distractors,
-        data_root=data_root,
-    )
-    bank, _ = garment_bank(checked_root(data_root).resolve(), split)
-    recipe = outfit_recipe(attentions, distractors, image_size)
-    return _with_masks("fashion_scenes", data, bank, recipe, split)
 
 
 def kind_masks(scenes: Scenes) -> Tensor:
@@ -88,3 +46,7 @@ def _with_masks(
         relevance=None,
         masks=torch.from_numpy(arrays["masks"]),
     )
+
+
+load_scene_masks = partial(scenes_with, _with_masks)
+load_fashion_scene_masks = partial(fashion_scenes_with, _with_masks)

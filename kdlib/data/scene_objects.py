@@ -6,66 +6,24 @@ object of which next to nothing is seen is not asked for: it is left out.
 """
 
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdlib.data.atlas import sprite_bank
 from kdlib.data.cache import Arrays, cached
 from kdlib.data.compose import ObjectBank, Recipe, Scenes, compose
-from kdlib.data.fashion_scenes import garment_bank, load_fashion_scenes, outfit_recipe
 from kdlib.data.image_data import ImageData
 from kdlib.data.objects import Objects
 from kdlib.data.pixels import fingerprint
-from kdlib.data.roots import data_root as checked_root
-from kdlib.data.scenes import load_scenes, scene_recipe, split_seed
+from kdlib.data.scene_truth import fashion_scenes_with, scenes_with
+from kdlib.data.scenes import split_seed
 
 SMALLEST_SEEN = 20 / 64**2
 """Share of the image's pixels that must be seen of an object: 20 pixels of 64 x 64."""
 SIDES = (17.3 / 64, 20 / 64)
 """Sides, as shares of the image's, of the squares that part the objects' areas in equal thirds."""
-
-
-def load_scene_objects(
-    split: str,
-    *,
-    size: int | None = None,
-    image_size: int = 64,
-    attentions: int = 2,
-    distractors: int = 4,
-    data_root: Path | None = None,
-) -> ImageData:
-    """The embedded scenes, each object with its box and kind: arguments as ``load_scenes``."""
-    data = load_scenes(
-        split, size=size, image_size=image_size, attentions=attentions, distractors=distractors
-    )
-    recipe = scene_recipe(attentions, distractors, image_size)
-    return _with_objects("scenes", data, sprite_bank(), recipe, split)
-
-
-def load_fashion_scene_objects(
-    split: str,
-    *,
-    size: int | None = None,
-    image_size: int = 64,
-    attentions: int = 2,
-    distractors: int = 4,
-    data_root: Path | None = None,
-) -> ImageData:
-    """Scenes of garments, each garment with its box and colour: as ``load_fashion_scenes``."""
-    data = load_fashion_scenes(
-        split,
-        size=size,
-        image_size=image_size,
-        attentions=attentions,
-        distractors=distractors,
-        data_root=data_root,
-    )
-    bank, _ = garment_bank(checked_root(data_root).resolve(), split)
-    recipe = outfit_recipe(attentions, distractors, image_size)
-    return _with_objects("fashion_scenes", data, bank, recipe, split)
 
 
 def seen_pixels(scenes: Scenes) -> NDArray[np.int64]:
@@ -105,3 +63,7 @@ def _tabled(arrays: Arrays, side: int) -> Objects:
         sizes=((SIDES[0] * side) ** 2, (SIDES[1] * side) ** 2),
     )
     return every.chosen(torch.from_numpy(arrays["seen"]).flatten() >= SMALLEST_SEEN * side**2)
+
+
+load_scene_objects = partial(scenes_with, _with_objects)
+load_fashion_scene_objects = partial(fashion_scenes_with, _with_objects)
