@@ -23,6 +23,7 @@ from kdlib.distillers.boxes import BoxDistiller
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, predict
 from kdlib.files import write_text
+from kdlib.learner import Learner
 from kdlib.models import Shapes, create_model, output_shapes
 from kdlib.models.refined import RefinedNetwork
 from kdlib.optimisers import create_optimiser
@@ -71,6 +72,10 @@ class Trainee:
 
     student: nn.Module
     distiller: Distiller | BoxDistiller
+    parts: nn.Module
+    """All that has weights, which checkpoints hold."""
+    learner: nn.Module
+    """What a step calls: ``parts``, or what wraps them."""
 
     def __init__(
         self,
@@ -88,16 +93,17 @@ class Trainee:
         self.history: list[dict[str, Any]] = []
         self.failure: DivergedError | None = None
         self.parts = self._build(lesson)
+        self.learner = self.parts
         self.optimiser = self._optimise()
         self._restore()
 
-    def _build(self, lesson: Lesson | None) -> nn.ModuleDict:
+    def _build(self, lesson: Lesson | None) -> nn.Module:
         """All that has weights: the student, and its distiller."""
         self.student = self._untrained()
         seed_everything(derive_seed(self.config.init_seed, "distiller"))
         distiller = create_distiller(self.config, self._pair(lesson))
         self.distiller = distiller.to(self.device)
-        return nn.ModuleDict({"student": self.student, "distiller": self.distiller})
+        return Learner(self.student, self.distiller)
 
     def _optimise(self) -> optim.Optimizer:
         return create_optimiser(self.config, self.parts)
@@ -176,7 +182,7 @@ class Trainee:
         """
         self.optimiser.param_groups[0]["lr"] = lr
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
-            terms = self._terms(batch, teacher, progress)
+            terms = self.learner(batch, teacher, progress)
         loss = torch.stack(list(terms.values())).sum()
         if not math.isfinite(loss.item()):
             raise DivergedError(self._not_finite(terms, lr))
@@ -186,10 +192,6 @@ class Trainee:
             nn.utils.clip_grad_norm_(self.parts.parameters(), self.config.gradient_clip)
         self.optimiser.step()
         return {name: term.detach() for name, term in terms.items()}
-
-    def _terms(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
-        """Named loss terms of a batch."""
-        return self.distiller(self.student(batch.images), teacher, batch, progress)
 
     def rate(self, done: int, steps_per_epoch: int) -> float:
         """Learning rate after ``done`` steps, those of a run before this one included."""

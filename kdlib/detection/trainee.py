@@ -6,10 +6,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from kdlib.data.detection_batches import DetectionBatch, DetectionBatches
+from kdlib.data.detection_batches import DetectionBatches
 from kdlib.data.image_data import ImageData
 from kdlib.detection.evaluation import detector_cost, evaluate_detectors
 from kdlib.distillers import create_box_distiller
+from kdlib.learner import DetectorLearner
 from kdlib.models import TORCHVISION_DETECTORS, create_model
 from kdlib.models.detectors import Detector
 from kdlib.seeds import derive_seed, seed_everything
@@ -28,13 +29,13 @@ class DetectorTrainee(Trainee):
     shown: list[Tensor]
     """Images that the finished detector is timed with."""
 
-    def _build(self, lesson: Lesson | None) -> nn.ModuleDict:
+    def _build(self, lesson: Lesson | None) -> nn.Module:
         # torchvision's normalise as their backbones were trained; ours as these images are.
         own = lesson is not None and self.config.student not in TORCHVISION_DETECTORS
         self.colours = {"mean": lesson.mean, "std": lesson.std} if lesson and own else {}
         self.student = cast("Detector", self._untrained())
         self.distiller = create_box_distiller(self.config)
-        return nn.ModuleDict({"student": self.student, "distiller": self.distiller})
+        return DetectorLearner(self.student, self.distiller)
 
     def _untrained(self) -> nn.Module:
         seed_everything(derive_seed(self.config.init_seed, "weights"))
@@ -49,11 +50,6 @@ class DetectorTrainee(Trainee):
 
     def refined(self) -> None:
         """No detector brings a teacher of its own."""
-
-    def _terms(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
-        own = cast("DetectionBatch", batch)
-        answer = self.student(own.images, own.targets)
-        return {**answer.losses, **self.distiller(answer.positives, self.student, own, teacher)}
 
     def monitor(self, few: ImageData, teacher: nn.Module | None) -> dict[str, float]:
         """The mAP at an IoU of 0.5 of some held-out images."""

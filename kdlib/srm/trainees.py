@@ -10,14 +10,13 @@ from typing import Any, cast
 from torch import Tensor, nn, optim
 
 from kdlib.checkpoints import load_weights, save_tensors
-from kdlib.data.batches import Batch
 from kdlib.data.image_data import ImageData
 from kdlib.distillers import Pair, create_distiller, run_before
-from kdlib.distillers.base import TeacherOutput
 from kdlib.distillers.sparse_options import SrmOptions
 from kdlib.distillers.sparse_representation import InitialisationLoss, ReconstructionLoss
 from kdlib.errors import KdlibError
 from kdlib.files import write_text
+from kdlib.learner import Describer
 from kdlib.models import count_parameters
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory
 from kdlib.seeds import derive_seed, seed_everything
@@ -52,7 +51,7 @@ def finished_before(config: RunConfig, root: Path) -> RunConfig:
 class DictionaryLearner(Trainee):
     """Learns the dictionaries of a frozen teacher; what is kept is the state of least loss."""
 
-    def _build(self, lesson: Lesson | None) -> nn.ModuleDict:
+    def _build(self, lesson: Lesson | None) -> nn.Module:
         if lesson is None or lesson.shapes is None:
             raise KdlibError("A dictionary describes a teacher: give the run one, not 'none'.")
         seed = derive_seed(self.config.init_seed, "distiller")
@@ -63,7 +62,7 @@ class DictionaryLearner(Trainee):
         loss = cast("ReconstructionLoss", self.distiller.method_loss)
         # Part of the checkpoint, so that a run that was killed keeps the best state too.
         self.best = deepcopy(loss).requires_grad_(False)
-        return nn.ModuleDict({"distiller": self.distiller, "best": self.best})
+        return Describer(self.distiller, self.best)
 
     @cached_property
     def options(self) -> SrmOptions:
@@ -79,12 +78,6 @@ class DictionaryLearner(Trainee):
         share = done / (self.config.epochs * steps_per_epoch)
         falls = sum(share >= step for step in self.options.dictionary_steps)
         return self.options.dictionary_rate * RATE_STEP**falls
-
-    def _terms(
-        self, batch: Batch, teacher: TeacherOutput | None, progress: float
-    ) -> dict[str, Tensor]:
-        # There is no student: the teacher is described as it is.
-        return self.distiller(teacher, teacher, batch, progress)
 
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Keep the state if no epoch before had a lower training loss."""
@@ -148,7 +141,7 @@ class DictionaryLearner(Trainee):
 class Initialised(Trainee):
     """A student that learns from the labels of the teacher's codes; a linear probe judges it."""
 
-    def _build(self, lesson: Lesson | None) -> nn.ModuleDict:
+    def _build(self, lesson: Lesson | None) -> nn.Module:
         parts = super()._build(lesson)
         learned = learned_dictionaries(finished_before(self.config, self.root), self.root)
         loss = cast("InitialisationLoss", self.distiller.method_loss)
@@ -168,7 +161,7 @@ class Initialised(Trainee):
 class Continued(Trainee):
     """A student that learns its task from where its initialisation left it."""
 
-    def _build(self, lesson: Lesson | None) -> nn.ModuleDict:
+    def _build(self, lesson: Lesson | None) -> nn.Module:
         parts = super()._build(lesson)
         fresh = deepcopy(classifier_of(self.student).state_dict())
         directory = run_directory(finished_before(self.config, self.root), self.root)
