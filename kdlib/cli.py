@@ -1,4 +1,4 @@
-"""The command line: one notebook, the results, the figures, the ledger, the data, the methods."""
+"""The command line: a notebook, results, figures, ledger, exported networks, data, methods."""
 
 import argparse
 import json
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _add_figures(subparsers)
     _add_ledger(subparsers)
     _add_analyse(subparsers)
+    _add_export(subparsers)
     _add_data(subparsers)
     methods = subparsers.add_parser(
         "methods", help="list the methods: source, formula, default weight and options"
@@ -208,6 +209,30 @@ def _add_analyse(subparsers: Any) -> None:
     add("--maps-seed", type=int, default=0, metavar="SEED", help="its runs keep attention maps")
     add("--data-root", type=Path, metavar="FOLDER", help="of the real data sets")
     analyse.set_defaults(call=commands.analyse_runs)
+
+
+def _add_export(subparsers: Any) -> None:
+    export = subparsers.add_parser(
+        "export",
+        help="write a trained student to a file that runs without kdlib",
+        description="Write the network of a finished run to one file, check it against PyTorch, "
+        "score and time it beside its teacher. The file takes RGB images, uint8, in batches of "
+        "any size, and gives logits; what was found goes to FILE.json.",
+        epilog="example: kdlib export scenes-a2-scenes_student-dct+kd-s0 --format onnx",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = export.add_argument
+    add("run", type=Path, metavar="RUN", help="a run's directory, its id or how its id begins")
+    add("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="of all runs")
+    add("--format", default="onnx", metavar="NAME", help="onnx (onnxruntime) or torch (.pt2)")
+    add("--to", type=Path, metavar="FILE", help="instead of student.onnx in the run's directory")
+    add("--data-root", type=Path, metavar="FOLDER", help="of the real data sets")
+    add("--threads", type=_positive, default=1, metavar="N", help="of the processor")
+    sizes = {"type": _positive, "nargs": "+", "default": [1, 64], "metavar": "N"}
+    add("--batch-sizes", **sizes, help="in which it is checked and timed")
+    add("--rounds", type=_positive, default=30, metavar="N", help="how often each is timed")
+    add("--no-measure", action="store_true", help="only write and check; no scores, no times")
+    export.set_defaults(call=commands.export_network)
 
 
 def _add_data(subparsers: Any) -> None:

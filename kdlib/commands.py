@@ -135,6 +135,28 @@ def analyse_runs(options: Namespace) -> None:
     print(f"{len(written)} runs in {options.root} were analysed; those analysed before are kept")
 
 
+def export_network(options: Namespace) -> None:
+    """``kdlib export``."""
+    from kdlib.export import ExportError, Plan, export_run
+    from kdlib.export.report import report
+
+    plan = Plan(
+        format=options.format,
+        to=options.to,
+        threads=options.threads,
+        batch_sizes=tuple(options.batch_sizes),
+        rounds=options.rounds,
+        measure=not options.no_measure,
+    )
+    shown = {"data_root": options.data_root, "progress": sys.stderr.isatty()}
+    try:
+        record = export_run(options.run, options.runs, plan, **shown)
+    except ExportError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from error
+    print(report(record))
+
+
 def import_data(options: Namespace) -> None:
     """``kdlib data import``."""
     from kdlib.data.imports import import_dataset

@@ -1,0 +1,7 @@
+"""Deployed students: one file that takes images as they are decoded and gives logits."""
+
+from kdlib.export.errors import ExportError
+from kdlib.export.export import Plan, export_run
+from kdlib.export.formats import FORMATS
+
+__all__ = ["FORMATS", "ExportError", "Plan", "export_run"]
