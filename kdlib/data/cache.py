@@ -10,19 +10,21 @@ import json
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from kdlib.errors import KdlibError
+from kdlib.files import checksum, locked, writing
 
 CHUNK = 64
 """Rows made at a time: few enough that their intermediate arrays stay in the processor's cache."""
+OTHERWISE = "set KDLIB_CACHE to another folder"
 
 Arrays = dict[str, NDArray]
 
@@ -44,14 +46,15 @@ def cached(
         progress: show a progress bar while making.
 
     Raises:
-        KdlibError: the cache's folder cannot be written to.
+        KdlibError: the cache's folder cannot be written to, or its disk is full.
     """
     folder = usable_root() / name
-    with FileLock(folder.with_suffix(".lock")):
-        if not _is_whole(folder):
+    with locked(folder.with_suffix(".lock"), OTHERWISE):
+        found = _read(folder)
+        if found is None:
             _remove_remains(folder)
             _fill(folder, count, make, progress)
-    return {path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}
+        return found or _arrays(folder)
 
 
 def usable_root() -> Path:
@@ -85,12 +88,14 @@ def _remove_remains(folder: Path) -> None:
 def _fill(
     folder: Path, count: int, make: Callable[[NDArray[np.int64]], Arrays], progress: bool
 ) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    with writing(folder, OTHERWISE):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         _write_arrays(temporary, count, make, progress)
-        sums = {path.name: _checksum(path) for path in temporary.glob("*.npy")}
-        (temporary / "checksums.json").write_text(json.dumps(sums))
-        temporary.replace(folder)
+        with writing(folder, OTHERWISE):
+            sums = {path.name: checksum(path) for path in temporary.glob("*.npy")}
+            (temporary / "checksums.json").write_text(json.dumps(sums))
+            temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -98,19 +103,26 @@ def _fill(
 def _write_arrays(
     folder: Path, count: int, make: Callable[[NDArray[np.int64]], Arrays], progress: bool
 ) -> None:
-    files: dict[str, NDArray] = {}
-    for rows in tqdm(list(_chunks(count)), desc="composing", unit="chunk", disable=not progress):
-        for name, values in make(rows).items():
-            if name not in files:
-                files[name] = _new_file(folder / f"{name}.npy", count, values)
-            files[name][rows[0] : rows[-1] + 1] = values
-    for file in files.values():
-        file.flush()  # type: ignore[attr-defined]
+    """Row after row, with plain writes: into a file mapped in memory, a full disk would kill."""
+    files: dict[str, BinaryIO] = {}
+    with ExitStack() as opened:
+        for rows in tqdm(list(_chunks(count)), "composing", unit="chunk", disable=not progress):
+            made = make(rows)
+            with writing(folder, OTHERWISE):
+                for name, values in made.items():
+                    if name not in files:
+                        file = (folder / f"{name}.npy").open("wb")
+                        files[name] = opened.enter_context(file)
+                        _write_header(file, count, values)
+                    files[name].write(np.ascontiguousarray(values).data)
+                    files[name].flush()
 
 
-def _new_file(path: Path, count: int, values: NDArray) -> NDArray:
+def _write_header(file: BinaryIO, count: int, values: NDArray) -> None:
+    described = np.lib.format.header_data_from_array_1_0(values)
     shape = (count, *values.shape[1:])
-    return np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=shape)
+    header = {**described, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _chunks(count: int) -> Iterator[NDArray[np.int64]]:
@@ -118,18 +130,15 @@ def _chunks(count: int) -> Iterator[NDArray[np.int64]]:
         yield np.arange(start, min(start + CHUNK, count))
 
 
-def _is_whole(folder: Path) -> bool:
+def _read(folder: Path) -> Arrays | None:
+    """The arrays of a whole cache; ``None`` if it is not there, or not as it was written."""
     try:
         sums: Mapping[str, int] = json.loads((folder / "checksums.json").read_text())
-        sound = all(_checksum(folder / name) == value for name, value in sums.items())
+        sound = all(checksum(folder / name) == value for name, value in sums.items())
+        return _arrays(folder) if sums and sound else None
     except (OSError, ValueError, AttributeError):
-        return False
-    return bool(sums) and sound
+        return None
 
 
-def _checksum(path: Path) -> int:
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            value = zlib.crc32(block, value)
-    return value
+def _arrays(folder: Path) -> Arrays:
+    return {path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}

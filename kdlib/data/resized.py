@@ -1,13 +1,15 @@
 """Resized photographs in one memory-mapped file, so that an epoch does not wait for decoding.
 
-A folder a split and a state of its files: ``index.npy`` (offset, height, width of each) and
-``pixels``, all photographs one after the other. While they are being made the file is called
-``pixels.partial``, and ``done`` has a byte for each chunk that is safely in it: a build that was
-killed goes on from there, and what is not whole is never read.
+A folder a split and a state of its files: ``index.npy`` (offset, height, width of each),
+``pixels``, all photographs one after the other, and ``sums``, a checksum of each, compared when it
+is first read. While they are being made the file is called ``pixels.partial``, and ``done`` has a
+byte for each chunk that is safely in it: a build that was killed goes on from there, and what is
+not whole is never read.
 """
 
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
@@ -15,20 +17,20 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from kdlib.data.cache import cache_root, usable_root
+from kdlib.data.cache import OTHERWISE, cache_root, usable_root
 from kdlib.data.decode import Pixels, resized_shape
 from kdlib.data.listing import SHOWN
 from kdlib.data.photo_source import Source
 from kdlib.errors import KdlibError
-from kdlib.files import write_atomic, write_text
+from kdlib.files import locked, write_atomic, write_text, writing
 
 CHUNK = 64
 """Photographs between two marks of progress."""
 CHANNELS = 3
+SUM_BYTES = 4
 
 
 class Resized:
@@ -39,14 +41,37 @@ class Resized:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.index = np.load(folder / "index.npy")
         self.pixels = np.asarray(np.memmap(folder / "pixels", np.uint8, mode="r"))
+        self.sums = np.fromfile(folder / "sums", np.uint32)
+        self.sound = np.zeros(len(self.index), bool)
 
     def read(self, position: int) -> Pixels:
-        """One photograph (H, W, 3), a view of the file."""
+        """One photograph (H, W, 3), a view of the file.
+
+        Raises:
+            KdlibError: it is not what was written; told when it is read for the first time.
+        """
         start, height, width = self.index[position].tolist()
         size = height * width * CHANNELS
-        return self.pixels[start : start + size].reshape(height, width, CHANNELS)
+        picture = self.pixels[start : start + size]
+        if not self.sound[position]:
+            self._check(position, picture)
+        return picture.reshape(height, width, CHANNELS)
+
+    def _check(self, position: int, picture: Pixels) -> None:
+        if _sum(picture, self.index[position]) != self.sums[position]:
+            raise KdlibError(
+                f"{self.folder} is damaged at photograph {position}: its checksum differs. "
+                "Delete this folder and run again; the photographs themselves are elsewhere."
+            )
+        self.sound[position] = True
+
+
+def _sum(picture: Pixels, place: NDArray[np.int64]) -> int:
+    """CRC-32 of a photograph and of its place."""
+    return zlib.crc32(np.ascontiguousarray(picture).data, zlib.crc32(place.tobytes()))
 
 
 def folder_of(source: Source) -> Path:
@@ -56,10 +81,12 @@ def folder_of(source: Source) -> Path:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a build ended here and its file is still as long as it was."""
+    """Whether a build ended here and its files are still as long as they were."""
     try:
-        return (folder / "pixels").stat().st_size == _total(np.load(folder / "index.npy"))
-    except (OSError, ValueError):
+        index = np.load(folder / "index.npy")
+        sizes = [(folder / name).stat().st_size for name in ("pixels", "sums")]
+        return sizes == [_total(index), SUM_BYTES * len(index)]
+    except (OSError, ValueError, IndexError):
         return False
 
 
@@ -77,13 +104,9 @@ def build(source: Source, workers: int, progress: bool = True) -> Path:
     """
     usable_root()
     folder = folder_of(source)
-    with FileLock(folder.with_suffix(".lock")):
+    with locked(folder.with_suffix(".lock"), OTHERWISE), writing(folder, OTHERWISE):
         if not is_whole(folder):
-            try:
-                _make(folder, source, workers, progress)
-            except OSError as error:
-                text = f"{folder} cannot be written to ({error}). What is done is kept."
-                raise KdlibError(text) from error
+            _make(folder, source, workers, progress)
     return folder
 
 
@@ -151,12 +174,12 @@ def _fill(
     progress: bool,
 ) -> None:
     partial = folder / "pixels.partial"
-    done = _done(folder / "done", -(-len(index) // CHUNK), partial)
+    done, sums = _progress(folder, index, partial)
     _check_space(folder, _total(index) - (partial.stat().st_blocks * 512))
     with partial.open("r+b") as file:
         file.truncate(_total(index))
         jobs = {
-            pool.submit(_write_chunk, file.fileno(), source, index, chunk): chunk
+            pool.submit(_write_chunk, file.fileno(), source, index, sums, chunk): chunk
             for chunk in np.flatnonzero(done == 0).tolist()
         }
         faults: list[str] = []
@@ -165,6 +188,7 @@ def _fill(
         with bar:
             for job in as_completed(jobs):
                 faults += job.result()
+                sums.flush()
                 done[jobs[job]] = not job.result()
                 bar.update(CHUNK)
     if faults:
@@ -173,12 +197,22 @@ def _fill(
     (folder / "done").unlink()
 
 
-def _done(path: Path, chunks: int, partial: Path) -> NDArray[np.uint8]:
-    """A byte a chunk, 1 where it is in the file, shared with the disk."""
-    usable = partial.exists() and path.exists() and path.stat().st_size == chunks
-    if not usable:
+def _progress(
+    folder: Path, index: NDArray[np.int64], partial: Path
+) -> tuple[NDArray[np.uint8], np.memmap]:
+    """A byte a chunk, 1 where it is in the file, and a checksum a photograph; both on the disk."""
+    sizes = {"done": -(-len(index) // CHUNK), "sums": SUM_BYTES * len(index)}
+    known = all(_has_size(folder / name, size) for name, size in sizes.items())
+    if not (partial.exists() and known):
         partial.write_bytes(b"")
-    return np.memmap(path, np.uint8, mode="r+" if usable else "w+", shape=(chunks,))
+        for name, size in sizes.items():  # zeros take their room now: no full disk later
+            (folder / name).write_bytes(bytes(size))
+    done = np.memmap(folder / "done", np.uint8, mode="r+")
+    return done, np.memmap(folder / "sums", np.uint32, mode="r+")
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.exists() and path.stat().st_size == size
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -190,7 +224,9 @@ def _check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _write_chunk(file: int, source: Source, index: NDArray[np.int64], chunk: int) -> list[str]:
+def _write_chunk(
+    file: int, source: Source, index: NDArray[np.int64], sums: NDArray[np.uint32], chunk: int
+) -> list[str]:
     """Decode and write a chunk, down to the disk; returns what is wrong with its photographs."""
     faults = []
     for position in range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(index))):
@@ -200,6 +236,7 @@ def _write_chunk(file: int, source: Source, index: NDArray[np.int64], chunk: int
             faults.append(str(error))
         else:
             _write(file, picture, index[position])
+            sums[position] = _sum(picture, index[position])
     os.fsync(file)
     return faults
 
