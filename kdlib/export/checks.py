@@ -1,6 +1,6 @@
 """Whether an exported network is the network: the same answers, and as many of them right."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,9 +9,11 @@ from tqdm.auto import tqdm
 
 from kdlib.data.image_data import ImageData
 from kdlib.evaluate import BATCH_SIZE, ClassificationMarks, Marks, images_at_once
-from kdlib.export.deployed import Deployed, pixel_batches
+from kdlib.export.deployed import pixel_batches
 from kdlib.export.errors import ExportError
 from kdlib.export.formats import Answer
+from kdlib.export.networks import Exported
+from kdlib.export.plan import Plan
 from kdlib.segmentation import SegmentationMarks
 from kdlib.tasks import TASKS
 
@@ -22,50 +24,41 @@ MOST_IMAGES = 2
 
 
 @torch.inference_mode()
-def compare(
-    network: Deployed,
-    answer: Answer,
-    images: Tensor,
-    batch_sizes: Sequence[int],
-    tolerance: float,
-) -> dict[str, Any]:
-    """The largest difference of any logit from PyTorch's, in batches of each size.
+def compare(network: Exported, images: Tensor, plan: Plan) -> dict[str, Any]:
+    """The largest difference of any logit from PyTorch's, in batches of each of the plan's sizes.
 
     Args:
-        network: PyTorch's.
-        answer: the exported one's.
-        images: (N, 3, H, W) uint8; in batches of each size, the last of which can be smaller.
-        batch_sizes: largest N.
-        tolerance: what is allowed, in units of the largest logit (of 1 if it is less).
+        network: in its two forms.
+        images: (N, 3, H, W) uint8; of a batch size that does not divide N the last is smaller.
+        plan: the sizes, and the tolerance.
 
     Raises:
         ExportError: more than that, or no number at all; names the first such batch size.
     """
-    wanted = network(images)
-    largest = wanted.abs().max().item()
-    found = {}
-    for size in batch_sizes:
-        logits = torch.cat([answer(batch.contiguous()) for batch in images.split(size)])
+    wanted = network.deployed(images)
+    largest, found = wanted.abs().max().item(), {}
+    for size in plan.batch_sizes:
+        logits = torch.cat([network.answer(batch) for batch in images.split(size)])
         found[str(size)] = difference = (logits - wanted).abs().max().item()
-        if not difference <= tolerance * max(1.0, largest):
+        if not difference <= plan.tolerance * max(1.0, largest):
             raise ExportError(
                 f"In batches of {size} the exported network's logits differ from PyTorch's by up "
                 f"to {difference:.2g}, where the largest is {largest:.3g}. Nothing was written."
             )
-    known = {"largest_logit": largest, "tolerance": tolerance, "images": len(images)}
+    known = {"largest_logit": largest, "tolerance": plan.tolerance, "images": len(images)}
     return {"largest_difference": found, **known}
 
 
-def score(answer: Answer, data: ImageData, task: str, progress: bool) -> float:
-    """The metric that a task is judged by, 0 to 1, over all images of ``data``."""
+@torch.inference_mode()
+def score(answer: Answer, data: ImageData, bar: Callable[..., tqdm]) -> float:
+    """The metric that the task of ``data`` is judged by, 0 to 1, over all its images."""
     dense = data.task == "segmentation"
     marks: Marks = SegmentationMarks(len(data.classes)) if dense else ClassificationMarks()
-    size = images_at_once(data, BATCH_SIZE)
-    with torch.inference_mode(), tqdm(total=len(data), unit="image", disable=not progress) as bar:
-        for images, labels in pixel_batches(data, size):
+    with bar(total=len(data)) as shown:
+        for images, labels in pixel_batches(data, images_at_once(data, BATCH_SIZE)):
             marks.add(answer(images), labels)
-            bar.update(len(images))
-    return marks.results()[TASKS[task].metric]
+            shown.update(len(images))
+    return marks.results()[TASKS[data.task].metric]
 
 
 def check_score(name: str, found: float, recorded: float, images: int) -> None:

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from glob import escape
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 
 from kdlib.checkpoints import load_weights
 from kdlib.distillers import parse_method
-from kdlib.errors import KdlibError, unknown
+from kdlib.errors import KdlibError
 from kdlib.jobs import plain_job, students_job
 from kdlib.models import create_model
 from kdlib.profiles import earlier
@@ -120,7 +121,9 @@ def find_directory(run: Path, root: Path) -> Path:
         return root / run
     found = sorted(path.name for path in root.glob(f"{escape(str(run))}*") if path.name in runs)
     if not found:
-        raise unknown(f"run in {root}", run, runs)
+        close = get_close_matches(str(run), runs, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise KdlibError(f"{root} has no run '{run}' among its {len(runs)}.{hint}")
     if len(found) > 1:
         shown = [*found[:MOST_SHOWN], *(["..."] if len(found) > MOST_SHOWN else [])]
         raise KdlibError(f"{len(found)} runs begin with '{run}'; which?\n" + "\n".join(shown))

@@ -1,7 +1,6 @@
 """The formats of exported networks: one line each."""
 
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -73,17 +72,15 @@ def traced(network: Deployed, image_size: int) -> ExportedProgram:
 
 def write_onnx(program: ExportedProgram, path: Path, facts: Mapping[str, Any]) -> None:
     """Write one file that holds the weights too."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about its own parts
-        exported = torch.onnx.export(
-            program,
-            (),
-            dynamo=True,
-            verbose=False,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: "batch"},),
-        )
+    exported = torch.onnx.export(
+        program,
+        (),
+        dynamo=True,
+        verbose=False,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: "batch"},),
+    )
     assert exported is not None  # with dynamo it never is
     exported.model.metadata_props[FACTS] = json.dumps(dict(facts))
     exported.save(path, external_data=False)
