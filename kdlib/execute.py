@@ -6,6 +6,8 @@ the limit is one of the whole notebook, and each kernel has sockets that no othe
 """
 
 import ast
+import glob
+import json
 import os
 import re
 import shutil
@@ -24,7 +26,8 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-from kdlib.errors import KdlibError, checked_options, same_kind, unknown
+from kdlib.errors import KdlibError, checked_options, quoted, same_kind, shown, unknown
+from kdlib.files import write_text, writing
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 STARTUP_LIMIT_S = 180
@@ -94,8 +97,9 @@ def parse_value(text: str) -> Any:
         return float(text)
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise KdlibError(f"The value '{text}' is not YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise KdlibError(f"The value '{shown(text)}' is not YAML: {reason}") from error
 
 
 def parameter_defaults(notebook: Path) -> dict[str, Any]:
@@ -123,11 +127,21 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
     defaults = parameter_defaults(notebook)
     checked_options(parameters, defaults, f"notebook {notebook.stem}")
     for name, value in parameters.items():
-        if value is not None and not same_kind(value, defaults[name]):
+        like = value is None or same_kind(value, defaults[name])
+        if not (like and _is_plain(value)):
             raise KdlibError(
-                f"Parameter '{name}' of notebook {notebook.stem} is {value!r}; "
+                f"Parameter '{name}' of notebook {notebook.stem} is {quoted(value)}; "
                 f"give a value like its default, {defaults[name]!r}."
             )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is made of texts, finite numbers, lists and mappings: no dates, say."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def execute_notebook(
@@ -154,7 +168,9 @@ def execute_notebook(
     given = dict(parameters or {})
     check_parameters(notebook, given)
     output = output.absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _remove_remains(output)
     temporary = output.with_name(f".{output.stem}.{os.getpid()}.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     try:
@@ -168,6 +184,24 @@ def execute_notebook(
     temporary.replace(output)
     failed.unlink(missing_ok=True)
     return output
+
+
+def _remove_remains(output: Path) -> None:
+    """Remove what executions that were killed, and so are no processes any more, left of it."""
+    for remains in output.parent.glob(f".{glob.escape(output.stem)}.*.ipynb"):
+        process = remains.name.split(".")[-2]
+        if process.isdigit() and not _is_alive(int(process)):
+            remains.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # there is one, and it is somebody else's
+        return True
+    return True
 
 
 def _execute(
@@ -237,7 +271,5 @@ def store_outputs(notebook: Path, timeout_s: float | None = LIMIT_S) -> Path:
             cell.metadata.pop(noted, None)
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
-    temporary = notebook.with_name(f".{notebook.stem}.{os.getpid()}.ipynb")
-    nbformat.write(content, temporary)
-    temporary.replace(notebook)
+    write_text(notebook, nbformat.writes(content).rstrip("\n") + "\n")
     return notebook

@@ -4,24 +4,29 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
-from filelock import FileLock
 
 from kdlib.data.batches import AUGMENTATIONS
 from kdlib.data.mixing import MIXING
 from kdlib.distillers import is_self_taught
 from kdlib.errors import KdlibError, unknown
-from kdlib.files import write_json
-from kdlib.tasks import TASKS
+from kdlib.files import checksum, locked, remove_remains, write_json
+from kdlib.kinds import check_kind
+from kdlib.run_checks import check_values
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of records; version 1 is from before records had checksums, and is read as well."""
+HISTORY = "history.csv"
 ADDED_LATER = (
     "start", "teacher_start", "teacher_learning_rate", "task", "gradient_clip", "crop_size",
 )  # fmt: skip
@@ -29,13 +34,6 @@ ADDED_LATER = (
 so that a run from before a field existed keeps its name, its hash and its setting."""
 OF_DISTILLATION = ("method_options", "weight", "ce_weight", "kd_weight", "temperature")
 OF_KD = ("kd_weight", "temperature")
-CHOICES = {
-    "precision": ("float32", "bfloat16", "auto"),
-    "schedule": ("one_cycle", "step", "constant"),
-    "split": ("train", "dev"),
-    "optimiser": ("sgd", "adam"),
-    "task": tuple(TASKS),
-}
 
 
 @dataclass(frozen=True)
@@ -93,15 +91,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check every value that can be checked without data or networks."""
+        check_values(vars(self), _annotations())
         for name in ("milestones", "augmentation"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, valid in CHOICES.items():
-            if getattr(self, name) not in valid:
-                raise unknown(name, getattr(self, name), valid)
-        _check_positive(self, "epochs", "teacher_epochs", "batch_size", "image_size", "crop_size")
-        _check_positive(self, "learning_rate", "temperature")
-        optional = ("teacher_learning_rate", "gradient_clip")
-        _check_positive(self, *(name for name in optional if getattr(self, name) is not None))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":
@@ -173,10 +165,9 @@ def without_neutral(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in neutral}
 
 
-def _check_positive(config: RunConfig, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise KdlibError(f"{name} is {getattr(config, name)}; it must be greater than 0.")
+@cache
+def _annotations() -> dict[str, Any]:
+    return get_type_hints(RunConfig)
 
 
 def configs_of(
@@ -192,6 +183,8 @@ def configs_of(
     Raises:
         KdlibError: no methods, not as many options, or an unknown field.
     """
+    check_kind("methods", methods, list[str])
+    check_kind("options", options, list[dict])
     if not methods:
         raise KdlibError("The list of methods is empty; give at least one, such as [student].")
     own = options or [{}] * len(methods)
@@ -209,13 +202,15 @@ def run_directory(config: RunConfig, root: Path) -> Path:
     return Path(root) / config.run_id
 
 
-def run_lock(directory: Path) -> FileLock:
-    """A lock on a run's directory: two processes never train the same run at once.
+@contextmanager
+def run_lock(directory: Path) -> Iterator[None]:
+    """Hold the lock of a run's directory: two processes never train the same run at once.
 
-    The system lets go of it when its process ends, however it ends.
+    Raises:
+        UnwritableError: there can be no lock, because the folder cannot be written to.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(directory.parent / f".{directory.name}.lock")
+    with locked(directory.parent / f".{directory.name}.lock"):
+        yield
 
 
 def is_finished(config: RunConfig, root: Path) -> bool:
@@ -224,28 +219,68 @@ def is_finished(config: RunConfig, root: Path) -> bool:
 
 
 def write_record(directory: Path, record: Mapping[str, Any]) -> Path:
-    """Write ``record.json``, last of all a run's files, under its final name or not at all."""
+    """Write ``record.json``, last of all a run's files, under its final name or not at all.
+
+    It holds checksums of itself and of the history, and what killed processes left beside it goes:
+    who writes it has the run's lock.
+    """
     path = Path(directory) / "record.json"
-    write_json(path, record)
+    remove_remains(Path(directory))
+    write_json(path, sealed(record, Path(directory)))
     return path
 
 
+def sealed(record: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """A record with the checksums by which :func:`read_record` knows that nothing has changed."""
+    if record["schema_version"] != SCHEMA_VERSION:
+        return dict(record)
+    history = Path(directory) / HISTORY
+    sums = {HISTORY: checksum(history)} if history.exists() else {}
+    return {**record, "checksums": {**sums, "record": _checksum(record)}}
+
+
+def _checksum(record: Mapping[str, Any]) -> int:
+    """Of what a record says, however it is written; its checksums left out."""
+    said = {name: value for name, value in record.items() if name != "checksums"}
+    plain = json.loads(json.dumps(said, allow_nan=False))  # keys that are numbers become text
+    return zlib.crc32(json.dumps(plain, sort_keys=True).encode())
+
+
 def read_record(path: Path) -> dict[str, Any]:
-    """Read one ``record.json``.
+    """Read one ``record.json``; its checksums are left out of what is returned.
 
     Raises:
-        KdlibError: the file is missing, damaged, or of another schema version.
+        KdlibError: the file is missing, damaged, or of another schema version; or the history
+            beside it is not the one that it was written with.
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise KdlibError(
             f"{path} is not a readable record ({error}); delete it and run again."
         ) from error
     found = record.get("schema_version") if isinstance(record, dict) else None
-    if found != SCHEMA_VERSION:
+    if found not in (1, SCHEMA_VERSION):
         raise KdlibError(f"{path} has schema version {found}; this kdlib reads {SCHEMA_VERSION}.")
-    return record
+    if found == SCHEMA_VERSION:
+        _check_sums(record, Path(path))
+    return {name: value for name, value in record.items() if name != "checksums"}
+
+
+def _check_sums(record: Mapping[str, Any], path: Path) -> None:
+    """Compare a record, and the history beside it, with the record's checksums."""
+    known = record.get("checksums")
+    sums = known if isinstance(known, dict) else {}
+    if sums.get("record") != _checksum(record):
+        raise KdlibError(
+            f"{path} is damaged: its checksum differs. Delete it and run again, or put back a copy."
+        )
+    history = path.parent / HISTORY
+    if HISTORY in sums and history.exists() and checksum(history) != sums[HISTORY]:
+        raise KdlibError(
+            f"{history} is damaged: it is not what {path.name} was written with. Delete both and "
+            "run again, or put back a copy."
+        )
 
 
 def provenance(config: RunConfig, device: str, precision: str, fingerprint: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from torch import nn, optim
 from kdlib.checkpoints import optimiser_state, restore_optimiser
 from kdlib.errors import KdlibError
 from kdlib.optimisers import OPTIMISERS, create_optimiser
-from kdlib.runs import CHOICES, RunConfig
+from kdlib.run_checks import CHOICES
+from kdlib.runs import RunConfig
 
 
 def test_the_names_are_those_that_a_run_may_ask_for():

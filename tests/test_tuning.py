@@ -5,8 +5,7 @@ import yaml
 
 from kdlib import tuning
 from kdlib.errors import KdlibError
-from kdlib.files import write_json
-from kdlib.runs import SCHEMA_VERSION
+from kdlib.runs import SCHEMA_VERSION, write_record
 from kdlib.tasks import TASKS
 from kdlib.tuning import choose, dev_records, grid_scores, write_tuned
 
@@ -19,7 +18,7 @@ def write_dev(root, method, field, weight, score, split="dev", task="classificat
         "config": {**config, field: weight, "task": task},
         "results": {TASKS[task].metric: score},
     }
-    write_json(root / name / "record.json", record)
+    write_record(root / name, record)
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ A method string is a method's name with modifiers: ``dct``, ``dct+kd``, ``at+gat
 are those of the registry, ``kdlib/distillers/registry.py``.
 """
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import nn
@@ -14,7 +15,8 @@ from kdlib.distillers.base import Distiller
 from kdlib.distillers.boxes import BoxDistiller, CropLoss
 from kdlib.distillers.pair import Pair
 from kdlib.distillers.registry import METHODS, STAGES, Method
-from kdlib.errors import KdlibError, checked_values, unknown
+from kdlib.errors import KdlibError, checked_values, shown, unknown
+from kdlib.kinds import check_kind
 
 if TYPE_CHECKING:
     from kdlib.runs import RunConfig
@@ -204,16 +206,31 @@ def _check_augmentation(config: "RunConfig") -> None:
             raise KdlibError(f"{text}, or choose another method.")
 
 
+def _check_kinds(options: Mapping[str, Any], method: Method) -> None:
+    """Refuse a value that is not what its option's annotation says: a default may be ``None``."""
+    maker = cast("Callable[..., Any]", method.build or method.settings)
+    known = inspect.signature(maker).parameters
+    for name, value in options.items():
+        check_kind(f"Option '{name}'", value, known[name].annotation)
+
+
 def _method_loss(name: str, options: Mapping[str, Any], pair: Pair | None) -> nn.Module | None:
     method = method_of(name)
     if not method.checks_options and (method.build or method.settings):
         checked_values(options, method.options, f"method '{name}'")
+        _check_kinds(options, method)
     if method.build is None:
         if method.settings:
             method.settings(**options)
         return None
-    if not method.fitted:
-        return method.build(**options)
-    if pair is None:
+    if method.fitted and pair is None:
         raise KdlibError(f"'{name}' is made for two networks: give create_distiller their pair.")
-    return method.build(pair, **options)
+    try:
+        return method.build(pair, **options) if method.fitted else method.build(**options)
+    except Exception as error:
+        if isinstance(error, KdlibError) or not options:
+            raise
+        raise KdlibError(
+            f"'{name}' cannot be built with the options {shown(dict(options))} "
+            f"({shown(str(error))}); change or leave out what is out of its range."
+        ) from error
