@@ -7,6 +7,8 @@ from kdlib.export.export import STUDENT, TEACHER
 from kdlib.markdown import markdown_table, metric_name, number
 
 MEGA = 1e6
+RUNTIMES = ("torch", "onnxruntime")
+"""Packages whose versions times depend on."""
 NAMES = {"top1": "top-1", "miou": "mIoU"}
 Record = dict[str, Any]
 
@@ -15,7 +17,8 @@ def report(record: Record) -> str:
     """The text that ``kdlib export`` prints, from the record that it writes."""
     lines = [f"{record['file']}: the student of {record['facts']['run_id']}", checked(record)]
     if "networks" in record:
-        lines += ["", size_table([record]), speed_table([record]), *gains(record), where(record)]
+        lines += ["", size_table([record]), speed_table([record]), *gains(record)]
+        lines.append(where([record]))
     return "\n".join(lines)
 
 
@@ -59,7 +62,7 @@ def speed_table(records: Sequence[Record]) -> str:
         head += [f"batch {size}: ms", "images/s"]
     rows = {
         (record["provenance"]["threads"], name, runtime): _speeds(latencies, sizes)
-        for record in records
+        for record in reversed(records)  # of what was timed twice, the first
         for name, network in record["networks"].items()
         for runtime, latencies in network["latency_ms"].items()
     }
@@ -73,30 +76,28 @@ def gains(record: Record) -> Iterator[str]:
         yield "The student alone: it had no teacher, or the teacher's weights are not here."
         return
     student, teacher = networks[STUDENT], networks[TEACHER]
-    fewer = teacher["parameters"] / student["parameters"]
+    share = teacher["parameters"] / student["parameters"]
     runtime = record["runtime"]
     fast = ", ".join(
         f"{teacher['latency_ms'][runtime][size] / latency:.1f} times as fast in batches of {size}"
         for size, latency in student["latency_ms"][runtime].items()
     )
-    lost = 100 * (teacher["score"] - student["score"])
+    gap = 100 * (student["score"] - teacher["score"])
     yield (
-        f"With {runtime} the student is {fast}; it has {fewer:.1f} times fewer parameters than its "
-        f"teacher, and {lost:.1f} points less."
+        f"With {runtime} the student is {fast}; it has 1/{share:.1f} of its teacher's parameters, "
+        f"and {gap:+.1f} points of accuracy."
     )
 
 
-def where(record: Record) -> str:
+def where(records: Sequence[Record]) -> str:
     """On what it was measured, and how."""
-    source, plan = record["provenance"], record["plan"]
-    versions = ", ".join(
-        f"{name} {source['versions'][name]}"
-        for name in ("torch", "onnxruntime")
-        if name in source["versions"]
-    )
+    source, plan = records[0]["provenance"], records[0]["plan"]
+    versions = {name: one for r in records for name, one in r["provenance"]["versions"].items()}
+    named = ", ".join(f"{name} {versions[name]}" for name in RUNTIMES if name in versions)
+    threads = " and ".join(map(str, sorted({r["provenance"]["threads"] for r in records})))
     return (
-        f"{source['machine']}, {source['threads']} thread(s), {versions}; medians of "
-        f"{plan['rounds']} rounds, {plan['clock']}."
+        f"{source['machine']}, {threads} thread(s), {named}; medians of {plan['rounds']} rounds, "
+        f"{plan['clock']}."
     )
 
 
