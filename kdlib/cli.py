@@ -23,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Whatever goes wrong is told in a line; with the variable ``KDLIB_DEBUG`` set, by its traceback.
     """
-    options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _stop)
     try:
+        options = parser().parse_args(arguments)
         options.call(options)
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

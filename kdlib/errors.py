@@ -26,7 +26,9 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> KdlibError:
     choices = sorted(str(choice) for choice in valid)
     close = get_close_matches(shown(name), choices, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    return KdlibError(f"Unknown {kind} '{shown(name)}'.{hint} Valid: {', '.join(choices)}.")
+    return KdlibError(
+        f"Unknown {kind} '{shown(name)}'.{hint} Valid: {', '.join(choices) or 'none'}."
+    )
 
 
 def checked_options(given: Mapping[str, object], valid: Iterable[str], owner: str) -> None:

@@ -39,12 +39,16 @@ def fits(value: object, annotation: Any) -> bool:
     if origin in SEQUENCES:
         return isinstance(value, list | tuple) and all(fits(one, inner[0]) for one in value)
     if origin is dict:
-        return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+        return isinstance(value, Mapping) and _all_fit(value, *inner)
     if origin is float:
         return _is_number(value)
     if origin is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return origin not in WORDS or isinstance(value, origin)
+
+
+def _all_fit(value: Mapping[Any, object], name: Any = str, item: Any = object) -> bool:
+    return all(fits(key, name) and fits(one, item) for key, one in value.items())
 
 
 def describe(annotation: Any) -> str:
@@ -54,6 +58,8 @@ def describe(annotation: Any) -> str:
         return " or ".join(describe(one) for one in inner)
     if origin in SEQUENCES:
         return f"a list, each item {describe(inner[0])}"
+    if origin is dict and inner and inner[1] is not Any:
+        return f"{WORDS[dict]}, each to {describe(inner[1])}"
     return WORDS[origin]
 
 

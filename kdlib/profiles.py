@@ -17,22 +17,31 @@ of its data sets: ``{profile, datasets, seeds}``, the seeds in the place of that
 from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
 from kdlib.budget import plain_epochs
 from kdlib.distillers import STAGES, method_of, parse_method, run_before, tuned_field
 from kdlib.errors import KdlibError, checked_options, unknown
+from kdlib.kinds import check_kind
 from kdlib.runs import RunConfig
 
 PROFILES = Path(__file__).parents[1] / "profiles"
-KEYS = (
-    "about", "config", "datasets", "methods", "methods_of", "seeds", "sweeps", "weights", "grid",
-    "grids", "around", "analyses", "options", "like", "also",
-)  # fmt: skip
-ALSO_KEYS = ("profile", "datasets", "seeds")
-SWEEP_KEYS = ("datasets", "fields", "methods", "seeds", "as_costly_as")
+Fields: TypeAlias = dict[str, Any]
+KEYS: dict[str, Any] = {
+    "about": str, "config": Fields, "datasets": dict[str, Fields], "methods": list[str],
+    "methods_of": dict[str, list[str]], "seeds": list[int], "sweeps": list[Fields],
+    "weights": dict[str, dict[str, float | None]], "grid": list[float],
+    "grids": dict[str, list[float]], "around": str, "analyses": bool,
+    "options": dict[str, Fields], "like": str, "also": list[Fields],
+}  # fmt: skip
+ALSO_KEYS: dict[str, Any] = {"profile": str, "datasets": list[str], "seeds": list[int]}
+SWEEP_KEYS: dict[str, Any] = {
+    "datasets": list[str], "fields": Fields, "methods": list[str], "seeds": list[int],
+    "as_costly_as": str,
+}  # fmt: skip
+REQUIRED = ("config", "methods", "seeds")
 SAME_WEIGHT = {
     **dict.fromkeys(("parseval_twin", "dct_low", "dct_high"), "dct"),
     **dict.fromkeys(("frskd_logits", "frskd_maps", "frskd_detached", "frskd_options"), "frskd"),
@@ -49,17 +58,49 @@ def read_profile(name: str) -> dict[str, Any]:
     """Read a profile.
 
     Raises:
-        KdlibError: no such profile, or a key that profiles do not have.
+        KdlibError: no such profile, one that is not YAML, a key that profiles do not have, or a
+            value of another kind than the key's.
     """
+    profile = _with_likeness(name, ())
+    for key in REQUIRED:
+        if key not in profile:
+            raise KdlibError(f"Profile '{name}' has no '{key}'; give it, or a profile to be like.")
+    return profile
+
+
+def _with_likeness(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    """A profile with the keys of the one that it is like, which is like none of ``seen``."""
     if name not in profile_names():
         raise unknown("profile", name, profile_names())
-    profile = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8"))
-    checked_options(profile, KEYS, f"profile '{name}'")
+    if name in seen:
+        raise KdlibError(f"Profile '{name}' is like itself: {' like '.join((*seen, name))}.")
+    profile = _read(name)
+    like = profile.get("like")
+    return {**_with_likeness(like, (*seen, name)), **profile} if like else profile
+
+
+def _read(name: str) -> dict[str, Any]:
+    try:
+        profile = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise KdlibError(f"Profile '{name}' is not YAML: {reason}") from error
+    _check_part(profile, KEYS, f"profile '{name}'")
     for sweep in profile.get("sweeps", []):
-        checked_options(sweep, SWEEP_KEYS, f"a sweep of profile '{name}'")
+        _check_part(sweep, SWEEP_KEYS, f"a sweep of profile '{name}'")
     for other in profile.get("also", []):
-        checked_options(other, ALSO_KEYS, f"'also' of profile '{name}'")
-    return {**read_profile(profile["like"]), **profile} if "like" in profile else profile
+        _check_part(other, ALSO_KEYS, f"'also' of profile '{name}'")
+        for key in ("profile", "datasets"):
+            if key not in other:
+                raise KdlibError(f"'also' of profile '{name}' has no '{key}'.")
+    return profile
+
+
+def _check_part(part: Any, kinds: Mapping[str, Any], owner: str) -> None:
+    check_kind(owner, part, dict[str, Any])
+    checked_options(part, kinds, owner)
+    for key, value in part.items():
+        check_kind(f"'{key}' of {owner}", value, kinds[key])
 
 
 def expand(

@@ -5,7 +5,7 @@ are those of the registry, ``kdlib/distillers/registry.py``.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import nn
@@ -208,15 +208,15 @@ def _check_augmentation(config: "RunConfig") -> None:
 
 def _check_kinds(options: Mapping[str, Any], method: Method) -> None:
     """Refuse a value that is not what its option's annotation says: a default may be ``None``."""
-    maker = cast("Callable[..., Any]", method.build or method.settings)
-    known = inspect.signature(maker).parameters
+    maker = method.build or method.settings
+    known = inspect.signature(maker).parameters if maker else {}
     for name, value in options.items():
         check_kind(f"Option '{name}'", value, known[name].annotation)
 
 
 def _method_loss(name: str, options: Mapping[str, Any], pair: Pair | None) -> nn.Module | None:
     method = method_of(name)
-    if not method.checks_options and (method.build or method.settings):
+    if not method.checks_options:
         checked_values(options, method.options, f"method '{name}'")
         _check_kinds(options, method)
     if method.build is None:
