@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
 from kdlib.data.photographs import Photographs
+from kdlib.distributed import ALONE, Team
 from kdlib.errors import KdlibError
 from kdlib.losses.attention import maps_of, paired_maps
 from kdlib.relevance import energy_share, pointing_hit
@@ -31,12 +32,16 @@ def predict(
     *,
     device: torch.device | str = "cpu",
     precision: str = "float32",
+    team: Team = ALONE,
 ) -> Tensor:
-    """Logits (N, K) of all images in order: float32, on the CPU. The model's mode is restored."""
+    """Logits (N, K) of all images in order: float32, on the CPU. The model's mode is restored.
+
+    Several processes (``team``) each take a part of the batches, and all have all logits.
+    """
     with evaluating(model):
-        batches = _batches(data, batch_size, device)
+        batches = _batches(data, batch_size, device, team)
         logits = [_answer(model, batch, precision).logits.float().cpu() for batch in batches]
-    return torch.cat(logits)
+    return torch.cat(team.in_order(logits))
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -87,9 +92,14 @@ class Marks(Protocol):
 
 
 class ClassificationMarks:
-    """The answers to all images, for :func:`classification_metrics`."""
+    """The answers to all images, for :func:`classification_metrics`.
 
-    def __init__(self) -> None:
+    Args:
+        team: the processes that each add a part of the batches; results are of all of them.
+    """
+
+    def __init__(self, team: Team = ALONE) -> None:
+        self.team = team
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
 
@@ -100,12 +110,13 @@ class ClassificationMarks:
 
     def results(self) -> dict[str, Any]:
         """See :func:`classification_metrics`."""
-        return classification_metrics(torch.cat(self.logits), torch.cat(self.labels))
+        logits, labels = map(self.team.in_order, (self.logits, self.labels))
+        return classification_metrics(torch.cat(logits), torch.cat(labels))
 
 
-MARKS: dict[str, Callable[[ImageData], Marks]] = {
-    "classification": lambda data: ClassificationMarks(),
-    "segmentation": lambda data: SegmentationMarks(len(data.classes)),
+MARKS: dict[str, Callable[[ImageData, Team], Marks]] = {
+    "classification": lambda data, team: ClassificationMarks(team),
+    "segmentation": lambda data, team: SegmentationMarks(len(data.classes), team),
 }
 
 
@@ -130,10 +141,12 @@ def evaluate_students(
     *,
     device: torch.device | str = "cpu",
     precision: str = "float32",
+    team: Team = ALONE,
 ) -> list[dict[str, Any]]:
     """All that a record says of each network's quality, in one pass over ``data``.
 
-    The teacher, which is larger than all students, answers once for all of them.
+    The teacher, which is larger than all students, answers once for all of them. Several processes
+    (``team``) each take a part of the batches; all then have the results of one process by itself.
 
     Returns:
         For each student ``results`` (see :func:`classification_metrics`, or, where pixels have
@@ -145,9 +158,9 @@ def evaluate_students(
     Raises:
         KdlibError: no images, or labels that do not fit.
     """
-    tallies = [Tally(MARKS[data.task](data)) for _ in students]
+    tallies = [Tally(MARKS[data.task](data, team), team) for _ in students]
     with evaluating(*students, *([teacher] if teacher is not None else [])):
-        for batch in _batches(data, images_at_once(data, batch_size), device):
+        for batch in _batches(data, images_at_once(data, batch_size), device, team):
             taught = None if teacher is None else _answer(teacher, batch, precision)
             for student, tally in zip(students, tallies, strict=True):
                 answer = _answer(student, batch, precision)
@@ -158,19 +171,22 @@ def evaluate_students(
 class Tally:
     """What is known of one student, batch after batch."""
 
-    def __init__(self, marks: Marks) -> None:
-        self.marks = marks
-        self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+    def __init__(self, marks: Marks, team: Team = ALONE) -> None:
+        self.marks, self.team = marks, team
+        self.measures: list[dict[str, Tensor]] = []
 
     def add(self, answer: Any, batch: Batch, measures: Iterator[tuple[str, Tensor]]) -> None:
         """Count a batch: its output, and its measures (stages, B) by name."""
         self.marks.add(answer.logits, batch.labels)
-        for name, values in measures:
-            self.sums[name] = self.sums[name] + values.double().sum(-1).cpu()
+        self.measures.append({name: values.double().sum(-1).cpu() for name, values in measures})
 
     def summary(self, count: int) -> dict[str, Any]:
         """``results``, ``ssim`` and ``relevance`` over all batches, which held ``count`` images."""
-        means = {name: (total / count).tolist() for name, total in self.sums.items()}
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+        for batch in self.team.in_order(self.measures):
+            for name, values in batch.items():
+                sums[name] = sums[name] + values
+        means = {name: (total / count).tolist() for name, total in sums.items()}
         return {
             "results": self.marks.results(),
             "ssim": means.pop("ssim", None),
@@ -218,8 +234,10 @@ def images_at_once(data: ImageData, batch_size: int) -> int:
     return max(1, min(batch_size, LARGEST_ANSWER // (len(data.classes) * side**2)))
 
 
-def _batches(data: ImageData, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
-    for batch in Batches(data, batch_size, device=device).in_order():
+def _batches(
+    data: ImageData, batch_size: int, device: torch.device | str, team: Team
+) -> Iterator[Batch]:
+    for batch in Batches(data, batch_size, device=device, team=team).in_order():
         images = batch.images.contiguous(memory_format=torch.channels_last)
         yield batch._replace(images=images)
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
+from kdlib.distributed import ALONE, Team
 from kdlib.errors import KdlibError
 from kdlib.tasks import IGNORED
 
@@ -15,12 +16,18 @@ class SegmentationMarks:
 
     Args:
         classes: number of classes K.
+        team: the processes that each add a part of the batches; results are of all of them.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, team: Team = ALONE) -> None:
         # Checking arguments would look for the different values of every mask, which takes longer
         # than counting them; ``add`` checks what could be wrong.
-        options: dict[str, Any] = {"ignore_index": IGNORED, "validate_args": False}
+        options: dict[str, Any] = {
+            "ignore_index": IGNORED,
+            "validate_args": False,
+            "sync_on_compute": team.size > 1,
+            "dist_sync_fn": lambda counts, group: team.gathered(counts),
+        }
         self.metrics = MetricCollection(
             {
                 "confusion": MulticlassConfusionMatrix(classes, **options),

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from kdlib.data.image_data import ImageData
+from kdlib.distributed import ALONE, Team
 from kdlib.evaluate import evaluate_students
 from kdlib.models import count_parameters, flops
 from kdlib.models.refined import RefinedNetwork
@@ -19,6 +20,7 @@ def measure_self_teacher(
     *,
     device: torch.device | str = "cpu",
     precision: str = "float32",
+    team: Team = ALONE,
 ) -> dict[str, Any]:
     """The ``self_teacher`` of a record.
 
@@ -28,7 +30,8 @@ def measure_self_teacher(
         ``parameters`` of the self-teacher alone and the ``flops`` of one image that it adds to the
         student's.
     """
-    (quality,) = evaluate_students([network], None, data, device=device, precision=precision)
+    place: dict[str, Any] = {"device": device, "precision": precision, "team": team}
+    (quality,) = evaluate_students([network], None, data, **place)
     relevance = quality["relevance"]
     return {
         **{name: quality["results"][name] for name in ACCURACIES[data.task]},

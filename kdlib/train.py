@@ -3,6 +3,9 @@
 Students that see the same batches (several methods, one data seed) need the teacher's answer
 to those batches once. Each still has its own network, optimiser and random streams, so the
 numbers are the same, to the bit, as if each had been trained by itself.
+
+Several processes (:mod:`kdlib.distributed`) run this loop side by side, each with its part of every
+batch; what reads or writes files of a run is the main one's.
 """
 
 import time
@@ -23,25 +26,24 @@ from kdlib.data.batches import Batch, Batches
 from kdlib.data.detection_batches import DetectionBatches
 from kdlib.data.image_data import ImageData
 from kdlib.detection.trainee import DetectorTrainee
-from kdlib.distillers import parse_method
+from kdlib.distillers import method_of, parse_method
 from kdlib.distillers.base import FrozenTeacher
 from kdlib.distillers.crop_teacher import CropTeacher
+from kdlib.distributed import ALONE, LEAST, Team
 from kdlib.errors import KdlibError
 from kdlib.files import write_json
 from kdlib.models import check_task, create_model, output_shapes
 from kdlib.precision import resolve_precision
+from kdlib.run_record import make_record
 from kdlib.runs import (
-    SCHEMA_VERSION,
     RunConfig,
     is_finished,
-    provenance,
     read_record,
     run_directory,
     run_lock,
     write_record,
 )
 from kdlib.srm.trainees import Continued, DictionaryLearner, Initialised
-from kdlib.tasks import TASKS
 from kdlib.trainee import AnyBatch, DivergedError, Lesson, Trainee
 
 OWN_FIELDS = {
@@ -73,6 +75,7 @@ class Task:
     teacher: FrozenTeacher | CropTeacher | None
     device: torch.device
     precision: str
+    team: Team = ALONE
 
 
 def fit(
@@ -82,6 +85,7 @@ def fit(
     data_root: Path | None = None,
     device: str | None = None,
     progress: bool = True,
+    team: Team = ALONE,
 ) -> list[dict[str, Any]]:
     """Train every run of ``configs`` that is not finished; return all their records.
 
@@ -94,19 +98,32 @@ def fit(
         data_root: where real data sets lie (see ``kdlib.data``).
         device: ``cpu``, ``cuda`` ...; by default the GPU if there is one.
         progress: show a progress bar with the loss terms.
+        team: the processes that train together, of which this is one; all call this alike.
 
     Raises:
         KdlibError: the runs cannot share batches, a teacher's weights are missing or do not
-            fit, data are missing, or a loss is not finite.
+            fit, data are missing, a loss is not finite, or a method cannot be trained by several
+            processes.
     """
-    check_group(configs)
     with ExitStack() as locks:
-        for directory in sorted({run_directory(config, root) for config in configs}):
-            locks.enter_context(run_lock(directory))
+        with team.main_first():
+            check_group(configs)
+            check_team(configs, team)
+            for directory in _directories(configs, root) if team.is_main else ():
+                locks.enter_context(run_lock(directory))
         waiting = [config for config in configs if not is_finished(config, root)]
+        waiting = team.from_main(waiting)
         if waiting:
-            task = prepare(waiting, Path(root), data_root, device)
-            _train(waiting, task, Path(root), progress)
+            task = prepare(waiting, Path(root), data_root, device, team)
+            _train(waiting, task, Path(root), progress and team.is_main)
+        return team.from_main(_records(configs, root) if team.is_main else [])
+
+
+def _directories(configs: Sequence[RunConfig], root: Path) -> list[Path]:
+    return sorted({run_directory(config, root) for config in configs})
+
+
+def _records(configs: Sequence[RunConfig], root: Path) -> list[dict[str, Any]]:
     return [read_record(run_directory(config, root) / "record.json") for config in configs]
 
 
@@ -124,6 +141,25 @@ def check_group(configs: Sequence[RunConfig]) -> None:
     _check_shared([config for config in configs if config.method != "student"], {"crop_size"})
 
 
+def check_team(configs: Sequence[RunConfig], team: Team) -> None:
+    """Refuse methods and batches that several processes cannot share."""
+    if team.size == 1:
+        return
+    for config in configs:
+        reason = method_of(config.method).undivided
+        if reason:
+            raise KdlibError(
+                f"'{config.method}' cannot be trained by {team.size} processes: {reason}. Train it "
+                "in one: python -m kdlib.train with the same configuration, without a launcher."
+            )
+    images = configs[0].batch_size
+    if images < LEAST * team.size:
+        raise KdlibError(
+            f"A batch of {images} images is too small for {team.size} processes, which need "
+            f"{LEAST} each; start at most {images // LEAST}, or raise batch_size."
+        )
+
+
 def _check_shared(configs: Sequence[RunConfig], names: set[str]) -> None:
     for name in sorted(names):
         values = {str(getattr(config, name)) for config in configs}
@@ -135,25 +171,31 @@ def _check_shared(configs: Sequence[RunConfig], names: set[str]) -> None:
 
 
 def prepare(
-    configs: Sequence[RunConfig], root: Path, data_root: Path | None, device: str | None
+    configs: Sequence[RunConfig],
+    root: Path,
+    data_root: Path | None,
+    device: str | None,
+    team: Team = ALONE,
 ) -> Task:
     """Load the data and the teacher that a group of runs shares."""
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = team.device or torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     first = configs[0]
-    train_split, evaluation_split = ("train", "test") if first.split == "train" else ("fit", "dev")
-    data = _load(first, train_split, data_root)
-    evaluation = _load(first, evaluation_split, data_root)
+    with team.main_first():  # which fills the caches that the others then read
+        data, evaluation = _data_of(first, data_root)
+        handed_out = DetectionBatches if data.task == "detection" else Batches
+        batches = handed_out(data, first.batch_size, first.augmentation, place, team=team)
+        teacher = _teacher_of(configs, root, data, place)
+        precision = resolve_precision(first.precision, place)
+    return Task(data, evaluation, batches, teacher, place, team.from_main(precision), team)
+
+
+def _data_of(config: RunConfig, data_root: Path | None) -> tuple[ImageData, ImageData]:
+    """What a run learns from, and what it is judged by."""
+    splits = ("train", "test") if config.split == "train" else ("fit", "dev")
+    data, evaluation = (_load(config, split, data_root) for split in splits)
     if data.classes != evaluation.classes:
         raise KdlibError("Training and evaluation data have different classes; see the data set.")
-    handed_out = DetectionBatches if data.task == "detection" else Batches
-    return Task(
-        data=data,
-        evaluation=evaluation,
-        batches=handed_out(data, first.batch_size, first.augmentation, place),
-        teacher=_teacher_of(configs, root, data, place),
-        device=place,
-        precision=resolve_precision(first.precision, place),
-    )
+    return data, evaluation
 
 
 def _teacher_of(
@@ -206,11 +248,13 @@ def _train(configs: Sequence[RunConfig], task: Task, root: Path, progress: bool)
     classes = len(task.data.classes)
     lesson = _lesson(task, configs[0].input_size)
     trainees = [
-        _trainee_of(config)(config, classes, root, task.device, task.precision, lesson)
+        _trainee_of(config)(config, classes, root, task.device, task.precision, lesson, task.team)
         for config in configs
     ]
     for trainee in trainees:
-        write_json(trainee.directory / "config.json", trainee.config.to_dict())
+        if task.team.is_main:
+            write_json(trainee.directory / "config.json", trainee.config.to_dict())
+    _check_alike(trainees, task.team)
     first = min(trainee.epoch for trainee in trainees)
     total = (configs[0].epochs - first) * len(task.batches)
     with tqdm(total=total, disable=not progress, unit="batch", mininterval=1) as bar:
@@ -223,6 +267,16 @@ def _train(configs: Sequence[RunConfig], task: Task, root: Path, progress: bool)
         _conclude(group, task)
     for trainee in failed:
         raise cast("DivergedError", trainee.failure)
+
+
+def _check_alike(trainees: Sequence[Trainee], team: Team) -> None:
+    """Refuse processes that found other checkpoints than the main one."""
+    mine = [trainee.epoch for trainee in trainees]
+    if mine != team.from_main(mine):
+        raise KdlibError(
+            "This process sees other checkpoints than the main one. The folder of runs must be one "
+            "that all machines share; give --runs a folder on a shared disk."
+        )
 
 
 def _trainee_of(config: RunConfig) -> type[Trainee]:
@@ -252,9 +306,12 @@ def _conclude(trainees: Sequence[Trainee], task: Task) -> None:
         trainee.round_off(task.data, teacher)
     qualities = trainees[0].measure(trainees, teacher, task.evaluation)
     for trainee, quality in zip(trainees, qualities, strict=True):
-        trainee.finish()
-        write_record(trainee.directory, make_record(trainee, task, quality))
-        trainee.forget_checkpoint()
+        watched = trainee.history or [{"epoch": trainee.epoch, **_monitored(trainee, task)}]
+        if task.team.is_main:
+            trainee.finish()
+            record = make_record(trainee, task.data, quality, watched)
+            write_record(trainee.directory, record)
+            trainee.forget_checkpoint()
 
 
 def _lesson(task: Task, image_size: int) -> Lesson:
@@ -286,6 +343,7 @@ def train_epoch(trainees: Sequence[Trainee], task: Task, epoch: int, bar: tqdm) 
     for trainee in _going_on(trainees):
         taught = asking if trainee.distiller.needs_teacher else 0.0
         tally = tallies[trainee.config.run_id]
+        task.team.share_buffers(trainee.parts)
         trainee.end_epoch(tally.row(epoch, _monitored(trainee, task), taught))
 
 
@@ -322,9 +380,10 @@ def _learn(
     except DivergedError as error:
         trainee.failure = error
         return {}
+    images = batch.portion.whole if batch.portion else len(batch.indices)
     for name, term in terms.items():
-        tally.sums[name] += term.item() * len(batch.indices)
-    tally.images += len(batch.indices)
+        tally.sums[name] += term.item() * images
+    tally.images += images
     tally.seconds += time.perf_counter() - start
     return terms
 
@@ -357,53 +416,9 @@ def _monitored(trainee: Trainee, task: Task) -> dict[str, float]:
     return trainee.monitor(task.evaluation.first(MONITORED), task.teacher)
 
 
-def make_record(trainee: Trainee, task: Task, measured: dict[str, Any]) -> dict[str, Any]:
-    """All that is known of a finished run, as ``record.json`` holds it.
+if __name__ == "__main__":
+    import sys
 
-    Args:
-        trainee: the run.
-        task: what it shared with others.
-        measured: its quality, from :meth:`kdlib.trainee.Trainee.measure`.
-    """
-    config = trainee.config
-    if "results" in measured:
-        results = {**measured["results"], **_epochs(trainee, task)}
-        measured = {**measured, "results": results}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": config.run_id,
-        "config": config.to_dict(),
-        "config_hash": config.config_hash,
-        **measured,
-        "diverged": str(trainee.failure) if trainee.failure else None,
-        "cost": _cost(trainee, task),
-        "provenance": provenance(
-            config, str(task.device), trainee.precision, task.data.fingerprint
-        ),
-    }
+    from kdlib.train_command import main
 
-
-def _epochs(trainee: Trainee, task: Task) -> dict[str, Any]:
-    """Which epoch is the result, and which was the best of those whose quality was watched."""
-    measures = TASKS[trainee.config.task]
-    history = trainee.history or [{"epoch": trainee.epoch, **_monitored(trainee, task)}]
-    last = {"last_epoch": trainee.epoch, "best_epoch": trainee.epoch}
-    if measures.monitored not in history[-1]:
-        return last
-    best = max(history, key=lambda row: row[measures.monitored])
-    return {
-        **last,
-        "best_epoch": best["epoch"],
-        f"best_monitored_{measures.metric}": best[measures.monitored],
-        f"last_monitored_{measures.metric}": history[-1][measures.monitored],
-    }
-
-
-def _cost(trainee: Trainee, task: Task) -> dict[str, Any]:
-    seconds = trainee.seconds
-    images = len(task.data.labels) * trainee.epoch
-    return {
-        **trainee.cost(),
-        "train_seconds": seconds,
-        "images_per_second": images / seconds if seconds else 0.0,
-    }
+    sys.exit(main())

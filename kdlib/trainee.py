@@ -20,6 +20,7 @@ from kdlib.data.mixing import output_count
 from kdlib.distillers import Distiller, Pair, create_distiller
 from kdlib.distillers.base import SelfTaughtLoss
 from kdlib.distillers.boxes import BoxDistiller
+from kdlib.distributed import ALONE, Team
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, predict
 from kdlib.files import write_text
@@ -68,6 +69,7 @@ class Trainee:
         precision: ``float32`` or ``bfloat16`` (autocast; losses stay in float32).
         lesson: the teacher's shapes and the labels of the training set; ``None`` is enough for a
             method without parts of its own.
+        team: the processes that train it.
     """
 
     student: nn.Module
@@ -85,17 +87,19 @@ class Trainee:
         device: torch.device,
         precision: str,
         lesson: Lesson | None = None,
+        team: Team = ALONE,
     ) -> None:
-        self.config, self.classes, self.device = config, classes, device
+        self.config, self.classes, self.device, self.team = config, classes, device, team
         self.outputs = output_count(classes, config.augmentation)
         self.root, self.directory = root, run_directory(config, root)
         self.precision = precision
         self.history: list[dict[str, Any]] = []
         self.failure: DivergedError | None = None
-        self.parts = self._build(lesson)
-        self.learner = self.parts
+        self.parts = team.readied(self._build(lesson))
         self.optimiser = self._optimise()
         self._restore()
+        # Without cross-entropy nothing reads a classifier's logits; a detector's parts may rest.
+        self.learner = team.wrapped(self.parts, not getattr(self.distiller, "ce_weight", 0))
 
     def _build(self, lesson: Lesson | None) -> nn.Module:
         """All that has weights: the student, and its distiller."""
@@ -159,6 +163,11 @@ class Trainee:
         return {"device": self.device, "precision": self.precision}
 
     @property
+    def _shared(self) -> dict[str, Any]:
+        """The same, and with whom the images are shared."""
+        return {**self._place, "team": self.team}
+
+    @property
     def taught(self) -> bool:
         """Whether the student has a teacher to be compared with."""
         return self.config.teacher != "none"
@@ -169,10 +178,10 @@ class Trainee:
         return self.config.method
 
     def step(self, batch: AnyBatch, teacher: Any, lr: float, progress: float) -> dict[str, Tensor]:
-        """Learn from one batch; returns the loss terms, detached.
+        """Learn from one batch; returns the loss terms of the whole batch, detached.
 
         Args:
-            batch: the images, on the student's device.
+            batch: the images, on the student's device; of several processes, this one's part.
             teacher: what the teacher says of them; ``None`` for the student's own loss alone.
             lr: learning rate.
             progress: share of the training that is done, 0 to 1.
@@ -184,14 +193,15 @@ class Trainee:
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
             terms = self.learner(batch, teacher, progress)
         loss = torch.stack(list(terms.values())).sum()
-        if not math.isfinite(loss.item()):
-            raise DivergedError(self._not_finite(terms, lr))
+        told = self.team.means(terms, batch.portion)
+        if not math.isfinite(torch.stack(list(told.values())).sum().item()):
+            raise DivergedError(self._not_finite(told, lr))
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        self.team.weighted(loss, batch.portion).backward()
         if self.config.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parts.parameters(), self.config.gradient_clip)
         self.optimiser.step()
-        return {name: term.detach() for name, term in terms.items()}
+        return told
 
     def rate(self, done: int, steps_per_epoch: int) -> float:
         """Learning rate after ``done`` steps, those of a run before this one included."""
@@ -207,9 +217,9 @@ class Trainee:
         """What an epoch's row tells of held-out images: for curves, never for choosing."""
         measures = TASKS[self.config.task]
         if few.task == "segmentation":
-            (quality,) = evaluate_students([self.student], None, few, **self._place)
+            (quality,) = evaluate_students([self.student], None, few, **self._shared)
             return {measures.monitored: quality["results"][measures.metric]}
-        logits = predict(self.student, few, **self._place)
+        logits = predict(self.student, few, **self._shared)
         logits = logits[:, : self.classes]  # a student with more was taught rotations too
         return {measures.monitored: (logits.argmax(1) == few.labels).float().mean().item()}
 
@@ -222,7 +232,7 @@ class Trainee:
     ) -> list[dict[str, Any]]:
         """What the records say of the quality of trainees of this kind, one an entry."""
         students = [trainee.deployed() for trainee in trainees]
-        qualities = evaluate_students(students, teacher, data, **trainees[0]._place)
+        qualities = evaluate_students(students, teacher, data, **trainees[0]._shared)
         return [
             {**quality, "self_teacher": trainee._self_teacher(data)}
             for trainee, quality in zip(trainees, qualities, strict=True)
@@ -232,7 +242,7 @@ class Trainee:
         network = self.refined()
         if network is None:
             return None
-        return measure_self_teacher(network, data, self.config.input_size, **self._place)
+        return measure_self_teacher(network, data, self.config.input_size, **self._shared)
 
     def cost(self) -> dict[str, Any]:
         """Parameters, operations and latency of the network that is kept."""
@@ -241,10 +251,14 @@ class Trainee:
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Add a row of history and save a checkpoint that a killed run goes on from."""
         self.history.append(row)
+        if self.team.is_main:
+            self._save()
+
+    def _save(self) -> None:
         tensors = {f"model.{name}": value for name, value in self.parts.state_dict().items()}
         for name, value in optimiser_state(self.optimiser).items():
             tensors[f"momentum.{name}"] = value
-        facts = {"history": self.history, "precision": self.precision}
+        facts = {"history": self.history, "precision": self.precision, "team": self.team.facts}
         save_tensors(self._checkpoint, tensors, facts)
 
     def finish(self) -> None:
@@ -286,6 +300,16 @@ class Trainee:
         self.parts.load_state_dict(_under(tensors, "model."))
         restore_optimiser(self.optimiser, _under(tensors, "momentum."))
         self.history, self.precision = facts["history"], facts["precision"]
+        self._check_team(facts.get("team", ALONE.facts))
+
+    def _check_team(self, began: dict[str, Any]) -> None:
+        """Refuse to go on in another way than a run was begun: its numbers would be no one's."""
+        if began != self.team.facts:
+            raise KdlibError(
+                f"{self._checkpoint} is of a run that was begun with {_described(began)}; this "
+                f"launch has {_described(self.team.facts)}. Start it as it was begun, or delete "
+                "the checkpoint to begin anew."
+            )
 
     def _not_finite(self, terms: dict[str, Tensor], lr: float) -> str:
         values = ", ".join(f"{name} {term.item():.4g}" for name, term in terms.items())
@@ -294,6 +318,10 @@ class Trainee:
             f"({values}; learning rate {lr:.4g}). Lower learning_rate or weight; "
             f"the last good epoch is kept in {self._checkpoint}."
         )
+
+
+def _described(team: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in team.items())
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

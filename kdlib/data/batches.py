@@ -5,7 +5,7 @@ Photographs, and what is larger, stay where they are and go there batch by batch
 
 The order and the augmentation of an epoch are functions of the data seed and the epoch alone.
 They are drawn for all images before the first batch, so neither the batch size nor the number
-of students can shift them, and a resumed run meets the very same batches.
+of students or processes can shift them, and a resumed run meets the very same batches.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdlib.data.image_data import ImageData
-from kdlib.data.mixing import MIXING, Mixed, check_mixing, relabelled
+from kdlib.data.mixing import JOINT, MIXING, MIXTURES, Mixed, check_mixing, relabelled
 from kdlib.data.photographs import Photographs, random_places
 from kdlib.data.whole_photographs import WholePhotographs
+from kdlib.distributed import ALONE, Portion, Team
 from kdlib.errors import KdlibError, unknown
 from kdlib.seeds import derive_seed, generator
 from kdlib.tasks import IGNORED
@@ -35,12 +36,14 @@ class Batch(NamedTuple):
 
     Where pixels have classes, ``labels`` are these: (B, H, W) int64, ``IGNORED`` where none counts.
     ``mixed`` says what was mixed into them, and with which share; ``None`` where nothing was.
+    ``portion`` says which part of a batch they are; ``None`` where they are the whole.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     mixed: Mixed | None = None
+    portion: Portion | None = None
 
 
 class Batches:
@@ -55,6 +58,8 @@ class Batches:
             longer side; ``mixup``, ``cutmix`` and ``sla`` see :mod:`kdlib.data.mixing`. Masks are
             mirrored and cut with their images, and cannot be mixed.
         device: where the batches are made.
+        team: the processes that share the work. Each has its part of every batch of an epoch, and
+            in order every ``team.size``-th batch as a whole.
 
     Raises:
         KdlibError: an augmentation that does not exist, or not for these images.
@@ -66,18 +71,19 @@ class Batches:
         batch_size: int,
         augmentation: tuple[str, ...] = (),
         device: torch.device | str = "cpu",
+        team: Team = ALONE,
     ) -> None:
         _check_augmentation(augmentation, data)
         self.images = _placed(_of_one_size(data.images), torch.device(device))
         self.masks = None if data.masks is None else on_device(data.masks, torch.device(device))
         self.labels = data.labels.to(device)
-        self.batch_size = batch_size
+        self.batch_size, self.team = batch_size, team
         self.augmentation, self.classes = augmentation, len(data.classes)
         self._mean = torch.tensor(data.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(data.std, device=device).view(1, 3, 1, 1)
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches an epoch, of all processes together."""
         return len(parts_of(self.labels, self.batch_size))
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
@@ -89,7 +95,9 @@ class Batches:
         shifts = torch.randint(0, 2 * CROP_PADDING + 1, (count, 2), generator=stream).to(device)
         places = self._places(count, stream)
         chance = np.random.default_rng(derive_seed(seed, "mixing", epoch))
-        for indices, pixels in self._pixels(parts_of(order, self.batch_size), places):
+        own, portions = self._own(parts_of(order, self.batch_size))
+        pairs = zip(self._pixels(own, places), portions, strict=True)
+        for (indices, pixels), portion in pairs:
             if "flip" in self.augmentation:  # of whole numbers: a quarter of the bytes
                 pixels = torch.where(flips[indices].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
             images, labels = self._normalised(pixels), self._labels(indices, pixels)
@@ -97,14 +105,33 @@ class Batches:
                 images = _shifted(images, shifts[indices])
                 if labels.ndim > 1:
                     labels = _shifted(labels.unsqueeze(1), shifts[indices], IGNORED).squeeze(1)
-            batch = Batch(images, labels, indices)
-            yield relabelled(batch, self.augmentation, self.classes, chance)
+            yield self._mixed(Batch(images, labels, indices, portion=portion), chance)
 
     def in_order(self) -> Iterator[Batch]:
-        """Every image once, in its place, not augmented."""
+        """Every image once, in its place, not augmented; of several processes, in their turn."""
         order = torch.arange(len(self.labels), device=self.labels.device)
-        for indices, pixels in self._pixels(parts_of(order, self.batch_size), None):
+        parts = self.team.turns(parts_of(order, self.batch_size))
+        for indices, pixels in self._pixels(parts, None):
             yield Batch(self._normalised(pixels), self._labels(indices, pixels), indices)
+
+    @property
+    def _looks_back(self) -> bool:
+        """Whether the image before a part's first one is needed, to be mixed into that."""
+        return self.team.size > 1 and not set(MIXTURES).isdisjoint(self.augmentation)
+
+    def _own(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], list[Portion | None]]:
+        """This process's part of each batch."""
+        found = [self.team.own(part, neighbour=self._looks_back) for part in parts]
+        return [positions for positions, _ in found], [portion for _, portion in found]
+
+    def _mixed(self, batch: Batch, chance: np.random.Generator) -> Batch:
+        """The batch with the mixture and the rotations that are asked for."""
+        mixtures = [name for name in self.augmentation if name in MIXTURES]
+        batch = relabelled(batch, mixtures, self.classes, chance)
+        if self._looks_back:
+            batch = _without_first(batch)
+        joint = [name for name in self.augmentation if name == JOINT]
+        return relabelled(batch, joint, self.classes, chance)
 
     def _places(self, count: int, stream: torch.Generator) -> Tensor | None:
         if "random_crop" not in self.augmentation:
@@ -151,6 +178,17 @@ def parts_of(order: Tensor, size: int) -> list[Tensor]:
     if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
+
+
+def _without_first(batch: Batch) -> Batch:
+    """A mixed batch without the image that was there to be mixed into the second."""
+    mixed = cast("Mixed", batch.mixed)
+    return batch._replace(
+        images=batch.images[1:],
+        labels=batch.labels[1:],
+        indices=batch.indices[1:],
+        mixed=mixed._replace(labels=mixed.labels[1:]),
+    )
 
 
 def _check_augmentation(names: tuple[str, ...], data: ImageData) -> None:

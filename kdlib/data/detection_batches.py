@@ -5,7 +5,7 @@ and the image alone: neither the batch size nor the number of workers can shift 
 run meets the very same batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from kdlib.data.detection_augmentation import AUGMENTATIONS, DISTORTIONS, mirror
 from kdlib.data.detection_loader import Job, Maker, labels_of, packed_batches
 from kdlib.data.image_data import ImageData
 from kdlib.data.photographs import Photographs, worker_count
+from kdlib.distributed import ALONE, Portion, Team
 from kdlib.errors import KdlibError, unknown
 from kdlib.seeds import generator
 
@@ -29,11 +30,13 @@ class DetectionBatch(NamedTuple):
         targets: of each image ``boxes`` (n, 4) float32 and ``labels`` (n,) int64, the kinds + 1;
             crowds are left out, and n may be 0.
         indices: (B,) int64, positions in the data set.
+        portion: which part of a batch they are; ``None`` where they are the whole.
     """
 
     images: list[Tensor]
     targets: list[dict[str, Tensor]]
     indices: Tensor
+    portion: Portion | None = None
 
 
 class DetectionBatches:
@@ -52,6 +55,7 @@ class DetectionBatches:
         device: where the batches are made.
         workers: processes that make images; ``None`` for ``worker_count()`` with photographs and
             for none with images in memory.
+        team: the processes that share the work, see :class:`kdlib.data.batches.Batches`.
 
     Raises:
         KdlibError: the data has no objects, an augmentation does not exist, or the number of
@@ -65,15 +69,16 @@ class DetectionBatches:
         augmentation: tuple[str, ...] = (),
         device: torch.device | str = "cpu",
         workers: int | None = None,
+        team: Team = ALONE,
     ) -> None:
         self._maker = _maker(data, augmentation)
         self.labels = data.labels.to(device)
-        self.batch_size, self.augmentation = batch_size, augmentation
+        self.batch_size, self.augmentation, self.team = batch_size, augmentation, team
         self._workers = _checked_workers(workers, self._maker)
         self._at_once = _AtOnce(self._maker, torch.device(device)) if self._is_plain() else None
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches an epoch, of all processes together."""
         return len(parts_of(self.labels, self.batch_size))
 
     def epoch(self, seed: int, epoch: int) -> Iterator[DetectionBatch]:
@@ -82,31 +87,38 @@ class DetectionBatches:
         order = torch.randperm(count, generator=generator(seed, "order", epoch))
         flips = torch.rand(count, generator=generator(seed, "augmentation", epoch)) < 0.5
         flips &= torch.tensor("flip" in self.augmentation)
-        if self._at_once is not None:
-            return self._whole_batches(order, flips, self._at_once)
-        return self._made(self._maker, order, flips, seed, epoch)
+        own = [self.team.own(part) for part in parts_of(order, self.batch_size)]
+        made = self._batches([part for part, _ in own], flips, self._maker, seed, epoch)
+        for batch, (_, portion) in zip(made, own, strict=True):
+            yield batch._replace(portion=portion)
 
     def in_order(self) -> Iterator[DetectionBatch]:
-        """Every image once, in its place, not augmented."""
+        """Every image once, in its place, not augmented; of several processes, in their turn."""
         count = len(self.labels)
         order, flips = torch.arange(count), torch.zeros(count, dtype=torch.bool)
-        if self._at_once is not None:
-            return self._whole_batches(order, flips, self._at_once)
-        return self._made(replace(self._maker, names=()), order, flips)
+        parts = self.team.turns(parts_of(order, self.batch_size))
+        return self._batches(parts, flips, replace(self._maker, names=()))
 
     def _is_plain(self) -> bool:
         return isinstance(self._maker.images, Tensor) and not self._maker.names
 
-    def _whole_batches(
-        self, order: Tensor, flips: Tensor, images: "_AtOnce"
+    def _batches(
+        self,
+        parts: Sequence[Tensor],
+        flips: Tensor,
+        maker: Maker,
+        seed: int = 0,
+        epoch: int = 0,
     ) -> Iterator[DetectionBatch]:
-        for part in parts_of(order, self.batch_size):
-            yield images.batch(part, flips[part])
+        if self._at_once is not None:
+            images = self._at_once
+            return (images.batch(part, flips[part]) for part in parts)
+        return self._made(maker, parts, flips, seed, epoch)
 
     def _made(
-        self, maker: Maker, order: Tensor, flips: Tensor, seed: int = 0, epoch: int = 0
+        self, maker: Maker, parts: Sequence[Tensor], flips: Tensor, seed: int, epoch: int
     ) -> Iterator[DetectionBatch]:
-        parts, device = parts_of(order, self.batch_size), self.labels.device
+        device = self.labels.device
         jobs = [[Job(i, bool(flips[i]), seed, epoch) for i in part.tolist()] for part in parts]
         for part, packed in zip(parts, packed_batches(maker, jobs, self._workers), strict=True):
             moved = packed.moved(device)

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdlib.data.detection_batches import DetectionBatches
 from kdlib.data.image_data import ImageData
 from kdlib.detection.marks import DetectionMarks
+from kdlib.distributed import ALONE, Team
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluating
 from kdlib.models import count_parameters
@@ -35,7 +36,11 @@ def detect(
     found: list[Detections] = []
     with evaluating(detector):
         for batch in batches.in_order():
-            found += answer(detector, batch.images, precision)
+            found += _on_cpu(answer(detector, batch.images, precision))
+    return found
+
+
+def _on_cpu(found: Sequence[Detections]) -> list[Detections]:
     return [Detections(*(values.cpu() for values in one)) for one in found]
 
 
@@ -52,8 +57,11 @@ def evaluate_detectors(
     *,
     device: torch.device | str = "cpu",
     precision: str = "float32",
+    team: Team = ALONE,
 ) -> list[dict[str, Any]]:
     """What a record says of each detector's quality, from one pass over ``data``.
+
+    Several processes each take a part of the batches, and all have all results.
 
     Returns:
         For each detector ``results``, see :class:`~kdlib.detection.marks.DetectionMarks`; ``ssim``
@@ -65,10 +73,15 @@ def evaluate_detectors(
     if data.objects is None:
         raise KdlibError("There is no truth to compare detections with: load task='detection'.")
     marks = [DetectionMarks(len(data.classes), data.objects) for _ in detectors]
+    batches = DetectionBatches(data, batch_size, device=device, team=team)
+    found: list[list[list[Detections]]] = [[] for _ in detectors]
     with evaluating(*detectors):
-        for batch in DetectionBatches(data, batch_size, device=device).in_order():
-            for detector, mark in zip(detectors, marks, strict=True):
-                mark.add(answer(detector, batch.images, precision))
+        for batch in batches.in_order():
+            for detector, own in zip(detectors, found, strict=True):
+                own.append(_on_cpu(answer(detector, batch.images, precision)))
+    for mark, own in zip(marks, found, strict=True):
+        for detections in team.in_order(own):
+            mark.add(detections)
     return [{"results": mark.results(), "ssim": None, "relevance": None} for mark in marks]
 
 

@@ -53,7 +53,7 @@ class DetectorTrainee(Trainee):
 
     def monitor(self, few: ImageData, teacher: nn.Module | None) -> dict[str, float]:
         """The mAP at an IoU of 0.5 of some held-out images."""
-        (quality,) = evaluate_detectors([self.student], few.first(MONITORED), **self._place)
+        (quality,) = evaluate_detectors([self.student], few.first(MONITORED), **self._shared)
         name = TASKS[self.config.task].monitored
         return {name: quality["results"][name]}
 
@@ -66,7 +66,7 @@ class DetectorTrainee(Trainee):
         (shown,) = DetectionBatches(data.first(TIMED), TIMED, device=own[0].device).in_order()
         for trainee in own:
             trainee.shown = shown.images
-        return evaluate_detectors([trainee.student for trainee in own], data, **own[0]._place)
+        return evaluate_detectors([trainee.student for trainee in own], data, **own[0]._shared)
 
     def cost(self) -> dict[str, Any]:
         """Parameters, operations and latency, from images of the evaluation to detections."""

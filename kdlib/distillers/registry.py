@@ -70,6 +70,9 @@ class Method:
             pixel; those of ``BOXES`` read what a detector says at its positives.
         after: the run that must be finished before one of this method can begin, for it reads
             that run's files; ``None`` for methods that begin with nothing but their teacher.
+        couples: whether the loss of an image depends on the images beside it; where several
+            processes train, these are the ones of its process's part of the batch.
+        undivided: why several processes cannot train it together; empty where they can.
         settings: takes the options of a method without a loss of its own, and refuses bad ones.
     """
 
@@ -86,6 +89,8 @@ class Method:
     ramp: Callable[[float], float] = linear
     after: "Callable[[RunConfig], RunConfig] | None" = None
     settings: Callable[..., Any] | None = None
+    couples: bool = False
+    undivided: str = ""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -123,6 +128,7 @@ FRSKD = "Ji 2021, arXiv 2103.08273"
 # A classifier in a detector: p of a crop by the teacher, of a positive by the student.
 detecting = partial(Method, tasks=BOXES)
 CROPS = "Guo 2021, arXiv 2106.05209"
+OF_ALL_IMAGES = "when it has learnt, it looks at all training images at once"
 # The release's weight of the DCT loss is 1. Its variants differ in scale (their sum over three
 # stages of random features is 16 for release_a, 4 for dct), so each default makes the weighted
 # terms alike.
@@ -145,6 +151,7 @@ METHODS: dict[str, Method] = {
         30000.0,
         "Passalis 2018, arXiv 1803.10837",
         "mean p_t log p_t/p_s, p(i, j) ~ 1 + cos(e_i, e_j)",
+        couples=True,
     ),
     "vid": Method(
         VariationalLoss,
@@ -158,12 +165,14 @@ METHODS: dict[str, Method] = {
         3000.0,
         "Tung 2019, arXiv 1907.09682",
         "‖G_s - G_t‖^2 / B^2, G = row-normalised F F^T",
+        couples=True,
     ),
     "rkd": Method(
         RelationalLoss,
         1.0,
         "Park 2019, arXiv 1904.05068",
         "25 huber(distances of e) + 50 huber(angles of e)",
+        couples=True,
     ),
     "crd": Method(
         ContrastiveLoss,
@@ -172,6 +181,7 @@ METHODS: dict[str, Method] = {
         "-log h(e_s, e_t) - sum_K log(1 - h(e_s, e_t')), and s, t exchanged",
         fitted=True,
         reads=("label",),
+        undivided="each would keep a memory of all images of its own, and renew its own part",
     ),
     "semckd": Method(
         SemanticLoss,
@@ -179,6 +189,7 @@ METHODS: dict[str, Method] = {
         "Chen 2021, arXiv 2012.03236",
         "sum_st a_st mean (P_st(F_s) - F_t)^2 / S, a learned",
         fitted=True,
+        couples=True,
     ),
     "reviewkd": Method(
         ReviewLoss,
@@ -255,6 +266,7 @@ METHODS: dict[str, Method] = {
         4.0,
         "control: AT, levels balanced",
         "as at, each stage over its running mean",
+        couples=True,
     ),
     "parseval_twin": Method(
         partial(preset, "parseval_twin"), 4.0, "control: dct, no transform", "as dct, D = A - mean"
@@ -353,6 +365,7 @@ STAGES: dict[str, Method] = {
         fitted=True,
         ce_weight=0.0,
         reads=("codes",),
+        undivided=OF_ALL_IMAGES,
     ),
     "srm_init": Method(
         InitialisationLoss,
@@ -363,5 +376,6 @@ STAGES: dict[str, Method] = {
         ce_weight=0.0,
         reads=("codes",),
         after=dictionary_of,
+        undivided=OF_ALL_IMAGES,
     ),
 }

@@ -1,0 +1,213 @@
+"""Several processes that train one student together: which of them this is, what they share.
+
+``accelerate launch`` starts them; each has a device and its part of every batch. One process by
+itself is a team of one, for which nothing here changes anything.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import chain, zip_longest
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from kdlib.errors import KdlibError
+
+LEAST = 2
+"""Images of a process in a step: a batch norm of maps of one pixel needs two."""
+PATIENCE = timedelta(hours=1)
+"""How long processes wait for one of them, or for another launch that trains the same run."""
+Item = TypeVar("Item")
+
+
+class Portion(NamedTuple):
+    """Which part of a batch one of several processes has.
+
+    Attributes:
+        counted: images that count; 0 for a process that a small batch has no images left for. It
+            takes the step with images of another, which weigh nothing.
+        whole: images of the whole batch.
+    """
+
+    counted: int
+    whole: int
+
+    @property
+    def share(self) -> float:
+        """The part's weight in a mean over the batch, 0 to 1."""
+        return self.counted / self.whole
+
+
+@dataclass(frozen=True)
+class Team:
+    """One of the processes that train together.
+
+    Attributes:
+        rank: its number, from 0; process 0, the main one, alone writes files.
+        size: how many there are.
+        device: where it works; ``None`` leaves that to whoever trains.
+        synchronised: whether batch norms take means over all processes' images, not over their
+            own. The main process's running means are kept either way.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device | None = None
+    synchronised: bool = False
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the process that writes."""
+        return self.rank == 0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a result depends on; goes into records and checkpoints."""
+        if self.size == 1:
+            return {"processes": 1}
+        return {"processes": self.size, "batch_norm": "all" if self.synchronised else "own"}
+
+    def own(self, batch: Tensor, neighbour: bool = False) -> tuple[Tensor, Portion | None]:
+        """The part of a batch's positions (B,) that this process has, and which part that is.
+
+        Args:
+            batch: positions of images.
+            neighbour: put the image before the part's first one in front of it, too; it is not
+                counted. Before the batch's first image comes its last.
+        """
+        if self.size == 1:
+            return batch, None
+        busy = max(1, min(self.size, len(batch) // LEAST))
+        parts = torch.arange(len(batch)).tensor_split(busy)
+        counts = self.rank < busy
+        rows = parts[self.rank] if counts else parts[0][:LEAST]
+        portion = Portion(len(rows) if counts else 0, len(batch))
+        if neighbour:
+            rows = torch.cat([rows[:1] - 1, rows])
+        return batch[rows], portion
+
+    def turns(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items that are this process's turn: every ``size``-th."""
+        return items[self.rank :: self.size]
+
+    def in_order(self, mine: list[Item]) -> list[Item]:
+        """What all processes made of their :meth:`turns`, in the order of the items."""
+        if self.size == 1:
+            return mine
+        rounds = zip_longest(*([(item,) for item in items] for items in self.gathered(mine)))
+        return [turn[0] for turn in chain.from_iterable(rounds) if turn is not None]
+
+    def gathered(self, mine: Item) -> list[Item]:
+        """What each process has, in their order; tensors must be on the CPU."""
+        if self.size == 1:
+            return [mine]
+        found: list[Any] = [None] * self.size
+        distributed.all_gather_object(found, mine)
+        return found
+
+    def from_main(self, value: Item) -> Item:
+        """What the main process has."""
+        if self.size == 1:
+            return value
+        held = [value]
+        distributed.broadcast_object_list(held, src=0, device=self.device)
+        return held[0]
+
+    def means(self, terms: Mapping[str, Tensor], portion: Portion | None) -> dict[str, Tensor]:
+        """Loss terms (scalars) as means over the whole batch's images, without a graph."""
+        told = {name: term.detach() for name, term in terms.items()}
+        if portion is None:
+            return told
+        total = torch.stack(list(told.values())).double() * portion.share
+        distributed.all_reduce(total)
+        return dict(zip(told, total, strict=True))
+
+    def weighted(self, loss: Tensor, portion: Portion | None) -> Tensor:
+        """A loss whose gradients' mean over processes is that of the whole batch's mean."""
+        return loss if portion is None else loss * (self.size * portion.share)
+
+    def readied(self, parts: nn.Module) -> nn.Module:
+        """The parts with the batch norms that this team is for; their tensors stay the same."""
+        if self.size == 1 or not self.synchronised:
+            return parts
+        return nn.SyncBatchNorm.convert_sync_batchnorm(parts)
+
+    def wrapped(self, parts: nn.Module, some_unused: bool = False) -> nn.Module:
+        """What a step calls: the parts, whose gradients processes average.
+
+        Buffers are not sent in every step, as is usual; :meth:`share_buffers` does it once an
+        epoch.
+
+        Args:
+            parts: the modules that learn; all processes begin with the main one's tensors.
+            some_unused: whether a step may leave some parameters without a gradient.
+        """
+        if self.size == 1:
+            return parts
+        return DistributedDataParallel(
+            parts,
+            forward_sync_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=some_unused,
+        )
+
+    def share_buffers(self, parts: nn.Module) -> None:
+        """Give all processes the main one's buffers: running means above all."""
+        if self.size > 1:
+            for buffer in parts.buffers():
+                distributed.broadcast(buffer, src=0)
+
+    def wait(self) -> None:
+        """Go on when all processes have come here."""
+        if self.size > 1:
+            distributed.barrier()
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process does what is inside first, then all others.
+
+        It makes what others then find on the disk, and is the one to tell what is wrong.
+        """
+        if not self.is_main:
+            self.wait()
+        yield
+        if self.is_main:
+            self.wait()
+
+
+ALONE = Team()
+
+
+def launched_team(device: str | None = None, synchronised: bool = False) -> Team:
+    """The team that ``accelerate launch`` has started this process in; of one, without it.
+
+    Args:
+        device: ``cpu``, or ``cuda``: each process has a GPU of its own; by default GPUs if there
+            are any.
+        synchronised: see :class:`Team`.
+
+    Raises:
+        KdlibError: batch norms cannot be synchronised there.
+    """
+    from accelerate import PartialState  # type: ignore[import-untyped]
+
+    state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
+    if state.num_processes == 1:
+        return Team(device=torch.device(device) if device else None)
+    if synchronised and state.device.type != "cuda":
+        raise KdlibError(
+            f"Batch norms are synchronised between GPUs alone, and this launch is on "
+            f"'{state.device.type}'; leave --sync-batch-norm out: each process then has its own."
+        )
+    return Team(state.process_index, state.num_processes, state.device, synchronised)
+
+
+def left_by_others(error: Exception) -> bool:
+    """Whether an error is no more than that another process of the team has ended."""
+    told = str(error).lower()
+    lost = ("gloo", "nccl", "connection", "peer")
+    return isinstance(error, RuntimeError) and any(word in told for word in lost)

@@ -1,0 +1,91 @@
+"""What each process of a team has to do, without any process being started."""
+
+import re
+
+import pytest
+import torch
+from training import tiny
+
+from kdlib.data import load_data
+from kdlib.data.batches import Batches
+from kdlib.data.detection_batches import DetectionBatches
+from kdlib.distributed import ALONE, Portion, Team
+from kdlib.errors import KdlibError
+from kdlib.train import check_team
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+@pytest.mark.parametrize("count", [2, 3, 5, 16, 33])
+def test_every_image_of_a_batch_counts_once(count, size):
+    batch = torch.randperm(count)
+    parts = [Team(rank, size).own(batch) for rank in range(size)]
+    counted = [part for part, portion in parts if portion.counted]
+    assert torch.equal(torch.cat(counted), batch)
+    assert all(len(part) >= 2 for part, _ in parts)
+    assert sum(portion.share for _, portion in parts) == pytest.approx(1)
+    assert {portion.whole for _, portion in parts} == {count}
+
+
+def test_the_main_process_always_counts():
+    assert Team(0, 8).own(torch.arange(2))[1] == Portion(2, 2)
+    assert Team(7, 8).own(torch.arange(2))[1] == Portion(0, 2)
+
+
+def test_alone_a_batch_is_what_it_is():
+    batch = torch.arange(5)
+    assert ALONE.own(batch) == (batch, None)
+    assert ALONE.in_order([1, 2]) == [1, 2] and ALONE.from_main(3) == 3
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize(
+    "augmentation", [("flip", "crop"), ("flip", "mixup"), ("crop", "cutmix"), ("cutmix", "sla")]
+)
+def test_an_image_is_augmented_the_same_in_every_team(augmentation, size):
+    scenes = load_data("scenes", "train", size=27, image_size=32)
+    whole = list(Batches(scenes, 12, augmentation).epoch(3, 1))
+    parts = [
+        list(Batches(scenes, 12, augmentation, team=Team(rank, size)).epoch(3, 1))
+        for rank in range(size)
+    ]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        counted = [share for share in shares if share.portion.counted]
+        for position in batch.indices.unique():  # of joint labels every image is there four times
+            rows = batch.indices == position
+            (own,) = [share for share in counted if (share.indices == position).any()]
+            mine = own.indices == position
+            assert torch.equal(own.images[mine], batch.images[rows])
+            assert torch.equal(own.labels[mine], batch.labels[rows])
+            if batch.mixed:
+                assert own.mixed.share == batch.mixed.share
+                assert torch.equal(own.mixed.labels[mine], batch.mixed.labels[rows])
+
+
+def test_objects_are_shared_out_with_their_images():
+    scenes = load_data("scenes", "train", size=9, image_size=32, task="detection")
+    (whole,) = DetectionBatches(scenes, 9, ("flip",)).epoch(0, 0)
+    parts = [
+        next(iter(DetectionBatches(scenes, 9, ("flip",), team=Team(rank, 2)).epoch(0, 0)))
+        for rank in range(2)
+    ]
+    assert [part.portion for part in parts] == [Portion(5, 9), Portion(4, 9)]
+    images = [image for part in parts for image in part.images]
+    targets = [target for part in parts for target in part.targets]
+    assert all(map(torch.equal, images, whole.images))
+    for mine, theirs in zip(targets, whole.targets, strict=True):
+        assert torch.equal(mine["boxes"], theirs["boxes"])
+
+
+@pytest.mark.parametrize("method", ["crd", "crd+kd", "srm_dictionary", "srm_init"])
+def test_methods_that_look_beyond_their_batch_are_refused(method):
+    with pytest.raises(
+        KdlibError, match=f"'{method}' cannot.*2 processes.*in one".replace("+", r"\+")
+    ):
+        check_team([tiny(method=method)], Team(0, 2))
+    check_team([tiny(method=method)], ALONE)
+
+
+def test_a_batch_that_is_too_small_for_the_team_is_refused():
+    with pytest.raises(KdlibError, match="16 images.*9 processes.*at most 8"):
+        check_team([tiny(batch_size=16)], Team(0, 9))
+    check_team([tiny(batch_size=16)], Team(0, 8))
