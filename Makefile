@@ -8,6 +8,7 @@ EPOCHS ?=
 IMAGES ?=
 DATA_ROOT ?=
 JOBS ?= all
+EXECUTOR ?= local
 # The first Python on this machine that the pinned packages support.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -21,12 +22,16 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # No lock of the folder, which a killed batch would leave behind: each run has a lock of its own,
 # which the system takes back. Whatever a failed job has finished is kept, and the other jobs go
 # on. A record is made again only when it is missing, whatever else has changed since.
-SNAKEMAKE := snakemake --snakefile workflow/Snakefile --cores $(JOBS) --nolock \
+# On a cluster JOBS are those that are submitted, by default as many as its profile says.
+SUBMITTED := $(if $(filter-out all,$(JOBS)),--jobs $(JOBS))
+SIDE_BY_SIDE := $(if $(filter slurm,$(EXECUTOR)),$(SUBMITTED),--cores $(JOBS))
+PLACE := $(if $(filter-out local,$(EXECUTOR)),--profile workflow/profiles/$(EXECUTOR))
+SNAKEMAKE := snakemake --snakefile workflow/Snakefile $(PLACE) $(SIDE_BY_SIDE) --nolock \
 	--rerun-incomplete --keep-incomplete --keep-going --rerun-triggers mtime \
 	--quiet host rules reason
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb)) $(sort $(wildcard notebooks/solutions/*.ipynb))
 
-export PROFILE DATASET METHODS SEEDS EPOCHS IMAGES DATA_ROOT JOBS
+export PROFILE DATASET METHODS SEEDS EPOCHS IMAGES DATA_ROOT JOBS EXECUTOR
 
 .PHONY: help check install reproduce test lab notebooks bench lock clean
 # Prerequisites in the order written: arguments are checked before anything is installed.
@@ -50,6 +55,7 @@ help:
 	@echo "  IMAGES     to train with, such as 1000 for a trial [the profile's]"
 	@echo "  DATA_ROOT  folder of the real data sets [the variable KDLIB_DATA]"
 	@echo "  JOBS       jobs side by side [all: one a core]"
+	@echo "  EXECUTOR   where they run: local, gpus (each on a GPU of its own), slurm [local]"
 	@echo "Any target takes PYTHON, 3.11 to 3.13 [$(PYTHON)]. Interrupt and repeat at will."
 	@echo
 	@$(PYTHON) workflow/check_arguments.py --valid

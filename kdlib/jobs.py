@@ -22,6 +22,7 @@ NOT_OF_TEACHERS = OF_STUDENTS_NOTEBOOK | {
     "student", "epochs", "teacher_epochs", "teacher_weights", "teacher_seed", "start",
     "teacher_start", "teacher_learning_rate", "data_seed", "init_seed",
 }  # fmt: skip
+AWAITED_PRIORITY = 1000
 OF_EACH_STUDENT = {"method_options", "weight", "ce_weight", "kd_weight", "optimiser"}
 
 
@@ -108,6 +109,34 @@ def students_job(group: Sequence[RunConfig]) -> Job:
     parameters = {"methods": [run.method for run in group], "options": options, **shared}
     needs = tuple(needed_by(group))
     return Job(_name(STUDENTS_NOTEBOOK, group), STUDENTS_NOTEBOOK, parameters, tuple(group), needs)
+
+
+def as_plan(runs: Sequence[RunConfig], root: Path, largest: int) -> dict[str, Any]:
+    """What a batch is to do, JSON-ready, so that it is planned once and read by all its processes.
+
+    Args:
+        runs: what is wanted.
+        root: the folder of runs.
+        largest: students in one lock-step job at most.
+
+    Returns:
+        ``wanted``, the records of the runs, and ``jobs``: of each its ``name``, ``notebook``,
+        ``parameters``, the records in ``makes`` and ``needs``, and its ``priority``: first what
+        others wait for, then the longest, so that no core idles at the end.
+    """
+    jobs = plan(runs, root, largest)
+    awaited = {run for job in jobs for run in _records(job.needs, root)}
+    entries = []
+    for job in jobs:
+        makes, needs = _records(job.runs, root), _records(job.needs, root)
+        priority = AWAITED_PRIORITY if awaited & set(makes) else len(makes)
+        entry = {"name": job.name, "notebook": job.notebook, "parameters": job.parameters}
+        entries.append({**entry, "makes": makes, "needs": needs, "priority": priority})
+    return {"wanted": _records(runs, root), "jobs": entries}
+
+
+def _records(runs: Sequence[RunConfig], root: Path) -> list[str]:
+    return [record_path(run, root) for run in runs]
 
 
 def record_path(run: RunConfig, root: Path) -> str:

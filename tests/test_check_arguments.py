@@ -51,6 +51,7 @@ def test_a_method_is_accepted_where_the_library_accepts_it(check, method, modifi
         ({"SEEDS": "0 -1"}, "whole numbers from 0"),
         ({"DATA_ROOT": "no/such/folder"}, "not a folder"),
         ({"JOBS": "0"}, "valid: all"),
+        ({"EXECUTOR": "slrum"}, "Did you mean 'slurm'?"),
         ({"EPOCHS": "0"}, "EPOCHS is '0'; valid: a whole number from 1"),
         ({"EPOCHS": "1.5"}, "EPOCHS is '1.5'"),
         ({"IMAGES": "all"}, "IMAGES is 'all'; valid: a whole number from 1"),
@@ -68,6 +69,7 @@ def test_a_misspelt_variable_is_refused(check, capsys):
 
 def test_right_values_pass_without_any_package():
     variables = {"PROFILE": "full", "METHODS": "at, dct+gate+kd", "SEEDS": "0,1", "EPOCHS": "1"}
+    variables |= {"EXECUTOR": "slurm"}
     # -S and -I: as on a machine where nothing has been installed.
     command = [sys.executable, "-I", "-S", str(SCRIPT), "PROFILE=full"]
     done = subprocess.run(command, env=variables, capture_output=True, text=True)

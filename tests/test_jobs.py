@@ -1,5 +1,6 @@
 """A batch's jobs name exactly the runs that are missing, and ask the notebooks for just those."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -104,6 +105,21 @@ def test_the_students_notebook_trains_the_teachers_that_their_own_has_no_word_fo
     assert as_notebook_05(found[0].parameters) == [wanted[0].teacher_config()]
     valid = set(parameter_defaults(NOTEBOOKS / f"{jobs.STUDENTS_NOTEBOOK}.ipynb"))
     assert all(set(job.parameters) <= valid for job in found)
+
+
+def test_a_plan_names_the_records_that_each_job_makes_and_needs(tmp_path):
+    wanted = runs("student", "kd", "at")
+    plan = jobs.as_plan(wanted, tmp_path, 6)
+    teacher = jobs.record_path(wanted[1].teacher_config(), tmp_path)
+    records = [jobs.record_path(run, tmp_path) for run in wanted]
+    assert plan["wanted"] == records
+    first, plain, pair = plan["jobs"]
+    assert (first["makes"], first["needs"]) == ([teacher], [])
+    assert (plain["makes"], plain["needs"]) == (records[:1], [])
+    assert (pair["makes"], pair["needs"]) == (records[1:], [teacher])
+    # What others wait for goes first, then the longest.
+    assert first["priority"] > pair["priority"] > plain["priority"]
+    assert json.loads(json.dumps(plan)) == plan
 
 
 def test_names_of_jobs_are_unique_and_repeatable(tmp_path):

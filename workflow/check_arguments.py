@@ -17,7 +17,8 @@ sys.path.insert(0, str(ROOT))
 from kdlib.errors import KdlibError, unknown  # noqa: E402
 
 VARIABLES = (
-    "PROFILE", "DATASET", "METHODS", "SEEDS", "EPOCHS", "IMAGES", "DATA_ROOT", "JOBS", "PYTHON",
+    "PROFILE", "DATASET", "METHODS", "SEEDS", "EPOCHS", "IMAGES", "DATA_ROOT", "JOBS",
+    "EXECUTOR", "PYTHON",
 )  # fmt: skip
 OLDEST, NEWEST = (3, 11), (3, 13)
 
@@ -41,6 +42,7 @@ def main(arguments: list[str], given: Mapping[str, str]) -> int:
         check_number("IMAGES", given.get("IMAGES", ""))
         check_data_root(given.get("DATA_ROOT", ""))
         check_jobs(given.get("JOBS", ""))
+        check_executor(given.get("EXECUTOR", ""))
     except KdlibError as error:
         print(error, file=sys.stderr)
         return 2
@@ -70,6 +72,12 @@ def registry(file: str, name: str) -> dict[str, Any]:
 def profiles() -> list[str]:
     """Names of the profiles."""
     return sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
+
+
+def executors() -> list[str]:
+    """Where jobs can run: on this machine, or as one of Snakemake's profiles here says."""
+    found = (ROOT / "workflow" / "profiles").glob("*/config.yaml")
+    return ["local", *sorted(path.parent.name for path in found)]
 
 
 def datasets() -> list[str]:
@@ -104,6 +112,7 @@ def print_valid() -> None:
     """Print the names that the variables may have."""
     print("valid PROFILE:", ", ".join(profiles()))
     print("valid DATASET:", ", ".join(datasets()))
+    print("valid EXECUTOR:", ", ".join(executors()))
     print("valid METHODS:", ", ".join(methods()))
     print("               each, where it has a loss of its own, with +" + " +".join(modifiers()))
 
@@ -176,6 +185,12 @@ def check_jobs(jobs: str) -> None:
     """Refuse a number of jobs that is neither ``all`` nor a whole number of 1 or more."""
     if jobs and jobs != "all" and not _is_positive(jobs):
         raise KdlibError(f"JOBS is '{jobs}'; valid: all, or a whole number from 1.")
+
+
+def check_executor(name: str) -> None:
+    """Refuse a place to run that there is no profile of Snakemake for."""
+    if name and name not in executors():
+        raise unknown("EXECUTOR", name, executors())
 
 
 def _is_positive(text: str) -> bool:

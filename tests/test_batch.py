@@ -1,0 +1,66 @@
+"""A job of a batch: a failure is tried again, a mistake is not."""
+
+import nbformat
+import pytest
+
+from kdlib import batch
+from kdlib.errors import KdlibError
+from kdlib.gpus import VISIBLE
+
+HEAD = "import pathlib, os\ncount = pathlib.Path(place) / 'tries'\n"
+HEAD += "count.write_text(count.read_text() + '|' if count.exists() else '|')\n"
+ENDINGS = {
+    "well": "",
+    "fails": "raise RuntimeError('the machine died')",
+    "mistaken": "from kdlib.errors import KdlibError\nraise KdlibError('no such method')",
+}
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Run a notebook that counts its tries, and ends as told."""
+
+    def run(ending: str, attempt: int, *more: str) -> tuple[int, int]:
+        parameters = nbformat.v4.new_code_cell("place = ''", metadata={"tags": ["parameters"]})
+        cells = [parameters, nbformat.v4.new_code_cell(HEAD + ENDINGS[ending])]
+        path = tmp_path / "job.ipynb"
+        kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+        given = ["--parameters", f'{{"place": "{tmp_path}"}}', "--attempt", str(attempt)]
+        output = ["--output", str(tmp_path / "out" / "job.ipynb")]
+        status = batch.main([str(path), *output, *given, *more])
+        tries = tmp_path / "tries"
+        return status, len(tries.read_text()) if tries.exists() else 0
+
+    return run
+
+
+def test_a_failure_is_tried_again_and_leaves_nothing_when_it_ends_well(job, tmp_path):
+    assert job("fails", 1) == (batch.EXIT_FAILED, 1)
+    assert job("well", 2) == (0, 2)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["job.ipynb"]
+
+
+def test_a_mistake_is_made_once_a_batch(job, capsys):
+    assert job("mistaken", 1) == (batch.EXIT_MISTAKE, 1)
+    assert job("mistaken", 2) == (batch.EXIT_MISTAKE, 1)
+    assert "no such method" in capsys.readouterr().err.split("Not tried again:")[1]
+    assert job("well", 1) == (0, 2)
+
+
+def test_a_parameter_that_the_notebook_lacks_is_a_mistake(job, capsys):
+    assert job("well", 1, "--parameters", '{"plaec": 1}') == (batch.EXIT_MISTAKE, 0)
+    assert "place" in capsys.readouterr().err
+
+
+def test_too_few_gpus_are_a_mistake(job, monkeypatch, capsys):
+    monkeypatch.setenv(VISIBLE, "0")
+    assert job("well", 1, "--gpus", "2") == (batch.EXIT_MISTAKE, 0)
+    assert "gpus_per_job=1" in capsys.readouterr().err
+
+
+def test_what_a_full_disk_did_is_no_mistake():
+    class FullDiskError(KdlibError):
+        """As kdlib tells it."""
+
+    assert not batch.is_mistake(FullDiskError("no room"))
