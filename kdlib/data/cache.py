@@ -11,9 +11,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +90,9 @@ def _fill(
     with writing(folder, OTHERWISE):
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write_arrays(temporary, count, make, progress)
+        for file, content in _contents(temporary, count, make, progress):
+            with writing(folder, OTHERWISE), file.open("ab") as end:
+                end.write(content)
         with writing(folder, OTHERWISE):
             sums = {path.name: checksum(path) for path in temporary.glob("*.npy")}
             (temporary / "checksums.json").write_text(json.dumps(sums))
@@ -100,29 +101,27 @@ def _fill(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_arrays(
+def _contents(
     folder: Path, count: int, make: Callable[[NDArray[np.int64]], Arrays], progress: bool
-) -> None:
-    """Row after row, with plain writes: into a file mapped in memory, a full disk would kill."""
-    files: dict[str, BinaryIO] = {}
-    with ExitStack() as opened:
-        for rows in tqdm(list(_chunks(count)), "composing", unit="chunk", disable=not progress):
-            made = make(rows)
-            with writing(folder, OTHERWISE):
-                for name, values in made.items():
-                    if name not in files:
-                        file = (folder / f"{name}.npy").open("wb")
-                        files[name] = opened.enter_context(file)
-                        _write_header(file, count, values)
-                    files[name].write(np.ascontiguousarray(values).data)
-                    files[name].flush()
+) -> Iterator[tuple[Path, bytes | memoryview]]:
+    """What is to be appended to which file, row after row.
+
+    Files that are mapped into memory would be written faster, but a full disk would kill then.
+    """
+    for rows in tqdm(list(_chunks(count)), "composing", unit="chunk", disable=not progress):
+        for name, values in make(rows).items():
+            path = folder / f"{name}.npy"
+            if rows[0] == 0:
+                yield path, _header(count, values)
+            yield path, np.ascontiguousarray(values).data
 
 
-def _write_header(file: BinaryIO, count: int, values: NDArray) -> None:
+def _header(count: int, values: NDArray) -> bytes:
     described = np.lib.format.header_data_from_array_1_0(values)
-    shape = (count, *values.shape[1:])
-    header = {**described, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
+    header = {**described, "fortran_order": False, "shape": (count, *values.shape[1:])}
+    text = BytesIO()
+    np.lib.format.write_array_header_1_0(text, header)
+    return text.getvalue()
 
 
 def _chunks(count: int) -> Iterator[NDArray[np.int64]]:

@@ -1,0 +1,120 @@
+"""Children to whom bad things are done: killed, without room, without privileges."""
+
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import torch
+from training import history_of, result_of
+
+from kdlib import cli
+from kdlib.checkpoints import load_tensors
+from kdlib.files import PARTIAL
+from kdlib.runs import RunConfig, read_record, run_directory
+from kdlib.train import fit
+
+CONTEXT = multiprocessing.get_context("fork")  # an import of torch takes longer than a tiny run
+DROP_BOUND, OVERRIDE, SEARCH = 24, 1, 2  # of prctl(2); capabilities(7) that let root pass
+
+
+def begin(act: Callable[[], object]) -> BaseProcess:
+    """Start ``act`` in a child that leaves on SIGTERM as the command line does."""
+    process = CONTEXT.Process(target=_act, args=(act,))
+    process.start()
+    return process
+
+
+def _act(act: Callable[[], object]) -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, cli._stop)
+    act()
+
+
+def outcome(act: Callable[[], Any]) -> Any:
+    """What ``act`` gives in a child, or the exception that it raised there."""
+    ours, theirs = CONTEXT.Pipe()
+    process = begin(lambda: _send(theirs, act))
+    theirs.close()
+    try:
+        found = ours.recv()
+    except EOFError:
+        process.join()
+        raise AssertionError(f"the child left with {process.exitcode}") from None
+    process.join()
+    return found
+
+
+def _send(to: Connection, act: Callable[[], Any]) -> None:
+    try:
+        found = act()
+    except Exception as error:
+        found = error
+    to.send(found if not isinstance(found, Exception) else _plain(found))
+
+
+def _plain(error: Exception) -> Exception:
+    """The same error by its kind and text, for not every one can be sent."""
+    return type(error)(str(error))
+
+
+def with_room(size: int, act: Callable[[], Any]) -> Callable[[], Any]:
+    """``act`` where no file can grow beyond ``size`` bytes."""
+
+    def limited() -> Any:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        return act()
+
+    return limited
+
+
+def unprivileged() -> None:
+    """Before a program is executed: let permissions hold for it, even if root starts it."""
+    if sys.platform == "linux" and os.geteuid() == 0:
+        system = ctypes.CDLL(None)
+        for capability in (OVERRIDE, SEARCH):
+            assert system.prctl(DROP_BOUND, capability, 0, 0, 0) == 0
+
+
+def learning(config: RunConfig, root: Path) -> Callable[[], object]:
+    """Train a run, or go on training it."""
+    return lambda: fit([config], root, progress=False)
+
+
+def copy_of(taught: Path, root: Path) -> Path:
+    """A folder of runs that holds what ``taught`` does."""
+    copytree(taught, root)
+    return root
+
+
+def check_nothing_half_written(config: RunConfig, root: Path) -> None:
+    """Whatever has its final name is whole."""
+    directory = run_directory(config, root)
+    for path in directory.glob("[!.]*.safetensors"):
+        load_tensors(path)
+    if (directory / "record.json").exists():
+        read_record(directory / "record.json")
+        load_tensors(directory / "weights.safetensors")
+
+
+def check_like(config: RunConfig, root: Path, undisturbed: Path) -> None:
+    """A run ended as an undisturbed one did, and nothing else is left of it."""
+    ours, theirs = (run_directory(config, one) for one in (root, undisturbed))
+    records = [read_record(one / "record.json") for one in (ours, theirs)]
+    assert result_of(records[0]) == result_of(records[1])
+    assert history_of(ours) == history_of(theirs)
+    assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()}
+
+
+def remains(root: Path) -> list[Path]:
+    """Files that were being written when somebody was killed."""
+    return list(root.rglob(f".*{PARTIAL}"))
