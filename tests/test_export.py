@@ -14,14 +14,17 @@ import torch
 from PIL import Image
 from training import tiny
 
+from benchmarks import deployment
 from kdlib.cli import main
 from kdlib.data.batches import Batches
+from kdlib.docs_blocks.deployment import blocks
 from kdlib.errors import KdlibError
 from kdlib.export import FORMATS, ExportError, Plan, export_run
 from kdlib.export.deployed import first_images
 from kdlib.export.finding import find_student
 from kdlib.export.formats import format_of
 from kdlib.export.report import report
+from kdlib.markdown import check_block
 from kdlib.run_data import evaluation_data
 from kdlib.runs import read_record, write_record
 from kdlib.train import fit
@@ -104,7 +107,7 @@ def test_student_and_teacher_are_scored_and_timed_beside_their_records(name, roo
         assert set(found["latency_ms"]) == {"PyTorch", FORMATS[name].runtime}
         assert all(ms > 0 for times in found["latency_ms"].values() for ms in times.values())
     told = report(record)
-    assert "1 thread(s)" in told
+    assert "1 thread, torch 2." in told
     assert "| teacher |" in told
 
 
@@ -120,6 +123,23 @@ def test_the_page_of_the_docs_is_code_that_runs_without_kdlib(exports, tmp_path)
     assert len(told) == 2
     assert told[0] == told[1]
     assert told[0].strip() in exports("onnx")[1]["facts"]["classes"]
+
+
+def test_the_page_says_what_was_measured():
+    for name, text in blocks(ROOT / "benchmarks" / "results").items():
+        check_block(ROOT / "docs" / "deployment.md", name, text)
+
+
+def test_the_benchmark_has_each_format_and_its_page_shows_them(exports, tmp_path, monkeypatch):
+    monkeypatch.setattr(deployment, "export_run", lambda run, root, plan: exports(plan.format)[1])
+    assert deployment.main([STUDENT.run_id, "--to", str(tmp_path / "deployment.json")]) == 0
+    shown = blocks(tmp_path)["deployment"]
+    assert all(f"--format {name}" in shown for name in FORMATS)
+    assert STUDENT.run_id in shown
+
+
+def test_a_page_without_measurements_says_how_to_make_them(tmp_path):
+    assert "python -m benchmarks.deployment" in blocks(tmp_path)["deployment"]
 
 
 def _run(code, folder):

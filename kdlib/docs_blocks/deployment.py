@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from kdlib.export.report import checked, gains, size_table, speed_table, where
 
@@ -22,11 +23,14 @@ def _deployment(path: Path) -> str:
     facts, source = records[0]["facts"], records[0]["provenance"]
     run = f"Run `{facts['run_id']}`, trained at commit {(facts['commit'] or '?')[:7]}"
     parts = [
-        f"{run}; exported at {source['commit'][:7]}.",
+        f"{run}; exported at {source['commit'][:7]}.\n",
         size_table(list(formats.values())),
-        speed_table(records),
-        *(f"{' '.join(gains(record))}\n" for record in formats.values()),
-        *(f"`{name}`: {checked(record)}\n" for name, record in formats.items()),
-        where(records),
+        *(_of_record(record) for record in records),
     ]
     return "\n".join(parts)
+
+
+def _of_record(record: dict[str, Any]) -> str:
+    """How fast one format is, and how exact."""
+    title = f"**{record['runtime']}** (`--format {record['format']}`). {where(record)}\n"
+    return "\n".join([title, speed_table(record), f"{gains(record)} {checked(record)}\n"])

@@ -6,6 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kdlib.data.image_data import ImageData
 from kdlib.export.deployed import Deployed
 from kdlib.export.finding import Trained
@@ -56,6 +58,7 @@ def exported(
     """
     network = trained.network(len(data.classes))
     deployed = Deployed(network, data.mean, data.std).eval()
+    deployed = deployed.to(memory_format=torch.channels_last)  # as it was trained; it is faster
     file = folder / f"{trained.config.run_id}{kind.suffix}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about its own parts

@@ -1,6 +1,6 @@
 """What an export found, in words and tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from kdlib.export.export import STUDENT, TEACHER
@@ -17,8 +17,7 @@ def report(record: Record) -> str:
     """The text that ``kdlib export`` prints, from the record that it writes."""
     lines = [f"{record['file']}: the student of {record['facts']['run_id']}", checked(record)]
     if "networks" in record:
-        lines += ["", size_table([record]), speed_table([record]), *gains(record)]
-        lines.append(where([record]))
+        lines += ["", size_table([record]), speed_table(record), gains(record), where(record)]
     return "\n".join(lines)
 
 
@@ -54,27 +53,25 @@ def size_table(records: Sequence[Record]) -> str:
     return markdown_table([*head, f"{metric} %", "recorded %"], rows)
 
 
-def speed_table(records: Sequence[Record]) -> str:
-    """A row for each network, what runs it, and the threads that this has."""
-    sizes = records[0]["plan"]["batch_sizes"]
-    head = ["threads", "network", "run by"]
+def speed_table(record: Record) -> str:
+    """A row for each network and what runs it."""
+    sizes = record["plan"]["batch_sizes"]
+    head = ["network", "run by"]
     for size in sizes:
         head += [f"batch {size}: ms", "images/s"]
-    rows = {
-        (record["provenance"]["threads"], name, runtime): _speeds(latencies, sizes)
-        for record in reversed(records)  # of what was timed twice, the first
+    rows = [
+        [name, runtime, *_speeds(latencies, sizes)]
         for name, network in record["networks"].items()
         for runtime, latencies in network["latency_ms"].items()
-    }
-    return markdown_table(head, [[str(part) for part in key] + rows[key] for key in sorted(rows)])
+    ]
+    return markdown_table(head, rows)
 
 
-def gains(record: Record) -> Iterator[str]:
+def gains(record: Record) -> str:
     """What the student gains and loses against its teacher, run by what runs the file."""
     networks = record["networks"]
     if TEACHER not in networks:
-        yield "The student alone: it had no teacher, or the teacher's weights are not here."
-        return
+        return "The student alone: it had no teacher, or the teacher's weights are not here."
     student, teacher = networks[STUDENT], networks[TEACHER]
     share = teacher["parameters"] / student["parameters"]
     runtime = record["runtime"]
@@ -83,21 +80,22 @@ def gains(record: Record) -> Iterator[str]:
         for size, latency in student["latency_ms"][runtime].items()
     )
     gap = 100 * (student["score"] - teacher["score"])
-    yield (
+    return (
         f"With {runtime} the student is {fast}; it has 1/{share:.1f} of its teacher's parameters, "
         f"and {gap:+.1f} points of accuracy."
     )
 
 
-def where(records: Sequence[Record]) -> str:
-    """On what it was measured, and how."""
-    source, plan = records[0]["provenance"], records[0]["plan"]
-    versions = {name: one for r in records for name, one in r["provenance"]["versions"].items()}
-    named = ", ".join(f"{name} {versions[name]}" for name in RUNTIMES if name in versions)
-    threads = " and ".join(map(str, sorted({r["provenance"]["threads"] for r in records})))
+def where(record: Record) -> str:
+    """On what it was timed, and how."""
+    source, plan = record["provenance"], record["plan"]
+    named = (
+        f"{name} {source['versions'][name]}" for name in RUNTIMES if name in source["versions"]
+    )
+    threads = f"{source['threads']} thread{'s' if source['threads'] > 1 else ''}"
     return (
-        f"{source['machine']}, {threads} thread(s), {named}; medians of {plan['rounds']} rounds, "
-        f"{plan['clock']}."
+        f"Timed on {source['machine']}, {threads}, {', '.join(named)}; medians of {plan['rounds']} "
+        f"rounds, {plan['clock']}."
     )
 
 
