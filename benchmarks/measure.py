@@ -118,13 +118,13 @@ def _beside_torchdistill(bench: Bench, timed: partial) -> dict[str, Any] | None:
     times = {}
     for method in SHARED_METHODS:
         batch, theirs = bench.batch(), torchdistill_step(bench, method)
-        _check_same_loss(method, bench.step(batch, method)[method], theirs(batch))
+        check_same_loss(method, bench.step(batch, method)[method], theirs(batch))
         ours = partial(bench.step, batch, method)
         times[method] = timed(ours, {"theirs": partial(theirs, batch)})["theirs"]
     return {"version": version, "times_our_step": {m: as_json(r) for m, r in times.items()}}
 
 
-def _check_same_loss(method: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+def check_same_loss(method: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
     """Compare the losses of a first step, which both take from the same weights."""
     if not torch.isclose(ours, theirs, rtol=LOSS_TOLERANCE):
         raise KdlibError(f"'{method}': torchdistill's loss is {theirs}, ours {ours}; not the same.")

@@ -7,14 +7,21 @@ the same every time.
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 EVENT = "[memory]"
+CPU = torch.device("cpu")
 
 
-def peak_bytes(work: Callable[[], object]) -> int:
-    """The most bytes of tensors on the CPU that ``work`` holds beyond those there before it."""
+def peak_bytes(work: Callable[[], object], device: torch.device = CPU) -> int:
+    """The most bytes of tensors on the device that ``work`` holds beyond those there before it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         work()
     events = found.profiler.kineto_results.events()

@@ -76,6 +76,8 @@ def measure(
     rounds: int,
     images: int | None,
     progress: bool,
+    device: torch.device = CPU,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Costs of each method's step over those of its floor, on one thread of the processor.
 
@@ -85,14 +87,16 @@ def measure(
         rounds: how often each step is timed.
         images: of the training set; ``None`` for all, as methods with a memory of it need.
         progress: show a progress bar.
+        device: a GPU, where that is to be timed, by the wall's clock.
+        compiled: put step and floor through ``torch.compile``.
 
     Raises:
         KdlibError: an unknown method.
     """
     data = load_data("scenes", "train", size=images, image_size=config.image_size)
-    name, clock = clock_of(CPU, 1)
+    name, clock = clock_of(device, 1)
     found = {}
-    place = {"device": CPU, "precision": PRECISION}
+    place = {"device": device, "precision": PRECISION, "compiled": compiled}
     with threads(1), tqdm(total=len(runs) * rounds, disable=not progress) as bar:
         for method, run in runs.items():
             bar.set_description(method)
@@ -102,11 +106,12 @@ def measure(
             bench = Bench(config, [PLAIN, *options], data, options=options, **place)
             costs = _costs(bench, {part.method: part.epochs for part in parts}, timed)
             found[method] = {"options": dict(run.method_options), **costs}
-        source = provenance(config, CPU.type, PRECISION, data.fingerprint)
+            torch.compiler.reset()
+        source = provenance(config, device.type, PRECISION, data.fingerprint)
     return {
         "methods": found,
         "plan": {"rounds": rounds, "clock": name, **shared_fields(config)},
-        "provenance": {**source, "machine": machine_name(CPU)},
+        "provenance": {**source, "machine": machine_name(device)},
     }
 
 
@@ -184,9 +189,9 @@ def _costs(bench: Bench, epochs: Mapping[str, int], timed: partial) -> dict[str,
     share = gcd(*epochs.values())
     steps = [kinds[kind] for kind, count in epochs.items() for _ in range(count // share)]
     found = timed(plain, {"all": partial(_in_turn, steps)})["all"]
-    floor = peak_bytes(plain)
+    floor = peak_bytes(plain, bench.device)
     kept = {kind: state_bytes(bench.trainees[kind].distiller) for kind in kinds}
-    peak = max(peak_bytes(step) + kept[kind] for kind, step in kinds.items())
+    peak = max(peak_bytes(step, bench.device) + kept[kind] for kind, step in kinds.items())
     memory = {"peak_bytes": peak, "floor_bytes": floor, "ratio": round(peak / floor, 4)}
     return {"time": as_json(Ratio(*(value / len(steps) for value in found))), "memory": memory}
 

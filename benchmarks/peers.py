@@ -23,7 +23,9 @@ def torchdistill_version() -> str | None:
         return None
 
 
-def torchdistill_step(bench: Bench, method: str) -> Callable[[Batch], torch.Tensor]:
+def torchdistill_step(
+    bench: Bench, method: str, layout: torch.memory_format = torch.channels_last
+) -> Callable[[Batch], torch.Tensor]:
     """A step of torchdistill's own loop: forward, loss, backward, optimiser; returns the loss.
 
     Its box gets copies of the bench's networks, so that both begin at the same weights.
@@ -31,15 +33,17 @@ def torchdistill_step(bench: Bench, method: str) -> Callable[[Batch], torch.Tens
     Args:
         bench: whose networks, device and precision it takes.
         method: ``at`` or ``kd``, with the weights that ours has.
+        layout: of the copies' weights; batches must come in it too.
     """
     logging.getLogger("torchdistill").setLevel(logging.WARNING)
     from torchdistill.core.distillation import get_distillation_box
 
     trainee = bench.trainees[method]
+    copies = (copy.deepcopy(one) for one in (bench.teacher.network, trainee.student))
+    teacher, student = (one.to(memory_format=layout) for one in copies)
     box = get_distillation_box(
-        copy.deepcopy(bench.teacher.network), copy.deepcopy(trainee.student), {},
-        _config(bench, method), bench.device, None, False, 1,
-    )  # fmt: skip
+        teacher, student, {}, _config(bench, method), bench.device, None, False, 1
+    )
     box.teacher_model.eval()
     box.student_model.train()
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
+from kdlib.compiling import CompiledLearner, CompiledTeacher
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
 from kdlib.distillers.base import FrozenTeacher, TeacherOutput
+from kdlib.folding import folded
 from kdlib.models import create_model, output_shapes
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything
@@ -32,6 +34,8 @@ class Bench:
         device: where all of it lives.
         precision: ``float32`` or ``bfloat16``.
         options: of the methods whose options are not their defaults.
+        fold: fold the teacher's batch norms into its convolutions.
+        compiled: put the teacher and the students through ``torch.compile``.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class Bench:
         device: torch.device,
         precision: str,
         options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        fold: bool = False,
+        compiled: bool = False,
     ) -> None:
         classes = len(data.classes)
         seed_everything(config.teacher_seed)
@@ -58,8 +64,17 @@ class Bench:
         self.trainees = {method: Trainee(run, *own) for method, run in runs.items()}
         for trainee in self.trainees.values():
             trainee.parts.train()
+        if fold:
+            self.teacher = folded(self.teacher)
+        if compiled:
+            self._compile()
         batches = Batches(data, config.batch_size, config.augmentation, device)
         self._batches = endless(batches, config.data_seed)
+
+    def _compile(self) -> None:
+        self.teacher = CompiledTeacher(self.teacher)
+        for trainee in self.trainees.values():
+            trainee.learner = CompiledLearner(trainee.parts)
 
     def batch(self) -> Batch:
         """The next batch, as the training loop hands it to the networks."""

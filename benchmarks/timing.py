@@ -80,3 +80,27 @@ def seconds(work: Work, clock: Clock) -> float:
     start = clock()
     work()
     return clock() - start
+
+
+def rounds_of(works: dict[str, Work], rounds: int, clock: Clock, tick: Work) -> dict[str, list]:
+    """Seconds of each piece of work in each round, in which all have their turn.
+
+    Args:
+        works: what is timed, by name.
+        rounds: how often each is timed, after a first call that does not count.
+        clock: reads seconds.
+        tick: called after each round.
+    """
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        work()
+    for _ in range(rounds):
+        for name, work in works.items():
+            found[name].append(seconds(work, clock))
+        tick()
+    return found
+
+
+def paired(slower: list[float], faster: list[float]) -> Ratio:
+    """How many times the seconds of one are those of the other, round by round."""
+    return median_ratio([one / other for one, other in zip(slower, faster, strict=True)])
