@@ -6,6 +6,7 @@ the limit is one of the whole notebook, and each kernel has sockets that no othe
 """
 
 import ast
+import atexit
 import glob
 import json
 import os
@@ -41,9 +42,15 @@ class ExecutionError(RuntimeError):
 
 
 def socket_directory() -> Path:
-    """A new directory, readable by its owner alone, with a path short enough for sockets."""
+    """A new directory, readable by its owner alone, with a path short enough for sockets.
+
+    It goes with its kernel, or at the latest with this process: one that is asked to leave does
+    not wait for kernels.
+    """
     short = len(tempfile.gettempdir()) < LONGEST_SOCKET_PATH - 20
-    return Path(tempfile.mkdtemp(prefix="kdlib-", dir=None if short else "/tmp"))
+    directory = tempfile.mkdtemp(prefix="kdlib-", dir=None if short else "/tmp")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Path(directory)
 
 
 class PrivateSockets(KernelManager):

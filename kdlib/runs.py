@@ -262,8 +262,8 @@ def read_record(path: Path) -> dict[str, Any]:
     found = record.get("schema_version") if isinstance(record, dict) else None
     if found not in (1, SCHEMA_VERSION):
         raise KdlibError(
-            f"{path} has schema version {found}; this kdlib reads 1 and {SCHEMA_VERSION}. Delete it "
-            "and run again, or read it with the kdlib that wrote it."
+            f"{path} has schema version {found}; this kdlib reads 1 and {SCHEMA_VERSION}. "
+            "Delete it and run again, or read it with the kdlib that wrote it."
         )
     if found == SCHEMA_VERSION:
         _check_sums(record, Path(path))

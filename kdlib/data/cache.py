@@ -140,4 +140,5 @@ def _read(folder: Path) -> Arrays | None:
 
 
 def _arrays(folder: Path) -> Arrays:
-    return {path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}
+    paths = sorted(folder.glob("*.npy"))
+    return {path.stem: np.lib.format.open_memmap(path, mode="c") for path in paths}

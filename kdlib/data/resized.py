@@ -42,7 +42,7 @@ class Resized:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.index = np.load(folder / "index.npy")
+        self.index = read_index(folder)
         self.pixels = np.asarray(np.memmap(folder / "pixels", np.uint8, mode="r"))
         self.sums = np.fromfile(folder / "sums", np.uint32)
         self.sound = np.zeros(len(self.index), bool)
@@ -74,6 +74,19 @@ def _sum(picture: Pixels, place: NDArray[np.int64]) -> int:
     return zlib.crc32(np.ascontiguousarray(picture).data, zlib.crc32(place.tobytes()))
 
 
+def read_index(folder: Path) -> NDArray[np.int64]:
+    """(N, 3): offset, height, width of each photograph.
+
+    Raises:
+        ValueError: the file holds something else; ``np.load`` would take archives and pickles too.
+    """
+    with (folder / "index.npy").open("rb") as file:
+        index = np.lib.format.read_array(file, allow_pickle=False)
+    if index.ndim != 2 or index.shape[1] != 3 or index.dtype != np.int64:
+        raise ValueError(f"{folder} has an index of another form")
+    return index
+
+
 def folder_of(source: Source) -> Path:
     """Where the resized photographs of a split in its present state are kept."""
     listing = source.listing
@@ -83,10 +96,10 @@ def folder_of(source: Source) -> Path:
 def is_whole(folder: Path) -> bool:
     """Whether a build ended here and its files are still as long as they were."""
     try:
-        index = np.load(folder / "index.npy")
+        index = read_index(folder)
         sizes = [(folder / name).stat().st_size for name in ("pixels", "sums")]
         return sizes == [_total(index), SUM_BYTES * len(index)]
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError):
         return False
 
 
@@ -137,7 +150,7 @@ def _index(
     """
     path = folder / "index.npy"
     with suppress(OSError, ValueError):
-        return np.load(path)
+        return read_index(folder)
     count = len(source.listing.names)
     shapes = pool.map(lambda position: _shape(source, position), range(count))
     bar = tqdm(shapes, "reading sizes", count, unit="image", disable=not progress)

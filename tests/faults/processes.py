@@ -23,7 +23,7 @@ from kdlib.runs import RunConfig, read_record, run_directory
 from kdlib.train import fit
 
 CONTEXT = multiprocessing.get_context("fork")  # an import of torch takes longer than a tiny run
-DROP_BOUND, OVERRIDE, SEARCH = 24, 1, 2  # of prctl(2); capabilities(7) that let root pass
+VERSION_3, OVERRIDE, SEARCH = 0x20080522, 1, 2  # of capset(2), capabilities(7)
 
 
 def begin(act: Callable[[], object]) -> BaseProcess:
@@ -77,12 +77,24 @@ def with_room(size: int, act: Callable[[], Any]) -> Callable[[], Any]:
     return limited
 
 
-def unprivileged() -> None:
-    """Before a program is executed: let permissions hold for it, even if root starts it."""
-    if sys.platform == "linux" and os.geteuid() == 0:
-        system = ctypes.CDLL(None)
-        for capability in (OVERRIDE, SEARCH):
-            assert system.prctl(DROP_BOUND, capability, 0, 0, 0) == 0
+def unprivileged(act: Callable[[], Any]) -> Callable[[], Any]:
+    """``act`` where permissions hold, even if root starts it."""
+
+    def limited() -> Any:
+        if sys.platform == "linux" and os.geteuid() == 0:
+            _drop_capabilities()
+        return act()
+
+    return limited
+
+
+def _drop_capabilities() -> None:
+    """Give up those of capabilities(7) by which root passes over permissions."""
+    system = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    assert system.capget(header, sets) == 0
+    sets[0] &= ~(1 << OVERRIDE | 1 << SEARCH)
+    assert system.capset(header, sets) == 0
 
 
 def learning(config: RunConfig, root: Path) -> Callable[[], object]:

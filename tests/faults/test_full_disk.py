@@ -74,9 +74,11 @@ def test_a_record_that_does_not_fit(taught, tmp_path, monkeypatch, tally):
     from kdlib import train
 
     write = train.write_record
-    monkeypatch.setattr(
-        train, "write_record", lambda *given: with_room(500, lambda: write(*given))()
-    )
+
+    def write_full(*given):
+        return with_room(500, lambda: write(*given))()
+
+    monkeypatch.setattr(train, "write_record", write_full)
     check_told(outcome(learning(config, root)), r"record\.json")
     monkeypatch.undo()
     assert not (run_directory(config, root) / "record.json").exists() and not remains(root)
