@@ -1,7 +1,7 @@
 """Everything that `python -m benchmarks` measures, as one JSON-ready record."""
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,9 @@ from kdlib.precision import resolve_precision
 from kdlib.runs import RunConfig, provenance
 
 METHODS = ("kd", "at", "dct", "dct+kd")
+TOGETHER = (*METHODS, "dkd", "sp", "pkt", "logit_std")
+COUNTS = (1, 2, 4, 8)
+"""Of students in lock-step: the first so many of ``TOGETHER``."""
 SHARED_METHODS = ("at", "kd")
 LOSS_TOLERANCE = 1e-2  # relative; bfloat16 has three digits
 TRAINING_IMAGES = 1280
@@ -60,13 +63,14 @@ def measure(plan: Plan, progress: bool = True) -> dict[str, Any]:
     name, clock = clock_of(device, plan.threads)
     create = partial(Bench, plan.config, data=data, device=device, precision=precision)
     rounds, half = plan.rounds, max(2, plan.rounds // 2)
-    ticks = rounds + half + len(SHARED_METHODS) * half + 3
+    ticks = rounds + half * len(COUNTS) + len(SHARED_METHODS) * half + 3
     with threads(plan.threads), tqdm(total=ticks, disable=not progress) as bar:
         timed = partial(ratios, clock=clock, tick=bar.update)
         bar.set_description("overhead")
         overhead = _overheads(create(["student", *METHODS]), partial(timed, rounds=rounds))
         bar.set_description("lock-step")
-        speedup = _lockstep(create(list(METHODS)), partial(timed, rounds=half))
+        bench = create(list(TOGETHER))
+        counted = {k: _lockstep(bench, TOGETHER[:k], partial(timed, rounds=half)) for k in COUNTS}
         identical = same_weights(create(list(METHODS)), create(list(METHODS)), list(METHODS), 3)
         bar.update()
         bar.set_description("torchdistill")
@@ -80,8 +84,10 @@ def measure(plan: Plan, progress: bool = True) -> dict[str, Any]:
     return {
         "overhead": {method: as_json(ratio, shift=-1) for method, ratio in overhead.items()},
         "lock_step": {
-            "students": list(METHODS), "speedup": as_json(speedup), "identical": identical,
+            "students": list(METHODS), "speedup": as_json(counted[len(METHODS)]),
+            "identical": identical,
         },
+        "lock_steps": {str(count): as_json(ratio) for count, ratio in counted.items()},
         "torchdistill": peers,
         "images_per_second": {"composing": round(composing), "reading": round(reading)},
         "plan": {"rounds": rounds, "clock": name, **shared_fields(plan.config)},
@@ -96,17 +102,17 @@ def _overheads(bench: Bench, timed: partial) -> dict[str, Ratio]:
     return timed(partial(bench.step, batch, "student"), works)
 
 
-def _lockstep(bench: Bench, timed: partial) -> Ratio:
+def _lockstep(bench: Bench, methods: Sequence[str], timed: partial) -> Ratio:
     """How many times faster one lock-step of all is than a step of each by itself.
 
     A step includes the making of its batch, which students in lock-step share as well.
     """
 
     def separate() -> None:
-        for method in METHODS:
+        for method in methods:
             bench.step(bench.batch(), method)
 
-    together = timed(separate, {"lock-step": lambda: bench.step(bench.batch(), *METHODS)})
+    together = timed(separate, {"lock-step": lambda: bench.step(bench.batch(), *methods)})
     return together["lock-step"].inverse()
 
 
