@@ -246,6 +246,11 @@ def test_an_unfinished_run_is_refused(copied):
         find_student(Path(STUDENT.run_id), copied)
 
 
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(KdlibError, match="not the directory of a run"):
+        find_student(tmp_path, tmp_path)
+
+
 def test_a_run_is_found_by_the_beginning_of_its_id(root):
     assert find_student(Path(STUDENT.run_id[:-5]), root).config == STUDENT
 

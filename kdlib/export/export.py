@@ -1,5 +1,6 @@
 """Writes a run's student to a file, checks it, and measures what the distillation was for."""
 
+import sys
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +55,8 @@ def export_run(
     data = evaluation_data(student.config, data_root)
     with limited_threads(plan.threads), TemporaryDirectory(prefix="kdlib-export-") as folder:
         write = partial(exported, data=data, kind=kind, threads=plan.threads, folder=Path(folder))
+        if progress:  # of large networks this takes a minute
+            print(f"{student.config.run_id}: writing and loading it", file=sys.stderr)
         networks = {STUDENT: write(student)}
         images = first_images(data, max(plan.batch_sizes))
         found: dict[str, Any] = {"check": compare(networks[STUDENT], images, plan)}

@@ -76,13 +76,15 @@ def find_student(run: Path, root: Path) -> Trained:
     directory = find_directory(run, Path(root))
     path = directory / "record.json"
     if not path.exists():
+        if not (directory / "config.json").exists():
+            raise KdlibError(f"{directory} is not the directory of a run; give one, or a run's id.")
         raise KdlibError(
             f"{directory} is not finished: it has no record.json. Train it again with the same "
             "parameters; it goes on from its last epoch."
         )
     record = read_record(path)
-    config = RunConfig.from_dict(record.get("config", {}))
     validate_record(record, path.resolve())
+    config = RunConfig.from_dict(record["config"])
     _check_network(config)
     if not (directory / WEIGHTS).exists():
         raise KdlibError(_without_weights(config, directory))
