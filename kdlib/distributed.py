@@ -15,8 +15,6 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kdlib.errors import KdlibError
-
 LEAST = 2
 """Images of a process in a step: a batch norm of maps of one pixel needs two."""
 PATIENCE = timedelta(hours=1)
@@ -189,20 +187,12 @@ def launched_team(device: str | None = None, synchronised: bool = False) -> Team
         device: ``cpu``, or ``cuda``: each process has a GPU of its own; by default GPUs if there
             are any.
         synchronised: see :class:`Team`.
-
-    Raises:
-        KdlibError: batch norms cannot be synchronised there.
     """
     from accelerate import PartialState  # type: ignore[import-untyped]
 
     state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
     if state.num_processes == 1:
         return Team(device=torch.device(device) if device else None)
-    if synchronised and state.device.type != "cuda":
-        raise KdlibError(
-            f"Batch norms are synchronised between GPUs alone, and this launch is on "
-            f"'{state.device.type}'; leave --sync-batch-norm out: each process then has its own."
-        )
     return Team(state.process_index, state.num_processes, state.device, synchronised)
 
 

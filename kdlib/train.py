@@ -142,7 +142,7 @@ def check_group(configs: Sequence[RunConfig]) -> None:
 
 
 def check_team(configs: Sequence[RunConfig], team: Team) -> None:
-    """Refuse methods and batches that several processes cannot share."""
+    """Refuse methods, batch norms and batches that several processes cannot share."""
     if team.size == 1:
         return
     for config in configs:
@@ -152,6 +152,11 @@ def check_team(configs: Sequence[RunConfig], team: Team) -> None:
                 f"'{config.method}' cannot be trained by {team.size} processes: {reason}. Train it "
                 "in one: python -m kdlib.train with the same configuration, without a launcher."
             )
+    if team.synchronised and (team.device is None or team.device.type != "cuda"):
+        raise KdlibError(
+            f"Batch norms are synchronised between GPUs alone, and this launch is on "
+            f"'{team.device}'; leave --sync-batch-norm out: each process then has its own."
+        )
     images = configs[0].batch_size
     if images < LEAST * team.size:
         raise KdlibError(

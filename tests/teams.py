@@ -7,8 +7,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-import accelerate  # noqa: F401  (once here, not in every process that is forked)
 import torch
+from accelerate import PartialState
 
 from kdlib.distributed import Team, launched_team
 
@@ -35,6 +35,7 @@ def started(work: Callable[[], Any], size: int = 2) -> list[Any]:
 def _in_environment(work: Callable[[], Any], environment: dict[str, Any]) -> None:
     os.environ.update({name: str(value) for name, value in environment.items()})
     torch.set_num_threads(1)
+    PartialState._reset_state()  # what the test's own process knows of its launch
     work()
 
 

@@ -125,13 +125,16 @@ def _collected(windows: Pixels, jobs: list["Future[None]"]) -> Tensor:
 def worker_count() -> int:
     """Threads that read photographs: the variable ``KDLIB_WORKERS``, or one a core up to 16.
 
+    Processes that a launcher started on this machine share its cores.
+
     Raises:
         KdlibError: the variable is not a whole number from 1.
     """
     given = os.environ.get(VARIABLE, "")
     if not given:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return min(cores or 1, MOST_WORKERS)
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return max(1, min((cores or 1) // processes, MOST_WORKERS))
     if not (given.isascii() and given.isdigit() and int(given) > 0):
         raise KdlibError(f"{VARIABLE} is '{given}'; valid: a whole number from 1, or nothing.")
     return int(given)
