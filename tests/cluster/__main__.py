@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.measure import machine_name
 from cluster.grid import RECORDS, ROOT, copy_tree, killed, left_alone, outcome
-from cluster.slurm import PACKAGES, Cluster, missing_programs
+from cluster.slurm import PACKAGES, Cluster, missing_programs, search_path
 from kdlib.files import write_json
 
 EXIT_FAILED, EXIT_MISSING = 1, 2
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="tests/cluster/run.sh",
         description="Run a small grid through a real SLURM of one node on loopback; kill a job "
         "twice, the controller and Snakemake on the way; compare every record with those of the "
-        "same grid left alone. About five minutes on two cores.",
+        "same grid left alone. About five minutes on two idle cores.",
     )
     parser.add_argument("--install", action="store_true", help="install SLURM with apt-get first")
     parser.add_argument("--to", type=Path, metavar="FILE", help="write the figures there, as JSON")
@@ -76,6 +76,7 @@ def measure() -> dict[str, Any]:
         "equal": sum(found.get(run) == result for run, result in expected.items()),
         "seconds": round(time.perf_counter() - start),
         "seconds_left_alone": round(alone_s),
+        "load": round(os.getloadavg()[0], 1),
         "provenance": provenance(),
     }
 
@@ -84,13 +85,15 @@ def provenance() -> dict[str, Any]:
     """Which code, packages and machine."""
     head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     commit = subprocess.run(head, capture_output=True, text=True).stdout.strip()
-    plugin, slurm = "snakemake-executor-plugin-slurm", ["sbatch", "--version"]
+    plugin = "snakemake-executor-plugin-slurm"
+    controller = shutil.which("slurmctld", path=search_path()) or "slurmctld"
+    slurm = subprocess.run([controller, "-V"], capture_output=True, text=True)
     return {
         "commit": commit or None,
         "versions": {
             "snakemake": version("snakemake"),
             plugin: version(plugin),
-            "slurm": subprocess.run(slurm, capture_output=True, text=True).stdout.split()[-1],
+            "slurm": slurm.stdout.split()[-1],
         },
         "cores": len(os.sched_getaffinity(0)),
         "machine": machine_name(torch.device("cpu")),
