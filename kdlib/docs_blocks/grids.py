@@ -31,10 +31,11 @@ def _slurm(path: Path) -> str:
     if not path.exists():
         return "Not measured yet: `bash tests/cluster/run.sh --to benchmarks/results/slurm.json`."
     record = json.loads(path.read_text(encoding="utf-8"))
-    head = ["SLURM jobs", "kills", "records", "equal to those left alone", "seconds"]
-    cells = ["jobs_submitted", "records", "equal", "seconds"]
-    jobs, records, equal, seconds = (str(record[name]) for name in cells)
-    table = markdown_table(head, [[jobs, str(len(record["kills"])), records, equal, seconds]])
+    equal, load = "equal to those left alone", "load of the machine"
+    head = ["SLURM jobs", "kills", "records", equal, "seconds", load]
+    cells = (str(record[name]) for name in ("records", "equal", "seconds", "load"))
+    row = [str(record["jobs_submitted"]), str(len(record["kills"])), *cells]
+    table = markdown_table(head, [row])
     killed = "; ".join(record["kills"])
     return f"{table}\nKilled, in this order: {killed}. {_source(record['provenance'])}"
 
