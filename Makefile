@@ -33,7 +33,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb)) $(sort $(wildcard notebo
 
 export PROFILE DATASET METHODS SEEDS EPOCHS IMAGES DATA_ROOT JOBS EXECUTOR
 
-.PHONY: help check install reproduce test lab notebooks bench lock clean
+.PHONY: help check install reproduce test lab notebooks bench faults lock clean
 # Prerequisites in the order written: arguments are checked before anything is installed.
 .NOTPARALLEL:
 
@@ -43,6 +43,7 @@ help:
 	@echo "make lab         JupyterLab on the notebooks"
 	@echo "make notebooks   re-execute the notebooks and store their outputs"
 	@echo "make bench       what a distillation step costs"
+	@echo "make faults      kill it, fill its disk, damage its files: the whole fault suite"
 	@echo "make lock        pin the newest packages that requirements/*.in allow"
 	@echo "make clean       remove the environment and caches; runs/ is kept"
 	@echo
@@ -94,6 +95,12 @@ bench: install
 	@VIRTUAL_ENV="$(CURDIR)/.venv" bash workflow/uv.sh pip install --quiet --require-hashes \
 		--requirement requirements/bench.txt
 	@$(IN_VENV) python -m benchmarks
+
+# One process: what becomes of each trial is counted. What must not end in a traceback is tried
+# many times more often than in `make test`.
+faults: install
+	@$(IN_VENV) $(ONE_THREAD) KDLIB_FAULTS_TO=benchmarks/results/faults.json pytest -q \
+		-m "slow_faults or not slow_faults" tests/faults
 
 lock:
 	bash workflow/lock.sh

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdlib.errors import KdlibError
+from kdlib.errors import KdlibError, shown
 from kdlib.losses.numeric import for_layer
 from kdlib.models.output import Output
 from kdlib.models.residual import initialise
 
 EPSILON = 1e-6  # of the fusion's weights; from BiFPN's paper
+
+LARGEST = 1024
+"""Of a size: with a slip of a zero, or of twenty, building would never end."""
 
 
 def point_block(inputs: int, outputs: int) -> nn.Sequential:
@@ -147,7 +150,7 @@ class SelfTeacher(nn.Module):
         repeat: int = 1,
     ) -> None:
         super().__init__()
-        _check_positive(width=width, common=common or 1, depth=depth, repeat=repeat)
+        _check_sizes(width=width, common=common or 1, depth=depth, repeat=repeat)
         self.widths = tuple(common or width * number for number in channels)
         inputs = [tuple(channels), *[self.widths] * (repeat - 1)]
         self.pyramids = nn.ModuleList(BiFPN(one, self.widths, depth) for one in inputs)
@@ -168,7 +171,9 @@ class SelfTeacher(nn.Module):
         return features
 
 
-def _check_positive(**numbers: int) -> None:
+def _check_sizes(**numbers: int) -> None:
     for name, number in numbers.items():
-        if number < 1:
-            raise KdlibError(f"{name} of the self-teacher is {number}; it must be at least 1.")
+        if not 1 <= number <= LARGEST:
+            raise KdlibError(
+                f"{name} of the self-teacher is {shown(number)}; it must be 1 to {LARGEST}."
+            )
