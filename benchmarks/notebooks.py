@@ -26,7 +26,7 @@ network(torch.zeros(images, 3, 32, 32)).logits.sum().backward()
 
 
 def papermill_overhead(rounds: int, tick: Work) -> dict[str, Any]:
-    """Seconds of a step as a notebook and as a program, imports included: processor time of all processes."""
+    """Seconds of processor time of a step as a notebook and as a program, imports included."""
     with tempfile.TemporaryDirectory(prefix="kdlib-notebook-") as folder:
         notebook = write_notebook(Path(folder) / "tiny.ipynb")
         program = [sys.executable, "-c", f"{PARAMETERS}\n{RUN}"]

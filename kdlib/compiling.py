@@ -71,7 +71,8 @@ def _compiled(module: nn.Module, backend: str) -> Any:
     Sizes are those of the first call. Of the numbers only a weight's warm-up reads one that changes
     (``progress``); its second value makes the compiler take it for any number.
     """
-    return torch.compile(module, backend=backend, isolate_recompiles=True)
+    compiler: Any = torch.compile  # whose types do not know the last argument yet
+    return compiler(module, backend=backend, isolate_recompiles=True)
 
 
 def _take_constants() -> None:
