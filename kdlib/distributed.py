@@ -188,7 +188,7 @@ def launched_team(device: str | None = None, synchronised: bool = False) -> Team
             are any.
         synchronised: see :class:`Team`.
     """
-    from accelerate import PartialState  # type: ignore[import-untyped]
+    from accelerate import PartialState
 
     state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
     if state.num_processes == 1:

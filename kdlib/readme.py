@@ -1,4 +1,4 @@
-"""The README's blocks: every number in it comes from records or from measurements in files."""
+"""Blocks of the README and of the pages in docs/: numbers come from records and measurements."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from kdlib.detection.claims import FAMILIES as DETECTOR_FAMILIES
 from kdlib.detection.claims import main_runs
 from kdlib.detection.claims import verdicts as detector_verdicts
 from kdlib.detection.teachers import teachers_markdown
+from kdlib.docs_blocks import PAGES
 from kdlib.figure_tables import method_accuracy
 from kdlib.ledger import make_ledger
 from kdlib.ledger.sections import counts_markdown
@@ -65,24 +66,32 @@ def readme_blocks(readme: Path, roots: Sequence[Path]) -> dict[str, str]:
     }
 
 
+def all_blocks(readme: Path, roots: Sequence[Path]) -> Iterator[tuple[Path, str, str]]:
+    """File, name and text of each block: those of the README, and of the pages beside it."""
+    folder = Path(readme).parent
+    yield from ((readme, *block) for block in readme_blocks(readme, roots).items())
+    for page, blocks in PAGES.items():
+        if (folder / page).exists():
+            yield from ((folder / page, *one) for one in blocks(folder / MEASUREMENTS).items())
+
+
 def update_readme(readme: Path, roots: Sequence[Path]) -> list[str]:
     """Make every block anew; returns the names of those that changed.
 
     Raises:
         KdlibError: as :func:`readme_blocks`, or a block's markers are missing.
     """
-    texts = readme_blocks(readme, roots)
-    return [name for name, text in texts.items() if update_block(readme, name, text)]
+    return [name for path, name, text in all_blocks(readme, roots) if update_block(path, name, text)]
 
 
 def check_readme(readme: Path, roots: Sequence[Path]) -> None:
-    """Refuse a README that differs from the records.
+    """Refuse a README, or a page beside it, that differs from the records.
 
     Raises:
-        KdlibError: names the first block and line that differ.
+        KdlibError: names the file, and the first block and line that differ.
     """
-    for name, text in readme_blocks(readme, roots).items():
-        check_block(readme, name, text)
+    for path, name, text in all_blocks(readme, roots):
+        check_block(path, name, text)
 
 
 def _main_runs(table: pd.DataFrame) -> Iterator[pd.DataFrame]:

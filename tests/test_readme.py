@@ -9,6 +9,7 @@ import pytest
 from synthetic import scatter, write_grid, write_run
 
 from kdlib.cli import main
+from kdlib.docs_blocks import PAGES
 from kdlib.errors import KdlibError
 from kdlib.execute import NOTEBOOKS, notebook_names
 from kdlib.readme import check_readme, readme_blocks, update_readme
@@ -46,11 +47,17 @@ def test_the_readme_and_the_records_agree():
         pytest.fail(f"{error} python -m kdlib results records --readme README.md")
 
 
-def test_what_the_readme_points_to_exists():
-    links = re.findall(r"\]\(([^)#][^)]*)\)", README.read_text())
-    local = [link for link in links if not link.startswith("http")]
-    assert len(local) > 10
-    assert [link for link in local if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=str)
+def test_what_a_page_points_to_exists(page):
+    links = re.findall(r"\]\(([^)#][^)]*)\)", page.read_text())
+    local = [link.partition("#")[0] for link in links if not link.startswith("http")]
+    assert local and [link for link in local if not (page.parent / link).exists()] == []
+
+
+def test_every_page_of_docs_is_made_from_measurements_and_the_readme_leads_there():
+    pages = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    assert pages == sorted(Path(page).name for page in PAGES)
+    assert all(f"(docs/{page})" in README.read_text() for page in pages)
 
 
 def test_the_map_names_every_notebook():
@@ -114,8 +121,8 @@ def test_measurements_come_from_files_beside_the_readme(written):
     results.mkdir(parents=True)
     (results / "commands.json").write_text(json.dumps(COMMANDS))
     (results / "loading.json").write_text(json.dumps(LOADING))
-    (results / "one.json").write_text(json.dumps(STEPS))
-    (results / "two.json").write_text(json.dumps({**STEPS, "torchdistill": None}))
+    (results / "one-float32.json").write_text(json.dumps(STEPS))
+    (results / "one-bfloat16.json").write_text(json.dumps({**STEPS, "torchdistill": None}))
     after = readme_blocks(written, roots)
     assert re.search(r"`make test` +\| 10 +\| 2 ", after["times"])
     assert re.search(r"\| 8,000 +\| 10.0 × .*\| 2.5 × ", after["loading"])

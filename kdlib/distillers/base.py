@@ -161,8 +161,9 @@ class Distiller(nn.Module):
     def _terms(
         self, student: Output, teacher: TeacherOutput | None, batch: Batch, progress: float
     ) -> Iterator[tuple[str, Tensor]]:
+        logits = student.logits.float()  # once: gradients of both its losses add up in float32
         if self.ce_weight != 0:
-            yield "ce", self.ce_weight * label_loss(student.logits, batch)
+            yield "ce", self.ce_weight * label_loss(logits, batch)
         guide = teacher
         if isinstance(self.method_loss, SelfTaughtLoss):
             refined = self.method_loss.teach(student)
@@ -174,8 +175,7 @@ class Distiller(nn.Module):
                 per_image = per_image * (guide.logits.argmax(1) == batch.labels)
             yield self.name, self.weight * self._warmed(progress) * per_image.mean()
         if self.kd_weight != 0 and teacher is not None:
-            answers = student.logits.float(), teacher.logits.float()
-            loss = mean_kd(*answers, batch.labels, self.temperature)
+            loss = mean_kd(logits, teacher.logits.float(), batch.labels, self.temperature)
             yield "kd", self.kd_weight * loss
 
     def _warmed(self, progress: float) -> float:
