@@ -82,6 +82,12 @@ def test_their_loader_hands_out_whole_batches_for_ever():
     assert set(sizes) == {(8, 3, 32, 32)}
 
 
+@pytest.fixture
+def _short_notebook(monkeypatch):
+    monkeypatch.setattr("benchmarks.notebooks.RUN", "assert images == 64")  # imports no PyTorch
+
+
+@pytest.mark.usefixtures("_short_notebook")
 def test_a_notebook_of_one_step_has_parameters_and_runs(tmp_path):
     check_parameters(write_notebook(tmp_path / "tiny.ipynb"), {"images": 8})
     found = papermill_overhead(1, int)
@@ -114,6 +120,7 @@ def test_goals_are_judged_on_the_device_they_are_of():
     assert "DCT overhead, float32" not in on_gpu
 
 
+@pytest.mark.usefixtures("_short_notebook")
 def test_sections_are_printed_written_and_kept(tmp_path, capsys):
     how = ["--quick", "--rounds=1", f"--to={tmp_path}"]
     assert main(["--only", "breakdown", *how]) == 0
