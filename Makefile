@@ -42,7 +42,7 @@ help:
 	@echo "make test        lint, types, unit tests, and every notebook re-executed and compared"
 	@echo "make lab         JupyterLab on the notebooks"
 	@echo "make notebooks   re-execute the notebooks and store their outputs"
-	@echo "make bench       what a distillation step costs"
+	@echo "make bench       every speed of this machine, and whether the goals are met"
 	@echo "make faults      kill it, fill its disk, damage its files: the whole fault suite"
 	@echo "make lock        pin the newest packages that requirements/*.in allow"
 	@echo "make clean       remove the environment and caches; runs/ is kept"
