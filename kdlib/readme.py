@@ -81,7 +81,8 @@ def update_readme(readme: Path, roots: Sequence[Path]) -> list[str]:
     Raises:
         KdlibError: as :func:`readme_blocks`, or a block's markers are missing.
     """
-    return [name for path, name, text in all_blocks(readme, roots) if update_block(path, name, text)]
+    made = all_blocks(readme, roots)
+    return [name for path, name, text in made if update_block(path, name, text)]
 
 
 def check_readme(readme: Path, roots: Sequence[Path]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -128,13 +128,13 @@ class RunConfig:
         """Pixels a side of what the network sees."""
         return self.crop_size if self.task == "crops" else self.image_size
 
-    @property
+    @cached_property
     def config_hash(self) -> str:
         """SHA-256 of the canonical configuration, in hexadecimal."""
         text = json.dumps(without_neutral(self.canonical().to_dict()), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """A readable slug and ten digits of the hash: the name of the run's directory."""
         parts = (self.dataset, f"a{self.attentions}", self.student, self.method)

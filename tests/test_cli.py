@@ -9,7 +9,7 @@ from photographs import write_mit67
 from kdlib.cli import main
 from kdlib.data import dataset_names
 
-COMMANDS = ("run", "results", "figures", "data", "methods")
+COMMANDS = ("run", "results", "figures", "ledger", "analyse", "export", "data", "methods")
 
 
 def test_help_names_every_command_and_loads_no_torch():

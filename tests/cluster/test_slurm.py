@@ -1,4 +1,4 @@
-"""A grid on SLURM loses nothing, whatever is killed. Skipped where SLURM is not installed."""
+"""A grid on SLURM loses nothing, whatever is killed. `pytest -m cluster`; skipped without SLURM."""
 
 import pytest
 
@@ -9,6 +9,7 @@ from cluster.slurm import missing_programs
 MISSING = ", ".join(missing_programs())
 
 
+@pytest.mark.cluster
 @pytest.mark.skipif(bool(MISSING), reason=f"no {MISSING} here; see tests/cluster/run.sh --help")
 def test_every_record_is_there_and_equal_to_that_of_a_grid_left_alone():
     figures = measure()
