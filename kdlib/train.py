@@ -21,7 +21,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kdlib.checkpoints import load_weights
-from kdlib.data import load_data
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.detection_batches import DetectionBatches
 from kdlib.data.image_data import ImageData
@@ -34,6 +33,7 @@ from kdlib.errors import KdlibError
 from kdlib.files import write_json
 from kdlib.models import check_task, create_model, output_shapes
 from kdlib.precision import resolve_precision
+from kdlib.run_data import evaluation_data, training_data
 from kdlib.run_record import make_record
 from kdlib.runs import (
     RunConfig,
@@ -196,8 +196,7 @@ def prepare(
 
 def _data_of(config: RunConfig, data_root: Path | None) -> tuple[ImageData, ImageData]:
     """What a run learns from, and what it is judged by."""
-    splits = ("train", "test") if config.split == "train" else ("fit", "dev")
-    data, evaluation = (_load(config, split, data_root) for split in splits)
+    data, evaluation = training_data(config, data_root), evaluation_data(config, data_root)
     if data.classes != evaluation.classes:
         raise KdlibError("Training and evaluation data have different classes; see the data set.")
     return data, evaluation
@@ -214,20 +213,6 @@ def _teacher_of(
         return found
     network = None if found is None else found.network
     return CropTeacher(network, cutting[0].crop_size, data.mean, data.std).to(device)
-
-
-def _load(config: RunConfig, split: str, data_root: Path | None) -> ImageData:
-    return load_data(
-        config.dataset,
-        split,
-        size=config.test_size if split == "test" else config.train_size,
-        task=config.task,
-        image_size=config.image_size,
-        attentions=config.attentions,
-        distractors=config.distractors,
-        crop_size=config.crop_size,
-        data_root=data_root,
-    )
 
 
 def load_teacher(
