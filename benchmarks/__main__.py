@@ -63,6 +63,7 @@ def measure_others(names: Sequence[str], options: argparse.Namespace) -> None:
         record |= measure_sections([name], scope)
         record["goals"] = judge(record, _step_records(scope, options.to), scope.device.type)
         write_json(path, record)
+        record = json.loads(path.read_text(encoding="utf-8"))  # in the order of the file
         shown = [table for table, (source, *_) in TABLES.items() if source == name]
         print("\n".join(section_text(table, [record]) for table in shown), flush=True)
     print(f"{section_text('goals', [record])}\n{path}\n")

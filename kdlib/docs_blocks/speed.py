@@ -103,7 +103,8 @@ def _floor(section: Mapping[str, Any]) -> Rows:
 
 def _breakdown(section: Mapping[str, Any]) -> Rows:
     for row in section["steps"]:
-        shares = ", ".join(f"{name} {share:.1%}" for name, share in row["shares"].items())
+        largest_first = sorted(row["shares"].items(), key=lambda item: -item[1])
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in largest_first)
         yield [f"{row['teacher']} > {row['student']}", row["precision"], row["method"], shares]
 
 
