@@ -315,7 +315,10 @@ def _positive(text: str) -> int:
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise argparse.ArgumentTypeError("nested too deeply") from error
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("not a JSON object")
     return value

@@ -3,8 +3,8 @@
 import errno
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,10 +80,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+        try:  # before there is a file: who is asked to leave in between would leave one behind
             write(temporary)
             _flush_to_disk(temporary)
             temporary.chmod(0o644)

@@ -135,7 +135,7 @@ def _read(folder: Path) -> Arrays | None:
         sums: Mapping[str, int] = json.loads((folder / "checksums.json").read_text())
         sound = all(checksum(folder / name) == value for name, value in sums.items())
         return _arrays(folder) if sums and sound else None
-    except (OSError, ValueError, AttributeError):
+    except Exception:  # whatever is wrong with it, it is made again
         return None
 
 

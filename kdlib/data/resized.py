@@ -81,7 +81,10 @@ def read_index(folder: Path) -> NDArray[np.int64]:
         ValueError: the file holds something else; ``np.load`` would take archives and pickles too.
     """
     with (folder / "index.npy").open("rb") as file:
-        index = np.lib.format.read_array(file, allow_pickle=False)
+        try:
+            index = np.lib.format.read_array(file, allow_pickle=False)
+        except Exception as error:  # a damaged header ends in what Python's own parser raises
+            raise ValueError(f"{file.name} holds no array") from error
     if index.ndim != 2 or index.shape[1] != 3 or index.dtype != np.int64:
         raise ValueError(f"{folder} has an index of another form")
     return index
