@@ -26,7 +26,7 @@ def tally() -> Callable[[str, str], None]:
     """Count one trial of a fault, by what became of it.
 
     ``recovered``: the end is that of an undisturbed run. ``told``: an error names what to do.
-    ``harmless``: what was read is what was written.
+    ``harmless``: it made no difference: what was read is what was written, say.
     """
 
     def count(fault: str, outcome: str) -> None:

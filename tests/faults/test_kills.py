@@ -141,4 +141,4 @@ def stop_notebook(folder: Path, delay: float, tally: Callable[[str, str], None])
     assert time.monotonic() - start < LEAVES_WITHIN_S
     assert not list(folder.glob("*out*.ipynb")) or list(folder.glob("out.failed.ipynb"))
     assert not list(temporary.glob("kdlib-*"))
-    tally("SIGTERM to a notebook's execution", "recovered")
+    tally("SIGTERM to a notebook's execution", "harmless")

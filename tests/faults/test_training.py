@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from faults.processes import copy_of
+from faults.processes import check_like, copy_of
 from training import tiny
 
 from kdlib.checkpoints import load_tensors
@@ -38,6 +38,9 @@ def test_a_loss_that_is_not_finite_after_a_good_epoch(taught, tmp_path, monkeypa
     tally("loss is NaN", "told")
     monkeypatch.undo()
     fit([config], root, progress=False)
+    whole = copy_of(taught, tmp_path / "whole")
+    fit([config], whole, progress=False)
+    check_like(config, root, whole)
     tally("loss is NaN", "recovered")
 
 
