@@ -92,7 +92,7 @@ def scope_of(options: argparse.Namespace) -> "Scope":
 
 def machine_slug(scope: "Scope") -> str:
     """Such as ``amd-epyc-cpu-1``: machine, device, threads."""
-    from benchmarks.measure import machine_name
+    from kdlib.machine import machine_name
 
     return slug(machine_name(scope.device), scope.device.type, scope.threads)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import machine_name
 from kdlib.files import write_json
+from kdlib.machine import machine_name
 
 ROOT = Path(__file__).parents[1]
 TIMED = ("make test", "make reproduce")

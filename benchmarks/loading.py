@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.measure import machine_name
 from kdlib.data import LISTERS, load_data, resized
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
 from kdlib.data.photo_source import open_source
 from kdlib.data.photographs import random_places, worker_count
 from kdlib.files import write_json
+from kdlib.machine import machine_name
 from kdlib.runs import RunConfig, provenance
 from kdlib.seeds import generator
 

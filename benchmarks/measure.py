@@ -1,12 +1,9 @@
 """Everything that `python -m benchmarks` measures, as one JSON-ready record."""
 
-import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isnan
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +15,7 @@ from benchmarks.steps import Bench, same_weights
 from benchmarks.timing import Ratio, clock_of, ratios
 from kdlib.data import load_data
 from kdlib.errors import KdlibError
+from kdlib.machine import limited_threads, machine_name
 from kdlib.precision import resolve_precision
 from kdlib.runs import RunConfig, provenance
 
@@ -64,7 +62,7 @@ def measure(plan: Plan, progress: bool = True) -> dict[str, Any]:
     create = partial(Bench, plan.config, data=data, device=device, precision=precision)
     rounds, half = plan.rounds, max(2, plan.rounds // 2)
     ticks = rounds + half * len(COUNTS) + len(SHARED_METHODS) * half + 3
-    with threads(plan.threads), tqdm(total=ticks, disable=not progress) as bar:
+    with limited_threads(plan.threads), tqdm(total=ticks, disable=not progress) as bar:
         timed = partial(ratios, clock=clock, tick=bar.update)
         bar.set_description("overhead")
         overhead = _overheads(create(["student", *METHODS]), partial(timed, rounds=rounds))
@@ -146,24 +144,3 @@ def as_json(ratio: Ratio, shift: float = 0) -> dict[str, float | None]:
     """Four digits; a bound that too few rounds leave open as None."""
     values = {name: value + shift for name, value in ratio._asdict().items()}
     return {name: None if isnan(value) else round(value, 4) for name, value in values.items()}
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Limit PyTorch to so many threads of the processor, for as long as it lasts."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def machine_name(device: torch.device) -> str:
-    """What the work was done on: the GPU's name, or the processor's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    processors = Path("/proc/cpuinfo")
-    lines = processors.read_text().splitlines() if processors.exists() else []
-    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())

@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from benchmarks.detectors import DetectorBench, detector_costs
-from benchmarks.measure import as_json, machine_name, shared_fields, threads
+from benchmarks.measure import as_json, shared_fields
 from benchmarks.memory import peak_bytes, state_bytes
 from benchmarks.steps import Bench
 from benchmarks.timing import Ratio, Work, clock_of, ratios
@@ -22,6 +22,7 @@ from kdlib.distillers import METHODS, STAGES, parse_method, run_before
 from kdlib.errors import KdlibError
 from kdlib.figure_tables.cost import COSTS, DETECTOR_COSTS
 from kdlib.files import write_json
+from kdlib.machine import limited_threads, machine_name
 from kdlib.profiles import expand
 from kdlib.refinement import OF_PIXELS
 from kdlib.runs import RunConfig, provenance
@@ -97,7 +98,7 @@ def measure(
     name, clock = clock_of(device, 1)
     found = {}
     place = {"device": device, "precision": PRECISION, "compiled": compiled}
-    with threads(1), tqdm(total=len(runs) * rounds, disable=not progress) as bar:
+    with limited_threads(1), tqdm(total=len(runs) * rounds, disable=not progress) as bar:
         for method, run in runs.items():
             bar.set_description(method)
             timed = partial(ratios, rounds=rounds, clock=clock, tick=bar.update)
@@ -134,7 +135,7 @@ def measure_detectors(
     data = load_data(config.dataset, "train", size=images or SHOWN, task="detection", **scenes)
     name, clock = clock_of(CPU, 1)
     found = {}
-    with threads(1), tqdm(total=2 * len(own) * rounds, disable=not progress) as bar:
+    with limited_threads(1), tqdm(total=2 * len(own) * rounds, disable=not progress) as bar:
         timed = partial(ratios, rounds=rounds, clock=clock, tick=bar.update)
         bench = DetectorBench(config, own, data, device=CPU, precision=PRECISION)
         for method, run in own.items():

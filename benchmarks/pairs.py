@@ -106,7 +106,7 @@ def _ways(create: partial, data: ImageData) -> dict[str, Work]:
     works = {f"{OURS}, {precision}": _step(ours)}
     if torchdistill_version() is None:
         return works
-    if precision == "float32":  # in bfloat16 torchdistill's divergence has two digits
+    if precision == "float32":  # in bfloat16 the two round at other places
         _check(create([METHOD]))
     plain = torchdistill_step(create([METHOD]), METHOD, torch.contiguous_format)
     same = torchdistill_step(ours, METHOD)

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import machine_name
 from kdlib.errors import KdlibError
 from kdlib.files import write_json
+from kdlib.machine import machine_name
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("kdlib", "notebooks", "profiles", "workflow")

@@ -10,12 +10,13 @@ from tqdm.auto import tqdm
 from benchmarks import loading, methods
 from benchmarks.breakdown import breakdown
 from benchmarks.floor import share_of_floor
-from benchmarks.measure import METHODS, machine_name, threads
+from benchmarks.measure import METHODS
 from benchmarks.notebooks import papermill_overhead
 from benchmarks.pairs import BATCHES, PAIRS, PRECISIONS, measure_pair, noise, pair_config
 from benchmarks.peers import torchdistill_version
 from benchmarks.steps import Bench
 from benchmarks.timing import Clock, clock_of
+from kdlib.machine import limited_threads, machine_name
 from kdlib.runs import RunConfig, provenance
 
 LARGE = ("resnet50", "resnet18", 224)
@@ -132,7 +133,7 @@ def measure_sections(names: Iterable[str], scope: Scope) -> dict[str, dict[str, 
     """The named sections' records, each with where, when and from what it was measured."""
     found = {}
     for name in names:
-        with threads(scope.threads):
+        with limited_threads(scope.threads):
             measured = SECTIONS[name](scope)
             source = provenance(RunConfig(), scope.device.type, "float32", "")
         plan = {"rounds": scope.rounds, "quick": scope.quick, "compiled": scope.compiled}

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from scipy import stats
 
+from kdlib.machine import Clock, processor_clock
+
 Work = Callable[[], object]
-Clock = Callable[[], float]
 
 
 class Ratio(NamedTuple):
@@ -32,12 +33,9 @@ def median_ratio(values: list[float]) -> Ratio:
 
 
 def clock_of(device: torch.device, threads: int) -> tuple[str, Clock]:
-    """A clock and its name: processor time with one thread on the CPU, else the wall's.
-
-    The processor's time of a single thread leaves out when other programs had the core.
-    """
-    if device.type == "cpu" and threads == 1:
-        return "processor time", time.process_time
+    """A clock in seconds, and its name; a GPU's is the wall's, once its work is done."""
+    if device.type == "cpu":
+        return processor_clock(threads)
     return "wall time", lambda: _drained(device)
 
 

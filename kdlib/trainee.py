@@ -95,6 +95,7 @@ class Trainee:
         self.precision = precision
         self.history: list[dict[str, Any]] = []
         self.failure: DivergedError | None = None
+        self.steps = 0  # of this epoch
         self.parts = team.readied(self._build(lesson))
         self.optimiser = self._optimise()
         self._restore()
@@ -190,6 +191,7 @@ class Trainee:
             DivergedError: the loss is not finite; names the terms and the learning rate.
         """
         self.optimiser.param_groups[0]["lr"] = lr
+        self.steps += 1
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
             terms = self.learner(batch, teacher, progress)
         loss = torch.stack(list(terms.values())).sum()
@@ -251,6 +253,7 @@ class Trainee:
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Add a row of history and save a checkpoint that a killed run goes on from."""
         self.history.append(row)
+        self.steps = 0
         if self.team.is_main:
             self._save()
 
@@ -313,10 +316,11 @@ class Trainee:
 
     def _not_finite(self, terms: dict[str, Tensor], lr: float) -> str:
         values = ", ".join(f"{name} {term.item():.4g}" for name, term in terms.items())
+        when = f"epoch {self.epoch + 1}, step {self.steps}"
         return (
-            f"The loss of '{self.label}' is not finite in epoch {self.epoch + 1} "
-            f"({values}; learning rate {lr:.4g}). Lower learning_rate or weight; "
-            f"the last good epoch is kept in {self._checkpoint}."
+            f"The loss of '{self.label}' is not finite in {when} ({values}; "
+            f"learning rate {lr:.4g}). Lower learning_rate or weight; the last good epoch is "
+            f"kept in {self._checkpoint}."
         )
 
 

@@ -11,12 +11,12 @@ import torch
 from training import tiny
 
 from benchmarks.__main__ import main
-from benchmarks.measure import machine_name
 from benchmarks.report import report
 from benchmarks.steps import Bench, endless, same_weights
 from benchmarks.timing import Ratio, clock_of, median_ratio, ratios
 from kdlib.data import load_data
 from kdlib.data.batches import Batches
+from kdlib.machine import machine_name
 
 METHODS = ["kd", "dct"]
 TINY = [

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import machine_name
 from cluster.grid import RECORDS, ROOT, copy_tree, killed, left_alone, outcome
 from cluster.slurm import PACKAGES, Cluster, missing_programs, search_path
 from kdlib.files import write_json
+from kdlib.machine import machine_name
 
 EXIT_FAILED, EXIT_MISSING = 1, 2
 
