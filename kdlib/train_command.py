@@ -1,6 +1,7 @@
 """``python -m kdlib.train``: one run from a file, by one process or by several."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ EXIT_USER_ERROR = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train; returns the exit status (2: told in one line what is wrong)."""
     options = parser().parse_args(arguments)
+    # Asked to leave, it does so through the clauses that remove what is half-written.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     team = Team()
     try:
         team = launched_team(options.device, options.sync_batch_norm)

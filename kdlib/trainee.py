@@ -300,9 +300,15 @@ class Trainee:
         if not self._checkpoint.exists():
             return
         tensors, facts = load_tensors(self._checkpoint)
-        self.parts.load_state_dict(_under(tensors, "model."))
-        restore_optimiser(self.optimiser, _under(tensors, "momentum."))
-        self.history, self.precision = facts["history"], facts["precision"]
+        try:
+            self.parts.load_state_dict(_under(tensors, "model."))
+            restore_optimiser(self.optimiser, _under(tensors, "momentum."))
+            self.history, self.precision = facts["history"], facts["precision"]
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise KdlibError(
+                f"{self._checkpoint} is no checkpoint of this run ({type(error).__name__}). "
+                "Delete it and run again."
+            ) from error
         self._check_team(facts.get("team", ALONE.facts))
 
     def _check_team(self, began: dict[str, Any]) -> None:
@@ -317,10 +323,10 @@ class Trainee:
     def _not_finite(self, terms: dict[str, Tensor], lr: float) -> str:
         values = ", ".join(f"{name} {term.item():.4g}" for name, term in terms.items())
         when = f"epoch {self.epoch + 1}, step {self.steps}"
+        kept = f"; the last good epoch is kept in {self._checkpoint}" if self.history else ""
         return (
             f"The loss of '{self.label}' is not finite in {when} ({values}; "
-            f"learning rate {lr:.4g}). Lower learning_rate or weight; the last good epoch is "
-            f"kept in {self._checkpoint}."
+            f"learning rate {lr:.4g}). Lower learning_rate or weight{kept}."
         )
 
 

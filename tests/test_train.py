@@ -252,3 +252,11 @@ def test_students_of_different_batches_cannot_be_in_lock_step(tmp_path):
 def test_an_unknown_method_lists_the_valid_ones(taught):
     with pytest.raises(KdlibError, match="Unknown method 'dtc'.*'dct'"):
         fit([tiny(method="dtc")], taught, progress=False)
+
+
+def test_a_checkpoint_of_other_networks_is_named(taught, tmp_path):
+    config = tiny(method="kd")
+    path = run_directory(config, copy_teacher(taught, tmp_path)) / "checkpoint.safetensors"
+    save_tensors(path, {"model.student.weight": torch.zeros(3)}, {"history": []})
+    with pytest.raises(KdlibError, match="checkpoint.safetensors is no checkpoint of this run"):
+        fit([config], tmp_path, progress=False)

@@ -14,7 +14,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from kdlib.errors import KdlibError, unknown  # noqa: E402
+from kdlib.errors import KdlibError, shown, unknown  # noqa: E402
 
 VARIABLES = (
     "PROFILE", "DATASET", "METHODS", "SEEDS", "EPOCHS", "IMAGES", "DATA_ROOT", "JOBS",
@@ -159,32 +159,36 @@ def check_methods(names: Iterable[str]) -> None:
         taken = methods()[base]
         if not set(added) <= set(taken):
             valid = " ".join(f"+{word}" for word in taken) or "no modifier"
-            raise KdlibError(f"METHODS has '{name}', but '{base}' takes {valid}.")
+            raise KdlibError(f"METHODS has '{shown(name)}', but '{base}' takes {valid}.")
 
 
 def check_seeds(seeds: Iterable[str]) -> None:
     """Refuse a seed that is not a whole number of 0 or more."""
     for seed in seeds:
         if not (seed.isascii() and seed.isdigit()):
-            raise KdlibError(f"SEEDS has '{seed}'; valid: whole numbers from 0, as in SEEDS=0,1,2.")
+            raise KdlibError(
+                f"SEEDS has '{shown(seed)}'; valid: whole numbers from 0, as in SEEDS=0,1,2."
+            )
 
 
 def check_number(name: str, value: str) -> None:
     """Refuse a variable that is given and not a whole number of 1 or more."""
     if value and not _is_positive(value):
-        raise KdlibError(f"{name} is '{value}'; valid: a whole number from 1.")
+        raise KdlibError(f"{name} is '{shown(value)}'; valid: a whole number from 1.")
 
 
 def check_data_root(folder: str) -> None:
     """Refuse a folder that does not exist."""
-    if folder and not Path(folder).is_dir():
-        raise KdlibError(f"DATA_ROOT is '{folder}', which is not a folder; give one that exists.")
+    if folder and not os.path.isdir(folder):  # noqa: PTH112 - which takes any text
+        raise KdlibError(
+            f"DATA_ROOT is '{shown(folder)}', which is not a folder; give one that exists."
+        )
 
 
 def check_jobs(jobs: str) -> None:
     """Refuse a number of jobs that is neither ``all`` nor a whole number of 1 or more."""
     if jobs and jobs != "all" and not _is_positive(jobs):
-        raise KdlibError(f"JOBS is '{jobs}'; valid: all, or a whole number from 1.")
+        raise KdlibError(f"JOBS is '{shown(jobs)}'; valid: all, or a whole number from 1.")
 
 
 def check_executor(name: str) -> None:
@@ -194,7 +198,7 @@ def check_executor(name: str) -> None:
 
 
 def _is_positive(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) > 0
+    return text.isascii() and text.isdigit() and text.strip("0") != ""
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def test_a_loss_that_is_not_finite_after_a_good_epoch(taught, tmp_path, monkeypa
     with pytest.raises(KdlibError) as caught:
         fit([config], root, progress=False)
     text = str(caught.value)
-    assert re.search(r"not finite in epoch 2 .*ce nan.*learning rate 0\.\d+", text), text
+    assert re.search(r"not finite in epoch 2, step \d+ .*ce nan.*learning rate 0\.\d+", text), text
     directory = run_directory(config, root)
     assert len(load_tensors(directory / "checkpoint.safetensors")[1]["history"]) == 1
     assert not (directory / "record.json").exists()
