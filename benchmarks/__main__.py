@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if STEPS in options.only:
             measure_steps(options)
         others = [name for name in SECTIONS if name in options.only and name != STEPS]
-        if others:
-            measure_others(others, options)
+        measure_others(others, options)
+        judge_goals(options)
     except KdlibError as error:
         print(error, file=sys.stderr)
         return 2
@@ -51,22 +51,36 @@ def measure_steps(options: argparse.Namespace) -> None:
 
 def measure_others(names: Sequence[str], options: argparse.Namespace) -> None:
     """The other sections, into the one file of this machine; those not named stay as they are."""
-    from benchmarks.goals import judge
     from benchmarks.speed import measure_sections
     from kdlib.docs_blocks.speed import TABLES, section_text
     from kdlib.files import write_json
 
     scope = scope_of(options)
-    path = options.to / "speed" / f"{machine_slug(scope)}.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in names:
-        record |= measure_sections([name], scope)
-        record["goals"] = judge(record, _step_records(scope, options.to), scope.device.type)
-        write_json(path, record)
-        record = json.loads(path.read_text(encoding="utf-8"))  # in the order of the file
+        path, record = _sections_of(scope, options.to)
+        write_json(path, record | measure_sections([name], scope))
+        _, record = _sections_of(scope, options.to)  # in the order of the file
         shown = [table for table, (source, *_) in TABLES.items() if source == name]
         print("\n".join(section_text(table, [record]) for table in shown), flush=True)
-    print(f"{section_text('goals', [record])}\n{path}\n")
+
+
+def judge_goals(options: argparse.Namespace) -> None:
+    """Compare what has been measured, now or before, with what the project promises."""
+    from benchmarks.goals import judge
+    from kdlib.docs_blocks.speed import section_text
+    from kdlib.files import write_json
+
+    scope = scope_of(options)
+    path, record = _sections_of(scope, options.to)
+    if record:
+        goals = judge(record, _step_records(scope, options.to), scope.device.type)
+        write_json(path, record | {"goals": goals})
+        print(f"{section_text('goals', [{'goals': goals}])}\n{path}\n")
+
+
+def _sections_of(scope: "Scope", folder: Path) -> tuple[Path, dict[str, Any]]:
+    path = folder / "speed" / f"{machine_slug(scope)}.json"
+    return path, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def scope_of(options: argparse.Namespace) -> "Scope":
