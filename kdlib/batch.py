@@ -7,24 +7,26 @@ the executed notebook, and the job's further tries end at once.
 
 import argparse
 import json
-import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdlib.endings import EXIT_FAILED, EXIT_MISTAKE, ended
 from kdlib.errors import KdlibError
 from kdlib.execute import ExecutionError, execute_notebook, find_notebook
+from kdlib.files import write_text
 from kdlib.gpus import own_gpus
-
-EXIT_FAILED, EXIT_MISTAKE = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit status (2: the user's mistake, 1: a failure)."""
     options = parser().parse_args(arguments)
-    # Leave through the `finally` clauses, so that kernels and temporary files go too.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    return ended(lambda: run_once(options))
+
+
+def run_once(options: Namespace) -> int:
+    """Run the job, unless an earlier try has shown that the user has to mend something."""
     mistake = options.output.with_suffix(".mistake.txt")
     if options.attempt > 1 and mistake.exists():
         print(f"Not tried again:\n{mistake.read_text(encoding='utf-8')}", file=sys.stderr)
@@ -36,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         if not is_mistake(error):
             return EXIT_FAILED
-        mistake.parent.mkdir(parents=True, exist_ok=True)
-        mistake.write_text(f"{error}\n", encoding="utf-8")
+        write_text(mistake, f"{error}\n")
         return EXIT_MISTAKE
     return 0
 

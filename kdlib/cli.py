@@ -2,63 +2,22 @@
 
 import argparse
 import json
-import os
-import signal
-import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from kdlib import commands
-from kdlib.errors import KdlibError, shown
-
-EXIT_MISTAKE, EXIT_FAILED = 2, 1
-DEBUG = "KDLIB_DEBUG"
+from kdlib.endings import ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; returns the exit status (2: the user's mistake, 1: a failure).
-
-    Whatever goes wrong is told in a line; with the variable ``KDLIB_DEBUG`` set, by its traceback.
-    """
-    signal.signal(signal.SIGTERM, _stop)
-    try:
-        options = parser().parse_args(arguments)
-        options.call(options)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except KeyboardInterrupt:
-        print("Interrupted; what is finished is kept.", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except Exception as error:
-        if os.environ.get(DEBUG):
-            traceback.print_exc()
-        print(_reason(error), file=sys.stderr)
-        return EXIT_MISTAKE if isinstance(error, KdlibError) else EXIT_FAILED
-    return 0
+    """Run a subcommand; returns the exit status (2: the user's mistake, 1: a failure)."""
+    return ended(lambda: _call(arguments))
 
 
-def _reason(error: Exception) -> str:
-    """Why a command failed, for who gave it."""
-    if isinstance(error, KdlibError):
-        return str(error)
-    if isinstance(error, OSError):
-        return f"The system refused: {error}. What is finished is kept."
-    if isinstance(error, MemoryError):
-        return "Not enough memory: choose fewer or smaller images, or a smaller batch_size."
-    return (
-        f"Unexpected {type(error).__name__}: {shown(str(error))} This is a fault of kdlib, not "
-        f"yours; {DEBUG}=1 before the command shows where. Please report it with that."
-    )
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """Leave through the ``finally`` clauses, so that kernels and temporary files go too."""
-    raise SystemExit(128 + number)
+def _call(arguments: Sequence[str] | None) -> None:
+    options = parser().parse_args(arguments)
+    options.call(options)
 
 
 def parser() -> argparse.ArgumentParser:

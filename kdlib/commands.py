@@ -8,9 +8,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from kdlib.endings import EXIT_FAILED
 from kdlib.errors import KdlibError
-
-EXIT_FAILED = 1
 
 
 def run_notebook(options: Namespace) -> None:

@@ -1,7 +1,6 @@
 """``python -m kdlib.train``: one run from a file, by one process or by several."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 
 from kdlib.distributed import Team, launched_team, left_by_others
+from kdlib.endings import EXIT_MISTAKE, ended
 from kdlib.errors import KdlibError
 from kdlib.profiles import earlier
 from kdlib.runs import RunConfig, run_directory
@@ -17,27 +17,28 @@ from kdlib.tasks import TASKS
 from kdlib.train import fit
 from kdlib.trainee import DivergedError
 
-EXIT_USER_ERROR = 2
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train; returns the exit status (2: told in one line what is wrong)."""
     options = parser().parse_args(arguments)
-    # Asked to leave, it does so through the clauses that remove what is half-written.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    return ended(lambda: launch(options))
+
+
+def launch(options: argparse.Namespace) -> int:
+    """Train in this process's place in a launch; what all processes meet, one of them tells."""
     team = Team()
     try:
         team = launched_team(options.device, options.sync_batch_norm)
         train(options, team)
     except KdlibError as error:
         _tell(error, team)
-        return EXIT_USER_ERROR
+        return EXIT_MISTAKE
     except RuntimeError as error:
         if team.size == 1 or not left_by_others(error):
             raise
         if team.is_main:
             print("Another process of this launch has ended; see what it said.", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return EXIT_MISTAKE
     return 0
 
 

@@ -16,6 +16,7 @@ import yaml
 from teams import PATIENCE_S, started
 from training import TINY, history_of, result_of, tiny
 
+from kdlib import train_command
 from kdlib.errors import KdlibError
 from kdlib.runs import read_record, run_directory
 from kdlib.train_command import main, read_config
@@ -66,6 +67,16 @@ def test_what_is_wrong_is_told_in_one_line(text, said, tmp_path, capsys):
     told = capsys.readouterr().err
     assert len(told.splitlines()) == 1
     assert re.search(said, told)
+
+
+def test_a_fault_of_ours_is_told_in_one_line_too(tmp_path, monkeypatch, capsys):
+    def fail(*given, **more):
+        raise ZeroDivisionError("by\nnothing")
+
+    monkeypatch.setattr(train_command, "fit", fail)
+    assert main(arguments(write_config(tmp_path), tmp_path / "runs")) == 1
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1 and "Unexpected ZeroDivisionError" in told
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from training import history_of, result_of
 
-from kdlib import cli
 from kdlib.checkpoints import load_tensors
+from kdlib.endings import leave_when_asked
 from kdlib.files import PARTIAL
 from kdlib.runs import RunConfig, read_record, run_directory
 from kdlib.train import fit
@@ -35,7 +35,7 @@ def begin(act: Callable[[], object]) -> BaseProcess:
 
 def _act(act: Callable[[], object]) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, cli._stop)
+    leave_when_asked()
     act()
 
 
