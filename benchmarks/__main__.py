@@ -52,8 +52,8 @@ def measure_steps(options: argparse.Namespace) -> None:
 def measure_others(names: Sequence[str], options: argparse.Namespace) -> None:
     """The other sections, into the one file of this machine; those not named stay as they are."""
     from benchmarks.speed import measure_sections
-    from kdlib.docs_blocks.speed import TABLES, section_text
     from kdlib.files import write_json
+    from study.pages import TABLES, section_text
 
     scope = scope_of(options)
     for name in names:
@@ -67,8 +67,8 @@ def measure_others(names: Sequence[str], options: argparse.Namespace) -> None:
 def judge_goals(options: argparse.Namespace) -> None:
     """Compare what has been measured, now or before, with what the project promises."""
     from benchmarks.goals import judge
-    from kdlib.docs_blocks.speed import section_text
     from kdlib.files import write_json
+    from study.pages import section_text
 
     scope = scope_of(options)
     path, record = _sections_of(scope, options.to)
@@ -106,7 +106,7 @@ def scope_of(options: argparse.Namespace) -> "Scope":
 
 def machine_slug(scope: "Scope") -> str:
     """Such as ``amd-epyc-cpu-1``: machine, device, threads."""
-    from kdlib.machine import machine_name
+    from study.export import machine_name
 
     return slug(machine_name(scope.device), scope.device.type, scope.threads)
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from kdlib.files import write_json
-from kdlib.machine import machine_name
+from study.export import machine_name
 
 ROOT = Path(__file__).parents[1]
 TIMED = ("make test", "make reproduce")

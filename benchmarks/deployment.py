@@ -8,9 +8,8 @@ from itertools import product
 from pathlib import Path
 
 from kdlib.errors import KdlibError
-from kdlib.export import FORMATS, Plan, export_run
-from kdlib.export.report import report
 from kdlib.files import write_json
+from study.export import FORMATS, Plan, export_run, report
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -11,10 +11,10 @@ import torch
 from benchmarks.measure import as_json
 from benchmarks.memory import peak_bytes, state_bytes
 from benchmarks.steps import HALFWAY, NOWHERE
-from kdlib.data.detection_batches import DetectionBatch, DetectionBatches
 from kdlib.data.image_data import ImageData
+from kdlib.detection.batches import DetectionBatch, DetectionBatches
+from kdlib.detection.losses import CropTeacher
 from kdlib.detection.trainee import DetectorTrainee
-from kdlib.distillers.crop_teacher import CropTeacher
 from kdlib.models import create_model
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything

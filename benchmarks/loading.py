@@ -17,15 +17,15 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from kdlib.data import LISTERS, load_data, resized
+from kdlib.data import LISTERS, load_data
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
-from kdlib.data.photo_source import open_source
-from kdlib.data.photographs import random_places, worker_count
+from kdlib.data.photograph_cache import build
+from kdlib.data.photographs import open_source, random_places, worker_count
 from kdlib.files import write_json
-from kdlib.machine import machine_name
 from kdlib.runs import RunConfig, provenance
 from kdlib.seeds import generator
+from study.export import machine_name
 
 RESULTS = Path(__file__).parent / "results"
 SIDES = {"500 x 400": (500, 400), "340 x 256": (340, 256)}
@@ -94,7 +94,7 @@ def _row(root: Path, decoded: ImageData, epochs: int) -> dict[str, Any]:
     on_the_fly = _speeds(decoded, epochs)
     start = time.perf_counter()
     source = open_source(LISTERS["imagefolder"], "train", 224, root)
-    folder = resized.build(source, worker_count(), progress=False)
+    folder = build(source, worker_count(), progress=False)
     making = time.perf_counter() - start
     cached = load_data("imagefolder", "train", image_size=224, data_root=root)
     return {

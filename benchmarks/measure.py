@@ -15,9 +15,9 @@ from benchmarks.steps import Bench, same_weights
 from benchmarks.timing import Ratio, clock_of, ratios
 from kdlib.data import load_data
 from kdlib.errors import KdlibError
-from kdlib.machine import limited_threads, machine_name
-from kdlib.precision import resolve_precision
 from kdlib.runs import RunConfig, provenance
+from kdlib.trainee import resolve_precision
+from study.export import limited_threads, machine_name
 
 METHODS = ("kd", "at", "dct", "dct+kd")
 TOGETHER = (*METHODS, "dkd", "sp", "pkt", "logit_std")

@@ -18,14 +18,14 @@ from benchmarks.memory import peak_bytes, state_bytes
 from benchmarks.steps import Bench
 from benchmarks.timing import Ratio, Work, clock_of, ratios
 from kdlib.data import load_data
-from kdlib.distillers import METHODS, STAGES, parse_method, run_before
 from kdlib.errors import KdlibError
-from kdlib.figure_tables.cost import COSTS, DETECTOR_COSTS
 from kdlib.files import write_json
-from kdlib.machine import limited_threads, machine_name
-from kdlib.profiles import expand
-from kdlib.refinement import OF_PIXELS
+from kdlib.methods import METHODS, STAGES, parse_method, run_before
 from kdlib.runs import RunConfig, provenance
+from study.export import limited_threads, machine_name
+from study.figures.cost import COSTS, DETECTOR_COSTS
+from study.profiles import expand
+from study.statistics import OF_PIXELS
 
 PLAIN = "student"
 TASKS = {"classification": ("full", COSTS), "detection": ("detection", DETECTOR_COSTS)}

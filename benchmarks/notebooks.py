@@ -11,7 +11,7 @@ from typing import Any
 import nbformat
 
 from benchmarks.timing import Work, rounds_of
-from kdlib.execute import execute_notebook
+from study.notebooks import execute_notebook
 
 PARAMETERS = "images = 64  # of the batch"
 RUN = """

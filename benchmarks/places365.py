@@ -22,12 +22,11 @@ from benchmarks.floor import matrix_rate, share_of_floor
 from benchmarks.pairs import noise
 from benchmarks.steps import Bench
 from benchmarks.timing import clock_of
-from kdlib.budget import training_flops
 from kdlib.files import write_json
-from kdlib.machine import limited_threads, machine_name
 from kdlib.models import count_parameters, create_model
-from kdlib.profiles import expand
 from kdlib.runs import RunConfig, provenance
+from study.export import limited_threads, machine_name
+from study.profiles import expand, training_flops
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -17,7 +17,7 @@ import torch
 
 from kdlib.errors import KdlibError
 from kdlib.files import write_json
-from kdlib.machine import machine_name
+from study.export import machine_name
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("kdlib", "notebooks", "profiles", "workflow")

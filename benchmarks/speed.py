@@ -16,8 +16,8 @@ from benchmarks.pairs import BATCHES, PAIRS, PRECISIONS, measure_pair, noise, pa
 from benchmarks.peers import torchdistill_version
 from benchmarks.steps import Bench
 from benchmarks.timing import Clock, clock_of
-from kdlib.machine import limited_threads, machine_name
 from kdlib.runs import RunConfig, provenance
+from study.export import limited_threads, machine_name
 
 LARGE = ("resnet50", "resnet18", 224)
 LARGE_BATCH = {"cpu": 8, "cuda": 256}

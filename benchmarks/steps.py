@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from kdlib.compiling import CompiledLearner, CompiledTeacher
+from benchmarks.compiling import CompiledLearner, CompiledTeacher, folded
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
-from kdlib.distillers.base import FrozenTeacher, TeacherOutput
-from kdlib.folding import folded
+from kdlib.distill import FrozenTeacher, TeacherOutput
 from kdlib.models import create_model, output_shapes
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything

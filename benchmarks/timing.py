@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from scipy import stats
 
-from kdlib.machine import Clock, processor_clock
+from study.export import Clock, processor_clock
 
 Work = Callable[[], object]
 

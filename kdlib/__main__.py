@@ -1,7 +1,7 @@
-"""``python -m kdlib``."""
+"""``python -m kdlib``: the command ``kdlib``, wherever it is declared."""
 
 import sys
+from importlib.metadata import entry_points
 
-from kdlib.cli import main
-
-sys.exit(main())
+(command,) = entry_points(group="console_scripts", name="kdlib")
+sys.exit(command.load()())

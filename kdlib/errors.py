@@ -1,8 +1,15 @@
 """Errors that a user can mend: what was wrong, what is valid, what to do."""
 
+import math
+import os
 import reprlib
-from collections.abc import Iterable, Mapping
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from types import FrameType, NoneType, UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin
 
 LONGEST_SHOWN = 80
 
@@ -74,3 +81,122 @@ def same_kind(value: object, example: object) -> bool:
     if isinstance(example, list | tuple):
         return isinstance(value, list | tuple)
     return isinstance(value, type(example))
+
+
+# How a command ends: an exit status, and a line for whatever went wrong.
+EXIT_FAILED, EXIT_MISTAKE = 1, 2
+DEBUG = "KDLIB_DEBUG"
+
+
+def ended(command: Callable[[], int | None]) -> int:
+    """Run a command; returns its exit status (2: the user's mistake, 1: a failure).
+
+    Whatever goes wrong is told in a line; with the variable ``KDLIB_DEBUG`` set, by its traceback
+    too. Asked to leave (SIGTERM), it does.
+    """
+    leave_when_asked()
+    try:
+        status = command()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        print("Interrupted; what is finished is kept.", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
+        print(_reason(error), file=sys.stderr)
+        return EXIT_MISTAKE if isinstance(error, KdlibError) else EXIT_FAILED
+    return status or 0
+
+
+def leave_when_asked() -> None:
+    """Let SIGTERM leave through ``finally`` clauses: kernels and temporary files go too."""
+    signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _reason(error: Exception) -> str:
+    """Why a command failed, for who gave it."""
+    if isinstance(error, KdlibError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"The system refused: {error}. What is finished is kept."
+    # A GPU's has another class, by a name that tells it without PyTorch.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "Not enough memory: choose fewer or smaller images, or a smaller batch_size."
+    return (
+        f"Unexpected {type(error).__name__}: {shown(str(error))} This is a fault of kdlib, not "
+        f"yours; {DEBUG}=1 before the command shows where. Please report it with that."
+    )
+
+
+# Of what kind a value must be, read from a type annotation: for values that a user gives.
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    NoneType: "None",
+    dict: "a mapping from names",
+}
+SEQUENCES = (tuple, list, Sequence)
+
+
+def check_kind(name: str, value: object, annotation: Any) -> None:
+    """Refuse a value that is not what ``annotation`` says.
+
+    A whole number can stand for a number, and a list for a tuple; true and false are no numbers,
+    and neither infinity nor NaN is one.
+
+    Raises:
+        KdlibError: names the value and says what it must be.
+    """
+    if not fits(value, annotation):
+        raise KdlibError(f"{name} is {quoted(value)}; it must be {describe(annotation)}.")
+
+
+def fits(value: object, annotation: Any) -> bool:
+    """Whether a value is what an annotation says; one that is not of ``WORDS`` takes any."""
+    origin, inner = get_origin(annotation) or annotation, get_args(annotation)
+    if origin in (Union, UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin in SEQUENCES:
+        return isinstance(value, list | tuple) and all(fits(one, inner[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, Mapping) and _all_fit(value, *inner)
+    if origin is float:
+        return _is_number(value)
+    if origin is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return origin not in WORDS or isinstance(value, origin)
+
+
+def _all_fit(value: Mapping[Any, object], name: Any = str, item: Any = object) -> bool:
+    return all(fits(key, name) and fits(one, item) for key, one in value.items())
+
+
+def describe(annotation: Any) -> str:
+    """An annotation in words: ``a whole number or None``."""
+    origin, inner = get_origin(annotation) or annotation, get_args(annotation)
+    if origin in (Union, UnionType):
+        return " or ".join(describe(one) for one in inner)
+    if origin in SEQUENCES:
+        return f"a list, each item {describe(inner[0])}"
+    if origin is dict and inner and inner[1] is not Any:
+        return f"{WORDS[dict]}, each to {describe(inner[1])}"
+    return WORDS[origin]
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the largest float
+        return False

@@ -3,26 +3,107 @@
 import hashlib
 import json
 import platform
+import re
 import subprocess
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
 
-from kdlib.data.batches import AUGMENTATIONS
-from kdlib.data.mixing import MIXING
-from kdlib.distillers import is_self_taught
-from kdlib.errors import KdlibError, unknown
+from kdlib.data import load_data
+from kdlib.data.batches import AUGMENTATIONS, MIXING
+from kdlib.data.image_data import TASKS, ImageData
+from kdlib.errors import KdlibError, check_kind, quoted, shown, unknown
 from kdlib.files import checksum, locked, remove_remains, write_json
-from kdlib.kinds import check_kind
-from kdlib.run_checks import check_values
+from kdlib.methods import is_self_taught
+
+if TYPE_CHECKING:
+    from kdlib.trainee import Trainee
+
+
+# What the fields of a run may be, as far as it can be told without data or networks.
+CHOICES = {
+    "precision": ("float32", "bfloat16", "auto"),
+    "schedule": ("one_cycle", "step", "constant"),
+    "split": ("train", "dev"),
+    "optimiser": ("sgd", "adam"),
+    "task": tuple(TASKS),
+}
+NAMES = ("dataset", "teacher", "student", "method")
+ABOVE_0 = ("learning_rate", "temperature", "teacher_learning_rate", "gradient_clip")
+FROM_1 = (
+    "attentions", "image_size", "train_size", "test_size", "epochs", "teacher_epochs",
+    "batch_size", "milestones", "crop_size",
+)  # fmt: skip
+FROM_0 = ("distractors", "data_seed", "init_seed", "teacher_seed")
+WEIGHTS = ("weight", "ce_weight", "kd_weight", "momentum", "weight_decay")
+LARGEST = 2**63 - 1
+"""Of a whole number, where arrays and random streams can still count with it."""
+LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (ABOVE_0, lambda number: number > 0, "greater than 0"),
+    (FROM_1, lambda number: number >= 1, "1 or more"),
+    ((*FROM_0, *WEIGHTS), lambda number: number >= 0, "0 or more"),
+    (("momentum",), lambda number: number < 1, "less than 1"),
+    ((*FROM_1, *FROM_0), lambda number: number <= LARGEST, f"at most {LARGEST}"),
+)
+
+
+def check_values(values: Mapping[str, Any], annotations: Mapping[str, Any]) -> None:
+    """Refuse values of another kind than their annotations', unknown names, and odd numbers.
+
+    Raises:
+        KdlibError: names the field, its value and what is valid.
+    """
+    for name, annotation in annotations.items():
+        check_kind(name, values[name], annotation)
+    for name, valid in CHOICES.items():
+        if values[name] not in valid:
+            raise unknown(name, values[name], valid)
+    for name in NAMES:
+        _check_name(name, values[name])
+    _check_numbers(values)
+    _check_json("method_options", values["method_options"])
+
+
+def _check_name(field: str, name: str) -> None:
+    """Names are parts of that of a run's directory: none may lead out of it."""
+    if not re.fullmatch(r"[\w.+-]{1,80}", name, re.ASCII):
+        raise KdlibError(
+            f"{field} is {quoted(name)}; a name has 1 to 80 letters, digits and . _ + - alone."
+        )
+
+
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    for names, holds, words in LIMITS:
+        for name in names:
+            for number in _numbers(values[name]):
+                if not holds(number):
+                    raise KdlibError(f"{name} is {shown(number)}; it must be {words}.")
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    """Those of a field: none, one or several."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _check_json(field: str, value: Any) -> None:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise KdlibError(
+            f"{field} is {shown(value)}; give numbers, texts, lists and mappings of these "
+            f"({shown(str(error))})."
+        ) from error
+
 
 SCHEMA_VERSION = 2
 """Of records; version 1 is from before records had checksums, and is read as well."""
@@ -310,3 +391,93 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+# The data of a run: what it learns from, and what it is judged by.
+def training_data(config: RunConfig, data_root: Path | None) -> ImageData:
+    """The training set; of a run that is to choose something, without its dev split.
+
+    Raises:
+        KdlibError: data are missing or damaged.
+    """
+    return _loaded(config, "train" if config.split == "train" else "fit", data_root)
+
+
+def evaluation_data(config: RunConfig, data_root: Path | None) -> ImageData:
+    """The test set; of a run that is to choose something, the dev split.
+
+    Raises:
+        KdlibError: data are missing or damaged.
+    """
+    return _loaded(config, "test" if config.split == "train" else "dev", data_root)
+
+
+def _loaded(config: RunConfig, split: str, data_root: Path | None) -> ImageData:
+    return load_data(
+        config.dataset,
+        split,
+        size=config.test_size if split == "test" else config.train_size,
+        task=config.task,
+        image_size=config.image_size,
+        attentions=config.attentions,
+        distractors=config.distractors,
+        crop_size=config.crop_size,
+        data_root=data_root,
+    )
+
+
+# What the record of a finished run holds.
+def make_record(
+    trainee: "Trainee",
+    data: ImageData,
+    measured: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """All that is known of a finished run, as ``record.json`` holds it.
+
+    Args:
+        trainee: the run.
+        data: what it was trained on.
+        measured: its quality, from :meth:`kdlib.trainee.Trainee.measure`.
+        history: its epochs; of a run that finished none, what was watched at its start.
+    """
+    config = trainee.config
+    if "results" in measured:
+        results = {**measured["results"], **_epochs(trainee, history)}
+        measured = {**measured, "results": results}
+    source = provenance(config, str(trainee.device), trainee.precision, data.fingerprint)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": config.run_id,
+        "config": config.to_dict(),
+        "config_hash": config.config_hash,
+        **measured,
+        "diverged": str(trainee.failure) if trainee.failure else None,
+        "cost": _cost(trainee, len(data.labels)),
+        "provenance": {**source, **trainee.team.facts},
+    }
+
+
+def _epochs(trainee: "Trainee", history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Which epoch is the result, and which was the best of those whose quality was watched."""
+    measures = TASKS[trainee.config.task]
+    last = {"last_epoch": trainee.epoch, "best_epoch": trainee.epoch}
+    if measures.monitored not in history[-1]:
+        return last
+    best = max(history, key=lambda row: row[measures.monitored])
+    return {
+        **last,
+        "best_epoch": best["epoch"],
+        f"best_monitored_{measures.metric}": best[measures.monitored],
+        f"last_monitored_{measures.metric}": history[-1][measures.monitored],
+    }
+
+
+def _cost(trainee: "Trainee", images: int) -> dict[str, Any]:
+    """Of the network that is kept, and of its training with so many ``images`` an epoch."""
+    seconds = trainee.seconds
+    return {
+        **trainee.cost(),
+        "train_seconds": seconds,
+        "images_per_second": images * trainee.epoch / seconds if seconds else 0.0,
+    }

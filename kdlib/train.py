@@ -4,7 +4,7 @@ Students that see the same batches (several methods, one data seed) need the tea
 to those batches once. Each still has its own network, optimiser and random streams, so the
 numbers are the same, to the bit, as if each had been trained by itself.
 
-Several processes (:mod:`kdlib.distributed`) run this loop side by side, each with its part of every
+Several processes (:mod:`kdlib.team`) run this loop side by side, each with its part of every
 batch; what reads or writes files of a run is the main one's.
 """
 
@@ -22,29 +22,29 @@ from tqdm import tqdm
 
 from kdlib.checkpoints import load_weights
 from kdlib.data.batches import Batch, Batches
-from kdlib.data.detection_batches import DetectionBatches
 from kdlib.data.image_data import ImageData
+from kdlib.detection.batches import DetectionBatches
+from kdlib.detection.losses import CropTeacher
 from kdlib.detection.trainee import DetectorTrainee
-from kdlib.distillers import method_of, parse_method
-from kdlib.distillers.base import FrozenTeacher
-from kdlib.distillers.crop_teacher import CropTeacher
-from kdlib.distributed import ALONE, LEAST, Team
+from kdlib.distill import FrozenTeacher
 from kdlib.errors import KdlibError
 from kdlib.files import write_json
+from kdlib.methods import method_of, parse_method
 from kdlib.models import check_task, create_model, output_shapes
-from kdlib.precision import resolve_precision
-from kdlib.run_data import evaluation_data, training_data
-from kdlib.run_record import make_record
 from kdlib.runs import (
     RunConfig,
+    evaluation_data,
     is_finished,
+    make_record,
     read_record,
     run_directory,
     run_lock,
+    training_data,
     write_record,
 )
-from kdlib.srm.trainees import Continued, DictionaryLearner, Initialised
-from kdlib.trainee import AnyBatch, DivergedError, Lesson, Trainee
+from kdlib.srm.stages import Continued, DictionaryLearner, Initialised
+from kdlib.team import ALONE, LEAST, Team
+from kdlib.trainee import AnyBatch, DivergedError, Lesson, Trainee, resolve_precision
 
 OWN_FIELDS = {
     "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
@@ -409,6 +409,6 @@ def _monitored(trainee: Trainee, task: Task) -> dict[str, float]:
 if __name__ == "__main__":
     import sys
 
-    from kdlib.train_command import main
+    from kdlib.launch import main
 
     sys.exit(main())

@@ -2,8 +2,11 @@
 
 import csv
 import io
+import json
 import math
-from collections.abc import Sequence
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -11,28 +14,182 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn, optim
 
-from kdlib.checkpoints import load_tensors, optimiser_state, restore_optimiser, save_tensors
-from kdlib.cost import measure_cost
-from kdlib.data.batches import Batch
-from kdlib.data.detection_batches import DetectionBatch
-from kdlib.data.image_data import ImageData
-from kdlib.data.mixing import output_count
-from kdlib.distillers import Distiller, Pair, create_distiller
-from kdlib.distillers.base import SelfTaughtLoss
-from kdlib.distillers.boxes import BoxDistiller
-from kdlib.distributed import ALONE, Team
+from kdlib.checkpoints import (
+    load_tensors,
+    load_weights,
+    optimiser_state,
+    restore_optimiser,
+    save_tensors,
+)
+from kdlib.data.batches import Batch, Batches, output_count
+from kdlib.data.cache import cache_root
+from kdlib.data.image_data import TASKS, ImageData
+from kdlib.detection.batches import DetectionBatch
+from kdlib.detection.losses import BoxDistiller
+from kdlib.distill import Distiller, Learner, SelfTaughtLoss
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, predict
-from kdlib.files import write_text
-from kdlib.learner import Learner
-from kdlib.models import Shapes, create_model, output_shapes
-from kdlib.models.refined import RefinedNetwork
-from kdlib.optimisers import create_optimiser
-from kdlib.runs import RunConfig, run_directory
-from kdlib.schedules import learning_rate
+from kdlib.files import write_json, write_text
+from kdlib.frskd.self_teacher import RefinedNetwork
+from kdlib.losses.attention import attention_maps
+from kdlib.losses.pair import Pair
+from kdlib.methods import create_distiller
+from kdlib.models import count_parameters, create_model, flops, measure_cost, output_shapes
+from kdlib.models.output import Shapes
+from kdlib.runs import RunConfig, is_finished, run_directory
 from kdlib.seeds import derive_seed, seed_everything
-from kdlib.self_teaching import measure_self_teacher
-from kdlib.tasks import TASKS
+from kdlib.team import ALONE, Team
+
+# The optimisers that a run may ask for, by name.
+ADAM_SECOND_BETA = 0.999
+"""Decay of Adam's second moment, as nearly everybody has it; ``momentum`` is the first one's."""
+
+
+def _sgd(config: RunConfig, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
+    return optim.SGD(
+        parameters,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+
+
+def _adam(config: RunConfig, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
+    """Weight decay is added to the gradient, as in PyTorch's Adam and the papers that use it."""
+    return optim.Adam(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.momentum, ADAM_SECOND_BETA),
+        weight_decay=config.weight_decay,
+    )
+
+
+OPTIMISERS: dict[str, Callable[[RunConfig, Iterable[nn.Parameter]], optim.Optimizer]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+}
+
+
+def create_optimiser(config: RunConfig, network: nn.Module) -> optim.Optimizer:
+    """The optimiser of a run, over all parameters of ``network`` that are not frozen."""
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return OPTIMISERS[config.optimiser](config, learned)
+
+
+# Which precision a device trains fastest in.
+GAIN = 1.1
+REPEATS = 5
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """``auto`` becomes ``bfloat16`` where it is at least a tenth faster, else ``float32``.
+
+    Measured once on a machine and kept beside the caches: a busy moment must not give the runs
+    of one comparison different precisions.
+    """
+    if precision != "auto":
+        return precision
+    path = cache_root() / f"precision-{_describe(device)}.json"
+    if not path.exists():
+        gain = bfloat16_gain(device)
+        chosen = "bfloat16" if gain >= GAIN else "float32"
+        write_json(path, {"precision": chosen, "bfloat16_gain": round(gain, 2)})
+    return json.loads(path.read_text())["precision"]
+
+
+def _describe(device: torch.device) -> str:
+    """A file name for the device and the PyTorch that drives it."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return f"{device.type}-{kind}-{torch.__version__}".replace(" ", "_").replace("/", "_")
+
+
+def bfloat16_gain(device: torch.device) -> float:
+    """Speed of a convolution, forward and backward, in bfloat16 over that in float32."""
+    layer = nn.Conv2d(32, 32, 3, padding=1).to(device).to(memory_format=torch.channels_last)
+    images = torch.randn(32, 32, 32, 32, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    return _seconds(layer, images, False) / _seconds(layer, images, True)
+
+
+def _seconds(layer: nn.Module, images: torch.Tensor, enabled: bool) -> float:
+    best = float("inf")
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled):
+            layer(images).float().square().mean().backward()
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+# Learning-rate schedules as pure functions of the step, so that a resumed run needs no state.
+WARM_UP = 0.2
+STEP_FACTOR = 0.1
+
+
+def one_cycle(config: RunConfig, progress: float) -> float:
+    """Linear rise over the first fifth of the run, then a cosine to zero (Smith, 1708.07120)."""
+    if progress < WARM_UP:
+        return progress / WARM_UP
+    return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+
+
+def step(config: RunConfig, progress: float) -> float:
+    """A tenth at each milestone (in epochs), as both published protocols have it."""
+    epoch = progress * config.epochs
+    return STEP_FACTOR ** sum(epoch >= milestone for milestone in config.milestones)
+
+
+def constant(config: RunConfig, progress: float) -> float:
+    """The same learning rate throughout."""
+    return 1.0
+
+
+SCHEDULES: dict[str, Callable[[RunConfig, float], float]] = {
+    "one_cycle": one_cycle,
+    "step": step,
+    "constant": constant,
+}
+
+
+def learning_rate(config: RunConfig, done: int, total: int) -> float:
+    """Learning rate of the step after ``done`` of ``total`` steps."""
+    factor = SCHEDULES[config.schedule](config, (done + 0.5) / total)
+    return config.learning_rate * factor
+
+
+# What a self-teacher is worth and what it costs, beside the student that it teaches.
+ACCURACIES = {"classification": ("top1", "top5", "mca"), "segmentation": ("miou", "pixel_accuracy")}
+
+
+def measure_self_teacher(
+    network: RefinedNetwork,
+    data: ImageData,
+    image_size: int,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+    team: Team = ALONE,
+) -> dict[str, Any]:
+    """The ``self_teacher`` of a record.
+
+    Returns:
+        ``top1``, ``top5`` and ``mca``, or ``miou`` and ``pixel_accuracy``, as fractions;
+        ``relevance`` of the refined maps, as a student's, ``None`` without ground truth;
+        ``parameters`` of the self-teacher alone and the ``flops`` of one image that it adds to the
+        student's.
+    """
+    place: dict[str, Any] = {"device": device, "precision": precision, "team": team}
+    (quality,) = evaluate_students([network], None, data, **place)
+    relevance = quality["relevance"]
+    return {
+        **{name: quality["results"][name] for name in ACCURACIES[data.task]},
+        "relevance": relevance and relevance["student"],
+        "parameters": count_parameters(network.self_teacher),
+        "flops": flops(network, image_size) - flops(network.student, image_size),
+    }
+
 
 SELF_TEACHER = "self_teacher.safetensors"
 AnyBatch: TypeAlias = Batch | DetectionBatch
@@ -346,3 +503,55 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+# Networks of finished runs, and what they attend to.
+def trained_network(config: RunConfig, root: Path, classes: int, **options: Any) -> nn.Module:
+    """The network that a finished run left, on the CPU and in eval mode.
+
+    Args:
+        config: the run.
+        root: the folder of all runs.
+        classes: number of classes.
+        options: of :func:`kdlib.models.create_model`; a detector's ``image_size``, ``mean`` and
+            ``std`` are no weights.
+
+    Raises:
+        KdlibError: the run is not finished, or its weights are for other classes.
+    """
+    directory = run_directory(config, Path(root))
+    if not is_finished(config, Path(root)):
+        raise KdlibError(f"{directory} holds no finished run; train it first with fit.")
+    network = create_model(config.student, classes, **options)
+    load_weights(network, directory / "weights.safetensors", classes)
+    return network.eval()
+
+
+def refined_network(config: RunConfig, root: Path, classes: int) -> RefinedNetwork:
+    """The student of a finished self-taught run with its self-teacher, in eval mode.
+
+    Raises:
+        KdlibError: the run is not finished, or its method has no self-teacher.
+    """
+    student = trained_network(config, root, classes)
+    outputs = output_count(classes, config.augmentation)
+    shapes = output_shapes(student, config.image_size)
+    pair = Pair(shapes, None, torch.zeros(0), config.batch_size, 0, outputs, config.pixels)
+    loss = create_distiller(config, pair).method_loss
+    if not isinstance(loss, SelfTaughtLoss):
+        raise KdlibError(f"'{config.method}' has no self-teacher; ask for one such as 'frskd'.")
+    path = run_directory(config, Path(root)) / SELF_TEACHER
+    load_weights(loss.self_teacher, path, classes)
+    return RefinedNetwork(student, loss.self_teacher, classes).eval()
+
+
+@torch.no_grad()
+def attention_on(network: nn.Module, data: ImageData) -> tuple[Tensor, ...]:
+    """Attention maps (N, h, w) of each stage, fine to coarse, for all images of ``data``."""
+    batch = next(Batches(data, len(data)).in_order())
+    return attention_maps(network.eval()(batch.images).stages)
+
+
+def predicted(network: nn.Module, data: ImageData) -> Tensor:
+    """The class (N,) that a network gives each image of ``data``."""
+    return predict(network, data).argmax(1)

@@ -9,7 +9,7 @@ from typing import Any
 import nbval.kernel
 import nbval.plugin
 
-from kdlib.execute import PrivateSockets
+from study.notebooks import PrivateSockets
 
 nbval.kernel.KernelManager = PrivateSockets
 _streams = nbval.plugin.transform_streams_for_comparison

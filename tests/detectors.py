@@ -5,8 +5,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from kdlib.detection.models import Detector
 from kdlib.models import create_model
-from kdlib.models.detectors import Detector
 
 CLASSES, SIZE = 5, 64
 SIZES = {"fasterrcnn_resnet50_fpn": 32}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from kdlib.distributed import Team, launched_team
+from kdlib.team import Team, launched_team
 
 PATIENCE_S = 120
 Work = Callable[[Team], Any]

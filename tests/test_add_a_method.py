@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-REGISTRY = "kdlib/distillers/registry.py"
+REGISTRY = "kdlib/methods.py"
 TRAIN = """
 import sys
 from pathlib import Path

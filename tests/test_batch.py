@@ -3,9 +3,8 @@
 import nbformat
 import pytest
 
-from kdlib import batch
-from kdlib.errors import KdlibError
-from kdlib.gpus import VISIBLE
+from kdlib.errors import EXIT_FAILED, EXIT_MISTAKE, KdlibError
+from study.jobs import VISIBLE, is_mistake, main
 
 HEAD = "import pathlib, os\ncount = pathlib.Path(place) / 'tries'\n"
 HEAD += "count.write_text(count.read_text() + '|' if count.exists() else '|')\n"
@@ -28,7 +27,7 @@ def job(tmp_path):
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
         given = ["--parameters", f'{{"place": "{tmp_path}"}}', "--attempt", str(attempt)]
         output = ["--output", str(tmp_path / "out" / "job.ipynb")]
-        status = batch.main([str(path), *output, *given, *more])
+        status = main([str(path), *output, *given, *more])
         tries = tmp_path / "tries"
         return status, len(tries.read_text()) if tries.exists() else 0
 
@@ -36,26 +35,26 @@ def job(tmp_path):
 
 
 def test_a_failure_is_tried_again_and_leaves_nothing_when_it_ends_well(job, tmp_path):
-    assert job("fails", 1) == (batch.EXIT_FAILED, 1)
+    assert job("fails", 1) == (EXIT_FAILED, 1)
     assert job("well", 2) == (0, 2)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["job.ipynb"]
 
 
 def test_a_mistake_is_made_once_a_batch(job, capsys):
-    assert job("mistaken", 1) == (batch.EXIT_MISTAKE, 1)
-    assert job("mistaken", 2) == (batch.EXIT_MISTAKE, 1)
+    assert job("mistaken", 1) == (EXIT_MISTAKE, 1)
+    assert job("mistaken", 2) == (EXIT_MISTAKE, 1)
     assert "no such method" in capsys.readouterr().err.split("Not tried again:")[1]
     assert job("well", 1) == (0, 2)
 
 
 def test_a_parameter_that_the_notebook_lacks_is_a_mistake(job, capsys):
-    assert job("well", 1, "--parameters", '{"plaec": 1}') == (batch.EXIT_MISTAKE, 0)
+    assert job("well", 1, "--parameters", '{"plaec": 1}') == (EXIT_MISTAKE, 0)
     assert "place" in capsys.readouterr().err
 
 
 def test_too_few_gpus_are_a_mistake(job, monkeypatch, capsys):
     monkeypatch.setenv(VISIBLE, "0")
-    assert job("well", 1, "--gpus", "2") == (batch.EXIT_MISTAKE, 0)
+    assert job("well", 1, "--gpus", "2") == (EXIT_MISTAKE, 0)
     assert "gpus_per_job=1" in capsys.readouterr().err
 
 
@@ -63,4 +62,4 @@ def test_what_a_full_disk_did_is_no_mistake():
     class FullDiskError(KdlibError):
         """As kdlib tells it."""
 
-    assert not batch.is_mistake(FullDiskError("no room"))
+    assert not is_mistake(FullDiskError("no room"))

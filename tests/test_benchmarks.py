@@ -16,7 +16,7 @@ from benchmarks.steps import Bench, endless, same_weights
 from benchmarks.timing import Ratio, clock_of, median_ratio, ratios
 from kdlib.data import load_data
 from kdlib.data.batches import Batches
-from kdlib.machine import machine_name
+from study.export import machine_name
 
 METHODS = ["kd", "dct"]
 TINY = [

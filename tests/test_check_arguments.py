@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from kdlib.data import dataset_names
-from kdlib.distillers import METHODS, MODIFIERS, modifiers_of, parse_method
 from kdlib.errors import KdlibError
-from kdlib.profiles import profile_names
+from kdlib.methods import METHODS, MODIFIERS, modifiers_of, parse_method
+from study.profiles import profile_names
 
 SCRIPT = Path(__file__).parents[1] / "workflow" / "check_arguments.py"
 

@@ -6,15 +6,15 @@ import sys
 import pytest
 from photographs import write_mit67
 
-from kdlib.cli import main
 from kdlib.data import dataset_names
+from study.cli import main
 
 COMMANDS = ("run", "results", "figures", "ledger", "analyse", "export", "data", "methods")
 
 
 def test_help_names_every_command_and_loads_no_torch():
     main_and_look = "try: main(['--help'])\nfinally: print('torch' in sys.modules)"
-    code = f"import sys\nfrom kdlib.cli import main\n{main_and_look}"
+    code = f"import sys\nfrom study.cli import main\n{main_and_look}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert all(command in done.stdout for command in COMMANDS)
     assert done.stdout.endswith("False\n")

@@ -9,12 +9,11 @@ from torch import nn
 from torch._dynamo.utils import counters
 from training import tiny
 
+from benchmarks.compiling import CompiledLearner, CompiledTeacher, folded
 from benchmarks.steps import Bench
-from kdlib.compiling import CompiledLearner, CompiledTeacher
 from kdlib.data import load_data
-from kdlib.distillers.base import FrozenTeacher
+from kdlib.distill import FrozenTeacher
 from kdlib.errors import KdlibError
-from kdlib.folding import folded
 from kdlib.models import create_model
 
 CPU = torch.device("cpu")
@@ -114,7 +113,7 @@ def test_what_cannot_be_traced_is_told():
 
 
 def test_a_bench_folds_and_compiles_what_it_is_asked_to(data, monkeypatch):
-    monkeypatch.setattr("kdlib.compiling.BACKEND", EAGER)
+    monkeypatch.setattr("benchmarks.compiling.BACKEND", EAGER)
     config = replace(tiny(method="dct", batch_size=8), image_size=32)
     one = Bench(config, ["dct"], data, device=CPU, precision="float32", fold=True, compiled=True)
     assert isinstance(one.teacher, CompiledTeacher)

@@ -16,9 +16,9 @@ from kdlib.evaluate import (
     evaluate_students,
     predict,
     stage_ssim,
+    window_width,
 )
 from kdlib.models.output import Output
-from kdlib.similarity import window_width
 
 CLASSES = 7
 

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 from kdlib.errors import KdlibError
-from kdlib.execute import ExecutionError, execute_notebook, parse_value, store_outputs
+from study.notebooks import ExecutionError, execute_notebook, parse_value, store_outputs
 
 PARAMETERS = (
     'epochs = 3  # epochs\nrate = 0.1  # peak\nmethods = ["at"]  # names\nroot = None  # folder'
@@ -130,7 +130,7 @@ def test_sixteen_executions_in_parallel_all_finish(tmp_path):
     source = notebook(tmp_path, "print('done', epochs)")
     outputs = [tmp_path / f"{number}.ipynb" for number in range(PARALLEL)]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kdlib.execute"])  # 16 imports would take most of the time
+    context.set_forkserver_preload(["study.notebooks"])  # 16 imports would take most of the time
     running = [
         context.Process(target=execute_notebook, args=(source, output, {"epochs": number}))
         for number, output in enumerate(outputs)

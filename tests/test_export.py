@@ -15,20 +15,24 @@ from PIL import Image
 from training import tiny
 
 from benchmarks import deployment
-from kdlib.cli import main
 from kdlib.data.batches import Batches
-from kdlib.docs_blocks.deployment import blocks
 from kdlib.errors import KdlibError
-from kdlib.export import FORMATS, ExportError, Plan, export_run
-from kdlib.export.deployed import first_images
-from kdlib.export.finding import find_student
-from kdlib.export.formats import format_of
-from kdlib.export.report import report
-from kdlib.markdown import check_block
-from kdlib.run_data import evaluation_data
-from kdlib.runs import read_record, write_record
+from kdlib.runs import evaluation_data, read_record, write_record
 from kdlib.train import fit
-from kdlib.trained import trained_network
+from kdlib.trainee import trained_network
+from study.cli import main
+from study.export import (
+    FORMATS,
+    ExportError,
+    Plan,
+    export_run,
+    find_student,
+    first_images,
+    format_of,
+    report,
+)
+from study.pages import deployment_blocks
+from study.results import check_block
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "records"
@@ -126,20 +130,20 @@ def test_the_page_of_the_docs_is_code_that_runs_without_kdlib(exports, tmp_path)
 
 
 def test_the_page_says_what_was_measured():
-    for name, text in blocks(ROOT / "benchmarks" / "results").items():
+    for name, text in deployment_blocks(ROOT / "benchmarks" / "results").items():
         check_block(ROOT / "docs" / "deployment.md", name, text)
 
 
 def test_the_benchmark_has_each_format_and_its_page_shows_them(exports, tmp_path, monkeypatch):
     monkeypatch.setattr(deployment, "export_run", lambda run, root, plan: exports(plan.format)[1])
     assert deployment.main([STUDENT.run_id, "--to", str(tmp_path / "deployment.json")]) == 0
-    shown = blocks(tmp_path)["deployment"]
+    shown = deployment_blocks(tmp_path)["deployment"]
     assert all(f"--format {name}" in shown for name in FORMATS)
     assert STUDENT.run_id in shown
 
 
 def test_a_page_without_measurements_says_how_to_make_them(tmp_path):
-    assert "python -m benchmarks.deployment" in blocks(tmp_path)["deployment"]
+    assert "python -m benchmarks.deployment" in deployment_blocks(tmp_path)["deployment"]
 
 
 def _run(code, folder):
@@ -263,7 +267,7 @@ def test_a_run_in_no_folder_is_refused(tmp_path):
 def test_formats_are_named_and_their_packages_too(monkeypatch):
     with pytest.raises(KdlibError, match="Valid: onnx, torch"):
         format_of("onx")
-    monkeypatch.setattr("kdlib.export.formats.find_spec", lambda name: None)
+    monkeypatch.setattr("study.export.find_spec", lambda name: None)
     with pytest.raises(KdlibError, match="pip install onnx onnxscript onnxruntime"):
         format_of("onnx")
     assert format_of("torch").suffix == ".pt2"

@@ -7,8 +7,8 @@ from data_files import FASHION, write_fashion
 from training import TINY
 
 from kdlib.checkpoints import save_tensors
-from kdlib.cli import main
 from kdlib.models import create_model
+from study.cli import main
 
 SCREEN = 24  # lines of a terminal
 KEPT = ("teacher", "student", "train_size", "test_size", "image_size", "epochs", "teacher_epochs")

@@ -12,20 +12,34 @@ from PIL import Image
 from scipy import stats
 from synthetic import write_analyses, write_grid
 
-from kdlib import figure_tables, figures
-from kdlib.comparisons import paired_comparison
-from kdlib.distillers import METHODS
 from kdlib.errors import KdlibError
-from kdlib.figure_files import PNG_BYTES, figure_provenance, save_figure
-from kdlib.figures.registry import SETTING
-from kdlib.results import load_records
-from kdlib.style import CONTROL, FAMILIES, look, name_of
+from kdlib.methods import METHODS
+from study.figures import FIGURES, SCOPES, SETTING, draw_all
+from study.figures.attention import relevance_by_stage_table, ssim_by_stage, ssim_by_stage_table
+from study.figures.comparison import (
+    attentions_gain_table,
+    method_accuracy,
+    method_accuracy_table,
+    noise_gauge,
+    noise_gauge_table,
+    training_curves_table,
+)
+from study.figures.cost import accuracy_cost_table
+from study.figures.style import (
+    CONTROL,
+    FAMILIES,
+    PNG_BYTES,
+    figure_provenance,
+    look,
+    name_of,
+    save_figure,
+)
+from study.records import load_records
+from study.statistics import paired_comparison
 
 mpl.use("Agg")
 # Those of detectors are tested with them.
-CLASSIFIERS = [
-    name for name in figures.FIGURES if figures.SCOPES.get(name, SETTING).task == "classification"
-]
+CLASSIFIERS = [name for name in FIGURES if SCOPES.get(name, SETTING).task == "classification"]
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +83,11 @@ def costs(tmp_path, monkeypatch):
     path = tmp_path / "costs.json"
     plan = {"teacher": "scenes_teacher", "student": "scenes_student", "image_size": 64}
     path.write_text(json.dumps({"methods": methods, "plan": plan}))
-    monkeypatch.setattr(figure_tables.accuracy_cost, "__defaults__", (path,))
+    monkeypatch.setattr(accuracy_cost_table, "__defaults__", (path,))
 
 
 def drawing(name, runs, others):
-    return figures.FIGURES[name](others.get(name, runs))
+    return FIGURES[name](others.get(name, runs))
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -97,7 +111,7 @@ def test_names_of_rows_do_not_overlap(name, runs, others):
 
 
 def test_accuracies_come_with_the_t_interval_of_scipy(runs):
-    data = figure_tables.method_accuracy(runs)
+    data = method_accuracy_table(runs)
     dct = data[data["label"] == "dct"]
     values = runs.loc[runs["label"] == "dct", "top1"]
     expected = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
@@ -107,15 +121,15 @@ def test_accuracies_come_with_the_t_interval_of_scipy(runs):
 
 
 def test_stages_of_students_teacher_and_chance_are_there(runs):
-    data = figure_tables.relevance_by_stage(runs)
+    data = relevance_by_stage_table(runs)
     assert set(data["stage"]) == {1, 2, 3} and np.allclose(data["chance"], 0.2)
     teacher = data[(data["label"] == "teacher") & (data["measure"] == "pointing")]
     assert teacher["mean"].tolist() == [0.5, 0.6, 0.7]
-    assert "student" not in set(figure_tables.ssim_by_stage(runs)["label"])
+    assert "student" not in set(ssim_by_stage_table(runs)["label"])
 
 
 def test_the_gauge_holds_the_differences_seed_by_seed(runs):
-    data = figure_tables.noise_gauge(runs)
+    data = noise_gauge_table(runs)
     twin = data[data["pair"] == "dct parseval_twin"]
     students = runs[runs["setting"] == runs.loc[runs["method"] == "dct", "setting"].iloc[0]]
     found = paired_comparison(students, "dct", "parseval_twin")
@@ -124,7 +138,7 @@ def test_the_gauge_holds_the_differences_seed_by_seed(runs):
 
 
 def test_gains_grow_with_attentions_as_they_were_made_to(sweep_root):
-    data = figure_tables.attentions_gain(load_records(sweep_root))
+    data = attentions_gain_table(load_records(sweep_root))
     over_at = data[data["baseline"] == "at"]
     assert over_at["attentions"].tolist() == [1, 2, 3, 4]
     expected = [0.05 * (1 + (n - 2) / 3) for n in (1, 2, 3, 4)]
@@ -132,7 +146,7 @@ def test_gains_grow_with_attentions_as_they_were_made_to(sweep_root):
 
 
 def test_curves_span_the_seeds(runs):
-    data = figure_tables.training_curves(runs)
+    data = training_curves_table(runs)
     last = data[(data["label"] == "dct") & (data["epoch"] == 15)].iloc[0]
     values = runs.loc[runs["label"] == "dct", "top1"] * (1 - 0.5 / 15)
     found = last[["low", "mean", "high"]].tolist()
@@ -141,24 +155,24 @@ def test_curves_span_the_seeds(runs):
 
 def test_one_seed_is_drawn_without_an_interval(tmp_path):
     single = load_records(write_grid(tmp_path, ["student", "at", "dct"], seeds=[0]))
-    assert figure_tables.method_accuracy(single)["low"].isna().all()
-    figures.method_accuracy(single)
-    figures.ssim_by_stage(single)
+    assert method_accuracy_table(single)["low"].isna().all()
+    method_accuracy(single)
+    ssim_by_stage(single)
     with pytest.raises(KdlibError, match="nothing to show"):
-        figures.noise_gauge(single)
+        noise_gauge(single)
 
 
 def test_several_settings_in_one_panel_are_refused(sweep_root):
     with pytest.raises(KdlibError, match="several settings"):
-        figures.method_accuracy(load_records(sweep_root))
+        method_accuracy(load_records(sweep_root))
 
 
 def test_saving_twice_gives_the_same_bytes(runs, tmp_path):
     digests = []
     for folder in ("a", "b"):
-        drawn = figure_tables.method_accuracy(runs)
+        drawn = method_accuracy_table(runs)
         paths = save_figure(
-            figures.method_accuracy(runs), tmp_path / folder / "f", figure_provenance(runs, drawn)
+            method_accuracy(runs), tmp_path / folder / "f", figure_provenance(runs, drawn)
         )
         digests.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
     assert digests[0] == digests[1]
@@ -184,7 +198,7 @@ def test_provenance_names_the_records_and_the_drawn_table(runs):
 def test_all_figures_are_drawn_from_records_alone(tmp_path):
     methods = ["student", "at", "dct"]
     root = write_grid(tmp_path / "records", methods, seeds=[0, 1], attentions=(1, 2))
-    written = figures.draw_all(root, tmp_path / "out")
+    written = draw_all(root, tmp_path / "out")
     names = {path.name for path in written}
     assert {"method_accuracy-scenes-a1.pdf", "attentions_gain-scenes.png"} <= names
     assert all(path.stat().st_size > 0 for path in written)
@@ -209,5 +223,5 @@ def test_every_method_has_a_look_and_no_two_families_share_one():
 def test_a_teacher_of_the_students_kind_is_drawn_once(tmp_path):
     same = {"teacher": "scenes_student", "epochs": 5, "teacher_epochs": 5}
     root = write_grid(tmp_path / "records", ["student", "at", "dct"], **same)
-    names = {path.stem for path in figures.draw_all(root, tmp_path / "figures")}
+    names = {path.stem for path in draw_all(root, tmp_path / "figures")}
     assert {"method_accuracy-scenes-a2", "paired_differences-scenes-a2"} <= names

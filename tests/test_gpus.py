@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdlib.errors import KdlibError
-from kdlib.gpus import VISIBLE, gpu_names, own_gpus
+from study.jobs import VISIBLE, gpu_names, own_gpus
 
 
 @pytest.fixture(autouse=True)

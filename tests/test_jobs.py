@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from kdlib import jobs
-from kdlib.execute import NOTEBOOKS, parameter_defaults
 from kdlib.files import write_json
-from kdlib.profiles import expand
 from kdlib.runs import RunConfig, run_directory
+from study.jobs import STUDENTS_NOTEBOOK, TEACHER_NOTEBOOK, as_plan, plan, record_path
+from study.notebooks import NOTEBOOKS, parameter_defaults
+from study.profiles import expand
 
 FOLDERS = {"runs_root", "data_root"}
 
@@ -24,7 +24,7 @@ def finish(run: RunConfig, root) -> None:
 
 
 def planned(wanted, root, largest=6) -> list[str]:
-    return [run.run_id for job in jobs.plan(wanted, root, largest) for run in job.runs]
+    return [run.run_id for job in plan(wanted, root, largest) for run in job.runs]
 
 
 def as_notebook_05(parameters) -> list[RunConfig]:
@@ -53,27 +53,27 @@ def test_what_is_finished_is_no_job(tmp_path):
 def test_a_student_of_a_finished_teacher_still_waits_for_its_record(tmp_path):
     wanted = runs("kd")
     finish(wanted[0].teacher_config(), tmp_path)
-    (job,) = jobs.plan(wanted, tmp_path, 6)
+    (job,) = plan(wanted, tmp_path, 6)
     assert job.needs == (wanted[0].teacher_config(),)
 
 
 def test_large_groups_are_split_evenly(tmp_path):
     wanted = runs("kd", "at", "dct", "dct+kd", "newl2")
-    sizes = [len(job.runs) for job in jobs.plan(wanted, tmp_path, 3) if job.needs]
+    sizes = [len(job.runs) for job in plan(wanted, tmp_path, 3) if job.needs]
     assert sizes == [3, 2]
 
 
 @pytest.mark.parametrize("profile", ["quick", "full", "tune", "standard", "paper", "segmentation"])
 def test_the_parameters_of_a_job_name_its_runs(tmp_path, profile):
-    for job in jobs.plan(expand(profile, "scenes"), tmp_path, 6):
-        if job.notebook == jobs.STUDENTS_NOTEBOOK:
+    for job in plan(expand(profile, "scenes"), tmp_path, 6):
+        if job.notebook == STUDENTS_NOTEBOOK:
             assert as_notebook_05(job.parameters) == list(job.runs)
 
 
 def test_the_jobs_of_the_published_protocol_name_its_runs(tmp_path):
     wanted = expand("paper", "mit67", ["student", "kd", "at+kd"], [0])
-    planned_jobs = jobs.plan(wanted, tmp_path, 7)
-    taught = [job for job in planned_jobs if job.notebook == jobs.TEACHER_NOTEBOOK]
+    planned_jobs = plan(wanted, tmp_path, 7)
+    taught = [job for job in planned_jobs if job.notebook == TEACHER_NOTEBOOK]
     assert {job.parameters["teacher_start"] for job in taught} == {"IMAGENET1K_V1"}
     for job in taught:
         assert [RunConfig.from_dict(job.parameters).teacher_config()] == list(job.runs)
@@ -86,7 +86,7 @@ def test_the_jobs_of_the_published_protocol_name_its_runs(tmp_path):
 def test_the_parameters_of_a_teacher_s_job_name_its_run(tmp_path):
     own = {"teacher_epochs": 7, "teacher_seed": 3, "teacher_learning_rate": 0.01}
     wanted = runs("kd", teacher="resnet18", teacher_start="DEFAULT", **own)
-    job = jobs.plan(wanted, tmp_path, 6)[0]
+    job = plan(wanted, tmp_path, 6)[0]
     assert RunConfig.from_dict(job.parameters).teacher_config() == job.runs[0]
 
 
@@ -100,18 +100,18 @@ def test_the_parameters_of_a_teacher_s_job_name_its_run(tmp_path):
 )
 def test_the_students_notebook_trains_the_teachers_that_their_own_has_no_word_for(tmp_path, own):
     wanted = runs("kd", **own)
-    found = jobs.plan(wanted, tmp_path, 6)
-    assert [job.notebook for job in found] == [jobs.STUDENTS_NOTEBOOK] * 2
+    found = plan(wanted, tmp_path, 6)
+    assert [job.notebook for job in found] == [STUDENTS_NOTEBOOK] * 2
     assert as_notebook_05(found[0].parameters) == [wanted[0].teacher_config()]
-    valid = set(parameter_defaults(NOTEBOOKS / f"{jobs.STUDENTS_NOTEBOOK}.ipynb"))
+    valid = set(parameter_defaults(NOTEBOOKS / f"{STUDENTS_NOTEBOOK}.ipynb"))
     assert all(set(job.parameters) <= valid for job in found)
 
 
 def test_a_plan_names_the_records_that_each_job_makes_and_needs(tmp_path):
     wanted = runs("student", "kd", "at")
-    plan = jobs.as_plan(wanted, tmp_path, 6)
-    teacher = jobs.record_path(wanted[1].teacher_config(), tmp_path)
-    records = [jobs.record_path(run, tmp_path) for run in wanted]
+    plan = as_plan(wanted, tmp_path, 6)
+    teacher = record_path(wanted[1].teacher_config(), tmp_path)
+    records = [record_path(run, tmp_path) for run in wanted]
     assert plan["wanted"] == records
     first, plain, pair = plan["jobs"]
     assert (first["makes"], first["needs"]) == ([teacher], [])
@@ -124,21 +124,19 @@ def test_a_plan_names_the_records_that_each_job_makes_and_needs(tmp_path):
 
 def test_names_of_jobs_are_unique_and_repeatable(tmp_path):
     wanted = expand("full", "scenes")
-    names = [job.name for job in jobs.plan(wanted, tmp_path, 4)]
+    names = [job.name for job in plan(wanted, tmp_path, 4)]
     assert len(set(names)) == len(names)
-    assert names == [job.name for job in jobs.plan(wanted, tmp_path, 4)]
+    assert names == [job.name for job in plan(wanted, tmp_path, 4)]
 
 
 def test_weights_that_differ_are_options_of_each_student(tmp_path):
     kd = runs("kd")[0]
-    (job,) = (j for j in jobs.plan([kd, replace(kd, kd_weight=2.0)], tmp_path, 6) if j.needs)
+    (job,) = (j for j in plan([kd, replace(kd, kd_weight=2.0)], tmp_path, 6) if j.needs)
     assert [option["kd_weight"] for option in job.parameters["options"]] == [1.0, 2.0]
 
 
-@pytest.mark.parametrize("name", [jobs.TEACHER_NOTEBOOK, jobs.STUDENTS_NOTEBOOK])
+@pytest.mark.parametrize("name", [TEACHER_NOTEBOOK, STUDENTS_NOTEBOOK])
 def test_the_notebooks_have_the_parameters_that_jobs_give(tmp_path, name):
     wanted = expand("quick", "scenes", seeds=[0])
-    given = {
-        n for job in jobs.plan(wanted, tmp_path, 6) if job.notebook == name for n in job.parameters
-    }
+    given = {n for job in plan(wanted, tmp_path, 6) if job.notebook == name for n in job.parameters}
     assert given | FOLDERS <= set(parameter_defaults(NOTEBOOKS / f"{name}.ipynb"))

@@ -8,8 +8,8 @@ from torch import nn
 
 from benchmarks.memory import peak_bytes, state_bytes
 from benchmarks.methods import main, parts_of, report, run_of, timed_methods
-from kdlib.figure_tables.cost import read_costs
-from kdlib.profiles import expand
+from study.figures.cost import read_costs
+from study.profiles import expand
 
 MEGABYTE = 250_000  # float32 numbers
 

@@ -15,7 +15,7 @@ import pytest
 from synthetic import TOP1, write_analyses, write_grid
 
 from kdlib.errors import KdlibError
-from kdlib.execute import NOTEBOOKS
+from study.notebooks import NOTEBOOKS
 
 mpl.use("Agg")
 

@@ -6,9 +6,8 @@ from torch import nn, optim
 
 from kdlib.checkpoints import optimiser_state, restore_optimiser
 from kdlib.errors import KdlibError
-from kdlib.optimisers import OPTIMISERS, create_optimiser
-from kdlib.run_checks import CHOICES
-from kdlib.runs import RunConfig
+from kdlib.runs import CHOICES, RunConfig
+from kdlib.trainee import OPTIMISERS, create_optimiser
 
 
 def test_the_names_are_those_that_a_run_may_ask_for():

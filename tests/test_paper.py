@@ -8,13 +8,12 @@ from photographs import write_mit67
 from pretrained import write_imagenet_weights
 from torch import hub
 
-from kdlib import cost
+from kdlib import models as cost
 from kdlib.checkpoints import load_tensors
-from kdlib.profiles import expand, teachers
-from kdlib.records import find_records
-from kdlib.run_table import load_records, summary_table
 from kdlib.runs import run_directory
 from kdlib.train import fit
+from study.profiles import expand, teachers
+from study.records import find_records, load_records, summary_table
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from kdlib.losses.transforms import dct_2d
-from kdlib.pictures import (
+from kdlib.data.image_data import IGNORED
+from kdlib.losses.dct import dct_2d
+from study.figures.pictures import (
     attention_overlays,
     basis_mosaic,
     draw_boxes,
@@ -13,7 +14,6 @@ from kdlib.pictures import (
     mask_pictures,
     named_maps,
 )
-from kdlib.tasks import IGNORED
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdlib import profiles
-from kdlib.budget import plain_epochs
-from kdlib.distillers import create_distiller, tuned_field
 from kdlib.errors import KdlibError
-from kdlib.profiles import (
+from kdlib.methods import create_distiller, tuned_field
+from study import profiles
+from study.profiles import (
     expand,
     lockstep_groups,
     parse_list,
+    plain_epochs,
     profile_names,
     read_profile,
     teachers,
@@ -366,7 +366,7 @@ def test_the_published_protocol_of_detectors_has_four_of_torchvision_s():
 
 
 def test_an_unknown_key_of_also_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("kdlib.profiles.PROFILES", tmp_path)
+    monkeypatch.setattr("study.profiles.PROFILES", tmp_path)
     (tmp_path / "odd.yaml").write_text("also: [{profil: detection, datasets: [scenes]}]")
     with pytest.raises(KdlibError, match="Did you mean 'profile'"):
         read_profile("odd")

@@ -4,16 +4,10 @@ import pandas as pd
 import pytest
 from synthetic import write_grid
 
-from kdlib import figure_tables
-from kdlib.comparisons import (
-    CLAIMS,
-    claims_table,
-    comparison_of,
-    judge,
-    seeds_to_resolve,
-    smallest_resolvable_difference,
-)
-from kdlib.readings import (
+from study.figures.attention import ssim_by_stage_table
+from study.figures.comparison import method_accuracy_table
+from study.records import load_records
+from study.results import (
     amount,
     read_accuracy,
     read_claims,
@@ -21,7 +15,14 @@ from kdlib.readings import (
     read_noise,
     read_stages,
 )
-from kdlib.results import load_records
+from study.statistics import (
+    COMPARISONS_CLAIMS,
+    claims_table,
+    comparison_of,
+    judge,
+    seeds_to_resolve,
+    smallest_resolvable_difference,
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,23 +67,25 @@ def test_one_seed_or_none_in_common_is_said():
 
 def test_claims_without_their_methods_say_what_they_need(runs):
     few = runs[runs["label"].isin(["student", "at", "dct", "teacher"])]
-    text = read_claims(claims_table(few), CLAIMS)
+    text = read_claims(claims_table(few), COMPARISONS_CLAIMS)
     lines = text.splitlines()
-    assert len(lines) == len(CLAIMS)
+    assert len(lines) == len(COMPARISONS_CLAIMS)
     assert "**DCT beats AT: holds.**" in text
     assert (
         "**DCT beats KD: not tested here.** It needs `dct` and `kd`, with their accuracy." in text
     )
-    assert read_claims(pd.DataFrame(), CLAIMS).count("not tested here") == len(CLAIMS)
+    assert read_claims(pd.DataFrame(), COMPARISONS_CLAIMS).count("not tested here") == len(
+        COMPARISONS_CLAIMS
+    )
 
 
 def test_the_best_method_and_its_share_of_the_gap(runs):
-    text = read_accuracy(figure_tables.method_accuracy(runs))
+    text = read_accuracy(method_accuracy_table(runs))
     means = runs[runs["student"] == "scenes_student"].groupby("label")["top1"].mean()
     assert "that of DCT + KD" in text and f"{means['dct+kd']:.1%}" in text
     share = (means["dct+kd"] - means["student"]) / (0.80 - means["student"])
     assert f"closes {share:.0%} of the gap" in text
-    alone = figure_tables.method_accuracy(runs[runs["label"].isin(["kd", "dct"])])
+    alone = method_accuracy_table(runs[runs["label"].isin(["kd", "dct"])])
     assert "gap" not in read_accuracy(alone)
 
 
@@ -104,10 +107,10 @@ def test_seeds_to_resolve_is_the_first_number_that_suffices():
 
 
 def test_each_stage_names_its_leaders(runs):
-    lines = read_stages(figure_tables.ssim_by_stage(runs)).splitlines()
+    lines = read_stages(ssim_by_stage_table(runs)).splitlines()
     assert len(lines) == 3 and all("the highest is DCT + KD" in line for line in lines)
     assert "overlap" in lines[0] and "Stage 1" in lines[0]
-    single = figure_tables.ssim_by_stage(runs[(runs["init_seed"] == 0)])
+    single = ssim_by_stage_table(runs[(runs["init_seed"] == 0)])
     assert "One seed has no interval" in read_stages(single)
-    only = figure_tables.ssim_by_stage(runs[runs["label"] == "dct"])
+    only = ssim_by_stage_table(runs[runs["label"] == "dct"])
     assert "the only one" in read_stages(only)

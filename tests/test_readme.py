@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from synthetic import scatter, write_grid, write_run
 
-from kdlib.cli import main
-from kdlib.docs_blocks import PAGES
 from kdlib.errors import KdlibError
-from kdlib.execute import NOTEBOOKS, notebook_names
-from kdlib.readme import check_readme, readme_blocks, update_readme
 from kdlib.runs import RunConfig
+from study.cli import main
+from study.notebooks import NOTEBOOKS, notebook_names
+from study.pages import PAGES, check_readme, readme_blocks, update_readme
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

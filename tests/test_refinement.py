@@ -5,21 +5,20 @@ from dataclasses import replace
 import pytest
 from synthetic import edit_record, write_run
 
-from kdlib.budget import plain_epochs
-from kdlib.refinement import (
+from kdlib.runs import RunConfig
+from study.profiles import plain_epochs
+from study.records import load_records, runs_of
+from study.statistics import (
     JOINT,
     LONGER,
     OF_PIXELS,
     PIXEL_CLAIMS,
     gains_by,
     longer_students,
+    refinement_verdicts,
     self_taught_runs,
     summary,
-    verdicts,
 )
-from kdlib.run_table import load_records
-from kdlib.runs import RunConfig
-from kdlib.selection import runs_of
 
 SETTING = RunConfig(epochs=5)
 OPTIONS = {"width": 1}
@@ -83,7 +82,7 @@ def test_the_student_of_equal_compute_differs_in_epochs_alone(runs):
 
 
 def test_equal_epochs_and_equal_compute_are_judged_apart(runs):
-    found = verdicts(runs[2]).set_index("claim")["verdict"]
+    found = refinement_verdicts(runs[2]).set_index("claim")["verdict"]
     assert found["FRSKD helps a student at equal epochs"] == "holds"
     assert found["FRSKD helps a student at equal compute"] == "does not hold"
     assert "It helps with the published weights" not in found
@@ -110,7 +109,7 @@ def test_without_frskd_there_is_nothing_to_compare(tmp_path):
     write_run(tmp_path, SETTING)
     table = load_records(tmp_path)
     alone = self_taught_runs(table, runs_of(table, "scenes", 2))
-    assert set(alone["label"]) == {"student"} and verdicts(alone).empty
+    assert set(alone["label"]) == {"student"} and refinement_verdicts(alone).empty
     assert gains_by("augmentation", table, alone).empty
 
 
@@ -128,5 +127,5 @@ def test_of_pixels_it_is_the_iou_that_is_compared(tmp_path):
     assert shown["miou"].to_dict() == pytest.approx(
         {"student": 0.51, LONGER: 0.71, OF_PIXELS: 0.61033}, abs=1e-4
     )
-    judged = verdicts(found, PIXEL_CLAIMS).set_index("claim")["verdict"].tolist()
+    judged = refinement_verdicts(found, PIXEL_CLAIMS).set_index("claim")["verdict"].tolist()
     assert judged == ["holds", "does not hold"]

@@ -9,37 +9,43 @@ import pytest
 from scipy import stats
 from synthetic import TEACHER_TOP1, edit_record, synthetic_record, write_grid, write_run
 
-from kdlib.comparisons import FAMILIES, Claim, Comparison
-from kdlib.distillers import parse_method
 from kdlib.errors import KdlibError
 from kdlib.files import write_text
-from kdlib.profiles import expand
-from kdlib.results import (
-    check_block,
-    claims_markdown,
-    claims_table,
-    compare,
+from kdlib.methods import parse_method
+from kdlib.runs import RunConfig
+from study.profiles import expand
+from study.records import (
     find_records,
     load_histories,
     load_records,
-    of_profile,
-    paired_comparison,
-    paired_values,
-    print_results,
     publish,
-    smallest_resolvable_difference,
     stage_table,
     student_settings,
-    summary_markdown,
     summary_table,
     teacher_runs,
-    update_block,
     validate_record,
+)
+from study.results import (
+    check_block,
+    claims_markdown,
+    of_profile,
+    print_results,
+    summary_markdown,
+    update_block,
+)
+from study.statistics import (
+    COMPARISONS_FAMILIES,
+    Claim,
+    Comparison,
+    claims_table,
+    compare,
+    paired_comparison,
+    paired_values,
+    smallest_resolvable_difference,
     verdict,
 )
-from kdlib.runs import RunConfig
 
-EVERY_CLAIM = [claim for claims in FAMILIES.values() for claim in claims]
+EVERY_CLAIM = [claim for claims in COMPARISONS_FAMILIES.values() for claim in claims]
 README = "Title\n<!-- results:main -->\nold\n<!-- /results:main -->\nend\n"
 
 

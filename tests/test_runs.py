@@ -8,8 +8,8 @@ import pytest
 
 from kdlib.errors import KdlibError
 from kdlib.files import write_atomic, write_text
-from kdlib.run_table import load_records
 from kdlib.runs import ADDED_LATER, RunConfig, configs_of, read_record, write_record
+from study.records import load_records
 
 RECORDS = Path(__file__).parents[1] / "records"
 

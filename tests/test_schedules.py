@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from kdlib import precision
-from kdlib.precision import resolve_precision
+from kdlib import trainee as precision
 from kdlib.runs import RunConfig
-from kdlib.schedules import learning_rate
+from kdlib.trainee import learning_rate, resolve_precision
 
 
 def rates(config: RunConfig, steps_per_epoch: int) -> list[float]:

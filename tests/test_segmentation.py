@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from kdlib.data.image_data import IGNORED
 from kdlib.errors import KdlibError
-from kdlib.segmentation import SegmentationMarks
-from kdlib.tasks import IGNORED
+from kdlib.frskd.segmentation import SegmentationMarks
 
 CLASSES = 5
 

@@ -10,18 +10,16 @@ from training import history_of, result_of, tiny
 from kdlib.checkpoints import load_tensors
 from kdlib.data import load_data
 from kdlib.data.batches import Batch
-from kdlib.distillers.base import TeacherOutput
+from kdlib.data.image_data import IGNORED
+from kdlib.distill import TeacherOutput
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students
 from kdlib.models import create_model
 from kdlib.models.output import Output
-from kdlib.records import validate_record
-from kdlib.run_table import load_records, recorded_tasks
 from kdlib.runs import RunConfig, run_directory
-from kdlib.tasks import IGNORED
 from kdlib.train import fit
-from kdlib.trained import refined_network
-from kdlib.trainee import Lesson, Trainee
+from kdlib.trainee import Lesson, Trainee, refined_network
+from study.records import load_records, recorded_tasks, validate_record
 
 CLASSES = 69  # of Scenes: the background and 68 kinds of objects
 METHOD = "frskd_pixels"
@@ -91,16 +89,16 @@ def test_the_deployed_network_is_the_plain_one_and_its_self_teacher_can_be_asked
 
 
 def test_a_run_stopped_after_every_epoch_ends_with_the_same_record(finished, tmp_path, monkeypatch):
-    from kdlib import train
+    from kdlib.trainee import Trainee
 
     _, configs, (_, whole) = finished
-    end_epoch = train.Trainee.end_epoch
+    end_epoch = Trainee.end_epoch
 
     def stop_after(one, row):
         end_epoch(one, row)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.Trainee, "end_epoch", stop_after)
+    monkeypatch.setattr(Trainee, "end_epoch", stop_after)
     for _ in range(configs[1].epochs):
         with pytest.raises(KeyboardInterrupt):
             fit(configs[1:], tmp_path, progress=False)

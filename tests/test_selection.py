@@ -4,9 +4,8 @@ import pytest
 from synthetic import write_grid, write_run
 
 from kdlib.errors import KdlibError
-from kdlib.results import load_records
 from kdlib.runs import RunConfig
-from kdlib.selection import runs_of, sweep_of
+from study.records import load_records, runs_of, sweep_of
 
 METHODS = ("student", "at", "dct")
 

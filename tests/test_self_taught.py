@@ -5,19 +5,17 @@ from dataclasses import replace
 import pytest
 from training import history_of, killed_at_random, result_of, tiny
 
-from kdlib.budget import plain_epochs, training_flops
 from kdlib.checkpoints import load_tensors
 from kdlib.data import load_data
 from kdlib.errors import KdlibError
 from kdlib.evaluate import predict
-from kdlib.jobs import plan
 from kdlib.models import create_model, flops
-from kdlib.profiles import expand
-from kdlib.records import validate_record
-from kdlib.run_table import load_records
 from kdlib.runs import RunConfig, run_directory
 from kdlib.train import fit
-from kdlib.trained import refined_network, trained_network
+from kdlib.trainee import refined_network, trained_network
+from study.jobs import plan
+from study.profiles import expand, plain_epochs, training_flops
+from study.records import load_records, validate_record
 
 PIXELS = {"method": "frskd_pixels", "task": "segmentation", "student": "scenes_segmenter_tiny"}
 HEADER = "epoch,learning_rate,ce,self_ce,frskd,accuracy"
@@ -99,15 +97,15 @@ def test_a_run_that_is_stopped_after_every_epoch_ends_with_the_same_record(
 ):
     config = tiny(method=method, augmentation=augmentation, epochs=2)
     whole = fit([config], tmp_path / "whole", progress=False)[0]
-    from kdlib import train
+    from kdlib.trainee import Trainee
 
-    end_epoch = train.Trainee.end_epoch
+    end_epoch = Trainee.end_epoch
 
     def stop_after(trainee, row):
         end_epoch(trainee, row)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.Trainee, "end_epoch", stop_after)
+    monkeypatch.setattr(Trainee, "end_epoch", stop_after)
     for _ in range(config.epochs):
         with pytest.raises(KeyboardInterrupt):
             fit([config], tmp_path / "stopped", progress=False)

@@ -14,8 +14,8 @@ from benchmarks.notebooks import papermill_overhead, write_notebook
 from benchmarks.pairs import IN_OUR_LAYOUT, OURS, THEIRS, measure_pair, noise, their_batches
 from benchmarks.steps import Bench
 from benchmarks.timing import paired, rounds_of
-from kdlib.docs_blocks.speed import TABLES, blocks, section_text
-from kdlib.execute import check_parameters
+from study.notebooks import check_parameters
+from study.pages import TABLES, section_text, speed_blocks
 
 CPU = torch.device("cpu")
 
@@ -133,11 +133,11 @@ def test_sections_are_printed_written_and_kept(tmp_path, capsys, monkeypatch):
     assert record["breakdown"] == first["breakdown"] and record["notebooks"]["added_seconds"]
     assert all(section_text(name, [record]) in printed for name in ("breakdown", "notebooks"))
     assert "not measured" in printed and record["breakdown"]["provenance"]["machine"]
-    assert blocks(tmp_path)["speed_notebooks"] == section_text("notebooks", [record])
+    assert speed_blocks(tmp_path)["speed_notebooks"] == section_text("notebooks", [record])
 
 
 def test_what_was_not_measured_says_how_to(tmp_path):
-    texts = blocks(tmp_path)
+    texts = speed_blocks(tmp_path)
     assert set(texts) == {f"speed_{name}" for name in TABLES}
     assert "python -m benchmarks --only pairs" in texts["speed_ratios"]
 

@@ -14,13 +14,14 @@ from safetensors.torch import save_file
 from training import history_of, result_of, tiny
 
 from kdlib.checkpoints import load_tensors, save_tensors
-from kdlib.distillers.base import FrozenTeacher
+from kdlib.distill import FrozenTeacher
 from kdlib.errors import KdlibError
 from kdlib.models import create_model
-from kdlib.records import validate_record
 from kdlib.runs import RunConfig, run_directory
 from kdlib.seeds import derive_seed, seed_everything
 from kdlib.train import fit
+from kdlib.trainee import Trainee
+from study.records import validate_record
 
 METHODS = ("student", "kd", "at", "dct+gate+kd", "crd", "vid+kd")
 
@@ -72,16 +73,16 @@ def test_a_run_resumes_to_the_same_bits_when_stopped_after_any_epoch(
     config = tiny(method=method)
     whole = fit([config], copy_teacher(taught, tmp_path / "whole"), progress=False)[0]
     root = copy_teacher(taught, tmp_path / "stopped")
-    from kdlib import train
+    pass
 
-    end_epoch, finished = train.Trainee.end_epoch, []
+    end_epoch, finished = Trainee.end_epoch, []
 
     def stop_after(trainee, row):
         end_epoch(trainee, row)
         finished.append(row)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.Trainee, "end_epoch", stop_after)
+    monkeypatch.setattr(Trainee, "end_epoch", stop_after)
     for _ in range(config.epochs):
         with pytest.raises(KeyboardInterrupt):
             fit([config], root, progress=False)
@@ -144,9 +145,10 @@ def killed_after(root: Path, delay: float, config: RunConfig) -> int:
 
 def test_no_teacher_tensor_moves(taught, monkeypatch):
     from kdlib import train
+    from kdlib.train import load_teacher
 
     held = []
-    load = train.load_teacher
+    load = load_teacher
 
     def remember(*arguments):
         teacher = load(*arguments)

@@ -3,11 +3,11 @@
 import pytest
 import yaml
 
-from kdlib import tuning
+from kdlib.data.image_data import TASKS
 from kdlib.errors import KdlibError
 from kdlib.runs import SCHEMA_VERSION, write_record
-from kdlib.tasks import TASKS
-from kdlib.tuning import choose, dev_records, grid_scores, write_tuned
+from study import tuning
+from study.tuning import choose, dev_records, grid_scores, write_tuned
 
 
 def write_dev(root, method, field, weight, score, split="dev", task="classification"):

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from kdlib.data.atlas import ATLAS, COLUMNS, INDEX, TILE
-from kdlib.data.scene_classes import sprites
+from kdlib.data.scenes import ATLAS, COLUMNS, INDEX, TILE, sprites
 
 
 def main() -> None:

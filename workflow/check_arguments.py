@@ -87,7 +87,7 @@ def datasets() -> list[str]:
 
 def methods() -> dict[str, list[str]]:
     """Names of the methods, each with the modifiers that it takes."""
-    lines = registry("kdlib/distillers/registry.py", "METHODS")
+    lines = registry("kdlib/methods.py", "METHODS")
     return {name: _taken_by(line) for name, line in lines.items()}
 
 
@@ -105,7 +105,7 @@ def _taken_by(line: ast.Call) -> list[str]:
 
 def modifiers() -> list[str]:
     """What may follow a method's name after a plus sign."""
-    return list(registry("kdlib/distillers/__init__.py", "MODIFIERS"))
+    return list(registry("kdlib/methods.py", "MODIFIERS"))
 
 
 def print_valid() -> None:

@@ -4,26 +4,21 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from kdlib.data.ade20k import list_ade20k
 from kdlib.data.cifar import load_cifar100
-from kdlib.data.coco import load_coco
-from kdlib.data.crops import checked_crop_size, cropped
-from kdlib.data.fashion import load_fashion_mnist
-from kdlib.data.fashion_scenes import load_fashion_scenes
-from kdlib.data.folder import list_imagefolder
-from kdlib.data.image_data import ImageData
-from kdlib.data.mit67 import list_mit67
-from kdlib.data.photo_data import load_photographs
-from kdlib.data.photo_source import Lister
-from kdlib.data.places365 import list_places365
-from kdlib.data.scene_masks import load_fashion_scene_masks, load_scene_masks
-from kdlib.data.scene_objects import load_fashion_scene_objects, load_scene_objects
-from kdlib.data.scenes import load_scenes
-from kdlib.data.sun397 import list_sun397
-from kdlib.data.voc import load_voc
-from kdlib.data.voc_objects import load_voc_objects
+from kdlib.data.fashion import load_fashion_mnist, load_fashion_scenes
+from kdlib.data.image_data import TASKS, ImageData
+from kdlib.data.photographs import Lister, load_photographs
+from kdlib.data.places import list_ade20k, list_imagefolder, list_mit67, list_places365, list_sun397
+from kdlib.data.scenes import (
+    load_fashion_scene_masks,
+    load_fashion_scene_objects,
+    load_scene_masks,
+    load_scene_objects,
+    load_scenes,
+)
+from kdlib.detection.data import checked_crop_size, cropped, load_coco, load_voc_objects
 from kdlib.errors import KdlibError, unknown
-from kdlib.tasks import TASKS
+from kdlib.frskd.segmentation import load_voc
 
 DATASETS: dict[str, Callable[..., ImageData]] = {
     "scenes": load_scenes,

@@ -11,9 +11,7 @@ from torchvision.datasets import CIFAR100
 from torchvision.datasets.utils import check_integrity
 
 from kdlib.data.image_data import ImageData
-from kdlib.data.pixels import fingerprint, resized
-from kdlib.data.roots import data_root as checked_root
-from kdlib.data.roots import missing
+from kdlib.data.roots import checked_root, fingerprint, missing, resized
 from kdlib.errors import KdlibError
 
 MEAN = (0.5071, 0.4865, 0.4409)

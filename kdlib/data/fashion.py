@@ -8,24 +8,30 @@ authors and Debian hand them out, are unpacked for it.
 """
 
 import gzip
+import hashlib
 import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.datasets import FashionMNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from kdlib.data.image_data import ImageData
-from kdlib.data.pixels import fingerprint, resized
-from kdlib.data.roots import data_root as checked_root
-from kdlib.data.roots import missing
-from kdlib.errors import KdlibError
+from kdlib.data.roots import checked_root, chosen_root, fingerprint, missing, resized
+from kdlib.data.scenes import ObjectBank, Recipe, composed, statistics, uniforms
+from kdlib.errors import KdlibError, unknown
+from kdlib.files import write_atomic
+from kdlib.seeds import derive_seed
 
 FOLDER = Path("FashionMNIST") / "raw"
 FILES = tuple(name.removesuffix(".gz") for name, _ in FashionMNIST.resources)
@@ -103,7 +109,7 @@ def read_garments(split: str, root: Path) -> Garments:
     """
     prefix = "train" if split == "train" else "t10k"
     image_file, label_file = (
-        _find(root / FOLDER / f"{prefix}-{rest}") for rest in ("images-idx3-ubyte",
+        _fashion_find(root / FOLDER / f"{prefix}-{rest}") for rest in ("images-idx3-ubyte",
                                                                "labels-idx1-ubyte")
     )  # fmt: skip
     images = _read(image_file, read_image_file)
@@ -116,7 +122,7 @@ def read_garments(split: str, root: Path) -> Garments:
     return Garments(images, labels)
 
 
-def _find(plain: Path) -> Path:
+def _fashion_find(plain: Path) -> Path:
     """The plain file or, failing that, the gzipped one."""
     for path in (plain, plain.with_name(plain.name + ".gz")):
         if path.is_file():
@@ -146,3 +152,209 @@ def _unpacked(path: Path) -> Iterator[Path]:
         with plain.open("wb") as file:
             shutil.copyfileobj(packed, file)
         yield plain
+
+
+# Bringing a data set that is on this machine into place: checked, then whole or not at all.
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+IMPORTABLE = ("fashion_mnist", "fashion_scenes")
+SHA256 = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+"""Of the unpacked files. torchvision publishes MD5 sums of the authors' gzipped files, which
+Debian's differ from: its packaging drops name and time from their headers. With these put back
+the sums are torchvision's, so the content is the published one (a test does just that)."""
+
+
+def import_dataset(dataset: str, source: Path | None = None, data_root: Path | None = None) -> str:
+    """Check the Fashion-MNIST files in a folder and unpack them to where loaders look.
+
+    Args:
+        dataset: ``fashion_mnist`` or ``fashion_scenes``; they share their files.
+        source: folder of the four files, plain or gzipped; ``None`` for that of Debian's package
+            ``dataset-fashion-mnist``.
+        data_root: the folder of data sets, made if need be; ``None`` reads ``KDLIB_DATA``.
+
+    Returns:
+        A sentence that says what was done.
+
+    Raises:
+        KdlibError: a file is missing or is not the published one, or the place cannot be written.
+    """
+    if dataset not in IMPORTABLE:
+        raise unknown("data set to import", dataset, IMPORTABLE)
+    target = chosen_root(data_root) / FOLDER
+    contents = {name: _published(_imports_find(source or DEBIAN, name), name) for name in SHA256}
+    try:
+        for name, content in contents.items():
+            write_atomic(target / name, partial(_write, content))
+    except OSError as error:
+        raise KdlibError(f"{target} cannot be written to ({error}).") from error
+    return f"{dataset}: {len(contents)} files checked and unpacked into {target}"
+
+
+def _write(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+
+
+def _imports_find(source: Path, name: str) -> Path:
+    for path in (source / name, source / f"{name}.gz"):
+        if path.is_file():
+            return path
+    files = "\n".join(f"  {source / name} (or .gz)" for name in SHA256)
+    raise KdlibError(
+        f"{source / name} is missing. Expected:\n{files}\n"
+        "Give their folder by --from FOLDER, or: sudo apt-get install dataset-fashion-mnist"
+    )
+
+
+def _published(path: Path, name: str) -> bytes:
+    """Content of a file, unpacked, if it is the published one."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise KdlibError(f"{path} cannot be read ({error}).") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256[name]:
+        raise KdlibError(
+            f"{path} is not the published file: the SHA-256 of its content is {found}, "
+            f"expected {SHA256[name]}."
+        )
+    return content
+
+
+# What the scenes of garments consist of: an outfit is four garments, each in its colour.
+OUTFITS: dict[str, dict[str, str]] = {
+    "beach": {"T-shirt/top": "green", "Sandal": "red", "Dress": "yellow", "Bag": "blue"},
+    "office": {"Shirt": "yellow", "Trouser": "blue", "Coat": "red", "Ankle boot": "purple"},
+    "gym": {"T-shirt/top": "red", "Trouser": "green", "Sneaker": "purple", "Pullover": "yellow"},
+    "winter walk": {"Coat": "blue", "Pullover": "green", "Ankle boot": "yellow", "Bag": "purple"},
+    "party": {"Dress": "blue", "Sandal": "green", "Shirt": "purple", "Bag": "yellow"},
+    "school": {"Shirt": "blue", "Pullover": "purple", "Sneaker": "green", "Trouser": "red"},
+    "journey": {"T-shirt/top": "purple", "Coat": "yellow", "Sneaker": "red", "Bag": "green"},
+    "garden": {"T-shirt/top": "blue", "Trouser": "yellow", "Sandal": "purple", "Shirt": "red"},
+    "city": {"Dress": "red", "Coat": "green", "Ankle boot": "blue", "Sneaker": "yellow"},
+    "concert": {"Dress": "purple", "Pullover": "red", "Sandal": "blue", "Ankle boot": "green"},
+}
+"""Scene class -> its garments -> their colours.
+
+Ten kinds of garment alone cannot make multi-attention scenes: that two of its garments name a
+class, two classes may share one garment at most, and of four garments out of ten there are only
+five such classes (the packing number D(10, 4, 2)); beside two garments of a class, a single other
+garment could then be shown without naming a second class. In five colours the ten kinds are fifty
+objects. The ten outfits use forty of them, each once, so that they obey the quorum rule with any
+number of attentions from 1 to 4; the other ten belong to no class and are the distractors where
+one object decides. Nothing cheaper than a garment *in* its colour tells a class: every garment is
+in four outfits, in four colours, and in the fifth colour in none; every colour is in eight
+outfits, and in none for two of the garments; an outfit has no garment and no colour twice.
+"""
+
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (1.00, 0.25, 0.20),
+    "yellow": (1.00, 0.90, 0.20),
+    "green": (0.25, 0.85, 0.30),
+    "blue": (0.25, 0.45, 1.00),
+    "purple": (0.90, 0.35, 0.95),
+}
+"""What a white garment turns into: factors of red, green and blue."""
+
+
+# Scenes of garments: real photographs in scenes whose ground truth is known all the same.
+TRAIN_SIZE, TEST_SIZE = 24000, 10000
+OPACITY = 4.0
+"""Opacity as a multiple of brightness: soft edges, but nothing shines through a dark garment."""
+DARKEST = 0.45
+"""Brightness of black cloth; without it a dark garment would have no colour."""
+DYE = 0.15
+"""How far a dye strays from its colour, each way, as a factor: no two garments are alike."""
+
+
+def load_fashion_scenes(
+    split: str,
+    *,
+    size: int | None = None,
+    image_size: int = 64,
+    attentions: int = 2,
+    distractors: int = 4,
+    data_root: Path | None = None,
+) -> ImageData:
+    """Scenes of garments, composed once and then read from the cache.
+
+    Args:
+        split: ``train`` or ``test``.
+        size: number of images; ``None`` for 24,000 for training and 10,000 for testing.
+        image_size: pixels a side.
+        attentions: garments of its outfit that a scene shows, 1 to 4.
+        distractors: other garments, 0 to 12 (with one attention, 0 to 10).
+        data_root: folder that holds ``FashionMNIST/raw``; ``None`` reads ``KDLIB_DATA``.
+
+    Raises:
+        KdlibError: Fashion-MNIST is missing or damaged, or an option is out of range.
+    """
+    recipe = outfit_recipe(attentions, distractors, image_size)
+    root = checked_root(data_root).resolve()
+    bank, source = garment_bank(root, split)
+    count = size or (TRAIN_SIZE if split == "train" else TEST_SIZE)
+    data = composed("fashion_scenes", bank, recipe, split, count, source)
+    mean, std = statistics(garment_bank(root, "train")[0], recipe)
+    return replace(data, mean=mean, std=std)
+
+
+def outfit_recipe(attentions: int = 2, distractors: int = 4, size: int = 64) -> Recipe:
+    """The recipe of the scenes of garments."""
+    classes = {
+        outfit: tuple(_kind(colour, garment) for garment, colour in garments.items())
+        for outfit, garments in OUTFITS.items()
+    }
+    return Recipe(classes, attentions, distractors, size)
+
+
+@cache
+def garment_bank(root: Path, split: str) -> tuple[ObjectBank, str]:
+    """Fifty objects, every garment in every colour, and the fingerprint of what they are made of.
+
+    A photograph is dyed in one colour only, so the training set gives 1,200 of each object (6,000
+    of each garment) and the test set 200.
+
+    Raises:
+        KdlibError: Fashion-MNIST is missing or damaged.
+    """
+    garments = read_garments(split, root)
+    kinds = [_kind(colour, garment) for garment in CLASSES for colour in COLOURS]
+    pictures = [
+        dyed(photographs, colour)
+        for shares in _shares(garments, root)
+        for photographs, colour in zip(shares, COLOURS.values(), strict=True)
+    ]
+    facts = (OUTFITS, COLOURS, OPACITY, DARKEST, DYE)
+    return ObjectBank(tuple(kinds), torch.stack(pictures)), fingerprint(facts, garments)
+
+
+def dyed(photographs: Tensor, colour: tuple[float, float, float]) -> Tensor:
+    """Cut bright garments out of their black ground and dye them.
+
+    (E, 28, 28) uint8 -> (E, 4, 28, 28) uint8: red, green, blue, opacity.
+    """
+    bright = photographs.float().unsqueeze(1)
+    draws = uniforms(derive_seed(0, "dye"), np.arange(len(photographs)), 3)
+    dyes = torch.tensor(colour) * (1 + DYE * (2 * torch.from_numpy(draws).float() - 1))
+    cloth = (255 * DARKEST + (1 - DARKEST) * bright) * dyes[..., None, None]
+    return torch.cat([cloth, OPACITY * bright], dim=1).clamp(max=255).byte()
+
+
+def _shares(garments: Garments, root: Path) -> list[list[Tensor]]:
+    """For each garment, its photographs dealt out to the colours, equally many to all."""
+    found = [garments.images[garments.labels == label] for label in range(len(CLASSES))]
+    count = min(map(len, found)) // len(COLOURS)
+    if count == 0:
+        raise KdlibError(
+            f"{root / FOLDER} has too few photographs for scenes: {min(map(len, found))} of a "
+            f"garment; at least {len(COLOURS)} of each are needed."
+        )
+    return [[own[c :: len(COLOURS)][:count] for c in range(len(COLOURS))] for own in found]
+
+
+def _kind(colour: str, garment: str) -> str:
+    return f"{colour} {garment}"

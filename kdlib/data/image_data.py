@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from kdlib.data.objects import Objects
-from kdlib.data.photographs import Photographs
-from kdlib.data.whole_photographs import WholePhotographs
+if TYPE_CHECKING:
+    from kdlib.data.photographs import Photographs
+    from kdlib.detection.data import Objects, WholePhotographs
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class ImageData:
         fingerprint: hexadecimal digits that change when the content does.
         relevance: from positions (n,) to masks (n, H, W) bool of the pixels of the objects that
             define the class; ``None`` where there is no such ground truth.
-        masks: (N, H, W) uint8, the class of each pixel, or ``kdlib.tasks.IGNORED`` where it does
+        masks: (N, H, W) uint8, the class of each pixel, or ``IGNORED`` where it does
             not count; ``None`` where images have labels, or where photographs bring their masks.
         objects: the objects of each image; ``None`` where it is not objects that have classes.
     """
 
-    images: Tensor | Photographs | WholePhotographs
+    images: "Tensor | Photographs | WholePhotographs"
     labels: Tensor
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
@@ -38,11 +39,13 @@ class ImageData:
     fingerprint: str
     relevance: Callable[[Tensor], Tensor] | None = None
     masks: Tensor | None = None
-    objects: Objects | None = None
+    objects: "Objects | None" = None
 
     @property
     def task(self) -> str:
         """``detection`` or ``segmentation`` where objects or pixels have classes."""
+        from kdlib.data.photographs import Photographs
+
         if self.objects is not None:
             return "detection"
         annotated = isinstance(self.images, Photographs) and self.images.annotated
@@ -65,3 +68,32 @@ class ImageData:
     def first(self, count: int) -> "ImageData":
         """The first ``count`` images, or all of them if there are fewer."""
         return self.part(0, min(count, len(self)))
+
+
+# What a network is asked for: the class of an image, of each of its pixels, its objects.
+IGNORED = 255
+"""Value of a mask where a pixel counts neither in a loss nor in a result."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How well a task is done.
+
+    Attributes:
+        metric: of a record's results, the one that runs are judged by.
+        metrics: all that are one number, fractions, in the order in which tables show them.
+        monitored: column of ``history.csv`` with that metric on some of the evaluation set.
+    """
+
+    metric: str
+    metrics: tuple[str, ...]
+    monitored: str
+
+
+TASKS: dict[str, Measures] = {
+    "classification": Measures("top1", ("top1", "top5", "mca", "mca_all"), "accuracy"),
+    "segmentation": Measures("miou", ("miou", "pixel_accuracy"), "miou"),
+    "detection": Measures("map", ("map", "map50", "map75"), "map50"),
+    "crops": Measures("top1", ("top1", "top5", "mca", "mca_all"), "accuracy"),
+}
+"""``crops`` is the classification of objects that are cut out by their boxes."""

@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from kdlib.data.difficulty import (
-    BACKGROUND,
+from kdlib.data.scenes import (
     BRIGHTNESS,
     CELLS,
+    DIFFICULTY_BACKGROUND,
     JITTER,
     NOISE,
     ROTATION,
     SCALE,
     TEXTURE,
+    ObjectBank,
+    uniforms,
 )
-from kdlib.data.object_bank import ObjectBank
-from kdlib.data.random_numbers import uniforms
 from kdlib.seeds import derive_seed
 
 OPAQUE = 0.5
@@ -69,7 +69,7 @@ def render(
 
 def _backgrounds(size: int, seed: int, indices: NDArray[np.int64]) -> Floats:
     """(B, 3, H, W), 0 to 255: a colour with a soft texture."""
-    colour = _between(BACKGROUND, uniforms(derive_seed(seed, "colour"), indices, 3))
+    colour = _between(DIFFICULTY_BACKGROUND, uniforms(derive_seed(seed, "colour"), indices, 3))
     draws = uniforms(derive_seed(seed, "texture"), indices, 3 * CELLS**2)
     texture = TEXTURE * (2 * draws.reshape(-1, 3, CELLS, CELLS) - 1)
     weights = _interpolation(CELLS, size)

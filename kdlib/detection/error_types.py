@@ -5,10 +5,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kdlib.data.objects import Objects
-from kdlib.detection.average_precision import check_there_are_objects
-from kdlib.detection.rows import Detected, Pairs, Truth, detected_rows, overlapping, truth_rows
-from kdlib.models.detections import Detections
+from kdlib.detection.data import Objects
+from kdlib.detection.evaluation import (
+    Detected,
+    Pairs,
+    Truth,
+    check_there_are_objects,
+    detected_rows,
+    overlapping,
+    truth_rows,
+)
+from kdlib.detection.models import Detections
 
 FOREGROUND = 0.5  # t_f: from this IoU on an object of the right class is found
 BACKGROUND = 0.1  # t_b: up to this IoU there is nothing

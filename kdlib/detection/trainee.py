@@ -6,15 +6,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from kdlib.data.detection_batches import DetectionBatches
-from kdlib.data.image_data import ImageData
+from kdlib.data.image_data import TASKS, ImageData
+from kdlib.detection.batches import DetectionBatches
 from kdlib.detection.evaluation import detector_cost, evaluate_detectors
-from kdlib.distillers import create_box_distiller
-from kdlib.learner import DetectorLearner
+from kdlib.detection.models import Detector
+from kdlib.distill import DetectorLearner
+from kdlib.methods import create_box_distiller
 from kdlib.models import TORCHVISION_DETECTORS, create_model
-from kdlib.models.detectors import Detector
 from kdlib.seeds import derive_seed, seed_everything
-from kdlib.tasks import TASKS
 from kdlib.trainee import Lesson, Trainee
 
 MONITORED = 200

@@ -1,7 +1,9 @@
 """Networks that return logits, stage features and the embedding; one line each."""
 
+import time
 from collections.abc import Callable
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -10,26 +12,31 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as tv
 from torchvision.models import detection
 
-from kdlib.errors import KdlibError, checked_options, unknown
-from kdlib.models.cifar_mobilenet import mobilenet_v2_cifar
-from kdlib.models.cifar_resnet import ThreeStageResNet, cifar_resnet, wide_cifar_resnet
-from kdlib.models.cifar_resnet18 import resnet18_cifar
-from kdlib.models.cifar_resnet50 import resnet50_cifar
-from kdlib.models.detector_input import check_input
-from kdlib.models.output import Output, Shapes
-from kdlib.models.scenes_detectors import scenes_retinanet, scenes_ssd
-from kdlib.models.scenes_mobilenet import scenes_mobile
-from kdlib.models.segmenter import efficientdet_d0, efficientdet_d1, scenes_segmenter
-from kdlib.models.shuffle_v1 import cifar_shuffle_v1
-from kdlib.models.shuffle_v2 import cifar_shuffle_v2
-from kdlib.models.tapped import tapped_mobilenet, tapped_resnet
-from kdlib.models.torchvision_detectors import (
+from kdlib.detection.models import (
+    check_input,
+    scenes_retinanet,
+    scenes_ssd,
     ssd300_vgg16,
     ssdlite320_mobilenet_v3_large,
     with_pyramid,
 )
-from kdlib.models.vgg import cifar_vgg
-from kdlib.models.wide_resnet import WideResNet
+from kdlib.errors import KdlibError, checked_options, unknown
+from kdlib.frskd.segmentation import efficientdet_d0, efficientdet_d1, scenes_segmenter
+from kdlib.models.cifar import (
+    ThreeStageResNet,
+    WideResNet,
+    cifar_resnet,
+    cifar_shuffle_v1,
+    cifar_shuffle_v2,
+    cifar_vgg,
+    mobilenet_v2_cifar,
+    resnet18_cifar,
+    resnet50_cifar,
+    wide_cifar_resnet,
+)
+from kdlib.models.output import Output, Shapes
+from kdlib.models.scenes import scenes_mobile
+from kdlib.models.torchvision import tapped_mobilenet, tapped_resnet
 
 __all__ = [
     "Output",
@@ -110,7 +117,7 @@ DETECTORS: dict[str, Callable[..., nn.Module]] = {
     "scenes_retinanet_tiny": partial(scenes_retinanet, widths=(4, 4, 8, 16), pyramid=8),
     **TORCHVISION_DETECTORS,
 }
-"""Networks that find objects: each is a ``kdlib.models.detectors.Detector``."""
+"""Networks that find objects: each is a ``kdlib.detection.models.Detector``."""
 PRETRAINED = (*TAPPED, "efficientdet_d0", "efficientdet_d1", *TORCHVISION_DETECTORS)
 """Networks of which torchvision has weights to begin with."""
 MODELS = OWN | TAPPED | SEGMENTERS | DETECTORS
@@ -202,3 +209,31 @@ def _one_image(network: nn.Module, image_size: int) -> Output:
     output = network.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
     network.train(was_training)
     return output
+
+
+# What a network costs: parameters, operations, latency.
+REPEATS = 10
+ENOUGH_S = 10.0
+"""After so many seconds a latency is not measured again: a processor takes minutes over ten times
+64 photographs through ResNet-152."""
+
+
+def measure_cost(network: nn.Module, image_size: int, device: torch.device) -> dict[str, Any]:
+    """Parameters, FLOPs of one image, and median latency in milliseconds at batch 1 and 64."""
+    network.eval()
+    return {
+        "parameters": count_parameters(network),
+        "flops": flops(network, image_size),
+        "latency_ms": {str(b): _latency(network, b, image_size, device) for b in (1, 64)},
+    }
+
+
+@torch.no_grad()
+def _latency(network: nn.Module, batch: int, image_size: int, device: torch.device) -> float:
+    images = torch.randn(batch, 3, image_size, image_size, device=device)
+    seconds: list[float] = []
+    while len(seconds) <= REPEATS and (len(seconds) < 2 or sum(seconds) < ENOUGH_S):
+        start = time.perf_counter()
+        network(images).logits.sum().item()
+        seconds.append(time.perf_counter() - start)
+    return round(1000 * median(seconds[1:]), 3)

@@ -1,8 +1,9 @@
 """What every network returns."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Output(NamedTuple):
@@ -30,3 +31,29 @@ class Shapes(NamedTuple):
 
     stages: tuple[tuple[int, int, int], ...]
     embedding: int
+
+
+# The shape that most networks share: a stem, stages of falling resolution, a classifier.
+class StagedNetwork(nn.Module):
+    """Runs the stages one after the other and classifies the mean of the last one's features.
+
+    Args:
+        stem: what comes before the first stage (``nn.Identity()`` for nothing).
+        stages: one module a resolution, fine to coarse.
+        classifier: from the last stage's channels to K logits.
+    """
+
+    def __init__(self, stem: nn.Module, stages: Iterable[nn.Module], classifier: nn.Linear) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Output:
+        """Images (B, 3, H, W), normalised -> logits, every stage's features, embedding."""
+        features, stages = self.stem(images), []
+        for stage in self.stages:
+            features = stage(features)
+            stages.append(features)
+        embedding = features.mean((2, 3))
+        return Output(self.classifier(embedding), tuple(stages), embedding)

@@ -6,13 +6,17 @@ from dataclasses import replace
 import pytest
 from training import tiny
 
-from kdlib.analyses import batch
-from kdlib.analyses.answers import FILE as ANSWERS_FILE
-from kdlib.analyses.answers import load_answers
-from kdlib.analyses.files import FILE, MAPS_FILE, read_analysis
 from kdlib.errors import KdlibError
-from kdlib.records import publish
 from kdlib.train import fit
+from study.analyses.measure import (
+    ANSWERS_FILE,
+    FILES_FILE,
+    MAPS_FILE,
+    analyse,
+    load_answers,
+    read_analysis,
+)
+from study.records import publish
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +31,10 @@ def root(tmp_path_factory):
 
 
 def test_runs_are_analysed_once_and_published(root, tmp_path):
-    written = batch.analyse(root, progress=False)
+    written = analyse(root, progress=False)
     names = {path.parent.name for path in written}
     assert len(names) == 2 and not any("-dev-" in name for name in names)
-    assert batch.analyse(root, progress=False) == []
+    assert analyse(root, progress=False) == []
     one = next(path for path in written if "-dct-" in path.parent.name)
     record = json.loads((one.parent / "record.json").read_text())
     found = read_analysis(one)["calibration"]
@@ -39,19 +43,19 @@ def test_runs_are_analysed_once_and_published(root, tmp_path):
     assert right == pytest.approx(record["results"]["top1"], abs=1e-4)
     publish(root, tmp_path)
     copies = tmp_path / one.parent.name
-    for name in (FILE, MAPS_FILE, ANSWERS_FILE):
+    for name in (FILES_FILE, MAPS_FILE, ANSWERS_FILE):
         assert (copies / name).read_bytes() == (one.parent / name).read_bytes()
     assert not (copies / "weights.safetensors").exists()
 
 
 def test_a_damaged_analysis_is_made_again(root):
-    path = next(root.glob("scenes-*-dct-*")) / FILE
-    batch.analyse(root, ["dct"], progress=False)
+    path = next(root.glob("scenes-*-dct-*")) / FILES_FILE
+    analyse(root, ["dct"], progress=False)
     path.write_text("{")
-    assert batch.analyse(root, ["dct"], progress=False) == [path]
+    assert analyse(root, ["dct"], progress=False) == [path]
     first = path.read_text().split('"provenance"')[0]
     path.unlink()
-    batch.analyse(root, ["dct"], progress=False)
+    analyse(root, ["dct"], progress=False)
     assert path.read_text().split('"provenance"')[0] == first
 
 
@@ -65,13 +69,13 @@ def test_a_damaged_analysis_is_made_again(root):
 )
 def test_what_cannot_be_analysed_is_told(root, given, message):
     with pytest.raises(KdlibError, match=message):
-        batch.analyse(root, progress=False, **given)
+        analyse(root, progress=False, **given)
 
 
 def test_records_without_weights_cannot_be_analysed(root, tmp_path):
     publish(root, tmp_path)
     with pytest.raises(KdlibError, match=r"weights\.safetensors.*trained in"):
-        batch.analyse(tmp_path, progress=False)
+        analyse(tmp_path, progress=False)
 
 
 def test_seeds_keep_maps_only_where_asked(root):
@@ -79,14 +83,14 @@ def test_seeds_keep_maps_only_where_asked(root):
     assert (directory / MAPS_FILE).exists()
     other = replace(tiny(method="dct"), init_seed=1)
     fit([other], root, progress=False)
-    (path,) = batch.analyse(root, ["dct"], progress=False)
+    (path,) = analyse(root, ["dct"], progress=False)
     assert not (path.parent / MAPS_FILE).exists()
-    assert batch.analyse(root, ["dct"], maps_seed=1, progress=False) == [path]
+    assert analyse(root, ["dct"], maps_seed=1, progress=False) == [path]
     assert (path.parent / MAPS_FILE).exists()
 
 
 def test_answers_are_those_that_the_record_counts_and_the_teacher_keeps_pictures(root):
-    batch.analyse(root, progress=False)
+    analyse(root, progress=False)
     for path in root.glob("scenes-*-s0-*/" + ANSWERS_FILE):
         found = load_answers(path.parent)
         record = json.loads((path.parent / "record.json").read_text())

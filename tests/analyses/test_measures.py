@@ -8,13 +8,24 @@ import torch
 from scipy.fft import dctn
 from torch import nn
 
-from kdlib.analyses.calibration import BINS, calibration
-from kdlib.analyses.corruptions import CORRUPTIONS, NOISE, noisy, occluded, square_masks
-from kdlib.analyses.maps import attention_maps_of, load_maps, save_maps, shown_positions
-from kdlib.analyses.robustness import robustness
-from kdlib.analyses.spectra import mean_spectra, radial_energy
 from kdlib.data.image_data import ImageData
 from kdlib.models.output import Output
+from study.analyses.measure import (
+    BINS,
+    CORRUPTIONS,
+    NOISE,
+    attention_maps_of,
+    calibration,
+    load_maps,
+    mean_spectra,
+    noisy,
+    occluded,
+    radial_energy,
+    robustness,
+    save_maps,
+    shown_positions,
+    square_masks,
+)
 
 
 def pictures(count=6, side=16):

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from kdlib.analyses.readings import read_weights
+from study.analyses.read import read_weights
 
 
 def searched(**accuracies: list[float]) -> pd.DataFrame:

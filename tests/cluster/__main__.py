@@ -18,7 +18,7 @@ import torch
 from cluster.grid import RECORDS, ROOT, copy_tree, killed, left_alone, outcome
 from cluster.slurm import PACKAGES, Cluster, missing_programs, search_path
 from kdlib.files import write_json
-from kdlib.machine import machine_name
+from study.export import machine_name
 
 EXIT_FAILED, EXIT_MISSING = 1, 2
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from data_files import OBJECTS, write_coco
 
-from kdlib.cli import main
 from kdlib.data import load_data
-from kdlib.data.coco import CLASSES
-from kdlib.data.detection_batches import DetectionBatches
+from kdlib.detection.batches import DetectionBatches
+from kdlib.detection.data import COCO_CLASSES
 from kdlib.errors import KdlibError
+from study.cli import main
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def change(root: Path, how: Callable[[dict], object]) -> None:
 
 
 def test_the_classes_are_the_eighty():
-    assert (len(CLASSES), len(set(CLASSES))) == (80, 80)
-    assert [CLASSES.index(name) for name in ("person", "dog", "toothbrush")] == [0, 16, 79]
+    assert (len(COCO_CLASSES), len(set(COCO_CLASSES))) == (80, 80)
+    assert [COCO_CLASSES.index(name) for name in ("person", "dog", "toothbrush")] == [0, 16, 79]
 
 
 def test_boxes_have_corners_and_crowds_are_marked(root, capsys):
@@ -47,7 +47,7 @@ def test_boxes_have_corners_and_crowds_are_marked(root, capsys):
     for index in range(4):
         boxes, kinds, crowd = data.objects.of(index)
         found = listed[tuple(map(tuple, boxes.int().tolist()))]
-        assert [CLASSES[kind] for kind in kinds] == [name for name, _ in found]
+        assert [COCO_CLASSES[kind] for kind in kinds] == [name for name, _ in found]
         assert crowd.tolist() == [place == 2 for place in range(len(found))]
     assert data.objects.sizes == (32**2, 96**2)
 
@@ -59,7 +59,7 @@ def test_photographs_belong_to_their_objects(root):
         for image, target in zip(batch.images, batch.targets, strict=True):
             for box, label in zip(target["boxes"], target["labels"], strict=True):
                 x, y = ((box[:2] + box[2:]) / 2).int().tolist()
-                brightest = {"person": 0, "dog": 1, "train": 2}[CLASSES[int(label) - 1]]
+                brightest = {"person": 0, "dog": 1, "train": 2}[COCO_CLASSES[int(label) - 1]]
                 assert int(image[:, y, x].argmax()) == brightest
 
 

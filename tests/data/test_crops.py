@@ -6,9 +6,8 @@ from data_files import SHADES, write_coco, write_voc_detection
 
 from kdlib.data import load_data
 from kdlib.data.batches import Batches
-from kdlib.data.crops import cropped
 from kdlib.data.image_data import ImageData
-from kdlib.data.objects import Found, tabled
+from kdlib.detection.data import Found, cropped, tabled
 from kdlib.errors import KdlibError
 
 

@@ -7,11 +7,9 @@ from data_files import write_voc_detection
 
 from kdlib.data import load_data
 from kdlib.data.batches import Batches
-from kdlib.data.detection_augmentation import DISTORTIONS
-from kdlib.data.detection_batches import DetectionBatch, DetectionBatches
 from kdlib.data.image_data import ImageData
-from kdlib.data.objects import Found, tabled
-from kdlib.data.whole_photographs import WholePhotographs
+from kdlib.detection.batches import DISTORTIONS, DetectionBatch, DetectionBatches
+from kdlib.detection.data import Found, WholePhotographs, tabled
 from kdlib.errors import KdlibError
 
 SIDE = 40

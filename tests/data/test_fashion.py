@@ -9,10 +9,16 @@ import torch
 from data_files import FASHION, write_fashion
 
 from kdlib.data import load_data
-from kdlib.data.fashion import CLASSES, FILES
-from kdlib.data.fashion_scenes import dyed, outfit_recipe
-from kdlib.data.imports import DEBIAN, import_dataset
-from kdlib.data.outfits import COLOURS, OUTFITS
+from kdlib.data.fashion import (
+    CLASSES,
+    COLOURS,
+    DEBIAN,
+    FILES,
+    OUTFITS,
+    dyed,
+    import_dataset,
+    outfit_recipe,
+)
 from kdlib.errors import KdlibError
 
 needs_real_files = pytest.mark.skipif(

@@ -6,8 +6,15 @@ import torch
 from torchvision.transforms import v2
 
 from kdlib.data import load_data
-from kdlib.data.batches import Batch, Batches
-from kdlib.data.mixing import MIXTURES, mixture, output_count, relabelled, with_rotations
+from kdlib.data.batches import (
+    MIXTURES,
+    Batch,
+    Batches,
+    mixture,
+    output_count,
+    relabelled,
+    with_rotations,
+)
 from kdlib.errors import KdlibError
 
 CLASSES = 16

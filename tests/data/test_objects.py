@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kdlib.data.objects import COCO_SIZES, Found, Objects, tabled
+from kdlib.detection.data import COCO_SIZES, Found, Objects, tabled
 
 SHAPES = [(64, 48), (20, 10), (30, 30)]
 

@@ -11,9 +11,8 @@ from torchvision import transforms
 
 from kdlib.data import load_data
 from kdlib.data.batches import Batches
-from kdlib.data.decode import decoded, resized_shape, resized_side
 from kdlib.data.image_data import ImageData
-from kdlib.data.photographs import Photographs, worker_count
+from kdlib.data.photographs import Photographs, decoded, resized_shape, resized_side, worker_count
 from kdlib.errors import KdlibError
 
 pytestmark = pytest.mark.usefixtures("own_cache")

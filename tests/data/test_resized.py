@@ -12,9 +12,12 @@ import pytest
 import torch
 from photographs import photograph, write_mit67
 
-from kdlib.data import LISTERS, load_data, resized
+from kdlib.data import LISTERS, load_data
+from kdlib.data import photograph_cache as resized
 from kdlib.data.batches import Batches
-from kdlib.data.photo_source import open_source
+from kdlib.data.photograph_cache import Resized
+from kdlib.data.photograph_cache import build as photograph_cache_build
+from kdlib.data.photographs import open_source
 from kdlib.errors import KdlibError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -32,7 +35,7 @@ def source(root):
 
 
 def build(root) -> Path:
-    return resized.build(source(root), workers=2, progress=False)
+    return photograph_cache_build(source(root), workers=2, progress=False)
 
 
 def load(root):
@@ -40,7 +43,7 @@ def load(root):
 
 
 def is_cached(data) -> bool:
-    return isinstance(getattr(data.images.read, "__self__", None), resized.Resized)
+    return isinstance(getattr(data.images.read, "__self__", None), Resized)
 
 
 def epoch(data) -> torch.Tensor:
@@ -97,10 +100,10 @@ def test_a_build_that_failed_goes_on_and_reads_nothing_twice(root, monkeypatch):
 
     monkeypatch.setattr(type(opened), "read", reading)
     with pytest.raises(KdlibError, match="No space left.*KDLIB_CACHE.*what was whole is kept"):
-        resized.build(opened, workers=1, progress=False)
+        photograph_cache_build(opened, workers=1, progress=False)
     assert not is_cached(load(root))
     assert {6, 7} <= set(seen) and seen.count(0) == 1
-    resized.build(opened, workers=1, progress=False)
+    photograph_cache_build(opened, workers=1, progress=False)
     assert seen.count(0) == 1 and seen.count(6) == 2 and is_cached(load(root))
 
 
@@ -133,7 +136,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from kdlib.data import LISTERS, resized
-from kdlib.data.photo_source import Source, open_source
+from kdlib.data.photographs import Source, open_source
 resized.CHUNK = 3
 read = Source.read
 Source.read = lambda self, position: (time.sleep(0.05), read(self, position))[1]

@@ -6,12 +6,10 @@ import torch
 from data_files import write_fashion
 
 from kdlib.data import load_data, tasks_of
-from kdlib.data.atlas import sprite_bank
 from kdlib.data.batches import CROP_PADDING, Batches
-from kdlib.data.image_data import ImageData
-from kdlib.data.scenes import scenes
+from kdlib.data.image_data import IGNORED, ImageData
+from kdlib.data.scenes import scenes, sprite_bank
 from kdlib.errors import KdlibError
-from kdlib.tasks import IGNORED
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,7 @@ import torch
 from data_files import write_fashion
 
 from kdlib.data import load_data, tasks_of
-from kdlib.data.atlas import sprite_bank
-from kdlib.data.scenes import scenes
+from kdlib.data.scenes import scenes, sprite_bank
 from kdlib.errors import KdlibError
 
 

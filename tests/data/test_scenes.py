@@ -7,12 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib.data import dataset_names, load_data, render
-from kdlib.data.atlas import ATLAS, INDEX, sprite_bank
+from kdlib.data import dataset_names, load_data
 from kdlib.data.cache import cache_root, cached
-from kdlib.data.compose import ObjectBank, Recipe, compose, membership
-from kdlib.data.scene_classes import SCENE_CLASSES, sprites
-from kdlib.data.scenes import scene_recipe
+from kdlib.data.render import _noise_field
+from kdlib.data.scenes import (
+    ATLAS,
+    INDEX,
+    NOISE,
+    SCENE_CLASSES,
+    ObjectBank,
+    Recipe,
+    compose,
+    membership,
+    scene_recipe,
+    sprite_bank,
+    sprites,
+)
 from kdlib.errors import KdlibError
 
 SEED = 3
@@ -173,9 +183,9 @@ def test_the_statistics_for_normalisation_are_those_of_the_images():
 
 
 def test_the_noise_is_as_strong_as_it_says():
-    field = render._noise_field(64)
-    assert abs(field.std() - render.NOISE) < 0.05 * render.NOISE
-    assert abs(field.mean()) < 0.1 * render.NOISE
+    field = _noise_field(64)
+    assert abs(field.std() - NOISE) < 0.05 * NOISE
+    assert abs(field.mean()) < 0.1 * NOISE
 
 
 @pytest.mark.parametrize("size", [-1, 0, 1])
@@ -210,7 +220,7 @@ def test_the_fingerprint_changes_with_the_recipe():
 
 def test_the_fingerprint_changes_with_the_difficulty(monkeypatch):
     before = load_data("scenes", "test", size=2).fingerprint
-    monkeypatch.setattr("kdlib.data.difficulty.NOISE", 0.0)
+    monkeypatch.setattr("kdlib.data.scenes.NOISE", 0.0)
     assert load_data("scenes", "test", size=2).fingerprint != before
 
 

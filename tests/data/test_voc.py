@@ -7,13 +7,13 @@ import torch
 from photographs import write_voc
 from PIL import Image
 
-from kdlib.cli import main
 from kdlib.data import load_data
 from kdlib.data.batches import Batches
-from kdlib.data.voc import MARGIN, list_voc
+from kdlib.data.image_data import IGNORED
 from kdlib.errors import KdlibError
 from kdlib.evaluate import images_at_once
-from kdlib.tasks import IGNORED
+from kdlib.frskd.segmentation import MARGIN, list_voc
+from study.cli import main
 
 SIDE = 512
 

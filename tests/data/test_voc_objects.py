@@ -8,11 +8,11 @@ import torch
 from data_files import OBJECTS, PICTURE, write_voc_detection
 from PIL import Image
 
-from kdlib.cli import main
 from kdlib.data import load_data
-from kdlib.data.detection_batches import DetectionBatches
-from kdlib.data.voc_objects import list_voc_objects
+from kdlib.detection.batches import DetectionBatches
+from kdlib.detection.data import list_voc_objects
 from kdlib.errors import KdlibError
+from study.cli import main
 
 
 @pytest.fixture

@@ -9,8 +9,13 @@ from detection.random_detections import detections_of, objects_of, random_case
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from kdlib.detection.average_precision import THRESHOLDS, coco_measures, evaluated
-from kdlib.detection.rows import detected_rows, truth_rows
+from kdlib.detection.evaluation import (
+    THRESHOLDS,
+    coco_measures,
+    detected_rows,
+    evaluated,
+    truth_rows,
+)
 from kdlib.errors import KdlibError
 
 CLASSES = 5

@@ -6,27 +6,27 @@ from dataclasses import replace
 import pytest
 from synthetic import edit_record, scatter, synthetic_record, write_run
 
-from kdlib.comparisons import smallest_effect
-from kdlib.detection.claims import (
-    CLAIMS,
-    ERROR_CLAIMS,
-    FAMILIES,
-    METHODS,
-    main_runs,
-    verdicts,
-    with_spreads,
-)
 from kdlib.errors import KdlibError
-from kdlib.results import (
+from kdlib.runs import RunConfig
+from study.records import (
     load_records,
-    print_results,
     recorded_tasks,
     student_settings,
     summary_table,
     teacher_runs,
     validate_record,
 )
-from kdlib.runs import RunConfig
+from study.results import print_results
+from study.statistics import (
+    CLAIMS_CLAIMS,
+    CLAIMS_FAMILIES,
+    ERROR_CLAIMS,
+    METHODS,
+    claims_verdicts,
+    main_runs,
+    smallest_effect,
+    with_spreads,
+)
 
 SETTING = RunConfig(task="detection", student="scenes_ssd", teacher="scenes_student", crop_size=24)
 MAP = {"student": 0.40, "kd_cls": 0.42, "loc": 0.44, "kd_loc": 0.45, "kd_cls_loc": 0.50}
@@ -100,8 +100,8 @@ def test_the_summary_has_map_and_its_scatter(table):
 
 
 def test_every_claim_is_judged_in_its_family(table):
-    helps, errors = (verdicts(table, claims) for claims in FAMILIES.values())
-    assert helps["claim"].tolist() == [claim.text for claim in CLAIMS]
+    helps, errors = (claims_verdicts(table, claims) for claims in CLAIMS_FAMILIES.values())
+    assert helps["claim"].tolist() == [claim.text for claim in CLAIMS_CLAIMS]
     assert set(helps["verdict"]) == {"holds"}
     assert errors["claim"].tolist() == [claim.text for claim in ERROR_CLAIMS]
     found = errors.set_index("claim")["verdict"].tolist()
@@ -109,7 +109,7 @@ def test_every_claim_is_judged_in_its_family(table):
 
 
 def test_fewer_errors_are_what_the_other_has_more_of(table):
-    errors = verdicts(table, ERROR_CLAIMS).set_index("claim")
+    errors = claims_verdicts(table, ERROR_CLAIMS).set_index("claim")
     saved = errors.loc["KD_loc leaves fewer localisation errors"]
     assert (saved["method"], saved["baseline"]) == ("student", "kd_loc")
     assert saved["difference"] == pytest.approx(0.06, abs=1e-3)
@@ -122,7 +122,7 @@ def test_gains_at_two_ious_are_compared_by_their_difference(table):
     changed.loc[loc, "map75"] += 0.05 + 0.001 * changed.loc[loc, "init_seed"]
     spreads = with_spreads(changed)
     assert (spreads["ap50_less_ap75"] == -spreads["ap75_less_ap50"]).all()
-    row = verdicts(changed, ERROR_CLAIMS).iloc[-1]
+    row = claims_verdicts(changed, ERROR_CLAIMS).iloc[-1]
     assert row["difference"] == pytest.approx(0.051, abs=1e-4) and row["verdict"] == "holds"
 
 
@@ -139,19 +139,19 @@ def test_ablations_do_not_stand_for_their_method(tmp_path):
     main = main_runs(table)
     assert set(main["label"]) == {"student", *METHODS} and len(main) == 15
     assert main["map"].min() > 0.2
-    assert set(verdicts(table)["verdict"]) == {"holds"}
+    assert set(claims_verdicts(table)["verdict"]) == {"holds"}
 
 
 def test_without_detectors_nothing_is_judged(table):
     alone = table[table["method"] == "student"]
-    assert verdicts(alone).empty and verdicts(table.iloc[:0]).empty
+    assert claims_verdicts(alone).empty and claims_verdicts(table.iloc[:0]).empty
 
 
 def test_results_print_detectors_and_a_line_of_their_teachers(root, capsys):
     print_results([root])
     text = capsys.readouterr().out
     assert "mAP75 %" in text and "| kd_cls_loc | 3 " in text.replace("  ", " ")
-    assert all(f"{name}. **scenes" in text for name in FAMILIES)
+    assert all(f"{name}. **scenes" in text for name in CLAIMS_FAMILIES)
     assert "student − kd_cls, dAP of classification errors" in text
     assert "cut out and made 24 x 24 pixels, names 90.0 % of them rightly, n 1." in text
     assert "top-1 %" not in text and "nan" not in text

@@ -10,10 +10,10 @@ from detection.random_detections import detections_of, objects_of, random_case
 from matplotlib.patches import Rectangle
 
 from kdlib.data.image_data import ImageData
-from kdlib.data.whole_photographs import WholePhotographs
-from kdlib.detection.drawing import MARKS, detection_grid, errors_of_images, judge_image
+from kdlib.detection.data import WholePhotographs
 from kdlib.detection.error_types import ERRORS, error_types
 from kdlib.errors import KdlibError
+from study.figures.detection import MARKS, detection_grid, errors_of_images, judge_image
 
 HERE, THERE, FAR = [0, 0, 20, 20], [30, 30, 50, 50], [55, 0, 64, 10]
 CLASSES = ("cat", "dog", "bird", "a name that is rather long", "cow")

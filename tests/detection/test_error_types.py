@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from detection.random_detections import detections_of, objects_of, random_case
 
-from kdlib.detection.average_precision import coco_measures
 from kdlib.detection.error_types import ERRORS, ap50, curve_points, error_types, judged
-from kdlib.detection.rows import detected_rows, truth_rows
+from kdlib.detection.evaluation import coco_measures, detected_rows, truth_rows
 from kdlib.errors import KdlibError
 
 CASES = json.loads(Path(__file__).with_name("tide.json").read_text())

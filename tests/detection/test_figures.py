@@ -15,12 +15,21 @@ from detection.detector_runs import (
 )
 from synthetic import scatter, write_grid
 
-from kdlib import figure_tables, figures
 from kdlib.errors import KdlibError
-from kdlib.run_table import load_records
+from study import figures as figure_tables
+from study.figures import FIGURES, SCOPES, draw_all
+from study.figures.cost import detection_cost_table
+from study.figures.detection import (
+    detection_ablations_table,
+    detection_gain_table,
+    detection_iou_table,
+    detection_weights_table,
+    error_types_table,
+)
+from study.records import load_records
 
 mpl.use("Agg")
-DETECTION = [name for name, scope in figures.SCOPES.items() if scope.task == "detection"]
+DETECTION = [name for name, scope in SCOPES.items() if scope.task == "detection"]
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +56,12 @@ def costs(tmp_path, monkeypatch):
     plan = {"teacher": "scenes_student", "student": "scenes_ssd", "image_size": 64}
     path = tmp_path / "detectors.json"
     path.write_text(json.dumps({"methods": methods, "plan": plan}))
-    monkeypatch.setattr(figure_tables.detection_cost, "__defaults__", (path,))
+    monkeypatch.setattr(detection_cost_table, "__defaults__", (path,))
 
 
 @pytest.mark.parametrize("name", DETECTION)
 def test_nothing_is_cut_off(name, runs, others):
-    figure = figures.FIGURES[name](others.get(name, runs))
+    figure = FIGURES[name](others.get(name, runs))
     figure.draw_without_rendering()
     drawn, size = figure.get_tightbbox(), figure.get_size_inches()
     assert drawn.min.min() >= -0.01 and (drawn.max <= size + 0.01).all()
@@ -62,13 +71,13 @@ def test_nothing_is_cut_off(name, runs, others):
 def test_other_runs_have_nothing_to_show(name, runs, tmp_path):
     classifiers = load_records(write_grid(tmp_path, ["student", "at"], [0]))
     for none in (classifiers, runs.iloc[:0], runs[runs["label"] == "student"]):
-        assert getattr(figure_tables, name)(none).empty
+        assert getattr(figure_tables, f"{name}_table")(none).empty
     with pytest.raises(KdlibError, match="nothing to show"):
-        figures.FIGURES[name](classifiers)
+        FIGURES[name](classifiers)
 
 
 def test_gains_are_paired_over_seeds(runs):
-    found = figure_tables.detection_gain(runs).set_index(["label", "metric"])
+    found = detection_gain_table(runs).set_index(["label", "metric"])
     differences = [scatter("kd_loc", s) - scatter("student", s) for s in range(3)]
     row = found.loc[("kd_loc", "map")]
     assert row["difference"] == pytest.approx(0.03 + np.mean(differences)) and row["n"] == 3
@@ -76,7 +85,7 @@ def test_gains_are_paired_over_seeds(runs):
 
 
 def test_gains_by_iou_fall_as_they_were_made_to(runs):
-    found = figure_tables.detection_iou(runs)
+    found = detection_iou_table(runs)
     own = found[found["label"] == "kd_cls_loc"]
     assert own["iou"].tolist() == pytest.approx(np.arange(0.5, 1, 0.05))
     falls = own["difference"].to_numpy() - own["difference"].iloc[0]
@@ -84,7 +93,7 @@ def test_gains_by_iou_fall_as_they_were_made_to(runs):
 
 
 def test_errors_have_a_row_a_run_and_type(runs):
-    found = figure_tables.error_types(runs)
+    found = error_types_table(runs)
     assert list(dict.fromkeys(found["error"])) == ["cls", "loc", "both", "dupe", "bkg", "miss"]
     own = found[(found["error"] == "cls") & (found["label"] == "kd_cls")]
     expected = [DAP["kd_cls"] + scatter("kd_cls cls", seed) for seed in range(3)]
@@ -93,7 +102,7 @@ def test_errors_have_a_row_a_run_and_type(runs):
 
 
 def test_ablations_are_compared_with_the_method_as_it_is(others):
-    found = figure_tables.detection_ablations(others["detection_ablations"])
+    found = detection_ablations_table(others["detection_ablations"])
     names = ["student", "method", "switch", "value", "used"]
     assert [tuple(row) for row in found[names].to_numpy()] == [
         ("scenes_ssd", "kd_cls", "crop_size", "16", True),
@@ -118,12 +127,12 @@ def test_ablations_do_not_enter_the_comparison(runs, others):
     table = others["detection_ablations"]
     main = table[table["student"] == "scenes_ssd"]
     for name in ("detection_gain", "detection_iou", "error_types"):
-        make = getattr(figure_tables, name)
+        make = getattr(figure_tables, f"{name}_table")
         assert make(main).equals(make(runs))
 
 
 def test_weights_are_told_in_multiples_of_the_default(others):
-    found = figure_tables.detection_weights(others["detection_weights"])
+    found = detection_weights_table(others["detection_weights"])
     own = found[found["method"] == "kd_cls"]
     assert own["factor"].tolist() == pytest.approx([weight / 0.4 for weight in WEIGHTS])
     assert own["map"].tolist() == pytest.approx([0.4 + weight / 9 for weight in WEIGHTS])
@@ -131,7 +140,7 @@ def test_weights_are_told_in_multiples_of_the_default(others):
 
 
 def test_gain_and_cost_stand_beside_each_other(runs):
-    found = figure_tables.detection_cost(runs)
+    found = detection_cost_table(runs)
     assert found["label"].tolist() == ["loc", "kd_cls", "kd_loc", "kd_cls_loc"]
     assert found["front"].tolist() == [True, True, False, True]
 
@@ -139,7 +148,7 @@ def test_gain_and_cost_stand_beside_each_other(runs):
 def test_detectors_and_classifiers_are_drawn_from_one_folder(tmp_path):
     write_detectors(tmp_path / "records", [0, 1], ["student", "kd_cls"])
     write_grid(tmp_path / "records", ["student", "at"], [0, 1])
-    names = {path.stem for path in figures.draw_all(tmp_path / "records", tmp_path / "out")}
+    names = {path.stem for path in draw_all(tmp_path / "records", tmp_path / "out")}
     assert "method_accuracy-scenes-a2" in names
     assert {name for name in names if "ssd" in name} == {
         f"{name}-scenes-a2-scenes_ssd"

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from kdlib.data.detection_batches import DetectionBatch
-from kdlib.distillers.boxes import CropLoss
-from kdlib.distillers.crop_teacher import CropTeacher
+from kdlib.detection.batches import DetectionBatch
+from kdlib.detection.losses import CropLoss, CropTeacher
 from kdlib.models import create_model
 
 CLASSES, SIDE, CROP = 3, 64, 16

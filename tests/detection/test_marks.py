@@ -7,9 +7,8 @@ import pytest
 import torch
 from detection.random_detections import detections_of, objects_of, random_case
 
-from kdlib.detection.average_precision import coco_measures
 from kdlib.detection.error_types import error_types
-from kdlib.detection.marks import DetectionMarks
+from kdlib.detection.evaluation import DetectionMarks, coco_measures
 from kdlib.errors import KdlibError
 
 BOX = [10.0, 10.0, 50.0, 50.0]

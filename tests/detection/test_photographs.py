@@ -8,12 +8,11 @@ from data_files import write_coco, write_voc_detection
 from training import result_of
 
 from kdlib.data import load_data
-from kdlib.data.detection_batches import DetectionBatches
+from kdlib.detection.batches import DetectionBatches
 from kdlib.detection.evaluation import evaluate_detectors
-from kdlib.distillers.boxes import CropLoss
-from kdlib.distillers.crop_teacher import CropTeacher
+from kdlib.detection.losses import CropLoss, CropTeacher
+from kdlib.launch import needed_by
 from kdlib.models import create_model
-from kdlib.profiles import needed_by
 from kdlib.runs import RunConfig
 from kdlib.train import fit
 

@@ -10,8 +10,8 @@ from training import history_of, killed_at_random, result_of
 from kdlib.data import load_data
 from kdlib.detection.evaluation import detect
 from kdlib.errors import KdlibError
+from kdlib.launch import needed_by
 from kdlib.models import create_model
-from kdlib.profiles import needed_by
 from kdlib.runs import RunConfig, run_directory
 from kdlib.train import fit
 

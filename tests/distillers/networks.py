@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from kdlib.data.batches import Batch
-from kdlib.distillers import Pair
-from kdlib.distillers.base import Distiller, SelfTaughtLoss, TeacherOutput
+from kdlib.distill import Distiller, SelfTaughtLoss, TeacherOutput
+from kdlib.losses.pair import Pair
 from kdlib.models.output import Output, Shapes
 
 BATCH, CLASSES, IMAGES = 6, 5, 40

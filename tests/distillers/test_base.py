@@ -3,7 +3,7 @@
 import torch
 
 from kdlib.data.batches import Batch
-from kdlib.distillers.base import Distiller, TeacherOutput
+from kdlib.distill import Distiller, TeacherOutput
 from kdlib.models.output import Output
 
 CLASSES = 16

@@ -5,8 +5,8 @@ import pytest
 import torch
 from distillers.networks import IMAGES, INDICES, LABELS, STUDENT, batch, output, pair, taught
 
-from kdlib.distillers.contrastive import ContrastiveLoss, Memory, Negatives, nce_per_image
 from kdlib.errors import KdlibError
+from kdlib.losses.contrastive import ContrastiveLoss, Memory, Negatives, nce_per_image
 
 
 def test_the_loss_is_the_noise_contrastive_one():

@@ -6,8 +6,7 @@ import torch
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from kdlib.distillers.decoupled import dkd_per_image
-from kdlib.losses.response import kd_per_image
+from kdlib.losses.logits import dkd_per_image, kd_per_image
 
 TARGETS = torch.tensor([0, 3, 1, 1])
 

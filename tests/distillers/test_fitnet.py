@@ -5,7 +5,7 @@ import pytest
 import torch
 from distillers.networks import STUDENT, TEACHER, batch, output, pair, taught
 
-from kdlib.distillers.fitnet import HintLoss, feature_mse
+from kdlib.losses.hints import HintLoss, feature_mse
 
 
 def test_feature_mse_pools_the_larger_and_averages_over_elements():

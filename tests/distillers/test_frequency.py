@@ -5,7 +5,7 @@ import pytest
 import torch
 from distillers.networks import pair
 
-from kdlib.distillers.frequency import FrequencyAttention, frequency_review, high_pass
+from kdlib.losses.review import FrequencyAttention, frequency_review, high_pass
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (1, 1), (4, 6)])

@@ -9,12 +9,12 @@ from losses.test_overhaul import in_numpy as overhaul_in_numpy
 from scipy.fft import dctn
 from scipy.special import log_softmax
 
-from kdlib.data.batches import Batch
-from kdlib.data.mixing import Mixed
-from kdlib.distillers import Pair, create_distiller
-from kdlib.distillers.base import TeacherOutput, label_loss
-from kdlib.distillers.frskd import FEATURES, RefinementLoss
+from kdlib.data.batches import Batch, Mixed
+from kdlib.distill import TeacherOutput, label_loss
 from kdlib.errors import KdlibError
+from kdlib.frskd.losses import FEATURES, RefinementLoss
+from kdlib.losses.pair import Pair
+from kdlib.methods import create_distiller
 from kdlib.models import create_model, output_shapes
 from kdlib.models.output import Output, Shapes
 from kdlib.runs import RunConfig

@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import cdist
 from scipy.stats import entropy
 
-from kdlib.distillers.probabilistic import neighbour_probabilities, pkt_per_image
+from kdlib.losses.relations import neighbour_probabilities, pkt_per_image
 
 
 def probabilities(embedding):

@@ -16,9 +16,9 @@ from distillers.networks import (
 )
 from torch import Tensor
 
-from kdlib.distillers import METHODS, create_distiller, parse_method
-from kdlib.distillers.base import TeacherOutput
+from kdlib.distill import TeacherOutput
 from kdlib.errors import KdlibError
+from kdlib.methods import METHODS, create_distiller, parse_method
 from kdlib.models.output import Output
 from kdlib.runs import RunConfig
 

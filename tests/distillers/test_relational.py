@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from kdlib.distillers.relational import pairwise_distances, rkd_per_image, triplet_angles
+from kdlib.losses.relations import pairwise_distances, rkd_per_image, triplet_angles
 
 
 def huber(difference):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from distillers.networks import STUDENT, batch, output, pair, taught
 
-from kdlib.distillers.review import AttentionFusion, ReviewLoss, hcl_per_image
+from kdlib.losses.review import AttentionFusion, ReviewLoss, hcl_per_image
 
 
 def pooled(features, side):

@@ -6,7 +6,7 @@ import torch
 from distillers.networks import STUDENT, batch, output, pair, taught
 from scipy.special import softmax
 
-from kdlib.distillers.semantic import Embedding, SemanticLoss, layer_attention
+from kdlib.losses.semantic import Embedding, SemanticLoss, layer_attention
 
 
 def test_attention_is_a_softmax_over_the_teachers_stages():

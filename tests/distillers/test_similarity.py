@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib.distillers.similarity import batch_similarity, sp_per_image
+from kdlib.losses.relations import batch_similarity, sp_per_image
 
 
 def similarity(features):

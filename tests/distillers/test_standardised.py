@@ -7,7 +7,7 @@ from distillers.networks import STUDENT, TEACHER, batch, output, taught
 from scipy.special import softmax
 from scipy.stats import entropy, zscore
 
-from kdlib.distillers.standardised import StandardisedLoss, standardised
+from kdlib.losses.logits import StandardisedLoss, standardised
 
 
 def test_logits_get_mean_zero_and_deviation_one():

@@ -7,7 +7,7 @@ from distillers.networks import STUDENT, batch, output, pair, taught
 from scipy.stats import norm
 from torch.nn import functional
 
-from kdlib.distillers.variational import FIRST_VARIANCE, VariationalLoss, gaussian_nll
+from kdlib.losses.hints import FIRST_VARIANCE, VariationalLoss, gaussian_nll
 
 
 def test_it_is_the_negative_log_density_without_its_constant():

@@ -16,10 +16,10 @@ import yaml
 from teams import PATIENCE_S, started
 from training import TINY, history_of, result_of, tiny
 
-from kdlib import train_command
+from kdlib import launch as train_command
 from kdlib.errors import KdlibError
+from kdlib.launch import main, read_config
 from kdlib.runs import read_record, run_directory
-from kdlib.train_command import main, read_config
 from kdlib.trainee import Trainee
 
 SHORT = {"method": "student", "epochs": 6}

@@ -6,10 +6,10 @@ from training import tiny
 
 from kdlib.data import load_data
 from kdlib.data.batches import Batches
-from kdlib.data.detection_batches import DetectionBatches
 from kdlib.data.photographs import worker_count
-from kdlib.distributed import ALONE, Portion, Team
+from kdlib.detection.batches import DetectionBatches
 from kdlib.errors import KdlibError
+from kdlib.team import ALONE, Portion, Team
 from kdlib.train import check_team
 
 

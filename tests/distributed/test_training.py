@@ -19,16 +19,16 @@ from kdlib.checkpoints import load_tensors
 from kdlib.data import load_data
 from kdlib.data.batches import Batch
 from kdlib.detection.evaluation import evaluate_detectors
-from kdlib.distillers.base import TeacherOutput
-from kdlib.distributed import ALONE, Team
+from kdlib.distill import TeacherOutput
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, predict
 from kdlib.models import create_model
-from kdlib.records import validate_record
 from kdlib.runs import RunConfig, run_directory
 from kdlib.seeds import seed_everything
+from kdlib.team import ALONE, Team
 from kdlib.train import fit
 from kdlib.trainee import Trainee
+from study.records import validate_record
 
 METHODS = ("student", "dct+gate+kd", "vid", "frskd")
 # 33 images are 17 and 16; with 36 the last 3 of an epoch are too few for two processes.

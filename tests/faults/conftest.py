@@ -11,9 +11,9 @@ import pytest
 from training import tiny
 
 from kdlib.files import write_json
-from kdlib.markdown import markdown_table
 from kdlib.runs import RunConfig, provenance
 from kdlib.train import fit
+from study.results import markdown_table
 
 COUNTS: dict[str, Counter[str]] = {}
 OUTCOMES = ("trials", "recovered", "told", "harmless", "failed")

@@ -13,13 +13,14 @@ from photographs import write_mit67
 from training import tiny
 
 from kdlib.checkpoints import load_tensors, save_tensors
-from kdlib.data import LISTERS, resized
+from kdlib.data import LISTERS
 from kdlib.data.cache import cached
-from kdlib.data.photo_source import open_source
+from kdlib.data.photograph_cache import Resized, build, is_whole
+from kdlib.data.photographs import open_source
 from kdlib.errors import KdlibError
-from kdlib.records import find_records
 from kdlib.runs import read_record, run_directory
 from kdlib.train import fit
+from study.records import find_records
 
 FEW, MANY = 60, 2000
 
@@ -164,13 +165,13 @@ def rows(numbers: np.ndarray) -> dict[str, np.ndarray]:
 def test_resized_photographs(tmp_path, monkeypatch, name, trials, tally):
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
     opened = open_source(LISTERS["mit67"], "train", 28, write_mit67(tmp_path))
-    folder = resized.build(opened, workers=1, progress=False)
+    folder = build(opened, workers=1, progress=False)
     path = folder / name
-    whole = [resized.Resized(folder).read(position).copy() for position in range(8)]
+    whole = [Resized(folder).read(position).copy() for position in range(8)]
     content = path.read_bytes()
     for damage, changed in damages(content, trials // 2):
         path.write_bytes(changed)
-        if not resized.is_whole(folder):
+        if not is_whole(folder):
             tally(f"{damage}: resized photographs", "recovered")  # they are decoded instead
             continue
         tally(f"{damage}: resized photographs", read_all(folder, whole))
@@ -178,7 +179,7 @@ def test_resized_photographs(tmp_path, monkeypatch, name, trials, tally):
 
 def read_all(folder: Path, whole: list[np.ndarray]) -> str:
     """Read what may be damaged; what became of that."""
-    found = resized.Resized(folder)
+    found = Resized(folder)
     try:
         assert all(np.array_equal(found.read(n), one) for n, one in enumerate(whole)), "unnoticed"
     except KdlibError as error:

@@ -13,9 +13,11 @@ from photographs import write_mit67
 from training import tiny
 
 from kdlib.checkpoints import load_tensors
-from kdlib.data import LISTERS, resized
+from kdlib.data import LISTERS
 from kdlib.data.cache import cached
-from kdlib.data.photo_source import open_source
+from kdlib.data.photograph_cache import build as resized_build
+from kdlib.data.photograph_cache import folder_of, is_whole
+from kdlib.data.photographs import open_source
 from kdlib.errors import KdlibError
 from kdlib.files import UnwritableError
 from kdlib.runs import run_directory
@@ -72,8 +74,9 @@ def test_a_record_that_does_not_fit(taught, tmp_path, monkeypatch, tally):
     whole, root = copy_of(taught, tmp_path / "whole"), copy_of(taught, tmp_path / "full")
     fit([config], whole, progress=False)
     from kdlib import train
+    from kdlib.runs import write_record
 
-    write = train.write_record
+    write = write_record
 
     def write_full(*given):
         return with_room(500, lambda: write(*given))()
@@ -111,13 +114,13 @@ def test_resized_photographs_that_do_not_fit(tmp_path, monkeypatch, tally):
     opened = open_source(LISTERS["mit67"], "train", 28, write_mit67(tmp_path))
 
     def build() -> str:
-        return str(resized.build(opened, workers=1, progress=False))
+        return str(resized_build(opened, workers=1, progress=False))
 
     error = outcome(with_room(9_000, build))
     check_told(error, opened.listing.dataset + ".*")
-    assert not resized.is_whole(resized.folder_of(opened))
+    assert not is_whole(folder_of(opened))
     tally("disk full: resized photographs", "told")
-    assert resized.is_whole(Path(outcome(build)))
+    assert is_whole(Path(outcome(build)))
     tally("disk full: resized photographs", "recovered")
 
 

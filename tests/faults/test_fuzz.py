@@ -20,11 +20,14 @@ from faults.processes import outcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdlib import cli, execute, profiles
-from kdlib.distillers import METHODS, create_box_distiller, create_distiller, parse_method
 from kdlib.errors import KdlibError
-from kdlib.execute import NOTEBOOKS, check_parameters, parse_value
+from kdlib.methods import METHODS, create_box_distiller, create_distiller, parse_method
 from kdlib.runs import RunConfig, configs_of
+from study import cli, profiles
+from study import notebooks as execute
+from study.cli import main, parser
+from study.notebooks import NOTEBOOKS, check_parameters, parameter_defaults, parse_value
+from study.profiles import KEYS, PROFILES, SWEEP_KEYS, expand
 
 FIELDS = sorted(RunConfig().to_dict())
 HUGE = st.sampled_from([10**30, -(10**30), 10**400, 1e308, -0.0, 2**63, 2**63 - 1])
@@ -169,7 +172,7 @@ NOTEBOOK = NOTEBOOKS / "05_distill.ipynb"
 
 @pytest.fixture(scope="module")
 def known() -> dict[str, Any]:
-    return execute.parameter_defaults(NOTEBOOK)
+    return parameter_defaults(NOTEBOOK)
 
 
 @pytest.fixture
@@ -190,15 +193,13 @@ def test_parameters_of_a_notebook(tally, name, text):
 
 PROFILE = st.one_of(
     ANYTHING,
-    st.dictionaries(
-        st.sampled_from([*profiles.KEYS, *profiles.SWEEP_KEYS]), ANYTHING | st.just("fuzzed")
-    ),
+    st.dictionaries(st.sampled_from([*KEYS, *SWEEP_KEYS]), ANYTHING | st.just("fuzzed")),
 ).map(lambda value: yaml.dump(value))
 
 
 @pytest.fixture
 def a_profile(tmp_path, monkeypatch) -> Path:
-    for path in profiles.PROFILES.glob("*.yaml"):
+    for path in PROFILES.glob("*.yaml"):
         (tmp_path / path.name).write_text(path.read_text())
     monkeypatch.setattr(profiles, "PROFILES", tmp_path)
     return tmp_path / "fuzzed.yaml"
@@ -208,7 +209,7 @@ def a_profile(tmp_path, monkeypatch) -> Path:
     "count", [FEW, pytest.param(MANY, marks=pytest.mark.slow_faults)], ids=["few", "many"]
 )
 def test_profiles(a_profile, count, tally):
-    keys = st.sampled_from([*profiles.KEYS, *profiles.SWEEP_KEYS])
+    keys = st.sampled_from([*KEYS, *SWEEP_KEYS])
     quick = yaml.safe_load((a_profile.parent / "quick.yaml").read_text())
 
     @count
@@ -217,7 +218,7 @@ def test_profiles(a_profile, count, tally):
         a_profile.write_text(
             text if whole else yaml.dump({**quick, **changes}), errors="surrogatepass"
         )
-        sound(lambda: profiles.expand("fuzzed"), tally, "profiles")
+        sound(lambda: expand("fuzzed"), tally, "profiles")
 
     check()
 
@@ -232,7 +233,7 @@ COMMANDS = [
 @both(command=st.sampled_from(COMMANDS), rest=st.lists(TEXTS, max_size=3))
 def test_the_command_line(tally, command, rest):
     try:
-        status = 0 if cli.parser().parse_args([*command, *rest]).call else None
+        status = 0 if parser().parse_args([*command, *rest]).call else None
     except SystemExit as left:  # of argparse, after its usage
         status = left.code
     assert status in (0, 2)
@@ -249,7 +250,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("arguments", "status"), MISTAKES, ids=range(len(MISTAKES)))
 def test_mistakes_are_told_in_a_line(arguments, status, capsys, tally):
     try:
-        found = cli.main(arguments)
+        found = main(arguments)
     except SystemExit as left:  # of argparse, after its usage
         found = left.code
     told = capsys.readouterr().err
@@ -273,11 +274,11 @@ def test_any_failure_of_a_command_is_told_in_a_line(error, says, status, monkeyp
 
     monkeypatch.setattr(cli.commands, "list_methods", fail)
     monkeypatch.delenv("KDLIB_DEBUG", raising=False)
-    assert cli.main(["methods"]) == status
+    assert main(["methods"]) == status
     told = capsys.readouterr().err
     assert re.search(says, told) and len(told.splitlines()) == 1, told
     monkeypatch.setenv("KDLIB_DEBUG", "1")
-    cli.main(["methods"])
+    main(["methods"])
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -286,7 +287,7 @@ def test_who_reads_the_output_may_leave():
         ends = os.pipe()
         os.close(ends[0])
         with os.fdopen(ends[1], "w") as sys.stdout:
-            return cli.main(["methods"])
+            return main(["methods"])
 
     assert outcome(command) == 128 + signal.SIGPIPE
 

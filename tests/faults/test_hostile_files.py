@@ -17,18 +17,18 @@ from torchvision import models
 from training import tiny
 
 import kdlib
-from kdlib.analyses.answers import load_answers
-from kdlib.analyses.files import read_analysis
 from kdlib.checkpoints import load_tensors
-from kdlib.data import LISTERS, load_data, resized
+from kdlib.data import LISTERS, load_data
 from kdlib.data.cache import cached
-from kdlib.data.photo_source import open_source
+from kdlib.data.photograph_cache import build, is_whole
+from kdlib.data.photographs import open_source
 from kdlib.errors import KdlibError
-from kdlib.execute import parse_value
 from kdlib.files import checksum
 from kdlib.models import create_model
 from kdlib.runs import read_record, run_directory
 from kdlib.train import fit
+from study.analyses.measure import load_answers, read_analysis
+from study.notebooks import parse_value
 
 
 class Bomb:
@@ -120,10 +120,10 @@ def test_resized_photographs(tmp_path, monkeypatch, form, tally):
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
     root = write_mit67(tmp_path)
     opened = open_source(LISTERS["mit67"], "train", 28, root)
-    folder = resized.build(opened, workers=1, progress=False)
+    folder = build(opened, workers=1, progress=False)
     (folder / "index.npy").write_bytes(hostile(tmp_path / "marker")[form])
     assert len(load_data("mit67", "train", image_size=28, data_root=root)) == 8
-    assert resized.is_whole(resized.build(opened, workers=1, progress=False))
+    assert is_whole(build(opened, workers=1, progress=False))
     assert not (tmp_path / "marker").exists()
     tally(f"hostile {form}", "recovered")
 

@@ -21,6 +21,7 @@ from faults.processes import (
 from training import TINY, tiny
 
 from kdlib import files
+from kdlib.files import _flush_to_disk
 from kdlib.runs import RunConfig, is_finished, run_directory
 
 LEAVES_WITHIN_S = 20
@@ -88,7 +89,7 @@ def test_fifty_kills(number, taught, tmp_path, tally):
 def test_killed_within_every_single_write(taught, tmp_path, monkeypatch, tally):
     config, left = tiny(epochs=2), 0
     whole, _ = undisturbed(config, taught, tmp_path / "whole")
-    root, flush = copy_of(taught, tmp_path / "killed"), files._flush_to_disk
+    root, flush = copy_of(taught, tmp_path / "killed"), _flush_to_disk
     written: list[Path] = []
 
     def flush_or_die(path: Path) -> None:

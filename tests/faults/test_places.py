@@ -9,25 +9,18 @@ import time
 from pathlib import Path
 
 import pytest
-from faults.processes import (
-    begin,
-    check_like,
-    copy_of,
-    learning,
-    outcome,
-    unprivileged,
-)
+from faults.processes import begin, check_like, copy_of, learning, outcome, unprivileged
 from photographs import write_mit67
 from training import result_of, tiny
 
 from kdlib import train
-from kdlib.cli import main
 from kdlib.data.cache import cached
 from kdlib.files import UnwritableError
-from kdlib.jobs import plan
 from kdlib.runs import read_record, run_directory
 from kdlib.train import fit
 from kdlib.trainee import Trainee
+from study.cli import main
+from study.jobs import plan
 
 
 def count_epochs(monkeypatch, place: Path, seconds: float = 0.0) -> None:

@@ -12,10 +12,10 @@ from training import tiny
 
 from kdlib.checkpoints import load_tensors
 from kdlib.errors import KdlibError
-from kdlib.execute import ExecutionError, execute_notebook
 from kdlib.runs import run_directory
 from kdlib.train import fit
 from kdlib.trainee import Trainee
+from study.notebooks import ExecutionError, execute_notebook
 
 
 def test_a_loss_that_is_not_finite_after_a_good_epoch(taught, tmp_path, monkeypatch, tally):

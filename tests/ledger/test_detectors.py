@@ -6,13 +6,23 @@ import numpy as np
 import pytest
 from synthetic import scatter, write_run
 
-from kdlib.ledger import make_ledger
-from kdlib.ledger.commands import recipe_of
-from kdlib.ledger.detectors import METHODS_OF, METRICS, asked_of
-from kdlib.ledger.names import AGREES, DISAGREES, NOT_OFFERED, NOT_RUN, REFERENCE, SAME, UNDECIDED
-from kdlib.ledger.published import published_numbers
-from kdlib.run_table import load_records
 from kdlib.runs import RunConfig
+from study.ledger.commands import recipe_of
+from study.ledger.page import make_ledger
+from study.ledger.rows import (
+    AGREES,
+    DETECTORS_METHODS_OF,
+    DISAGREES,
+    METRICS,
+    NOT_OFFERED,
+    NOT_RUN,
+    REFERENCE,
+    SAME,
+    UNDECIDED,
+    asked_of,
+    published_numbers,
+)
+from study.records import load_records
 
 SETTING = RunConfig(task="detection", student="scenes_ssd", teacher="scenes_student", crop_size=24)
 MAP = {"student": 0.40, "kd_cls": 0.42, "loc": 0.38, "kd_loc": 0.45, "kd_cls_loc": 0.50}
@@ -65,7 +75,7 @@ def test_a_small_ssd_stands_in_metric_by_metric(numbers, method, metric, status)
     row = row_of(numbers, student="SSD300-VGG16", method=method, metric=metric)
     assert row["status"] == status
     if row["ours_n"]:
-        assert (row["ours_method"], row["ours_n"]) == (METHODS_OF[method], 3)
+        assert (row["ours_method"], row["ours_n"]) == (DETECTORS_METHODS_OF[method], 3)
 
 
 def test_gains_are_those_of_the_metric_and_of_no_ablation(numbers):

@@ -11,31 +11,33 @@ import pandas as pd
 import pytest
 from synthetic import write_grid, write_run
 
-from kdlib.cli import main, parser
-from kdlib.comparisons import comparison_of
 from kdlib.data import DATASETS
-from kdlib.distillers import parse_method
-from kdlib.execute import check_parameters, find_notebook, parse_value
-from kdlib.ledger import STATUSES, make_ledger
-from kdlib.ledger.commands import PROFILE, make_command, recipe_of
-from kdlib.ledger.names import (
+from kdlib.methods import parse_method
+from kdlib.models import MODELS
+from kdlib.runs import RunConfig
+from study.cli import main, parser
+from study.ledger.commands import PROFILE, make_command, recipe_of
+from study.ledger.page import ledger_page, make_ledger, order_table, pair_table, read_order
+from study.ledger.rows import (
     AGREES,
     DISAGREES,
     LEAST,
     NOT_RUN,
+    PUBLISHED,
     REFERENCE,
     SAME,
+    STATUSES,
     UNDECIDED,
+    Effect,
     our_methods,
+    published_numbers,
+    stand_in,
+    traps,
 )
-from kdlib.ledger.order import order_table, pair_table, read_order
-from kdlib.ledger.page import ledger_page
-from kdlib.ledger.published import PUBLISHED, published_numbers, traps
-from kdlib.ledger.stand_in import Effect, stand_in
-from kdlib.models import MODELS
-from kdlib.profiles import expand
-from kdlib.run_table import load_records
-from kdlib.runs import RunConfig
+from study.notebooks import check_parameters, find_notebook, parse_value
+from study.profiles import expand
+from study.records import load_records
+from study.statistics import comparison_of
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = [ROOT / "records"]

@@ -4,9 +4,14 @@ import pytest
 import torch
 from losses.reference import at_distance
 
-from kdlib.distillers.attention import AttentionLoss
 from kdlib.errors import KdlibError
-from kdlib.losses.attention import at_loss_per_image, attention_map, attention_maps, maps_of
+from kdlib.losses.attention import (
+    AttentionLoss,
+    at_loss_per_image,
+    attention_map,
+    attention_maps,
+    maps_of,
+)
 from kdlib.models.output import Output
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck
 from torchvision.transforms.v2 import functional as tv
 
-from kdlib.losses.crops import crop_distance, pooled, sampled_crops
+from kdlib.detection.losses import crop_distance, pooled, sampled_crops
 
 SIZE = 8
 

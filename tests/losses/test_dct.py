@@ -4,12 +4,19 @@ import pytest
 import torch
 from losses.reference import released_distance
 
-from kdlib.distillers.attention import AttentionLoss
-from kdlib.distillers.spectral import PRESETS, SpectralLoss, preset
 from kdlib.errors import KdlibError
-from kdlib.losses.attention import attention_map
-from kdlib.losses.dct import DISTANCES, NORMALISERS, SpectralOptions, spectral_distance
-from kdlib.losses.transforms import TRANSFORMS, dct_2d
+from kdlib.losses.attention import AttentionLoss, attention_map
+from kdlib.losses.dct import (
+    DISTANCES,
+    NORMALISERS,
+    PRESETS,
+    TRANSFORMS,
+    SpectralLoss,
+    SpectralOptions,
+    dct_2d,
+    preset,
+    spectral_distance,
+)
 from kdlib.models.output import Output
 
 SIZES = (7, 14, 28, 56)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kdlib.errors import KdlibError
-from kdlib.losses.levels import LevelBalance
+from kdlib.losses.attention import LevelBalance
 
 
 def test_equal_weight_and_explicit_weights(draw):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib.losses.overhaul import margin_relu, negative_margins, overhaul_per_image
+from kdlib.losses.hints import margin_relu, negative_margins, overhaul_per_image
 
 
 def in_numpy(student, teacher):

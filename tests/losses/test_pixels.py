@@ -6,8 +6,8 @@ import torch
 from scipy.special import log_softmax
 from torch.nn import functional
 
-from kdlib.losses.pixels import counted_pixels, mean_cross_entropy, mean_kd
-from kdlib.tasks import IGNORED
+from kdlib.data.image_data import IGNORED
+from kdlib.losses.logits import counted_pixels, mean_cross_entropy, mean_kd
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, kl_divergence
 
-from kdlib.losses.recognition import (
+from kdlib.detection.losses import (
     RECOGNITION,
     binary_recognition,
     sigmoid_recognition,
     softmax_recognition,
 )
-from kdlib.losses.response import kd_per_image
+from kdlib.losses.logits import kd_per_image
 
 POSITIVES, CLASSES = 5, 7
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kdlib.losses.response import cross_entropy_per_image, kd_loss, kd_per_image
+from kdlib.losses.logits import cross_entropy_per_image, kd_loss, kd_per_image
 
 
 def test_equals_kl_div_batchmean(draw):

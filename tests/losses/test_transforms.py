@@ -4,7 +4,7 @@ import torch
 from scipy.fft import dctn
 
 from kdlib.errors import KdlibError
-from kdlib.losses.transforms import checked_band, dct_2d, dct_matrix, frequency_mask, real_fft_2d
+from kdlib.losses.dct import checked_band, dct_2d, dct_matrix, frequency_mask, real_fft_2d
 
 
 @pytest.mark.parametrize("shape", [(7, 7), (14, 14), (28, 28), (56, 56), (1, 1), (8, 5)])

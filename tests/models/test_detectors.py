@@ -11,10 +11,9 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.ops import box_iou
 
+from kdlib.detection.models import Answer, Detections
 from kdlib.errors import KdlibError
 from kdlib.models import DETECTORS, check_task, create_model, flops
-from kdlib.models.detections import Detections
-from kdlib.models.detectors import Answer
 
 torch.set_num_threads(1)
 

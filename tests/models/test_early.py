@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdlib.detection.models import EarlyStages
 from kdlib.models import create_model
-from kdlib.models.early import EarlyStages
 
 STOPPING = ("scenes_tiny", "resnet20", "resnet18", "mobilenet_v2")
 

@@ -9,9 +9,10 @@ from torch.nn import functional
 from torchvision import models as tv
 
 from kdlib.errors import KdlibError
-from kdlib.models import Output, count_parameters, create_model, flops, model_names, stage_shapes
-from kdlib.models.shuffle_v1 import ShuffleUnit
-from kdlib.models.tapped import TappedNetwork, tapped_resnet
+from kdlib.models import count_parameters, create_model, flops, model_names, stage_shapes
+from kdlib.models.cifar import ShuffleUnit
+from kdlib.models.output import Output
+from kdlib.models.torchvision import TappedNetwork, tapped_resnet
 
 torch.set_num_threads(1)
 

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional
 
 from kdlib.errors import KdlibError
+from kdlib.frskd.self_teacher import PixelHead, PixelSelfTeacher
 from kdlib.models import SEGMENTERS, check_task, count_parameters, create_model, output_shapes
-from kdlib.models.pixel_teacher import PixelHead, PixelSelfTeacher
 
 SIZES = {"scenes_segmenter": 32, "scenes_segmenter_tiny": 32}
 EFFICIENT = 128

@@ -8,9 +8,9 @@ from detectors import CLASSES, detector, images, targets
 from torchvision import models as tv
 from torchvision.models import detection
 
+from kdlib.detection.models import SSD_SMALLEST
 from kdlib.errors import KdlibError
 from kdlib.models import count_parameters, create_model
-from kdlib.models.torchvision_detectors import SSD_SMALLEST
 
 torch.set_num_threads(1)
 

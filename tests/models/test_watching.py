@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdlib.models.watching import watched
+from kdlib.detection.models import watched
 
 
 class Adder:

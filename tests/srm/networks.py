@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from kdlib.data.batches import Batch
-from kdlib.distillers import Pair, create_distiller
-from kdlib.distillers.base import Distiller, FrozenTeacher
+from kdlib.distill import Distiller, FrozenTeacher
+from kdlib.losses.pair import Pair
+from kdlib.methods import create_distiller
 from kdlib.models import create_model, output_shapes
 from kdlib.runs import RunConfig
 

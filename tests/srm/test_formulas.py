@@ -5,16 +5,19 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from kdlib.distillers import Pair
-from kdlib.distillers.base import TeacherOutput
-from kdlib.distillers.sparse_options import SrmOptions
-from kdlib.distillers.sparse_representation import (
+from kdlib.distill import TeacherOutput
+from kdlib.losses.pair import Pair
+from kdlib.models.output import Output, Shapes
+from kdlib.srm.losses import (
     InitialisationLoss,
     ReconstructionLoss,
     SparseBlock,
+    SrmOptions,
+    image_loss,
+    keep_largest,
+    local_labels,
+    pixel_loss,
 )
-from kdlib.losses.sparse_codes import image_loss, keep_largest, local_labels, pixel_loss
-from kdlib.models.output import Output, Shapes
 
 BATCH, CHANNELS, ATOMS, KEPT = 3, 4, 7, 2
 SHAPES = Shapes(((4, 4, 4), (6, 2, 2)), 6)

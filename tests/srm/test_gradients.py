@@ -4,10 +4,9 @@ import pytest
 import torch
 from srm.networks import batch, distiller, frozen, network, pair_of
 
-from kdlib.distillers.base import TeacherOutput
-from kdlib.distillers.sparse_representation import SparseBlock
-from kdlib.losses.sparse_codes import image_loss, pixel_loss
+from kdlib.distill import TeacherOutput
 from kdlib.models.output import Output
+from kdlib.srm.losses import SparseBlock, image_loss, pixel_loss
 
 # Term -> the groups of parameters that it reaches; all others get no gradient at all.
 REACHED = {

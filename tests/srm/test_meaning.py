@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib.distillers.sparse_representation import SparseBlock
 from kdlib.errors import KdlibError
-from kdlib.srm.atoms import atom_table
-from kdlib.srm.centroids import centroids_of, compare_with_centroids, explained
-from kdlib.srm.pictures import label_pictures
-from kdlib.srm.quality import StageTally
+from kdlib.srm.atoms import (
+    StageTally,
+    atom_table,
+    centroids_of,
+    compare_with_centroids,
+    explained,
+    label_pictures,
+)
+from kdlib.srm.losses import SparseBlock
 
 
 def test_a_tally_adds_up_energy_error_and_dead_atoms():

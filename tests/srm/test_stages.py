@@ -10,16 +10,16 @@ from training import history_of, killed_at_random, result_of, tiny
 
 from kdlib.checkpoints import load_tensors
 from kdlib.data import load_data
-from kdlib.distillers import create_distiller, run_before
 from kdlib.errors import KdlibError
-from kdlib.jobs import plan
-from kdlib.profiles import earlier, expand, lockstep_groups
-from kdlib.records import find_records, validate_record
-from kdlib.run_table import load_records
+from kdlib.launch import earlier
+from kdlib.methods import create_distiller, run_before
 from kdlib.runs import RunConfig, configs_of, read_record, run_directory
-from kdlib.srm.trainees import Continued
+from kdlib.srm.stages import Continued
 from kdlib.train import TRAINEES, fit
-from kdlib.trained import predicted, trained_network
+from kdlib.trainee import predicted, trained_network
+from study.jobs import plan
+from study.profiles import expand, lockstep_groups
+from study.records import find_records, load_records, validate_record
 
 OPTIONS = {"dictionary_epochs": 3, "sparsity": 0.2, "init_share": 0.5}
 
@@ -158,8 +158,9 @@ def test_killed_at_random_moments_all_stages_end_with_the_same_records(whole, tm
 
 def test_the_teacher_never_moves(tmp_path, monkeypatch):
     from kdlib import train
+    from kdlib.train import load_teacher
 
-    held, load = [], train.load_teacher
+    held, load = [], load_teacher
 
     def remember(*arguments):
         teacher = load(*arguments)

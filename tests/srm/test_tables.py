@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 from synthetic import synthetic_record, write_run
 
-from kdlib.distillers import run_before
-from kdlib.run_table import load_records
+from kdlib.methods import run_before
 from kdlib.runs import RunConfig, write_record
-from kdlib.srm.tables import (
+from study.records import load_records
+from study.results import (
     coding_table,
     dictionary_table,
     grid_of,

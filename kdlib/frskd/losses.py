@@ -1,0 +1,143 @@
+"""Feature refinement by self-knowledge distillation, FRSKD (Ji 2021, arXiv 2103.08273).
+
+No teacher is trained beforehand: a small pyramid on the student's own stages is trained on the
+labels beside it, and its refined maps and soft labels are what the student matches.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from kdlib.distill import SelfTaughtLoss, TeacherOutput
+from kdlib.errors import KdlibError, unknown
+from kdlib.frskd.self_teacher import PixelSelfTeacher, SelfTeacher
+from kdlib.losses.attention import AttentionLoss, for_layer
+from kdlib.losses.dct import SpectralLoss
+from kdlib.losses.hints import feature_mse, overhaul_per_image
+from kdlib.losses.logits import counted_pixels, kd_per_image
+from kdlib.losses.pair import Pair
+from kdlib.models.output import Output
+
+if TYPE_CHECKING:
+    from kdlib.data.batches import Batch
+
+
+class ConnectedLoss(nn.Module):
+    """A distance of features behind learned layers on the student's side, summed over stages.
+
+    Args:
+        distance: of features (B, C, H, W) to others of that shape -> (B,).
+        connectors: one a stage, from the student's channels to the self-teacher's.
+    """
+
+    def __init__(
+        self, distance: Callable[[Tensor, Tensor], Tensor], connectors: Sequence[nn.Module]
+    ) -> None:
+        super().__init__()
+        self.distance, self.connectors = distance, nn.ModuleList(connectors)
+
+    def forward(self, student: Output, teacher: TeacherOutput, batch: "Batch") -> Tensor:
+        """(B,), unweighted."""
+        levels = zip(self.connectors, student.stages, teacher.stages, strict=True)
+        terms = [self.distance(one(for_layer(one, mine)), its) for one, mine, its in levels]
+        return torch.stack(terms).sum(0)
+
+
+def _fitnet(channels: Sequence[tuple[int, int]]) -> nn.Module:
+    return ConnectedLoss(feature_mse, [nn.Conv2d(*pair, kernel_size=1) for pair in channels])
+
+
+def _overhaul(channels: Sequence[tuple[int, int]]) -> nn.Module:
+    """The paper reads both sides before their activation; stages here are read after it.
+
+    The connector's batch norm gives the student's side both signs again.
+    """
+    pairs = [(nn.Conv2d(*pair, 1, bias=False), nn.BatchNorm2d(pair[1])) for pair in channels]
+    return ConnectedLoss(overhaul_per_image, [nn.Sequential(*pair) for pair in pairs])
+
+
+FEATURES: dict[str, tuple[Callable[[Sequence[tuple[int, int]]], nn.Module], float]] = {
+    # The feature term, and beta. The first is the paper's; the others are as large as it on the
+    # untrained networks of Scenes, so that one weight tuned for the first means the same in all.
+    "attention": (lambda channels: AttentionLoss(), 100.0),
+    "fitnet": (_fitnet, 0.5),
+    "overhaul": (_overhaul, 0.4),
+    "dct": (lambda channels: SpectralLoss(), 0.5),
+}
+
+
+class RefinementLoss(SelfTaughtLoss):
+    """``alpha T^2 KL(q || p) + beta features``, per image; q and the maps are the self-teacher's.
+
+    The cross-entropy of q, from which the self-teacher learns, is a term of its own.
+
+    Args:
+        pair: the student's shapes and the number of classes; of the teacher nothing is read.
+        alpha: weight of the KL term, 0 or more.
+        beta: weight of the feature term, 0 or more; ``None`` for the feature's default.
+        temperature: T of the KL term.
+        feature: ``attention`` (AT), ``fitnet``, ``overhaul`` or ``dct`` (this project's paper).
+        detach: feed the self-teacher with features cut off from the student's graph, so that its
+            cross-entropy does not train the student; another method than the paper's.
+        width: channels of a level of the pyramid, as a multiple of its stage's.
+        common: one number of channels for all levels instead.
+        depth: separable convolutions in a node of the pyramid.
+        repeat: pyramids, one after the other.
+
+    Raises:
+        KdlibError: an unknown feature, or a number out of its range.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        *,
+        alpha: float = 2.0,
+        beta: float | None = None,
+        temperature: float = 4.0,
+        feature: str = "attention",
+        detach: bool = False,
+        width: int = 2,
+        common: int | None = None,
+        depth: int = 2,
+        repeat: int = 1,
+    ) -> None:
+        if feature not in FEATURES:
+            raise unknown("feature of FRSKD", feature, FEATURES)
+        channels = [shape[0] for shape in pair.student.stages]
+        size = {"width": width, "common": common, "depth": depth, "repeat": repeat}
+        pyramid = _self_teacher(pair, channels, **size)
+        super().__init__(pyramid, detach)
+        build, default = FEATURES[feature]
+        self.alpha, self.beta = alpha, default if beta is None else beta
+        _check_weights(self.alpha, self.beta, temperature)
+        self.temperature = temperature
+        pairs = list(zip(channels, pyramid.widths, strict=True))
+        self.features = build(pairs) if self.beta else None
+
+    def forward(self, student: Output, teacher: TeacherOutput, batch: "Batch") -> Tensor:
+        """(B,): what the student learns from its self-teacher's output."""
+        total = torch.zeros(len(student.logits), device=student.logits.device)
+        if self.alpha:
+            counted = counted_pixels(batch.labels)
+            divergence = kd_per_image(student.logits, teacher.logits, self.temperature, counted)
+            total = total + self.alpha * divergence
+        if self.features is not None:
+            total = total + self.beta * self.features(student, teacher, batch)
+        return total
+
+
+def _self_teacher(pair: Pair, channels: Sequence[int], **size: Any) -> SelfTeacher:
+    if pair.pixels is None:
+        return SelfTeacher(channels, pair.classes, **size)
+    return PixelSelfTeacher(channels, pair.classes, pair.pixels, **size)
+
+
+def _check_weights(alpha: float, beta: float, temperature: float) -> None:
+    if alpha < 0 or beta < 0 or temperature <= 0:
+        raise KdlibError(
+            f"alpha {alpha}, beta {beta} and temperature {temperature} of FRSKD: the weights must "
+            "be 0 or more and the temperature above 0."
+        )

@@ -1,0 +1,49 @@
+"""What a method with parts of its own must know before it meets a batch."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kdlib.errors import KdlibError
+from kdlib.losses.attention import aligned
+from kdlib.models.output import Shapes
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A student and a teacher, by their shapes, and the data that they meet.
+
+    Attributes:
+        student: shapes of the student's stages and embedding.
+        given: those of the teacher; ``None`` where there is none.
+        labels: (N,) of the whole training set, in the order of ``Batch.indices``.
+        batch_size: images in a full batch; the last one of an epoch may have fewer.
+        seed: of random draws during training.
+        classes: K, the number of the student's logits.
+        pixels: a side of the answer where each pixel has logits; ``None`` for one answer an image.
+    """
+
+    student: Shapes
+    given: Shapes | None
+    labels: Tensor
+    batch_size: int
+    seed: int
+    classes: int
+    pixels: int | None = None
+
+    @property
+    def teacher(self) -> Shapes:
+        """The teacher's shapes.
+
+        Raises:
+            KdlibError: there is no teacher.
+        """
+        if self.given is None:
+            raise KdlibError("This method is made for a teacher; name one, not teacher='none'.")
+        return self.given
+
+    @property
+    def channels(self) -> list[tuple[int, int]]:
+        """Student's and teacher's channels of each pair of stages that are compared."""
+        pairs = aligned(self.student.stages, self.teacher.stages)
+        return [(mine[0], theirs[0]) for mine, theirs in pairs]

@@ -1,0 +1,200 @@
+"""The three runs of SRM, as trainees: dictionaries, initialised student, student that goes on."""
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn, optim
+
+from kdlib.checkpoints import load_tensors, load_weights, save_tensors
+from kdlib.data.image_data import ImageData
+from kdlib.distill import Describer
+from kdlib.errors import KdlibError
+from kdlib.files import write_text
+from kdlib.losses.pair import Pair
+from kdlib.methods import create_distiller, run_before
+from kdlib.models import count_parameters
+from kdlib.models.output import Shapes
+from kdlib.runs import RunConfig, is_finished, read_record, run_directory
+from kdlib.seeds import derive_seed, seed_everything
+from kdlib.srm.atoms import codings, dictionary_quality
+from kdlib.srm.losses import Dictionaries, InitialisationLoss, ReconstructionLoss, SrmOptions
+from kdlib.srm.probe import classifier_of, embeddings, fit_probe, install, stage_pixels
+from kdlib.trainee import Lesson, Trainee, as_csv
+
+# Dictionaries of finished runs.
+PREFIX = "blocks."
+
+
+def learned_dictionaries(config: RunConfig, root: Path) -> Dictionaries:
+    """What a finished run of ``srm_dictionary`` learned, a block a stage of its teacher.
+
+    Raises:
+        KdlibError: there are no such weights.
+    """
+    tensors, _ = load_tensors(run_directory(config, Path(root)) / "weights.safetensors")
+    named = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+    widths = [tensor.shape[0] for name, tensor in named.items() if name.endswith(".atoms")]
+    shapes = Shapes(tuple((channels, 1, 1) for channels in widths), 0)
+    made = Dictionaries(shapes, SrmOptions.given(config.method_options))
+    made.load_state_dict(named)
+    return made.requires_grad_(False)
+
+
+RATE_STEP = 0.1
+# Pixels, and the images that they are drawn from, for the comparison with k-means.
+DRAWN, DRAWN_FROM = 8000, 400
+
+
+def finished_before(config: RunConfig, root: Path) -> RunConfig:
+    """The run that ``config`` starts from.
+
+    Raises:
+        KdlibError: it is not finished.
+    """
+    before = cast("RunConfig", run_before(config))
+    if not is_finished(before, root):
+        raise KdlibError(
+            f"'{config.method}' starts from a run of '{before.method}' that is not finished: "
+            f"{run_directory(before, root)}. Train it first; make reproduce and notebook "
+            "05_distill do that by themselves."
+        )
+    return before
+
+
+class DictionaryLearner(Trainee):
+    """Learns the dictionaries of a frozen teacher; what is kept is the state of least loss."""
+
+    def _build(self, lesson: Lesson | None) -> nn.Module:
+        if lesson is None or lesson.shapes is None:
+            raise KdlibError("A dictionary describes a teacher: give the run one, not 'none'.")
+        seed = derive_seed(self.config.init_seed, "distiller")
+        seed_everything(seed)
+        known = (lesson.shapes, lesson.shapes, lesson.labels)
+        pair = Pair(*known, self.config.batch_size, seed, self.classes)
+        self.distiller = create_distiller(self.config, pair).to(self.device)
+        loss = cast("ReconstructionLoss", self.distiller.method_loss)
+        # Part of the checkpoint, so that a run that was killed keeps the best state too.
+        self.best = deepcopy(loss).requires_grad_(False)
+        return Describer(self.distiller, self.best)
+
+    @cached_property
+    def options(self) -> SrmOptions:
+        """Options of the run."""
+        return SrmOptions.given(self.config.method_options)
+
+    def _optimise(self) -> optim.Optimizer:
+        learned = self.distiller.parameters()
+        return optim.Adam(learned, lr=self.options.dictionary_rate)
+
+    def rate(self, done: int, steps_per_epoch: int) -> float:
+        """Learning rate after ``done`` steps: a tenth of it after each of the options' shares."""
+        share = done / (self.config.epochs * steps_per_epoch)
+        falls = sum(share >= step for step in self.options.dictionary_steps)
+        return self.options.dictionary_rate * RATE_STEP**falls
+
+    def end_epoch(self, row: dict[str, Any]) -> None:
+        """Keep the state if no epoch before had a lower training loss."""
+        name = self.distiller.name
+        if row[name] < min((old[name] for old in self.history), default=math.inf):
+            loss = cast("ReconstructionLoss", self.distiller.method_loss)
+            self.best.load_state_dict(loss.state_dict())
+        super().end_epoch(row)
+
+    def monitor(self, few: ImageData, teacher: nn.Module | None) -> dict[str, float]:
+        """Share of the energy of held-out features that each stage's codes explain."""
+        loss = cast("ReconstructionLoss", self.distiller.method_loss)
+        stages = self._quality(loss, teacher, few)
+        return {f"explained_{n}": stage["explained"] for n, stage in enumerate(stages, 1)}
+
+    def start_over(self) -> None:
+        """A dictionary that diverged stays at its best state."""
+
+    def round_off(self, data: ImageData, teacher: nn.Module | None) -> None:
+        """Draw the pixels from which k-means makes the dictionaries to compare with."""
+        self.drawn = self._drawn(data, teacher)
+
+    @staticmethod
+    def measure(
+        trainees: Sequence[Trainee], teacher: nn.Module | None, data: ImageData
+    ) -> list[dict[str, Any]]:
+        """Quality of each stage's dictionary on held-out images, instead of accuracies."""
+        return [cast("DictionaryLearner", one).quality(teacher, data) for one in trainees]
+
+    def quality(self, teacher: nn.Module | None, data: ImageData) -> dict[str, Any]:
+        """What the record says of the dictionaries."""
+        stages = self._quality(self.best, teacher, data)
+        pixels = zip(self.best.blocks, self.drawn, self._drawn(data, teacher), strict=True)
+        for stage, one in zip(stages, pixels, strict=True):
+            stage["codings"] = codings(*one)
+        losses = [row[self.distiller.name] for row in self.history]
+        epochs = {"last_epoch": self.epoch, "best_epoch": 1 + losses.index(min(losses))}
+        return {"dictionary": {"stages": stages, "images": len(data), **epochs}}
+
+    def _drawn(self, data: ImageData, teacher: nn.Module | None) -> tuple[Tensor, ...]:
+        return stage_pixels(
+            cast("nn.Module", teacher), data.first(DRAWN_FROM), DRAWN, **self._place
+        )
+
+    def _quality(
+        self, loss: ReconstructionLoss, teacher: nn.Module | None, data: ImageData
+    ) -> list[dict[str, Any]]:
+        return dictionary_quality(loss.blocks, cast("nn.Module", teacher), data, **self._place)
+
+    def finish(self) -> None:
+        """Write the dictionaries and the history; the record comes after these."""
+        facts = {"model": self.config.teacher, "classes": self.classes}
+        save_tensors(self.directory / "weights.safetensors", self.best.state_dict(), facts)
+        write_text(self.directory / "history.csv", as_csv(self.history))
+
+    def cost(self) -> dict[str, Any]:
+        """Its parameters; a dictionary is no network that answers, so it has no latency."""
+        return {"parameters": count_parameters(self.best), "flops": None, "latency_ms": {}}
+
+
+class Initialised(Trainee):
+    """A student that learns from the labels of the teacher's codes; a linear probe judges it."""
+
+    def _build(self, lesson: Lesson | None) -> nn.Module:
+        parts = super()._build(lesson)
+        learned = learned_dictionaries(finished_before(self.config, self.root), self.root)
+        loss = cast("InitialisationLoss", self.distiller.method_loss)
+        loss.teachers.load_state_dict(learned.state_dict())
+        return parts
+
+    def monitor(self, few: ImageData, teacher: nn.Module | None) -> dict[str, float]:
+        """Nothing: the classifier knows nothing before the probe."""
+        return {}
+
+    def round_off(self, data: ImageData, teacher: nn.Module | None) -> None:
+        """Fit the linear probe on the frozen features, and make it the student's classifier."""
+        features = embeddings(self.student, data, **self._place)
+        install(self.student, *fit_probe(features, data.labels.cpu(), self.classes))
+
+
+class Continued(Trainee):
+    """A student that learns its task from where its initialisation left it."""
+
+    def _build(self, lesson: Lesson | None) -> nn.Module:
+        parts = super()._build(lesson)
+        fresh = deepcopy(classifier_of(self.student).state_dict())
+        directory = run_directory(finished_before(self.config, self.root), self.root)
+        load_weights(self.student, directory / "weights.safetensors", self.classes)
+        if SrmOptions.given(self.config.method_options).classifier == "fresh":
+            classifier_of(self.student).load_state_dict(fresh)
+        self.initialised_s = read_record(directory / "record.json")["cost"]["train_seconds"]
+        return parts
+
+    @cached_property
+    def first(self) -> int:
+        """Epochs that the initialisation took; one at least is left."""
+        before = cast("RunConfig", run_before(self.config))
+        return min(before.epochs, self.config.epochs - 1)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that all epochs took, those of the initialisation included."""
+        return self.initialised_s + super().seconds

@@ -1,0 +1,1 @@
+"""The evidence: profiles and jobs, records, tables, statistics, figures, pages, commands."""

@@ -1,0 +1,92 @@
+"""What `data check` and `data cache` do with a split, and say of it."""
+
+import time
+from pathlib import Path
+
+from kdlib.data import LISTERS, dataset_names, load_data, tasks_of
+from kdlib.data.batches import Batches
+from kdlib.data.image_data import ImageData
+from kdlib.data.photograph_cache import build
+from kdlib.data.photographs import open_source, worker_count
+from kdlib.data.roots import PUBLISHED, PUBLISHED_OBJECTS, Published, checked_root
+from kdlib.detection.batches import DetectionBatches
+from kdlib.detection.data import tasks_there
+from kdlib.errors import KdlibError, unknown
+
+CHECKED = 64
+"""Images of a split that are read."""
+SHOWN = 6
+"""Class names that are told."""
+
+
+def check_split(name: str, split: str, data_root: Path | None) -> str:
+    """Load a split, read some of its images, and tell what it holds; a line a truth.
+
+    Raises:
+        KdlibError: the data set is unknown, missing or damaged.
+    """
+    return "\n".join(_checked(name, split, task, data_root) for task in _tasks(name, data_root))
+
+
+def _tasks(name: str, data_root: Path | None) -> tuple[str, ...]:
+    """The first task of a data set; of VOC, those whose lists are there."""
+    if name == "voc":
+        return tasks_there(checked_root(data_root))
+    return tasks_of(name)[:1] or ("classification",)
+
+
+def _checked(name: str, split: str, task: str, data_root: Path | None) -> str:
+    published = PUBLISHED_OBJECTS if task == "detection" else PUBLISHED
+    whole = name in published or name in LISTERS  # the others would be composed
+    data = load_data(name, split, size=None if whole else CHECKED, data_root=data_root, task=task)
+    _read(data.first(CHECKED))
+    classes = ", ".join(data.classes[:SHOWN]) + (", ..." if len(data.classes) > SHOWN else "")
+    counts = _counts(published.get(name), split, data) if whole else _classes(data)
+    title = f"{name}, {split}" + (", objects" if task == "detection" else "")
+    return f"{title}: readable; {counts} ({classes})"
+
+
+def _read(data: ImageData) -> None:
+    detected = data.task == "detection"
+    batches = DetectionBatches(data, 8) if detected else Batches(data, CHECKED)
+    for _ in batches.in_order():
+        pass
+
+
+def _counts(published: Published | None, split: str, data: ImageData) -> str:
+    images, classes = f"{len(data):,} images", _classes(data)
+    if published is not None:
+        images += f" (published: {getattr(published, split):,})"
+        classes += f" (published: {published.classes:,})"
+    objects = f", {len(data.objects.kinds):,} objects" if data.objects is not None else ""
+    return f"{images}{objects}, {classes}"
+
+
+def _classes(data: ImageData) -> str:
+    return f"{len(data.classes):,} classes"
+
+
+def cache_split(
+    name: str, split: str, image_size: int, data_root: Path | None, workers: int | None
+) -> str:
+    """Make the file of a split's resized photographs, and tell where it is.
+
+    Raises:
+        KdlibError: the data set is not one of photographs, is missing or damaged, or the cache
+            cannot be written.
+    """
+    if name not in dataset_names():
+        raise unknown("data set", name, LISTERS)
+    if name not in LISTERS:
+        raise KdlibError(
+            f"'{name}' needs no cache of photographs: it is held in memory, or made once and kept. "
+            f"Those that can have one: {', '.join(LISTERS)}."
+        )
+    start = time.perf_counter()
+    source = open_source(LISTERS[name], split, image_size, data_root)
+    folder = build(source, workers or worker_count())
+    size = (folder / "pixels").stat().st_size / 1e9
+    return (
+        f"{name}, {split}: {len(source.listing.names):,} photographs, {size:.2f} GB, "
+        f"{time.perf_counter() - start:.0f} s: {folder}"
+    )

@@ -1,0 +1,170 @@
+"""Pictures for the notebooks: images, attention laid over them, maps and spectra side by side.
+
+A figure is closed when it is made: a notebook shows what a cell returns, and shows it once.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from kdlib.data.image_data import IGNORED
+from kdlib.losses.dct import dct_matrix
+from study.figures.style import PALETTE, figure_style
+
+HEAT, SIGNED = "inferno", "RdBu_r"
+HEAT_OPACITY = 0.55
+LEGIBLE_TITLE = 0.95  # inches of a side above which titles have their full size
+SMALLEST_RANGE = 1e-12
+HUE_STEP = 0.618034  # the golden ratio: no two of the first hues are alike
+BACKGROUND_GREY = 0.12
+
+
+@figure_style()
+def image_grid(
+    images: Tensor, titles: Sequence[str] | None = None, columns: int = 8, side: float = 0.95
+) -> Figure:
+    """Images (N, 3, H, W) uint8 in rows of ``columns``, each under its title.
+
+    Args:
+        images: the images.
+        titles: one an image.
+        columns: images a row.
+        side: inches of an image's side.
+    """
+    rows = -(-len(images) // columns)
+    height = side + (0.17 if titles else 0.04)
+    type_size = 8 * min(1, side / LEGIBLE_TITLE)
+    figure, grid = panels(rows, columns, (side + 0.06) * columns, height * rows)
+    for position, axes in enumerate(grid.flat):
+        if position < len(images):
+            axes.imshow(as_picture(images[position]))
+            axes.set_title(titles[position] if titles else "", pad=2, fontsize=type_size)
+    return figure
+
+
+@figure_style()
+def named_maps(
+    maps: Mapping[str, Tensor],
+    *,
+    signed: bool = False,
+    one_scale: bool = False,
+    columns: int = 8,
+    side: float = 1.25,
+) -> Figure:
+    """Maps (H, W) side by side under their names; NaN is left blank.
+
+    Args:
+        maps: name -> map.
+        signed: colours run from minus to plus the largest magnitude, white at 0; else from the
+            least value (dark) to the largest (bright).
+        one_scale: the same colours mean the same values in all maps; else each has its own.
+        columns: maps a row.
+        side: inches of a map's side.
+    """
+    columns = min(columns, len(maps))
+    rows = -(-len(maps) // columns)
+    figure, grid = panels(rows, columns, (side + 0.1) * columns, (side + 0.3) * rows)
+    together = torch.cat([values.flatten() for values in maps.values()])
+    for axes, (name, values) in zip(grid.flat, maps.items(), strict=False):
+        low, high = _limits(together if one_scale else values, signed)
+        axes.imshow(values.numpy(), cmap=SIGNED if signed else HEAT, vmin=low, vmax=high)
+        axes.set_title(name)
+    return figure
+
+
+def _limits(values: Tensor, signed: bool) -> tuple[float, float]:
+    """Values at the ends of the colour scale; never equal, so that a flat map can be drawn."""
+    values = values[values.isfinite()]
+    if signed:
+        largest = max(float(values.abs().max()), SMALLEST_RANGE)
+        return -largest, largest
+    low = float(values.min())
+    return low, max(float(values.max()), low + SMALLEST_RANGE)
+
+
+@figure_style()
+def attention_overlays(image: Tensor, maps: Mapping[str, Sequence[Tensor]]) -> Figure:
+    """A network a row, a stage a column: its attention laid over the image, fine to coarse.
+
+    Args:
+        image: (3, H, W) uint8.
+        maps: network's name -> its maps (h, w).
+    """
+    stages = max(map(len, maps.values()))
+    figure, grid = panels(len(maps), stages + 1, 1.4 * (stages + 1), 1.5 * len(maps))
+    for line, (name, stage_maps) in zip(grid, maps.items(), strict=True):
+        line[0].imshow(as_picture(image))
+        line[0].set_title(name)
+        for number, (axes, values) in enumerate(zip(line[1:], stage_maps, strict=False), 1):
+            overlay(axes, image, values)
+            axes.set_title(f"stage {number}: {values.shape[0]} px")
+    return figure
+
+
+def overlay(axes: Axes, image: Tensor, attention: Tensor) -> None:
+    """Draw an attention map (h, w) over an image (3, H, W) uint8, cell by cell."""
+    axes.imshow(as_picture(image).mean(2), cmap="gray")
+    size = tuple(image.shape[1:])
+    heat = functional.interpolate(attention[None, None].float(), size=size, mode="nearest")
+    axes.imshow(heat[0, 0].numpy(), cmap=HEAT, alpha=HEAT_OPACITY)
+
+
+def draw_boxes(axes: Axes, boxes: Tensor, names: Sequence[str], relevant: int) -> None:
+    """Outline objects with boxes (n, 4) of x1, y1, x2, y2; the first ``relevant`` stand out."""
+    for position, ((x1, y1, x2, y2), name) in enumerate(zip(boxes.tolist(), names, strict=True)):
+        colour = PALETTE[1] if position < relevant else "white"
+        corner = (x1 - 0.5, y1 - 0.5)
+        axes.add_patch(Rectangle(corner, x2 - x1, y2 - y1, fill=False, color=colour))
+        axes.text(x1, y1 - 1, name, color=colour, fontsize=6, va="bottom")
+
+
+def basis_mosaic(size: int) -> Tensor:
+    """All basis pictures of the DCT of a ``size`` x ``size`` map in one map, with NaN seams.
+
+    The picture at row u, column v is what a map with coefficient (u, v) alone looks like.
+    """
+    basis = dct_matrix(size, torch.float64)
+    pictures = torch.einsum("ui,vj->uvij", basis, basis)
+    seamed = functional.pad(pictures, (0, 1, 0, 1), value=float("nan"))
+    return seamed.permute(0, 2, 1, 3).reshape(size * (size + 1), -1)[:-1, :-1]
+
+
+def mask_pictures(masks: Tensor) -> Tensor:
+    """Masks (N, H, W) as images (N, 3, H, W) uint8, for :func:`image_grid`.
+
+    Class 0, the background, is nearly black, ``IGNORED`` white, and every other class has a colour
+    that it keeps in all pictures; neighbours in number are far apart in hue.
+    """
+    numbers = np.arange(IGNORED + 1)
+    saturations = np.where(numbers % 2, 0.55, 0.85)
+    colours = hsv_to_rgb(
+        np.stack([numbers * HUE_STEP % 1, saturations, 0 * numbers + 0.95], axis=1)
+    )
+    colours[0], colours[IGNORED] = BACKGROUND_GREY, 1.0
+    table = torch.from_numpy((255 * colours).round().astype(np.uint8))
+    return table[masks.long()].permute(0, 3, 1, 2)
+
+
+def as_picture(image: Tensor) -> NDArray[np.uint8]:
+    """An image (3, H, W) as matplotlib shows it, (H, W, 3)."""
+    return image.permute(1, 2, 0).numpy()
+
+
+def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray]:
+    """A figure of ``width`` and ``height`` inches, and its panels (rows, columns), without axes."""
+    tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
+    figure, grid = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout=tight)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    plt.close(figure)
+    return figure, grid

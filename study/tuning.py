@@ -1,0 +1,92 @@
+"""From the dev-split records of the tuning grid to the weight of each method."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import yaml
+
+from kdlib.data.image_data import TASKS
+from kdlib.errors import KdlibError
+from kdlib.files import write_text
+from kdlib.methods import STAGES, tuned_field
+from kdlib.runs import RunConfig, read_record
+from study.profiles import PROFILES
+
+
+def dev_records(root: Path, dataset: str, task: str | None = None) -> list[dict[str, Any]]:
+    """Records of runs with a weight to choose, evaluated on the dev split of ``dataset``.
+
+    ``task`` leaves out those of others.
+    """
+    records = [read_record(path) for path in sorted(Path(root).glob("*-dev-*/record.json"))]
+    own = [record for record in records if record["config"]["dataset"] == dataset]
+    if task is not None:
+        own = [record for record in own if _task(record) == task]
+    return [record for record in own if _chosen_field(record["config"]["method"])]
+
+
+def grid_scores(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, float]]:
+    """Mean dev top-1, mIoU of masks or mAP of boxes (0 to 1), a method and weight of its grid."""
+    scores: dict[str, dict[float, list[float]]] = {}
+    for record in records:
+        config = record["config"]
+        weight = config[_chosen_field(config["method"])]
+        of_method = scores.setdefault(config["method"], {})
+        metric = TASKS[_task(record)].metric
+        of_method.setdefault(weight, []).append(record["results"][metric])
+    return {
+        method: {weight: mean(values) for weight, values in sorted(of_method.items())}
+        for method, of_method in scores.items()
+    }
+
+
+def choose(scores: Mapping[str, Mapping[float, float]]) -> dict[str, dict[str, float]]:
+    """The weight with the best dev score of each method; the smaller one on a tie.
+
+    Raises:
+        KdlibError: the grids are not of equal size, so the comparison would not be fair.
+    """
+    sizes = {method: len(grid) for method, grid in scores.items()}
+    if len(set(sizes.values())) > 1:
+        raise KdlibError(f"The methods' grids differ in size ({sizes}); run PROFILE=tune to end.")
+    best = _best(scores)
+    return {method: {_chosen_field(method): float(f"{best[method]:g}")} for method in sorted(best)}
+
+
+def write_tuned(root: Path, dataset: str) -> Path:
+    """Write ``profiles/tuned/<dataset>.yaml`` from the dev-split records under ``root``."""
+    records = dev_records(root, dataset)
+    if not records:
+        raise KdlibError(
+            f"There are no dev-split records of '{dataset}' in {root}; "
+            f"make them with: make reproduce PROFILE=tune DATASET={dataset}"
+        )
+    path, scores = PROFILES / "tuned" / f"{dataset}.yaml", grid_scores(records)
+    head = (
+        f"# Chosen on the dev split from {len(records)} runs; written by `kdlib results --tune`.\n"
+        f"# At an edge of the grid: {', '.join(at_edge(scores)) or 'none'}.\n"
+    )
+    write_text(path, head + yaml.safe_dump(choose(scores)))
+    return path
+
+
+def at_edge(scores: Mapping[str, Mapping[float, float]]) -> list[str]:
+    """Methods whose best weight is the smallest or largest tried: another might be better yet."""
+    edges = {method: (min(grid), max(grid)) for method, grid in scores.items()}
+    return [method for method, weight in sorted(_best(scores).items()) if weight in edges[method]]
+
+
+def _best(scores: Mapping[str, Mapping[float, float]]) -> dict[str, float]:
+    return {method: max(sorted(grid), key=grid.__getitem__) for method, grid in scores.items()}
+
+
+def _task(record: Mapping[str, Any]) -> str:
+    """Of a record; the first ones do not name it."""
+    return record["config"].get("task", RunConfig.task)
+
+
+def _chosen_field(method: str) -> str:
+    """The weight that is chosen; empty where there is none, and for runs others start from."""
+    return "" if method in STAGES else tuned_field(method) or ""
