@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import resolve_name
 from statistics import median
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from kdlib.data import LISTERS, load_data
+from kdlib.data import listed, load_data
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
 from kdlib.data.photograph_cache import build
@@ -93,7 +94,7 @@ def _row(root: Path, decoded: ImageData, epochs: int) -> dict[str, Any]:
     """What was found for one size: speeds on the fly and from the cache, and its making."""
     on_the_fly = _speeds(decoded, epochs)
     start = time.perf_counter()
-    source = open_source(LISTERS["imagefolder"], "train", 224, root)
+    source = open_source(resolve_name(listed()["imagefolder"]), "train", 224, root)
     folder = build(source, worker_count(), progress=False)
     making = time.perf_counter() - start
     cached = load_data("imagefolder", "train", image_size=224, data_root=root)

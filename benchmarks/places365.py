@@ -23,7 +23,8 @@ from benchmarks.pairs import noise
 from benchmarks.steps import Bench
 from benchmarks.timing import clock_of
 from kdlib.files import write_json
-from kdlib.models import count_parameters, create_model
+from kdlib.models import create_model
+from kdlib.models.cost import count_parameters
 from kdlib.runs import RunConfig, provenance
 from study.export import limited_threads, machine_name
 from study.profiles import expand, training_flops

@@ -13,7 +13,8 @@ from benchmarks.compiling import CompiledLearner, CompiledTeacher, folded
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher, TeacherOutput
-from kdlib.models import create_model, output_shapes
+from kdlib.models import create_model
+from kdlib.models.cost import output_shapes
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything
 from kdlib.trainee import Lesson, Trainee

@@ -1,36 +1,23 @@
 """What every method shares: the frozen teacher, the loss terms, the gate."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from kdlib.detection.losses import BoxDistiller
-from kdlib.detection.models import Detector
+from kdlib.errors import KdlibError, check_kind, checked_values, shown
 from kdlib.losses.attention import attention_map
 from kdlib.losses.logits import mean_cross_entropy, mean_kd
+from kdlib.losses.pair import Pair
+from kdlib.methods import METHODS, REFUSED, Method, linear, method_of, parse_method, weights_of
 from kdlib.models.output import Output
 
 if TYPE_CHECKING:
     from kdlib.data.batches import Batch
-
-
-# How the weight of a method's term grows while it warms up: functions of its share, 0 to 1.
-STEEPNESS = 5.0
-
-
-def linear(share: float) -> float:
-    """From 0 to 1, as ReviewKD and DKD have it."""
-    return share
-
-
-def bell(share: float) -> float:
-    """``exp(-5 (1 - t)^2)``: from nearly 0 to 1, slowly at both ends (Laine 2017, 1610.02242)."""
-    return math.exp(-STEEPNESS * (1 - share) ** 2)
+    from kdlib.runs import RunConfig
 
 
 @dataclass(frozen=True)
@@ -210,7 +197,7 @@ class Learner(nn.Module):
         distiller: from student's and teacher's output to named, weighted loss terms.
     """
 
-    def __init__(self, student: nn.Module, distiller: Distiller | BoxDistiller) -> None:
+    def __init__(self, student: nn.Module, distiller: nn.Module) -> None:
         super().__init__()
         self.student, self.distiller = student, distiller
 
@@ -225,29 +212,86 @@ class Learner(nn.Module):
         return self.distiller(self.student(batch.images), teacher, batch, progress)
 
 
-class DetectorLearner(Learner):
-    """A detector, which has losses of its own, and a classifier of crops that adds to them."""
-
-    def forward(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
-        """As :meth:`Learner.forward`, of a :class:`kdlib.detection.batches.DetectionBatch`."""
-        answer = self.student(batch.images, batch.targets)
-        student = cast("Detector", self.student)
-        added = cast("BoxDistiller", self.distiller)(answer.positives, student, batch, teacher)
-        return {**answer.losses, **added}
-
-
-class Describer(nn.Module):
-    """Dictionaries that describe a frozen teacher: there is no student.
+def create_distiller(config: "RunConfig", pair: Pair | None = None) -> Distiller:
+    """Build the distiller of a run: method loss, weights, gate.
 
     Args:
-        distiller: whose method's loss holds the dictionaries.
-        best: the dictionaries of the least loss so far; they do not learn.
+        config: the run.
+        pair: the networks and data, for methods that are fitted to them.
+
+    Raises:
+        KdlibError: unknown method, modifier or method option; a method that needs a ``pair``;
+            an augmentation that the method cannot learn with, or a task that it cannot learn.
     """
+    parts, weights = parse_method(config.method), weights_of(config)
+    method = method_of(config.method)
+    check_method_task(config)
+    _check_augmentation(config)
+    return Distiller(
+        parts.base,
+        method_loss(parts.base, config.method_options, pair),
+        weight=weights.method,
+        warmup=method.warmup,
+        ramp=method.ramp,
+        ce_weight=weights.ce,
+        kd_weight=weights.kd,
+        temperature=config.temperature,
+        gate=parts.gate,
+    )
 
-    def __init__(self, distiller: Distiller, best: nn.Module) -> None:
-        super().__init__()
-        self.distiller, self.best = distiller, best
 
-    def forward(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
-        """As :meth:`Learner.forward`; the teacher is described as it is."""
-        return self.distiller(teacher, teacher, batch, progress)
+def check_method_task(config: "RunConfig") -> None:
+    """Refuse a method on a task whose truth it cannot read; where pixels have classes, a gate."""
+    gate, tasks = parse_method(config.method).gate, method_of(config.method).tasks
+    if config.task not in tasks or (gate and config.task == "segmentation"):
+        valid = ", ".join(name for name, line in METHODS.items() if config.task in line.tasks)
+        raise KdlibError(
+            f"'{config.method}' is for {' and '.join(tasks)}, not for task '{config.task}'. Valid "
+            f"there: {valid}{', each without +gate' if config.task == 'segmentation' else ''}."
+        )
+
+
+def _check_augmentation(config: "RunConfig") -> None:
+    """Refuse images that are mixed or turned, and their labels, where a method reads whole ones.
+
+    Raises:
+        KdlibError: names the method, the augmentation and what they disagree about.
+    """
+    parts = parse_method(config.method)
+    gated, distilled = ("label",) if parts.gate else (), ("logits",) if parts.kd else ()
+    for what in (*method_of(config.method).reads, *gated, *distilled):
+        refused, reason = REFUSED[what]
+        for name in set(refused) & set(config.augmentation):
+            text = f"'{config.method}' {reason}: leave '{name}' out of augmentation"
+            raise KdlibError(f"{text}, or choose another method.")
+
+
+def _check_kinds(options: Mapping[str, Any], method: Method) -> None:
+    """Refuse a value that is not what its option's annotation says: a default may be ``None``."""
+    known = {parameter.name: parameter for parameter in method.parameters}
+    for name, value in options.items():
+        check_kind(f"Option '{name}'", value, known[name].annotation)
+
+
+def method_loss(name: str, options: Mapping[str, Any], pair: Pair | None) -> nn.Module | None:
+    """The loss of a method, from its options; ``None`` where it has none of its own."""
+    method = method_of(name)
+    if not method.checks_options:
+        checked_values(options, method.options, f"method '{name}'")
+        _check_kinds(options, method)
+    maker = method.maker
+    if method.build is None or maker is None:
+        if maker:
+            maker(**options)
+        return None
+    if method.fitted and pair is None:
+        raise KdlibError(f"'{name}' is made for two networks: give create_distiller their pair.")
+    try:
+        return maker(pair, **options) if method.fitted else maker(**options)
+    except Exception as error:
+        if isinstance(error, KdlibError) or not options:
+            raise
+        raise KdlibError(
+            f"'{name}' cannot be built with the options {shown(dict(options))} "
+            f"({shown(str(error))}); change or leave out what is out of its range."
+        ) from error

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from kdlib.data.image_data import TASKS
 from kdlib.errors import EXIT_MISTAKE, KdlibError, ended
 from kdlib.methods import run_before
 from kdlib.runs import RunConfig, run_directory
+from kdlib.tasks import TASKS
 from kdlib.team import Team, launched_team, left_by_others
 from kdlib.train import fit
 from kdlib.trainee import DivergedError

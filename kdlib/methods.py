@@ -1,39 +1,19 @@
-"""The registry of methods: one line a method.
+"""The methods: one line each, and what a method string such as ``at+gate+kd`` means.
 
-To add one, write its file (a module ``(student, teacher, batch) -> (B,)``) and one line here.
+To add one, write its file (a module ``(student, teacher, batch) -> (B,)``) and one line here. What
+a line names is imported when it is asked for, so that reading this table costs nothing.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import nn
-
-from kdlib.data.batches import JOINT, MIXING
-from kdlib.data.image_data import TASKS
-from kdlib.detection.losses import BoxDistiller, CropLoss
-from kdlib.distill import Distiller, bell, linear
-from kdlib.errors import KdlibError, check_kind, checked_values, shown, unknown
-from kdlib.frskd.losses import RefinementLoss
-from kdlib.losses.attention import AttentionLoss
-from kdlib.losses.contrastive import ContrastiveLoss
-from kdlib.losses.dct import SpectralLoss, preset
-from kdlib.losses.hints import HintLoss, VariationalLoss
-from kdlib.losses.logits import DecoupledLoss, StandardisedLoss
-from kdlib.losses.pair import Pair
-from kdlib.losses.relations import ProbabilisticLoss, RelationalLoss, SimilarityLoss
-from kdlib.losses.review import ReviewLoss, frequency_review
-from kdlib.losses.semantic import SemanticLoss
-from kdlib.srm.losses import (
-    InitialisationLoss,
-    ReconstructionLoss,
-    SrmOptions,
-    dictionary_of,
-    initialisation_of,
-    initialisation_on_logits,
-)
+from kdlib.errors import KdlibError, unknown
+from kdlib.tasks import JOINT, MIXING, TASKS
 
 if TYPE_CHECKING:
     from kdlib.runs import RunConfig
@@ -43,17 +23,30 @@ DENSE = (*IMAGES, "segmentation")
 BOXES = ("detection",)
 
 
+def linear(share: float) -> float:
+    """A weight that grows evenly."""
+    return share
+
+
+def bell(share: float) -> float:
+    """exp(-5 (1 - t)^2): a weight that grows as in Laine, Aila 2017 (arXiv 1610.02242)."""
+    return math.exp(-5 * (1 - share) ** 2)
+
+
 @dataclass(frozen=True)
 class Method:
     """One line of the registry.
 
     Attributes:
-        build: makes the method's loss from its options; ``None`` for methods without one.
+        build: what makes the method's loss from its options, as ``module:name``; ``None`` for
+            methods without one.
         weight: of the loss, by default.
         source: where the method comes from.
         formula: what the loss is, in a line: F features, e embedding, z logits, p probabilities,
             A attention map of a stage; s student, t teacher; B images, T temperature; sums run over
             stages.
+        arguments: positional arguments of ``build``.
+        fixed: options that differ from ``build``'s own defaults.
         fitted: whether ``build`` takes a :class:`~kdlib.losses.pair.Pair` first, since the
             loss has parts that are made for the networks or the data.
         warmup: share of the training over which the weight grows.
@@ -67,28 +60,41 @@ class Method:
         tasks: what it works on (``TASKS``). ``DENSE`` methods read stages, or logits pixel by
             pixel; those of ``BOXES`` read what a detector says at its positives.
         after: the run that must be finished before one of this method can begin, for it reads
-            that run's files; ``None`` for methods that begin with nothing but their teacher.
+            that run's files: a function of the run, as ``module:name``.
+        trainee: what trains a run of the method, as ``module:name``.
         couples: whether the loss of an image depends on the images beside it; where several
             processes train, these are the ones of its process's part of the batch.
         undivided: why several processes cannot train it together; empty where they can.
         settings: takes the options of a method without a loss of its own, and refuses bad ones.
     """
 
-    build: Callable[..., nn.Module] | None
-    weight: float
-    source: str
+    build: str | Callable[..., Any] | None = None
+    weight: float = 0.0
+    source: str = ""
     formula: str = ""
+    arguments: tuple[Any, ...] = ()
+    fixed: dict[str, Any] = field(default_factory=dict)
     fitted: bool = False
     warmup: float = 0.0
+    ramp: Callable[[float], float] = linear
     ce_weight: float = 1.0
     self_taught: bool = False
     reads: tuple[str, ...] = ()
     tasks: tuple[str, ...] = IMAGES
-    ramp: Callable[[float], float] = linear
-    after: "Callable[[RunConfig], RunConfig] | None" = None
-    settings: Callable[..., Any] | None = None
+    after: str | None = None
+    trainee: str = "kdlib.trainee:Trainee"
     couples: bool = False
     undivided: str = ""
+    settings: str | None = None
+
+    @property
+    def maker(self) -> Callable[..., Any] | None:
+        """What takes the method's options: ``build``, else ``settings``, else ``None``."""
+        named = self.build or self.settings
+        if named is None:
+            return None
+        found = resolve_name(named) if isinstance(named, str) else named
+        return partial(found, *self.arguments, **self.fixed)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -96,84 +102,119 @@ class Method:
         named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         return {
             p.name: p.default
-            for p in self._parameters
+            for p in self.parameters
             if p.kind in named and p.default is not p.empty
         }
 
     @property
     def checks_options(self) -> bool:
         """Whether ``build`` takes any option, and refuses unknown ones itself."""
-        return any(p.kind is p.VAR_KEYWORD for p in self._parameters)
+        return any(p.kind is p.VAR_KEYWORD for p in self.parameters)
 
     @property
-    def _parameters(self) -> list[inspect.Parameter]:
-        maker = self.build or self.settings
-        # A module without an __init__ of its own takes nothing; its signature would say anything.
-        if maker is None or getattr(maker, "__init__", None) is nn.Module.__init__:
+    def parameters(self) -> list[inspect.Parameter]:
+        """Those of ``maker``."""
+        maker = self.maker
+        if maker is None:
             return []
-        return list(inspect.signature(maker).parameters.values())
+        found = list(inspect.signature(maker).parameters.values())
+        # A module without an __init__ of its own takes nothing, whatever its signature says.
+        bare = [p.name for p in found] == ["args", "kwargs"]
+        return [] if bare else found
 
 
 PAPER = "arXiv 2205.01997"
-SRM = "Tran 2021, arXiv 2103.17012"
 WARMUP = 20 / 240
 """Of the training: 20 of the 240 epochs that are usual on CIFAR-100."""
 AT = "sum ‖A_s/‖A_s‖ - A_t/‖A_t‖‖^2 / HW, A = mean_c F^2"
 SPECTRUM = "sum ‖D_s - D_t‖, D = DCT-II(A) without DC, over its L2 norm"
-# FRSKD, some of whose options are changed: they are parts or controls of one method.
-refinement = partial(Method, weight=1.0, fitted=True, self_taught=True, tasks=DENSE)
 FRSKD = "Ji 2021, arXiv 2103.08273"
-# A classifier in a detector: p of a crop by the teacher, of a positive by the student.
-detecting = partial(Method, tasks=BOXES)
 CROPS = "Guo 2021, arXiv 2106.05209"
-OF_ALL_IMAGES = "when it has learnt, it looks at all training images at once"
+
+
+def _dct(preset: str, weight: float, source: str, formula: str, **more: Any) -> Method:
+    build = "kdlib.losses.dct:preset"
+    return Method(build, weight, source, formula, arguments=(preset,), **more)
+
+
+# SRM in its three runs: dictionaries of a teacher, an initialised student, the task.
+_srm = partial(Method, source="Tran 2021, arXiv 2103.17012", reads=("codes",))
+_srm_task = partial(
+    _srm, settings="kdlib.srm.losses:SrmOptions", trainee="kdlib.srm.stages:Continued"
+)
+_srm_stage = partial(
+    _srm,
+    weight=1.0,
+    fitted=True,
+    ce_weight=0.0,
+    undivided="when it has learnt, it looks at all training images at once",
+)
+# FRSKD, some of whose options are changed: they are parts or controls of one method.
+_frskd = partial(
+    Method,
+    "kdlib.frskd.losses:RefinementLoss",
+    1.0,
+    fitted=True,
+    self_taught=True,
+    tasks=DENSE,
+)
+# A classifier in a detector: p of a crop by the teacher, of a positive by the student.
+_crops = partial(Method, "kdlib.detection.losses:CropLoss", tasks=BOXES)
 # The release's weight of the DCT loss is 1. Its variants differ in scale (their sum over three
 # stages of random features is 16 for release_a, 4 for dct), so each default makes the weighted
 # terms alike.
 METHODS: dict[str, Method] = {
-    "student": Method(None, 0.0, "cross-entropy alone", "-log p_s(target)", tasks=tuple(TASKS)),
+    "student": Method(source="cross-entropy alone", formula="-log p_s(target)", tasks=tuple(TASKS)),
     "kd": Method(
-        None,
-        0.0,
-        "Hinton 2015, arXiv 1503.02531",
-        "T^2 KL(p_t ‖ p_s)",
+        source="Hinton 2015, arXiv 1503.02531",
+        formula="T^2 KL(p_t ‖ p_s)",
         ce_weight=0.1,
         tasks=DENSE,
     ),
     "fitnet": Method(
-        HintLoss, 100.0, "Romero 2015, arXiv 1412.6550", "mean (W F_s - F_t)^2, one stage", True
+        "kdlib.losses.hints:HintLoss",
+        100.0,
+        "Romero 2015, arXiv 1412.6550",
+        "mean (W F_s - F_t)^2, one stage",
+        fitted=True,
     ),
-    "at": Method(AttentionLoss, 1000.0, "Zagoruyko 2017, arXiv 1612.03928", AT, tasks=DENSE),
+    "at": Method(
+        "kdlib.losses.attention:AttentionLoss",
+        1000.0,
+        "Zagoruyko 2017, arXiv 1612.03928",
+        AT,
+        tasks=DENSE,
+    ),
     "pkt": Method(
-        ProbabilisticLoss,
+        "kdlib.losses.relations:ProbabilisticLoss",
         30000.0,
         "Passalis 2018, arXiv 1803.10837",
         "mean p_t log p_t/p_s, p(i, j) ~ 1 + cos(e_i, e_j)",
         couples=True,
     ),
     "vid": Method(
-        VariationalLoss,
+        "kdlib.losses.hints:VariationalLoss",
         1.0,
         "Ahn 2019, arXiv 1904.05835",
         "sum mean (log v_c + (F_t - m(F_s))^2/v_c) / 2",
         fitted=True,
     ),
     "sp": Method(
-        SimilarityLoss,
+        "kdlib.losses.relations:SimilarityLoss",
         3000.0,
         "Tung 2019, arXiv 1907.09682",
         "‖G_s - G_t‖^2 / B^2, G = row-normalised F F^T",
         couples=True,
     ),
     "rkd": Method(
-        RelationalLoss,
+        "kdlib.losses.relations:RelationalLoss",
         1.0,
         "Park 2019, arXiv 1904.05068",
         "25 huber(distances of e) + 50 huber(angles of e)",
         couples=True,
     ),
     "crd": Method(
-        ContrastiveLoss,
+        "kdlib.losses.contrastive:ContrastiveLoss",
         0.8,
         "Tian 2020, arXiv 1910.10699",
         "-log h(e_s, e_t) - sum_K log(1 - h(e_s, e_t')), and s, t exchanged",
@@ -182,7 +223,7 @@ METHODS: dict[str, Method] = {
         undivided="each would keep a memory of all images of its own, and renew its own part",
     ),
     "semckd": Method(
-        SemanticLoss,
+        "kdlib.losses.semantic:SemanticLoss",
         400.0,
         "Chen 2021, arXiv 2012.03236",
         "sum_st a_st mean (P_st(F_s) - F_t)^2 / S, a learned",
@@ -190,7 +231,7 @@ METHODS: dict[str, Method] = {
         couples=True,
     ),
     "reviewkd": Method(
-        ReviewLoss,
+        "kdlib.losses.review:ReviewLoss",
         1.0,
         "Chen 2021, arXiv 2104.09044",
         "sum HCL(ABF(F_s, deeper), F_t)",
@@ -198,7 +239,7 @@ METHODS: dict[str, Method] = {
         warmup=WARMUP,
     ),
     "dkd": Method(
-        DecoupledLoss,
+        "kdlib.losses.logits:DecoupledLoss",
         1.0,
         "Zhao 2022, arXiv 2203.08679",
         "T^2 (1 TCKD + 8 NCKD)",
@@ -206,7 +247,7 @@ METHODS: dict[str, Method] = {
         reads=("label", "logits"),
     ),
     "logit_std": Method(
-        StandardisedLoss,
+        "kdlib.losses.logits:StandardisedLoss",
         9.0,
         "Sun 2024, arXiv 2403.01427",
         "KD of z-scored logits, T = 2",
@@ -214,167 +255,125 @@ METHODS: dict[str, Method] = {
         reads=("logits",),
     ),
     "famkd": Method(
-        frequency_review,
+        "kdlib.losses.review:frequency_review",
         1.0,
         "Pham 2024, arXiv 2403.05894",
         "sum HCL(FAM(ABF(F_s, deeper)), F_t), FAM a filter of FFT2(F)",
         fitted=True,
         warmup=WARMUP,
     ),
-    "srm": Method(
-        None,
-        0.0,
-        SRM,
-        "cross-entropy, after an initialisation by the teacher's sparse codes",
-        reads=("codes",),
-        after=initialisation_of,
-        settings=SrmOptions,
+    "srm": _srm_task(
+        formula="cross-entropy, after an initialisation by the teacher's sparse codes",
+        after="kdlib.srm.losses:initialisation_of",
     ),
     # The release gives the pixels' cross-entropy values that are no logits.
-    "srm_logits": Method(
-        None,
-        0.0,
-        SRM,
-        "as srm, but what the student's codes are the sigmoid of meets the pixels' labels",
-        reads=("codes",),
-        after=initialisation_on_logits,
-        settings=partial(SrmOptions, release=False),
+    "srm_logits": _srm_task(
+        formula="as srm, but what the student's codes are the sigmoid of meets the pixels' labels",
+        after="kdlib.srm.losses:initialisation_on_logits",
+        fixed={"release": False},
     ),
-    "dct": Method(
-        partial(preset, "dct"), 4.0, f"{PAPER}, taken at its word", SPECTRUM, tasks=DENSE
-    ),
-    "release_a": Method(
-        partial(preset, "release_a"),
+    "dct": _dct("dct", 4.0, f"{PAPER}, taken at its word", SPECTRUM, tasks=DENSE),
+    "release_a": _dct(
+        "release_a",
         1.0,
         f"{PAPER}, release of June 2021",
         "as dct, D = abs Re FFT2(A) over its largest",
     ),
-    "release_b": Method(
-        partial(preset, "release_b"),
-        1.0,
-        f"{PAPER}, release, branch main",
-        "as dct, D = min-max of Re FFT2(A)",
+    "release_b": _dct(
+        "release_b", 1.0, f"{PAPER}, release, branch main", "as dct, D = min-max of Re FFT2(A)"
     ),
-    "ours": Method(
-        partial(preset, "ours"), 6.0, "the dev split's choice of DCT options", "as dct_abs"
+    "ours": _dct("ours", 6.0, "the dev split's choice of DCT options", "as dct_abs"),
+    "dct_options": Method(
+        "kdlib.losses.dct:SpectralLoss", 4.0, "any options of the DCT loss, by name", SPECTRUM
     ),
-    "dct_options": Method(SpectralLoss, 4.0, "any options of the DCT loss, by name", SPECTRUM),
     "at_equal_scale": Method(
-        partial(AttentionLoss, level_weights="equal_scale"),
+        "kdlib.losses.attention:AttentionLoss",
         4.0,
         "control: AT, levels balanced",
         "as at, each stage over its running mean",
+        fixed={"level_weights": "equal_scale"},
         couples=True,
     ),
-    "parseval_twin": Method(
-        partial(preset, "parseval_twin"), 4.0, "control: dct, no transform", "as dct, D = A - mean"
+    "parseval_twin": _dct(
+        "parseval_twin", 4.0, "control: dct, no transform", "as dct, D = A - mean"
     ),
-    "dct_abs": Method(
-        partial(preset, "dct_abs"), 6.0, "control: dct of absolute coefficients", "as dct, of abs D"
-    ),
-    "dct_l1": Method(
-        partial(preset, "dct_l1"),
-        0.25,
-        "control: dct with an L1 distance",
-        "as dct, sum ‖D_s - D_t‖_1",
-    ),
-    "dct_low": Method(
-        partial(preset, "dct_low"),
+    "dct_abs": _dct("dct_abs", 6.0, "control: dct of absolute coefficients", "as dct, of abs D"),
+    "dct_l1": _dct("dct_l1", 0.25, "control: dct with an L1 distance", "as dct, sum ‖D_s - D_t‖_1"),
+    "dct_low": _dct(
+        "dct_low",
         4.0,
         "control: dct, low frequencies only",
         "as dct, lower half of the frequencies",
     ),
-    "dct_high": Method(
-        partial(preset, "dct_high"),
+    "dct_high": _dct(
+        "dct_high",
         4.0,
         "control: dct, high frequencies only",
         "as dct, upper half of the frequencies",
     ),
-    "newl2": Method(
-        partial(preset, "newl2"),
-        1.0,
-        "control: L2 of min-max maps",
-        "sum ‖M_s - M_t‖, M = min-max of A",
-    ),
-    "frskd": refinement(
-        RefinementLoss,
+    "newl2": _dct("newl2", 1.0, "control: L2 of min-max maps", "sum ‖M_s - M_t‖, M = min-max of A"),
+    "frskd": _frskd(
         source=FRSKD,
         formula="2 T^2 KL(q ‖ p_s) + 100 AT(F_s, F_q), q a pyramid on F_s trained beside it",
     ),
-    "frskd_published": refinement(
-        RefinementLoss, source=f"{FRSKD}, weights as published", formula="as frskd, never tuned"
+    "frskd_published": _frskd(
+        source=f"{FRSKD}, weights as published", formula="as frskd, never tuned"
     ),
-    "frskd_logits": refinement(
-        partial(RefinementLoss, beta=0.0), source="control: frskd, KL alone", formula="2 T^2 KL"
+    "frskd_logits": _frskd(
+        source="control: frskd, KL alone", formula="2 T^2 KL", fixed={"beta": 0.0}
     ),
-    "frskd_maps": refinement(
-        partial(RefinementLoss, alpha=0.0), source="control: frskd, AT alone", formula="100 AT"
-    ),
-    "frskd_detached": refinement(
-        partial(RefinementLoss, detach=True),
+    "frskd_maps": _frskd(source="control: frskd, AT alone", formula="100 AT", fixed={"alpha": 0.0}),
+    "frskd_detached": _frskd(
         source="control: frskd, its labels not felt by the student",
         formula="as frskd, F_s detached where q reads it",
+        fixed={"detach": True},
     ),
-    "frskd_dct": refinement(
-        partial(RefinementLoss, feature="dct"),
+    "frskd_dct": _frskd(
         source="control: frskd with the DCT loss in the place of AT",
         formula="2 T^2 KL + 0.5 dct",
+        fixed={"feature": "dct"},
     ),
-    "frskd_pixels": refinement(
-        partial(RefinementLoss, alpha=1.0, beta=50.0, temperature=1.0),
+    "frskd_pixels": _frskd(
         source=f"{FRSKD}, as published for segmentation",
         formula="KL(q ‖ p_s) of pixels + 50 AT(F_s, F_q), ramped by exp(-5 (1 - t)^2)",
+        fixed={"alpha": 1.0, "beta": 50.0, "temperature": 1.0},
         warmup=2 / 3,  # 40 of 60 epochs
         ramp=bell,
     ),
-    "frskd_options": refinement(
-        RefinementLoss, source="any options of FRSKD, by name", formula="as frskd"
-    ),
-    "kd_cls": detecting(
-        partial(CropLoss, cls=1.0, loc=0.0),
+    "frskd_options": _frskd(source="any options of FRSKD, by name", formula="as frskd"),
+    "kd_cls": _crops(
         weight=0.4,
         source=f"{CROPS}, recognition",
         formula="T^2 KL(p_t of the object's crop ‖ p_s), mean of positives, T = 2",
+        fixed={"cls": 1.0, "loc": 0.0},
     ),
-    "loc": detecting(
-        partial(CropLoss, cls=0.0, loc=1.0, layers=(-1,)),
+    "loc": _crops(
         weight=0.15,
         source=f"{CROPS}, localisation by pixels alone",
         formula="as kd_loc, of the crops' pixels (0 to 255)",
+        fixed={"cls": 0.0, "loc": 1.0, "layers": (-1,)},
         self_taught=True,
     ),
-    "kd_loc": detecting(
-        partial(CropLoss, cls=0.0, loc=1.0),
+    "kd_loc": _crops(
         weight=0.15,
         source=f"{CROPS}, localisation",
         formula="mean ‖F_t(crop of the predicted box) - F_t(crop of the object)‖_1, pixels too",
+        fixed={"cls": 0.0, "loc": 1.0},
     ),
-    "kd_cls_loc": detecting(
-        CropLoss, weight=1.0, source=f"{CROPS}, both", formula="0.4 kd_cls + 0.15 kd_loc"
-    ),
+    "kd_cls_loc": _crops(weight=1.0, source=f"{CROPS}, both", formula="0.4 kd_cls + 0.15 kd_loc"),
 }
 # Runs that others start from. They are no methods: there is nothing to compare them with.
 STAGES: dict[str, Method] = {
-    "srm_dictionary": Method(
-        ReconstructionLoss,
-        1.0,
-        SRM,
-        "sum mean (C k - F_t)^2, k the s largest of sigmoid(C^T F_t + b)",
-        fitted=True,
-        ce_weight=0.0,
-        reads=("codes",),
-        undivided=OF_ALL_IMAGES,
+    "srm_dictionary": _srm_stage(
+        "kdlib.srm.losses:ReconstructionLoss",
+        formula="sum mean (C k - F_t)^2, k the s largest of sigmoid(C^T F_t + b)",
+        trainee="kdlib.srm.stages:DictionaryLearner",
     ),
-    "srm_init": Method(
-        InitialisationLoss,
-        1.0,
-        SRM,
-        "sum BCE(mean k_s, mean k_t) + CE(k_s, argmax k_t)",
-        fitted=True,
-        ce_weight=0.0,
-        reads=("codes",),
-        after=dictionary_of,
-        undivided=OF_ALL_IMAGES,
+    "srm_init": _srm_stage(
+        "kdlib.srm.losses:InitialisationLoss",
+        formula="sum BCE(mean k_s, mean k_t) + CE(k_s, argmax k_t)",
+        after="kdlib.srm.losses:dictionary_of",
+        trainee="kdlib.srm.stages:Initialised",
     ),
 }
 
@@ -447,7 +446,7 @@ def is_self_taught(text: str) -> bool:
 def run_before(config: "RunConfig") -> "RunConfig | None":
     """The run that must be finished before this one can begin, beside its teacher's."""
     after = method_of(config.method).after
-    return after(config) if after else None
+    return resolve_name(after)(config) if after else None
 
 
 def tuned_field(method: str) -> str | None:
@@ -478,101 +477,3 @@ def weights_of(config: "RunConfig") -> Weights:
         ce=ce if config.ce_weight is None else config.ce_weight,
         kd=config.kd_weight if parts.kd else 0.0,
     )
-
-
-def create_distiller(config: "RunConfig", pair: Pair | None = None) -> Distiller:
-    """Build the distiller of a run: method loss, weights, gate.
-
-    Args:
-        config: the run.
-        pair: the networks and data, for methods that are fitted to them.
-
-    Raises:
-        KdlibError: unknown method, modifier or method option; a method that needs a ``pair``;
-            an augmentation that the method cannot learn with, or a task that it cannot learn.
-    """
-    parts, weights = parse_method(config.method), weights_of(config)
-    method = method_of(config.method)
-    _check_task(config)
-    _check_augmentation(config)
-    return Distiller(
-        parts.base,
-        _method_loss(parts.base, config.method_options, pair),
-        weight=weights.method,
-        warmup=method.warmup,
-        ramp=method.ramp,
-        ce_weight=weights.ce,
-        kd_weight=weights.kd,
-        temperature=config.temperature,
-        gate=parts.gate,
-    )
-
-
-def create_box_distiller(config: "RunConfig") -> BoxDistiller:
-    """Build what a detector is taught with, beside torchvision's own losses.
-
-    Raises:
-        KdlibError: unknown method or option, a method of another task, or one that needs a teacher
-            and has none.
-    """
-    _check_task(config)
-    loss = cast("CropLoss | None", _method_loss(config.method, config.method_options, None))
-    if loss is not None and loss.needs_classifier and config.canonical().teacher == "none":
-        raise KdlibError(f"'{config.method}' asks a classifier about crops: name a teacher.")
-    return BoxDistiller(config.method, loss, weights_of(config).method)
-
-
-def _check_task(config: "RunConfig") -> None:
-    """Refuse a method on a task whose truth it cannot read; where pixels have classes, a gate."""
-    gate, tasks = parse_method(config.method).gate, method_of(config.method).tasks
-    if config.task not in tasks or (gate and config.task == "segmentation"):
-        valid = ", ".join(name for name, line in METHODS.items() if config.task in line.tasks)
-        raise KdlibError(
-            f"'{config.method}' is for {' and '.join(tasks)}, not for task '{config.task}'. Valid "
-            f"there: {valid}{', each without +gate' if config.task == 'segmentation' else ''}."
-        )
-
-
-def _check_augmentation(config: "RunConfig") -> None:
-    """Refuse images that are mixed or turned, and their labels, where a method reads whole ones.
-
-    Raises:
-        KdlibError: names the method, the augmentation and what they disagree about.
-    """
-    parts = parse_method(config.method)
-    gated, distilled = ("label",) if parts.gate else (), ("logits",) if parts.kd else ()
-    for what in (*method_of(config.method).reads, *gated, *distilled):
-        refused, reason = REFUSED[what]
-        for name in set(refused) & set(config.augmentation):
-            text = f"'{config.method}' {reason}: leave '{name}' out of augmentation"
-            raise KdlibError(f"{text}, or choose another method.")
-
-
-def _check_kinds(options: Mapping[str, Any], method: Method) -> None:
-    """Refuse a value that is not what its option's annotation says: a default may be ``None``."""
-    maker = method.build or method.settings
-    known = inspect.signature(maker).parameters if maker else {}
-    for name, value in options.items():
-        check_kind(f"Option '{name}'", value, known[name].annotation)
-
-
-def _method_loss(name: str, options: Mapping[str, Any], pair: Pair | None) -> nn.Module | None:
-    method = method_of(name)
-    if not method.checks_options:
-        checked_values(options, method.options, f"method '{name}'")
-        _check_kinds(options, method)
-    if method.build is None:
-        if method.settings:
-            method.settings(**options)
-        return None
-    if method.fitted and pair is None:
-        raise KdlibError(f"'{name}' is made for two networks: give create_distiller their pair.")
-    try:
-        return method.build(pair, **options) if method.fitted else method.build(**options)
-    except Exception as error:
-        if isinstance(error, KdlibError) or not options:
-            raise
-        raise KdlibError(
-            f"'{name}' cannot be built with the options {shown(dict(options))} "
-            f"({shown(str(error))}); change or leave out what is out of its range."
-        ) from error

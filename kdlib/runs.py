@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import torch
 
 from kdlib.data import load_data
-from kdlib.data.batches import AUGMENTATIONS, MIXING
-from kdlib.data.image_data import TASKS, ImageData
+from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError, check_kind, quoted, shown, unknown
 from kdlib.files import checksum, locked, remove_remains, write_json
 from kdlib.methods import is_self_taught
+from kdlib.tasks import AUGMENTATIONS, MIXING, TASKS
 
 if TYPE_CHECKING:
     from kdlib.trainee import Trainee

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -23,14 +24,12 @@ from tqdm import tqdm
 from kdlib.checkpoints import load_weights
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
-from kdlib.detection.batches import DetectionBatches
-from kdlib.detection.losses import CropTeacher
-from kdlib.detection.trainee import DetectorTrainee
 from kdlib.distill import FrozenTeacher
 from kdlib.errors import KdlibError
 from kdlib.files import write_json
 from kdlib.methods import method_of, parse_method
-from kdlib.models import check_task, create_model, output_shapes
+from kdlib.models import check_task, create_model
+from kdlib.models.cost import output_shapes
 from kdlib.runs import (
     RunConfig,
     evaluation_data,
@@ -42,9 +41,13 @@ from kdlib.runs import (
     training_data,
     write_record,
 )
-from kdlib.srm.stages import Continued, DictionaryLearner, Initialised
+from kdlib.tasks import TASKS
 from kdlib.team import ALONE, LEAST, Team
 from kdlib.trainee import AnyBatch, DivergedError, Lesson, Trainee, resolve_precision
+
+if TYPE_CHECKING:
+    from kdlib.detection.batches import DetectionBatches
+    from kdlib.detection.losses import CropTeacher
 
 OWN_FIELDS = {
     "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
@@ -56,13 +59,6 @@ TEACHER_FIELDS = {
     "teacher_learning_rate",
 }  # fmt: skip
 MONITORED = 2000
-TRAINEES: dict[str, type[Trainee]] = {
-    "srm_dictionary": DictionaryLearner,
-    "srm_init": Initialised,
-    "srm": Continued,
-    "srm_logits": Continued,
-}
-"""Of methods whose runs do more than learn from their batches."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,8 @@ class Task:
 
     data: ImageData
     evaluation: ImageData
-    batches: Batches | DetectionBatches
-    teacher: FrozenTeacher | CropTeacher | None
+    batches: "Batches | DetectionBatches"
+    teacher: "FrozenTeacher | CropTeacher | None"
     device: torch.device
     precision: str
     team: Team = ALONE
@@ -187,11 +183,19 @@ def prepare(
     first = configs[0]
     with team.main_first():  # which fills the caches that the others then read
         data, evaluation = _data_of(first, data_root)
-        handed_out = DetectionBatches if data.task == "detection" else Batches
-        batches = handed_out(data, first.batch_size, first.augmentation, place, team=team)
+        batches = batches_of(data)(data, first.batch_size, first.augmentation, place, team=team)
         teacher = _teacher_of(configs, root, data, place)
         precision = resolve_precision(first.precision, place)
     return Task(data, evaluation, batches, teacher, place, team.from_main(precision), team)
+
+
+def batches_of(data: ImageData) -> Any:
+    """What hands out a data set's batches: its class."""
+    if data.task != "detection":
+        return Batches
+    from kdlib.detection.batches import DetectionBatches
+
+    return DetectionBatches
 
 
 def _data_of(config: RunConfig, data_root: Path | None) -> tuple[ImageData, ImageData]:
@@ -204,7 +208,7 @@ def _data_of(config: RunConfig, data_root: Path | None) -> tuple[ImageData, Imag
 
 def _teacher_of(
     configs: Sequence[RunConfig], root: Path, data: ImageData, device: torch.device
-) -> FrozenTeacher | CropTeacher | None:
+) -> "FrozenTeacher | CropTeacher | None":
     """The teacher of a group; of detectors, what cuts their crops too."""
     taught = next((config for config in configs if config.teacher != "none"), None)
     found = load_teacher(taught, root, len(data.classes), device) if taught else None
@@ -212,6 +216,8 @@ def _teacher_of(
     if data.task != "detection" or not cutting:
         return found
     network = None if found is None else found.network
+    from kdlib.detection.losses import CropTeacher
+
     return CropTeacher(network, cutting[0].crop_size, data.mean, data.std).to(device)
 
 
@@ -270,9 +276,7 @@ def _check_alike(trainees: Sequence[Trainee], team: Team) -> None:
 
 
 def _trainee_of(config: RunConfig) -> type[Trainee]:
-    if config.task == "detection":
-        return DetectorTrainee
-    return TRAINEES.get(parse_method(config.method).base, Trainee)
+    return resolve_name(TASKS[config.task].trainee or method_of(config.method).trainee)
 
 
 def _evaluated_alike(trainees: Sequence[Trainee]) -> list[list[Trainee]]:

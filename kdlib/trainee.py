@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn, optim
@@ -23,22 +23,26 @@ from kdlib.checkpoints import (
 )
 from kdlib.data.batches import Batch, Batches, output_count
 from kdlib.data.cache import cache_root
-from kdlib.data.image_data import TASKS, ImageData
-from kdlib.detection.batches import DetectionBatch
-from kdlib.detection.losses import BoxDistiller
-from kdlib.distill import Distiller, Learner, SelfTaughtLoss
+from kdlib.data.image_data import ImageData
+from kdlib.distill import Distiller, Learner, SelfTaughtLoss, create_distiller
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, predict
 from kdlib.files import write_json, write_text
-from kdlib.frskd.self_teacher import RefinedNetwork
 from kdlib.losses.attention import attention_maps
 from kdlib.losses.pair import Pair
-from kdlib.methods import create_distiller
-from kdlib.models import count_parameters, create_model, flops, measure_cost, output_shapes
+from kdlib.models import create_model
+from kdlib.models.cost import count_parameters, flops, measure_cost, output_shapes
 from kdlib.models.output import Shapes
 from kdlib.runs import RunConfig, is_finished, run_directory
 from kdlib.seeds import derive_seed, seed_everything
+from kdlib.tasks import TASKS
 from kdlib.team import ALONE, Team
+
+if TYPE_CHECKING:
+    from kdlib.detection.batches import DetectionBatch
+    from kdlib.detection.losses import BoxDistiller
+    from kdlib.frskd.self_teacher import RefinedNetwork
+
 
 # The optimisers that a run may ask for, by name.
 ADAM_SECOND_BETA = 0.999
@@ -164,7 +168,7 @@ ACCURACIES = {"classification": ("top1", "top5", "mca"), "segmentation": ("miou"
 
 
 def measure_self_teacher(
-    network: RefinedNetwork,
+    network: "RefinedNetwork",
     data: ImageData,
     image_size: int,
     *,
@@ -192,7 +196,7 @@ def measure_self_teacher(
 
 
 SELF_TEACHER = "self_teacher.safetensors"
-AnyBatch: TypeAlias = Batch | DetectionBatch
+AnyBatch: TypeAlias = "Batch | DetectionBatch"
 
 
 class DivergedError(KdlibError):
@@ -230,7 +234,7 @@ class Trainee:
     """
 
     student: nn.Module
-    distiller: Distiller | BoxDistiller
+    distiller: "Distiller | BoxDistiller"
     parts: nn.Module
     """All that has weights, which checkpoints hold."""
     learner: nn.Module
@@ -293,11 +297,13 @@ class Trainee:
         plain.load_state_dict({n: t if t.shape == sizes[n] else t[: self.classes] for n, t in own})
         return plain.to(memory_format=torch.channels_last)
 
-    def refined(self) -> RefinedNetwork | None:
+    def refined(self) -> "RefinedNetwork | None":
         """The student with its self-teacher; ``None`` without one, or if the run diverged."""
         loss = self.distiller.method_loss
         if not isinstance(loss, SelfTaughtLoss) or self.failure is not None:
             return None
+        from kdlib.frskd.self_teacher import RefinedNetwork
+
         return RefinedNetwork(self.student, loss.self_teacher, self.classes)
 
     @property
@@ -527,7 +533,7 @@ def trained_network(config: RunConfig, root: Path, classes: int, **options: Any)
     return network.eval()
 
 
-def refined_network(config: RunConfig, root: Path, classes: int) -> RefinedNetwork:
+def refined_network(config: RunConfig, root: Path, classes: int) -> "RefinedNetwork":
     """The student of a finished self-taught run with its self-teacher, in eval mode.
 
     Raises:
@@ -542,6 +548,8 @@ def refined_network(config: RunConfig, root: Path, classes: int) -> RefinedNetwo
         raise KdlibError(f"'{config.method}' has no self-teacher; ask for one such as 'frskd'.")
     path = run_directory(config, Path(root)) / SELF_TEACHER
     load_weights(loss.self_teacher, path, classes)
+    from kdlib.frskd.self_teacher import RefinedNetwork
+
     return RefinedNetwork(student, loss.self_teacher, classes).eval()
 
 

@@ -97,10 +97,10 @@ def list_methods(options: Namespace) -> None:
 
 def list_data(options: Namespace) -> None:
     """``kdlib data list``."""
-    from kdlib.data import about, dataset_names
+    from kdlib.data import DATASETS
 
-    for name in dataset_names():
-        print(f"{name:16} {about(name)}")
+    for name, found in DATASETS.items():
+        print(f"{name:16} {found.about}")
 
 
 def check_data(options: Namespace) -> None:

@@ -2,8 +2,9 @@
 
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 
-from kdlib.data import LISTERS, dataset_names, load_data, tasks_of
+from kdlib.data import dataset_names, listed, load_data, tasks_of
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
 from kdlib.data.photograph_cache import build
@@ -37,7 +38,7 @@ def _tasks(name: str, data_root: Path | None) -> tuple[str, ...]:
 
 def _checked(name: str, split: str, task: str, data_root: Path | None) -> str:
     published = PUBLISHED_OBJECTS if task == "detection" else PUBLISHED
-    whole = name in published or name in LISTERS  # the others would be composed
+    whole = name in published or name in listed()  # the others would be composed
     data = load_data(name, split, size=None if whole else CHECKED, data_root=data_root, task=task)
     _read(data.first(CHECKED))
     classes = ", ".join(data.classes[:SHOWN]) + (", ..." if len(data.classes) > SHOWN else "")
@@ -76,14 +77,14 @@ def cache_split(
             cannot be written.
     """
     if name not in dataset_names():
-        raise unknown("data set", name, LISTERS)
-    if name not in LISTERS:
+        raise unknown("data set", name, listed())
+    if name not in listed():
         raise KdlibError(
             f"'{name}' needs no cache of photographs: it is held in memory, or made once and kept. "
-            f"Those that can have one: {', '.join(LISTERS)}."
+            f"Those that can have one: {', '.join(listed())}."
         )
     start = time.perf_counter()
-    source = open_source(LISTERS[name], split, image_size, data_root)
+    source = open_source(resolve_name(listed()[name]), split, image_size, data_root)
     folder = build(source, workers or worker_count())
     size = (folder / "pixels").stat().st_size / 1e9
     return (

@@ -28,15 +28,17 @@ from tqdm.auto import tqdm
 
 from kdlib.checkpoints import load_weights
 from kdlib.data.batches import Batches
-from kdlib.data.image_data import TASKS, ImageData
+from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError, unknown
 from kdlib.evaluate import BATCH_SIZE, ClassificationMarks, Marks, images_at_once
 from kdlib.files import write_atomic, write_json
 from kdlib.frskd.segmentation import SegmentationMarks
 from kdlib.launch import earlier
 from kdlib.methods import parse_method
-from kdlib.models import count_parameters, create_model, flops
+from kdlib.models import create_model
+from kdlib.models.cost import count_parameters, flops
 from kdlib.runs import RunConfig, evaluation_data, provenance, read_record, run_directory
+from kdlib.tasks import TASKS
 from study.jobs import plain_job, students_job
 from study.records import validate_record
 from study.results import markdown_table, metric_name, number

@@ -30,7 +30,8 @@ from kdlib.distill import FrozenTeacher
 from kdlib.errors import KdlibError, check_kind, checked_options, unknown
 from kdlib.launch import each_once, teacher_of
 from kdlib.methods import STAGES, method_of, parse_method, tuned_field
-from kdlib.models import create_model, output_shapes
+from kdlib.models import create_model
+from kdlib.models.cost import output_shapes
 from kdlib.runs import RunConfig
 from kdlib.trainee import Lesson, Trainee
 

@@ -12,12 +12,11 @@ from typing import Any
 import pandas as pd
 from jsonschema import Draft202012Validator
 
-from kdlib.data.batches import AUGMENTATIONS
-from kdlib.data.image_data import TASKS
 from kdlib.errors import KdlibError
 from kdlib.files import write_atomic
 from kdlib.methods import METHODS, STAGES, parse_method
 from kdlib.runs import ADDED_LATER, RunConfig, read_record, without_neutral
+from kdlib.tasks import AUGMENTATIONS, TASKS
 from study.analyses.measure import ANSWERS_FILE, FILES_FILE, MAPS_FILE
 
 PUBLISHED_FILES = ("history.csv", "record.json")

@@ -14,13 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from kdlib.data.image_data import TASKS
 from kdlib.errors import KdlibError
 from kdlib.files import write_text
 from kdlib.losses.dct import PRESETS
 from kdlib.methods import METHODS, Method
 from kdlib.runs import RunConfig
 from kdlib.srm.losses import SrmOptions
+from kdlib.tasks import TASKS
 from study.figures.style import difference_name, name_of
 from study.profiles import expand
 from study.records import (

@@ -21,9 +21,9 @@ import pandas as pd
 from scipy import optimize, stats
 from statsmodels.stats.multitest import multipletests
 
-from kdlib.data.image_data import TASKS
 from kdlib.errors import KdlibError, unknown
 from kdlib.runs import RunConfig
+from kdlib.tasks import TASKS
 from study.figures.style import name_of
 from study.profiles import expand, plain_epochs
 from study.records import METRICS, OF_DETECTORS, SEEDS, VARIANT, describe_setting, student_settings

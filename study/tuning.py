@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from kdlib.data.image_data import TASKS
 from kdlib.errors import KdlibError
 from kdlib.files import write_text
 from kdlib.methods import STAGES, tuned_field
 from kdlib.runs import RunConfig, read_record
+from kdlib.tasks import TASKS
 from study.profiles import PROFILES
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kdlib.distill import create_distiller
 from kdlib.errors import KdlibError
-from kdlib.methods import create_distiller, tuned_field
+from kdlib.methods import tuned_field
 from study import profiles
 from study.profiles import (
     expand,

@@ -9,7 +9,8 @@ from kdlib.checkpoints import load_tensors
 from kdlib.data import load_data
 from kdlib.errors import KdlibError
 from kdlib.evaluate import predict
-from kdlib.models import create_model, flops
+from kdlib.models import create_model
+from kdlib.models.cost import flops
 from kdlib.runs import RunConfig, run_directory
 from kdlib.train import fit
 from kdlib.trainee import refined_network, trained_network

@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from kdlib.data.image_data import TASKS
 from kdlib.errors import KdlibError
 from kdlib.runs import SCHEMA_VERSION, write_record
+from kdlib.tasks import TASKS
 from study import tuning
 from study.tuning import choose, dev_records, grid_scores, write_tuned
 

@@ -1,20 +1,20 @@
 """Refuse wrong arguments of ``make`` before anything is installed or trained.
 
 It runs before the environment exists, so it needs nothing but the standard library. Names of
-methods, modifiers and data sets are read from the registries' source, not kept a second time.
+methods, modifiers and data sets are those of the registries, which need nothing more either.
 """
 
-import ast
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from kdlib.data import DATASETS  # noqa: E402
 from kdlib.errors import KdlibError, shown, unknown  # noqa: E402
+from kdlib.methods import METHODS, MODIFIERS, modifiers_of  # noqa: E402
 
 VARIABLES = (
     "PROFILE", "DATASET", "METHODS", "SEEDS", "EPOCHS", "IMAGES", "DATA_ROOT", "JOBS",
@@ -54,21 +54,6 @@ def words(text: str) -> list[str]:
     return text.replace(",", " ").split()
 
 
-def registry(file: str, name: str) -> dict[str, Any]:
-    """The names in a literal dict or tuple ``name`` at the top of a source file.
-
-    Each comes with its expression: the dict's value, or the tuple's item itself.
-    """
-    for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            literal = node.value
-            values = literal.values if isinstance(literal, ast.Dict) else literal.elts
-            keys = literal.keys if isinstance(literal, ast.Dict) else literal.elts
-            return {ast.literal_eval(k): value for k, value in zip(keys, values, strict=True)}
-    raise LookupError(f"{file} does not define {name}")
-
-
 def profiles() -> list[str]:
     """Names of the profiles."""
     return sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
@@ -80,41 +65,13 @@ def executors() -> list[str]:
     return ["local", *sorted(path.parent.name for path in found)]
 
 
-def datasets() -> list[str]:
-    """Names of the data sets."""
-    return list(registry("kdlib/data/__init__.py", "DATASETS"))
-
-
-def methods() -> dict[str, list[str]]:
-    """Names of the methods, each with the modifiers that it takes."""
-    lines = registry("kdlib/methods.py", "METHODS")
-    return {name: _taken_by(line) for name, line in lines.items()}
-
-
-def _taken_by(line: ast.Call) -> list[str]:
-    """All, where a method has a loss of its own; +kd alone, where it has options at least.
-
-    Detectors' methods take none: their teacher answers for crops, not for images.
-    """
-    if isinstance(line.func, ast.Name) and line.func.id == "detecting":
-        return []
-    if not (isinstance(line.args[0], ast.Constant) and line.args[0].value is None):
-        return modifiers()
-    return ["kd"] if any(word.arg == "settings" for word in line.keywords) else []
-
-
-def modifiers() -> list[str]:
-    """What may follow a method's name after a plus sign."""
-    return list(registry("kdlib/methods.py", "MODIFIERS"))
-
-
 def print_valid() -> None:
     """Print the names that the variables may have."""
     print("valid PROFILE:", ", ".join(profiles()))
-    print("valid DATASET:", ", ".join(datasets()))
+    print("valid DATASET:", ", ".join(DATASETS))
     print("valid EXECUTOR:", ", ".join(executors()))
-    print("valid METHODS:", ", ".join(methods()))
-    print("               each, where it has a loss of its own, with +" + " +".join(modifiers()))
+    print("valid METHODS:", ", ".join(METHODS))
+    print("               each, where it has a loss of its own, with +" + " +".join(MODIFIERS))
 
 
 def check_version(version: tuple[int, ...]) -> None:
@@ -143,20 +100,20 @@ def check_profile(name: str) -> None:
 
 def check_dataset(name: str) -> None:
     """Refuse an unknown data set."""
-    if name and name not in datasets():
-        raise unknown("DATASET", name, datasets())
+    if name and name not in DATASETS:
+        raise unknown("DATASET", name, DATASETS)
 
 
 def check_methods(names: Iterable[str]) -> None:
     """Refuse an unknown method or modifier."""
     for name in names:
         base, *added = name.split("+")
-        if base not in methods():
-            raise unknown("method in METHODS", base, methods())
+        if base not in METHODS:
+            raise unknown("method in METHODS", base, METHODS)
         for modifier in added:
-            if modifier not in modifiers():
-                raise unknown("modifier in METHODS", modifier, modifiers())
-        taken = methods()[base]
+            if modifier not in MODIFIERS:
+                raise unknown("modifier in METHODS", modifier, MODIFIERS)
+        taken = modifiers_of(base)
         if not set(added) <= set(taken):
             valid = " ".join(f"+{word}" for word in taken) or "no modifier"
             raise KdlibError(f"METHODS has '{shown(name)}', but '{base}' takes {valid}.")

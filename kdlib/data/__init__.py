@@ -1,55 +1,94 @@
-"""Data sets by name; one line each."""
+"""Data sets by name: what each is, and what loads it for a task."""
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, NamedTuple
 
-from kdlib.data.cifar import load_cifar100
-from kdlib.data.fashion import load_fashion_mnist, load_fashion_scenes
-from kdlib.data.image_data import TASKS, ImageData
-from kdlib.data.photographs import Lister, load_photographs
-from kdlib.data.places import list_ade20k, list_imagefolder, list_mit67, list_places365, list_sun397
-from kdlib.data.scenes import (
-    load_fashion_scene_masks,
-    load_fashion_scene_objects,
-    load_scene_masks,
-    load_scene_objects,
-    load_scenes,
-)
-from kdlib.detection.data import checked_crop_size, cropped, load_coco, load_voc_objects
 from kdlib.errors import KdlibError, unknown
-from kdlib.frskd.segmentation import load_voc
+from kdlib.tasks import TASKS
 
-DATASETS: dict[str, Callable[..., ImageData]] = {
-    "scenes": load_scenes,
-    "fashion_scenes": load_fashion_scenes,
-    "fashion_mnist": load_fashion_mnist,
-    "cifar100": load_cifar100,
-    "mit67": partial(load_photographs, list_mit67),
-    "sun397": partial(load_photographs, list_sun397),
-    "ade20k": partial(load_photographs, list_ade20k),
-    "places365": partial(load_photographs, list_places365),
-    "imagefolder": partial(load_photographs, list_imagefolder),
-    "voc": load_voc,
-    "coco": load_coco,
+if TYPE_CHECKING:
+    from kdlib.data.image_data import ImageData
+
+
+class DataSet(NamedTuple):
+    """A data set, by what loads it (as ``module:name``) for each task that it has the truth for.
+
+    Attributes:
+        about: what it is, in a line.
+        images: its loader where images have labels.
+        masks: where their pixels have.
+        boxes: where their objects have, and boxes, by which they can be cut out.
+        lister: what reads the lists of a data set of photographs, which have labels.
+    """
+
+    about: str
+    images: str | None = None
+    masks: str | None = None
+    boxes: str | None = None
+    lister: str | None = None
+
+    def loader(self, task: str) -> Callable[..., "ImageData"] | None:
+        """What loads it for a task; ``None`` where it has no truth for that."""
+        name = {"segmentation": self.masks, "classification": self.images}.get(task, self.boxes)
+        if task != "classification" or not self.lister:
+            return resolve_name(name) if name else None
+        from kdlib.data.photographs import load_photographs
+
+        return partial(load_photographs, resolve_name(self.lister))
+
+
+DATASETS = {
+    "scenes": DataSet(
+        "The embedded scenes: made on the fly, no data root needed",
+        "kdlib.data.scenes:load_scenes",
+        "kdlib.data.scenes:load_scene_masks",
+        "kdlib.data.scenes:load_scene_objects",
+    ),
+    "fashion_scenes": DataSet(
+        "Scenes of garments, composed once and then read from the cache",
+        "kdlib.data.fashion:load_fashion_scenes",
+        "kdlib.data.scenes:load_fashion_scene_masks",
+        "kdlib.data.scenes:load_fashion_scene_objects",
+    ),
+    "fashion_mnist": DataSet(
+        "Fashion-MNIST, padded to 32 x 32 (and resized if another size is asked for)",
+        "kdlib.data.fashion:load_fashion_mnist",
+    ),
+    "cifar100": DataSet(
+        "CIFAR-100 with its 100 fine classes; the published order, which is random, is kept",
+        "kdlib.data.cifar:load_cifar100",
+    ),
+    "mit67": DataSet(
+        "MIT Indoor 67: indoor scenes, the official lists", lister="kdlib.data.places:list_mit67"
+    ),
+    "sun397": DataSet(
+        "SUN397: indoor and outdoor scenes, the first official partition",
+        lister="kdlib.data.places:list_sun397",
+    ),
+    "ade20k": DataSet(
+        "ADE20K: the scene of each photograph, 1,055 classes of which many have a few",
+        lister="kdlib.data.places:list_ade20k",
+    ),
+    "places365": DataSet(
+        "Places365-Standard: scenes, 256 x 256, tested on its validation set",
+        lister="kdlib.data.places:list_places365",
+    ),
+    "imagefolder": DataSet(
+        "Photographs of your own, in a folder a class", lister="kdlib.data.places:list_imagefolder"
+    ),
+    "voc": DataSet(
+        "Pascal VOC 2007 and 2012: photographs, each pixel one of 20 things or background",
+        masks="kdlib.frskd.segmentation:load_voc",
+        boxes="kdlib.detection.data:load_voc_objects",
+    ),
+    "coco": DataSet(
+        "COCO 2017: photographs of any size, objects of 80 classes with their boxes",
+        boxes="kdlib.detection.data:load_coco",
+    ),
 }
-SEGMENTED: dict[str, Callable[..., ImageData]] = {
-    "scenes": load_scene_masks,
-    "fashion_scenes": load_fashion_scene_masks,
-    "voc": load_voc,
-}
-"""With the class of each pixel."""
-DETECTED: dict[str, Callable[..., ImageData]] = {
-    "scenes": load_scene_objects,
-    "fashion_scenes": load_fashion_scene_objects,
-    "voc": load_voc_objects,
-    "coco": load_coco,
-}
-"""With the box and the class of each object, which can be cut out by their boxes."""
-LISTERS: dict[str, Lister] = {
-    name: loader.args[0] for name, loader in DATASETS.items() if isinstance(loader, partial)
-}
-"""Of the data sets that are photographs in files of their own."""
 SMALLEST = 2
 SPLITS = ("train", "fit", "dev", "test")
 DEV_SHARE = 0.2
@@ -60,46 +99,29 @@ def dataset_names() -> tuple[str, ...]:
     return tuple(DATASETS)
 
 
-def about(name: str) -> str:
-    """What a data set is, in one line."""
-    text = (LISTERS.get(name) or DATASETS[name]).__doc__ or ""
-    return text.split("\n")[0].rstrip(".")
-
-
-def loaders_of(task: str) -> dict[str, Callable[..., ImageData]]:
-    """The data sets of a task, by name.
-
-    Raises:
-        KdlibError: an unknown task.
-    """
-    if task not in TASKS:
-        raise unknown("task", task, TASKS)
-    if task == "segmentation":
-        return SEGMENTED
-    if task in ("detection", "crops"):
-        return DETECTED
-    others = (SEGMENTED, DETECTED)
-    return {
-        name: load
-        for name, load in DATASETS.items()
-        if all(load is not other.get(name) for other in others)
-    }
-
-
-def _loader(name: str, task: str) -> Callable[..., ImageData]:
-    """What loads a data set for a task."""
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
-    loaders = loaders_of(task)
-    if name not in loaders:
-        valid = ", ".join(loaders)
-        raise KdlibError(f"'{name}' has no truth for task '{task}'. Valid for it: {valid}.")
-    return loaders[name]
+def listed() -> dict[str, str]:
+    """The data sets that are photographs in files of their own, and what lists each."""
+    return {name: found.lister for name, found in DATASETS.items() if found.lister}
 
 
 def tasks_of(name: str) -> tuple[str, ...]:
     """The tasks that a data set has the truth for."""
-    return tuple(task for task in TASKS if name in loaders_of(task))
+    found = DATASETS[name]
+    has = {"classification": found.images or found.lister, "segmentation": found.masks}
+    return tuple(task for task in TASKS if has.get(task, found.boxes if task not in has else None))
+
+
+def _loader(name: str, task: str) -> Callable[..., "ImageData"]:
+    """What loads a data set for a task."""
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    load = DATASETS[name].loader(task)
+    if load is None:
+        valid = ", ".join(other for other in DATASETS if task in tasks_of(other))
+        raise KdlibError(f"'{name}' has no truth for task '{task}'. Valid for it: {valid}.")
+    return load
 
 
 def load_data(
@@ -113,7 +135,7 @@ def load_data(
     distractors: int = 4,
     crop_size: int = 32,
     data_root: Path | str | None = None,
-) -> ImageData:
+) -> "ImageData":
     """Load a split of a data set into memory, map it, or list its photographs.
 
     Args:
@@ -140,6 +162,8 @@ def load_data(
         raise unknown("split", split, SPLITS)
     if size is not None and size < SMALLEST:
         raise KdlibError(f"size is {size}; it must be at least {SMALLEST}, or None for all.")
+    from kdlib.detection.data import checked_crop_size, cropped
+
     checked_crop_size(crop_size)
     data = load(
         "test" if split == "test" else "train",

@@ -20,6 +20,7 @@ from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.data.photographs import Photographs, random_places
 from kdlib.errors import KdlibError, unknown
 from kdlib.seeds import derive_seed, generator
+from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING, MIXTURES
 from kdlib.team import ALONE, Portion, Team
 
 if TYPE_CHECKING:
@@ -27,11 +28,7 @@ if TYPE_CHECKING:
 
 
 # Augmentations that change what an image is labelled: Mixup, CutMix, rotations as classes (SLA).
-MIXTURES = {"mixup": 0.2, "cutmix": 1.0}
-"""Both parameters of the Beta distribution of the share, as FRSKD's paper has them."""
 ROTATIONS = 4
-JOINT = "sla"
-MIXING = (*MIXTURES, JOINT)
 
 
 class Mixed(NamedTuple):
@@ -120,7 +117,6 @@ def _joint(labels: Tensor, classes: int) -> Tensor:
     return torch.cat([labels + turns * classes for turns in range(ROTATIONS)])
 
 
-AUGMENTATIONS = ("flip", "crop", "random_crop", *MIXING)
 CROP_PADDING = 4
 DEVICE_SHARE = 0.5
 """Of a GPU's free memory that a data set may take."""

@@ -1,5 +1,1 @@
-"""How well objects are found: COCO's average precision and the errors that cost it.
-
-``DetectionMarks`` collects what a detector finds, batch after batch;
-:mod:`kdlib.detection.evaluation` and :mod:`kdlib.detection.error_types` measure it.
-"""
+"""A classifier teaches a detector (Guo 2021, arXiv 2106.05209): its losses, models, data."""

@@ -18,7 +18,7 @@ from kdlib.detection.data import Objects
 from kdlib.detection.models import Detections, Detector
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluating
-from kdlib.models import count_parameters
+from kdlib.models.cost import count_parameters
 from kdlib.team import ALONE, Team
 
 # Boxes of all images in flat arrays, a row a box, and the overlaps of those of the same image.

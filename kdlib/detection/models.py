@@ -503,8 +503,8 @@ def ssdlite320_mobilenet_v3_large(
 
 def with_pyramid(
     classes: int,
-    build: Callable[..., nn.Module],
-    backbone: Callable[..., nn.Module],
+    build: str,
+    backbone: str,
     image_size: int = 800,
     mean: Channels = None,
     std: Channels = None,
@@ -518,7 +518,11 @@ def with_pyramid(
     sizes = {"min_size": image_size, "max_size": round(image_size * LONGEST)}
     return Detector(
         _built(
-            build, backbone, classes, weights, sizes | _torchvision_detectors_channels(mean, std)
+            getattr(detection, build),
+            getattr(tv, backbone),
+            classes,
+            weights,
+            sizes | _torchvision_detectors_channels(mean, std),
         ),
         classes,
     )

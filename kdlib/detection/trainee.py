@@ -6,14 +6,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from kdlib.data.image_data import TASKS, ImageData
+from kdlib.data.image_data import ImageData
 from kdlib.detection.batches import DetectionBatches
 from kdlib.detection.evaluation import detector_cost, evaluate_detectors
+from kdlib.detection.losses import BoxDistiller, CropLoss
 from kdlib.detection.models import Detector
-from kdlib.distill import DetectorLearner
-from kdlib.methods import create_box_distiller
-from kdlib.models import TORCHVISION_DETECTORS, create_model
+from kdlib.distill import Learner, check_method_task, method_loss
+from kdlib.errors import KdlibError
+from kdlib.methods import weights_of
+from kdlib.models import MODELS, create_model
+from kdlib.runs import RunConfig
 from kdlib.seeds import derive_seed, seed_everything
+from kdlib.tasks import TASKS
 from kdlib.trainee import Lesson, Trainee
 
 MONITORED = 200
@@ -30,7 +34,7 @@ class DetectorTrainee(Trainee):
 
     def _build(self, lesson: Lesson | None) -> nn.Module:
         # torchvision's normalise as their backbones were trained; ours as these images are.
-        own = lesson is not None and self.config.student not in TORCHVISION_DETECTORS
+        own = lesson is not None and not MODELS[self.config.student].pretrained
         self.colours = {"mean": lesson.mean, "std": lesson.std} if lesson and own else {}
         self.student = cast("Detector", self._untrained())
         self.distiller = create_box_distiller(self.config)
@@ -70,3 +74,28 @@ class DetectorTrainee(Trainee):
     def cost(self) -> dict[str, Any]:
         """Parameters, operations and latency, from images of the evaluation to detections."""
         return detector_cost(self.student, self.shown)
+
+
+class DetectorLearner(Learner):
+    """A detector, which has losses of its own, and a classifier of crops that adds to them."""
+
+    def forward(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
+        """As :meth:`Learner.forward`, of a :class:`kdlib.detection.batches.DetectionBatch`."""
+        answer = self.student(batch.images, batch.targets)
+        student = cast("Detector", self.student)
+        added = cast("BoxDistiller", self.distiller)(answer.positives, student, batch, teacher)
+        return {**answer.losses, **added}
+
+
+def create_box_distiller(config: RunConfig) -> BoxDistiller:
+    """Build what a detector is taught with, beside torchvision's own losses.
+
+    Raises:
+        KdlibError: unknown method or option, a method of another task, or one that needs a teacher
+            and has none.
+    """
+    check_method_task(config)
+    loss = cast("CropLoss | None", method_loss(config.method, config.method_options, None))
+    if loss is not None and loss.needs_classifier and config.canonical().teacher == "none":
+        raise KdlibError(f"'{config.method}' asks a classifier about crops: name a teacher.")
+    return BoxDistiller(config.method, loss, weights_of(config).method)

@@ -90,11 +90,9 @@ class TappedNetwork(nn.Module):
         return Output(found["logits"], stages, found["embedding"].flatten(1))
 
 
-def tapped_resnet(
-    classes: int, build: Callable[..., nn.Module], weights: str | None = None
-) -> TappedNetwork:
+def tapped_resnet(classes: int, name: str, weights: str | None = None) -> TappedNetwork:
     """A ResNet of torchvision: stages at 1/4, 1/8, 1/16 and 1/32 of the image."""
-    network = pretrained(build, weights)
+    network = pretrained(getattr(models, name), weights)
     _fit_classifier(network, "fc", classes)
     return TappedNetwork(network, RESNET_STAGES, "flatten", "fc")
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn, optim
 
 from kdlib.checkpoints import load_tensors, load_weights, save_tensors
 from kdlib.data.image_data import ImageData
-from kdlib.distill import Describer
+from kdlib.distill import Distiller, create_distiller
 from kdlib.errors import KdlibError
 from kdlib.files import write_text
 from kdlib.losses.pair import Pair
-from kdlib.methods import create_distiller, run_before
-from kdlib.models import count_parameters
+from kdlib.methods import run_before
+from kdlib.models.cost import count_parameters
 from kdlib.models.output import Shapes
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory
 from kdlib.seeds import derive_seed, seed_everything
@@ -198,3 +198,20 @@ class Continued(Trainee):
     def seconds(self) -> float:
         """Seconds that all epochs took, those of the initialisation included."""
         return self.initialised_s + super().seconds
+
+
+class Describer(nn.Module):
+    """Dictionaries that describe a frozen teacher: there is no student.
+
+    Args:
+        distiller: whose method's loss holds the dictionaries.
+        best: the dictionaries of the least loss so far; they do not learn.
+    """
+
+    def __init__(self, distiller: Distiller, best: nn.Module) -> None:
+        super().__init__()
+        self.distiller, self.best = distiller, best
+
+    def forward(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
+        """As :meth:`Learner.forward`; the teacher is described as it is."""
+        return self.distiller(teacher, teacher, batch, progress)

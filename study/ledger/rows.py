@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from kdlib.data.batches import MIXING
-from kdlib.data.image_data import TASKS
 from kdlib.errors import KdlibError
 from kdlib.methods import parse_method
 from kdlib.runs import RunConfig
+from kdlib.tasks import MIXING, TASKS
 from study.profiles import expand, profile_names, read_profile
 from study.records import runs_of, student_settings
 from study.statistics import (

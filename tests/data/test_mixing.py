@@ -6,16 +6,9 @@ import torch
 from torchvision.transforms import v2
 
 from kdlib.data import load_data
-from kdlib.data.batches import (
-    MIXTURES,
-    Batch,
-    Batches,
-    mixture,
-    output_count,
-    relabelled,
-    with_rotations,
-)
+from kdlib.data.batches import Batch, Batches, mixture, output_count, relabelled, with_rotations
 from kdlib.errors import KdlibError
+from kdlib.tasks import MIXTURES
 
 CLASSES = 16
 

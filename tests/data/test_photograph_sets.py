@@ -1,11 +1,13 @@
 """Data sets of photographs in their real formats: splits, class orders, and what can be wrong."""
 
+from pkgutil import resolve_name
+
 import pytest
 import torch
 from photographs import photograph, write_ade20k, write_mit67, write_places365, write_sun397
 from torchvision.datasets import Places365
 
-from kdlib.data import LISTERS, load_data
+from kdlib.data import listed, load_data
 from kdlib.errors import KdlibError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -42,7 +44,7 @@ EXPECTED = {
 
 
 def test_every_set_of_photographs_is_tested():
-    assert set(EXPECTED) == set(LISTERS)
+    assert set(EXPECTED) == set(listed())
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -56,7 +58,7 @@ def test_splits_and_class_orders_are_those_of_the_lists(root, name):
 
 def test_labels_belong_to_their_photographs(root):
     data = load(root, "sun397")
-    listing = LISTERS["sun397"]("train", root)
+    listing = resolve_name(listed()["sun397"])("train", root)
     names = [listing.names[position] for position in data.images.positions]
     found = [name.split("/", 1)[1].rsplit("/", 1)[0] for name in names]
     assert found == [data.classes[label] for label in data.labels]

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
 import torch
 from photographs import photograph, write_mit67
 
-from kdlib.data import LISTERS, load_data
+from kdlib.data import listed, load_data
 from kdlib.data import photograph_cache as resized
 from kdlib.data.batches import Batches
 from kdlib.data.photograph_cache import Resized
@@ -31,7 +32,7 @@ def root(tmp_path, monkeypatch):
 
 
 def source(root):
-    return open_source(LISTERS["mit67"], "train", 28, root)
+    return open_source(resolve_name(listed()["mit67"]), "train", 28, root)
 
 
 def build(root) -> Path:
@@ -135,12 +136,13 @@ def test_a_full_disk_is_told_before_anything_is_written(root, monkeypatch):
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from kdlib.data import LISTERS, resized
+from kdlib.data import photograph_cache as resized
 from kdlib.data.photographs import Source, open_source
+from kdlib.data.places import list_mit67
 resized.CHUNK = 3
 read = Source.read
 Source.read = lambda self, position: (time.sleep(0.05), read(self, position))[1]
-resized.build(open_source(LISTERS["mit67"], "train", 28, Path(sys.argv[1])), 2, progress=False)
+resized.build(open_source(list_mit67, "train", 28, Path(sys.argv[1])), 2, progress=False)
 """
 
 

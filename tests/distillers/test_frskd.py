@@ -10,12 +10,12 @@ from scipy.fft import dctn
 from scipy.special import log_softmax
 
 from kdlib.data.batches import Batch, Mixed
-from kdlib.distill import TeacherOutput, label_loss
+from kdlib.distill import TeacherOutput, create_distiller, label_loss
 from kdlib.errors import KdlibError
 from kdlib.frskd.losses import FEATURES, RefinementLoss
 from kdlib.losses.pair import Pair
-from kdlib.methods import create_distiller
-from kdlib.models import create_model, output_shapes
+from kdlib.models import create_model
+from kdlib.models.cost import output_shapes
 from kdlib.models.output import Output, Shapes
 from kdlib.runs import RunConfig
 

@@ -16,9 +16,9 @@ from distillers.networks import (
 )
 from torch import Tensor
 
-from kdlib.distill import TeacherOutput
+from kdlib.distill import TeacherOutput, create_distiller
 from kdlib.errors import KdlibError
-from kdlib.methods import METHODS, create_distiller, parse_method
+from kdlib.methods import METHODS, parse_method
 from kdlib.models.output import Output
 from kdlib.runs import RunConfig
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from photographs import write_mit67
 from training import tiny
 
 from kdlib.checkpoints import load_tensors, save_tensors
-from kdlib.data import LISTERS
+from kdlib.data import listed
 from kdlib.data.cache import cached
 from kdlib.data.photograph_cache import Resized, build, is_whole
 from kdlib.data.photographs import open_source
@@ -164,7 +165,7 @@ def rows(numbers: np.ndarray) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", ["pixels", "sums", "index.npy"])
 def test_resized_photographs(tmp_path, monkeypatch, name, trials, tally):
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
-    opened = open_source(LISTERS["mit67"], "train", 28, write_mit67(tmp_path))
+    opened = open_source(resolve_name(listed()["mit67"]), "train", 28, write_mit67(tmp_path))
     folder = build(opened, workers=1, progress=False)
     path = folder / name
     whole = [Resized(folder).read(position).copy() for position in range(8)]

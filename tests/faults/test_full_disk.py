@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from photographs import write_mit67
 from training import tiny
 
 from kdlib.checkpoints import load_tensors
-from kdlib.data import LISTERS
+from kdlib.data import listed
 from kdlib.data.cache import cached
 from kdlib.data.photograph_cache import build as resized_build
 from kdlib.data.photograph_cache import folder_of, is_whole
@@ -111,7 +112,7 @@ def test_a_cache_that_does_not_fit(tmp_path, monkeypatch, tally):
 
 def test_resized_photographs_that_do_not_fit(tmp_path, monkeypatch, tally):
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
-    opened = open_source(LISTERS["mit67"], "train", 28, write_mit67(tmp_path))
+    opened = open_source(resolve_name(listed()["mit67"]), "train", 28, write_mit67(tmp_path))
 
     def build() -> str:
         return str(resized_build(opened, workers=1, progress=False))

@@ -20,8 +20,10 @@ from faults.processes import outcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kdlib.detection.trainee import create_box_distiller
+from kdlib.distill import create_distiller
 from kdlib.errors import KdlibError
-from kdlib.methods import METHODS, create_box_distiller, create_distiller, parse_method
+from kdlib.methods import METHODS, parse_method
 from kdlib.runs import RunConfig, configs_of
 from study import cli, profiles
 from study import notebooks as execute

@@ -7,6 +7,7 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from training import tiny
 
 import kdlib
 from kdlib.checkpoints import load_tensors
-from kdlib.data import LISTERS, load_data
+from kdlib.data import listed, load_data
 from kdlib.data.cache import cached
 from kdlib.data.photograph_cache import build, is_whole
 from kdlib.data.photographs import open_source
@@ -119,7 +120,7 @@ def test_a_cache_with_the_right_checksum(tmp_path, monkeypatch, form, tally):
 def test_resized_photographs(tmp_path, monkeypatch, form, tally):
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
     root = write_mit67(tmp_path)
-    opened = open_source(LISTERS["mit67"], "train", 28, root)
+    opened = open_source(resolve_name(listed()["mit67"]), "train", 28, root)
     folder = build(opened, workers=1, progress=False)
     (folder / "index.npy").write_bytes(hostile(tmp_path / "marker")[form])
     assert len(load_data("mit67", "train", image_size=28, data_root=root)) == 8

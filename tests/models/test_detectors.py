@@ -13,11 +13,13 @@ from torchvision.ops import box_iou
 
 from kdlib.detection.models import Answer, Detections
 from kdlib.errors import KdlibError
-from kdlib.models import DETECTORS, check_task, create_model, flops
+from kdlib.models import MODELS, check_task, create_model
+from kdlib.models.cost import flops
 
 torch.set_num_threads(1)
 
 HEAVY = ("ssd300_vgg16", "retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn")
+DETECTORS = [name for name, model in MODELS.items() if model.task == "detection"]
 LIGHT = [name for name in DETECTORS if name not in HEAVY]
 """One of each kind at least: what the heavy ones share with these is tested on these."""
 GRIDS = [name for name in LIGHT if not name.startswith("fasterrcnn")]

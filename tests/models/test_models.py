@@ -9,8 +9,9 @@ from torch.nn import functional
 from torchvision import models as tv
 
 from kdlib.errors import KdlibError
-from kdlib.models import count_parameters, create_model, flops, model_names, stage_shapes
+from kdlib.models import create_model, model_names
 from kdlib.models.cifar import ShuffleUnit
+from kdlib.models.cost import count_parameters, flops, stage_shapes
 from kdlib.models.output import Output
 from kdlib.models.torchvision import TappedNetwork, tapped_resnet
 
@@ -266,8 +267,8 @@ def test_pretrained_weights_survive_and_only_a_wrong_classifier_is_replaced(monk
     monkeypatch.setattr(
         "torchvision.models._api.load_state_dict_from_url", lambda *_args, **_kwargs: state
     )
-    same = tapped_resnet(1000, tv.resnet18, "DEFAULT")
-    other = tapped_resnet(10, tv.resnet18, "DEFAULT")
+    same = tapped_resnet(1000, "resnet18", "DEFAULT")
+    other = tapped_resnet(10, "resnet18", "DEFAULT")
     assert isinstance(other, TappedNetwork)
     assert torch.equal(same.network.fc.weight, state["fc.weight"])
     assert torch.equal(other.network.conv1.weight, state["conv1.weight"])

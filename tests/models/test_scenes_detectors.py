@@ -6,7 +6,8 @@ from torch import optim
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from kdlib.models import count_parameters, create_model
+from kdlib.models import create_model
+from kdlib.models.cost import count_parameters
 
 torch.set_num_threads(1)
 

@@ -8,11 +8,14 @@ from torch.nn import functional
 
 from kdlib.errors import KdlibError
 from kdlib.frskd.self_teacher import PixelHead, PixelSelfTeacher
-from kdlib.models import SEGMENTERS, check_task, count_parameters, create_model, output_shapes
+from kdlib.models import MODELS, check_task, create_model
+from kdlib.models.cost import count_parameters, output_shapes
 
 SIZES = {"scenes_segmenter": 32, "scenes_segmenter_tiny": 32}
 EFFICIENT = 128
 """Pixels at which the coarsest of six levels is a single one."""
+
+SEGMENTERS = [name for name, model in MODELS.items() if model.task == "segmentation"]
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)

@@ -7,7 +7,8 @@ from torch import nn
 
 from kdlib.errors import KdlibError
 from kdlib.frskd.self_teacher import EPSILON, SelfTeacher, enlarged, reduced
-from kdlib.models import count_parameters, create_model, stage_shapes
+from kdlib.models import create_model
+from kdlib.models.cost import count_parameters, stage_shapes
 
 # Millions of parameters for 100 classes, of the released code (Ji 2021, arXiv 2103.08273).
 PUBLISHED = [

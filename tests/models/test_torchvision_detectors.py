@@ -10,7 +10,8 @@ from torchvision.models import detection
 
 from kdlib.detection.models import SSD_SMALLEST
 from kdlib.errors import KdlibError
-from kdlib.models import count_parameters, create_model
+from kdlib.models import create_model
+from kdlib.models.cost import count_parameters
 
 torch.set_num_threads(1)
 

@@ -4,10 +4,10 @@ import torch
 from torch import nn
 
 from kdlib.data.batches import Batch
-from kdlib.distill import Distiller, FrozenTeacher
+from kdlib.distill import Distiller, FrozenTeacher, create_distiller
 from kdlib.losses.pair import Pair
-from kdlib.methods import create_distiller
-from kdlib.models import create_model, output_shapes
+from kdlib.models import create_model
+from kdlib.models.cost import output_shapes
 from kdlib.runs import RunConfig
 
 SIZE, CLASSES, IMAGES = 32, 16, 6

@@ -11,9 +11,9 @@ from kdlib.srm.atoms import (
     centroids_of,
     compare_with_centroids,
     explained,
-    label_pictures,
 )
 from kdlib.srm.losses import SparseBlock
+from study.figures.atoms import label_pictures
 
 
 def test_a_tally_adds_up_energy_error_and_dead_atoms():

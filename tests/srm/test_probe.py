@@ -7,8 +7,14 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn import functional
 
 from kdlib.errors import KdlibError
-from kdlib.models import OWN, create_model
+from kdlib.models import MODELS, create_model
 from kdlib.srm.probe import DECAY, classifier_of, fit_probe, install
+
+OWN = [
+    name
+    for name, model in MODELS.items()
+    if model.task == "classification" and not model.pretrained
+]
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ from training import history_of, killed_at_random, result_of, tiny
 
 from kdlib.checkpoints import load_tensors
 from kdlib.data import load_data
+from kdlib.distill import create_distiller
 from kdlib.errors import KdlibError
 from kdlib.launch import earlier
-from kdlib.methods import create_distiller, run_before
+from kdlib.methods import run_before
 from kdlib.runs import RunConfig, configs_of, read_record, run_directory
-from kdlib.srm.stages import Continued
-from kdlib.train import TRAINEES, fit
+from kdlib.srm.stages import Continued, DictionaryLearner
+from kdlib.train import _trainee_of, fit
 from kdlib.trainee import predicted, trained_network
 from study.jobs import plan
 from study.profiles import expand, lockstep_groups
@@ -121,7 +122,7 @@ def test_a_stage_resumes_to_the_same_bits_when_stopped_after_any_epoch(
     run = stages(srm())[place]
     for one in stages(srm())[:place]:
         copy(run_directory(one, whole), run_directory(one, tmp_path))
-    kind = TRAINEES[run.method.removesuffix("+kd")]
+    kind = _trainee_of(run)
     end_epoch, stopped = kind.end_epoch, 0
 
     def stop_after(trainee, row):
@@ -178,7 +179,7 @@ def test_the_teacher_never_moves(tmp_path, monkeypatch):
 def test_the_state_of_least_training_loss_is_kept(whole, tmp_path, monkeypatch):
     dictionary = stages(srm())[1]
     copy(run_directory(stages(srm())[0], whole), run_directory(stages(srm())[0], tmp_path))
-    kind, first = TRAINEES["srm_dictionary"], {}
+    kind, first = DictionaryLearner, {}
     end_epoch = kind.end_epoch
 
     def worse_after_the_first(trainee, row):
