@@ -1,0 +1,172 @@
+"""The house: its budgets, the direction of its imports, and what each door loads."""
+
+import ast
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAPERS = ("kdlib/srm", "kdlib/frskd", "kdlib/detection")
+BUDGETS = {"core": 5500, "papers": 3500, "study": 6000, "benchmarks": 1500, "tests": 11000}
+
+
+def room(path: Path) -> str:
+    """The part of the house that a file belongs to."""
+    name = path.relative_to(ROOT).as_posix()
+    if name.startswith("kdlib/"):
+        return "papers" if name.startswith(PAPERS) else "core"
+    return name.split("/")[0]
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_a_room_keeps_to_its_budget(name):
+    files = [
+        path for path in sources("kdlib", "study", "benchmarks", "tests") if room(path) == name
+    ]
+    assert sum(len(lines(path)) for path in files) <= BUDGETS[name]
+
+
+@pytest.mark.parametrize("folder", ["kdlib", "study", "benchmarks"])
+def test_functions_are_short(folder):
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sources(folder)]
+    functions = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+    lengths = {f.name: f.end_lineno - f.lineno + 1 for f in functions}
+    assert statistics.median(f.end_lineno - f.lineno + 1 for f in functions) <= 8
+    assert not {name: length for name, length in lengths.items() if length > 50}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in sources("kdlib", "study", "benchmarks")}
+
+
+def imported(tree: ast.AST, whole: bool) -> Iterator[str]:
+    """Modules of ours that code imports; ``whole``: in its functions too, for types never."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom):
+            for name in node.names:
+                full = f"{node.module}.{name.name}"
+                yield full if full in MODULES else str(node.module)
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif whole or not isinstance(node, ast.FunctionDef):
+            yield from imported(node, whole)
+
+
+def arrows(whole: bool) -> dict[str, set[str]]:
+    trees = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
+    return {
+        name: {other for other in imported(tree, whole) if other in MODULES} - {name}
+        for name, tree in trees.items()
+    }
+
+
+def test_no_arrow_runs_back_up():
+    whole, at_once = arrows(whole=True), arrows(whole=False)
+    above = {"kdlib": ("study", "benchmarks"), "study": ("benchmarks",)}
+    wrong = {
+        (name, other)
+        for name, others in whole.items()
+        for other in others
+        if other.split(".")[0] in above.get(name.split(".")[0], ())
+    }
+    of_papers = {
+        (name, other)
+        for name, others in at_once.items()
+        for other in others
+        if room(MODULES[name]) == "core" and room(MODULES[other]) == "papers"
+    }
+    assert not wrong and not of_papers
+
+
+def test_nothing_imports_itself_by_a_detour():
+    left = arrows(whole=True)
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not {name: sorted(others & left.keys()) for name, others in left.items()}
+
+
+def loaded(code: str) -> list[str]:
+    """Names of the modules that are loaded once ``code`` has run in a Python of its own."""
+    program = f"{code}\nimport json, sys; print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stderr.splitlines()[-1])
+
+
+def of_ours(modules: list[str]) -> list[str]:
+    return [name for name in modules if name.split(".")[0] in ("kdlib", "study")]
+
+
+def third_party(modules: list[str]) -> set[str]:
+    tops = {name.split(".")[0] for name in modules if not name.startswith("_")}
+    return tops - {"kdlib", "study", *sys.stdlib_module_names}
+
+
+COMMANDS = ("'--help'", "'methods'", "'data', 'list'")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import kdlib",
+        "import kdlib.methods, kdlib.models, kdlib.data, kdlib.tasks",
+    ],
+)
+def test_the_library_and_its_registries_load_nothing_of_others(code):
+    at_start = third_party(loaded("pass"))
+    assert third_party(loaded(code)) <= at_start
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_commands_that_only_tell_something_load_no_torch(words):
+    code = f"import sys; sys.argv = ['kdlib', {words}]\nfrom study.cli import main\n"
+    modules = loaded(f"{code}try: main()\nexcept SystemExit: pass")
+    assert not {"torch", "numpy", "pandas", "matplotlib"} & set(modules)
+
+
+def test_the_dct_loss_opens_six_files_at_most():
+    modules = loaded("from kdlib import dct_loss")
+    assert "torch" in modules and len(of_ours(modules)) <= 6
+
+
+TRAINING = """
+import tempfile
+from pathlib import Path
+from kdlib import RunConfig, fit
+small = dict(train_size=40, test_size=20, image_size=32, batch_size=20, epochs=1, teacher_epochs=1)
+run = RunConfig(method="dct+kd", student="scenes_small", teacher="scenes_small", **small)
+with tempfile.TemporaryDirectory() as folder:
+    fit([run.teacher_config()], Path(folder), progress=False)
+    fit([run], Path(folder), progress=False)
+"""
+HEAVY = {
+    "pandas", "sklearn", "matplotlib", "faster_coco_eval", "pycocotools", "torchvision",
+    "torchmetrics", "scipy", "yaml", "PIL", "jsonschema",
+}  # fmt: skip
+
+
+def test_training_a_classifier_opens_twenty_files_and_no_heavy_package():
+    modules = loaded(TRAINING)
+    assert not HEAVY & set(modules)
+    files = [name for name in of_ours(modules) if MODULES[name].name != "__init__.py"]
+    assert len(files) <= 20, files
