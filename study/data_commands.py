@@ -10,8 +10,8 @@ from kdlib.data.image_data import ImageData
 from kdlib.data.photograph_cache import build
 from kdlib.data.photographs import open_source, worker_count
 from kdlib.data.roots import PUBLISHED, PUBLISHED_OBJECTS, Published, checked_root
+from kdlib.data.voc import tasks_there
 from kdlib.detection.batches import DetectionBatches
-from kdlib.detection.data import tasks_there
 from kdlib.errors import KdlibError, unknown
 
 CHECKED = 64

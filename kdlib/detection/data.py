@@ -28,10 +28,8 @@ from kdlib.data.cache import Arrays, cached
 from kdlib.data.image_data import ImageData
 from kdlib.data.photographs import MEAN, STD, Listing, Photographs, Pixels, whole
 from kdlib.data.roots import checked_root, fingerprint, missing
+from kdlib.data.voc import BOXES, PARTS, listed, published
 from kdlib.errors import KdlibError
-from kdlib.frskd.segmentation import CLASSES
-from kdlib.frskd.segmentation import FOLDER as segmentation_FOLDER
-from kdlib.frskd.segmentation import PARTS as segmentation_PARTS
 from kdlib.seeds import generator
 
 COCO_SIZES = (32.0**2, 96.0**2)
@@ -391,7 +389,7 @@ COCO_CLASSES = (
     "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
 FOLDER = "coco"
-PARTS = {"train": "train2017", "test": "val2017"}
+COCO_PARTS = {"train": "train2017", "test": "val2017"}
 COCO_LAYOUT = f"""
 ROOT/{FOLDER}/train2017/*.jpg
 ROOT/{FOLDER}/val2017/*.jpg
@@ -423,15 +421,15 @@ def load_coco(
     Raises:
         KdlibError: a file is missing or damaged, or an annotation is.
     """
-    folder, part = checked_root(data_root) / FOLDER, PARTS[split]
+    folder, part = checked_root(data_root) / FOLDER, COCO_PARTS[split]
     file = folder / "annotations" / f"instances_{part}.json"
     for path in (file, folder / part):
         if not path.exists():
             raise missing("coco", path, COCO_LAYOUT, COCO_REMEDY)
-    published = Published(folder / part, file)
-    names = published.names()
+    found = Published(folder / part, file)
+    names = found.names()
     listing = Listing("coco", folder / part, names, (0,) * len(names), COCO_CLASSES, COCO_REMEDY)
-    return photographs_with_objects(listing, len(names), published.annotation, size)
+    return photographs_with_objects(listing, len(names), found.annotation, size)
 
 
 class Published:
@@ -506,22 +504,7 @@ class Published:
         )
 
 
-# Pascal VOC's objects (Everingham 2010, doi 10.1007/s11263-009-0275-4), by torchvision.
-VOC_OBJECTS_CLASSES = CLASSES[1:]
-LISTS = Path("ImageSets") / "Main"
-VOC_OBJECTS_LAYOUT = f"""
-ROOT/{segmentation_FOLDER}/VOC2007/ImageSets/Main/trainval.txt, test.txt
-ROOT/{segmentation_FOLDER}/VOC2012/ImageSets/Main/trainval.txt
-ROOT/{segmentation_FOLDER}/VOC2007 and VOC2012/JPEGImages/*.jpg
-ROOT/{segmentation_FOLDER}/VOC2007 and VOC2012/Annotations/*.xml
-"""
-VOC_OBJECTS_REMEDY = (
-    'python -c "from torchvision.datasets import VOCDetection as V; '
-    "[V('ROOT', year, part, download=True) for year, part in "
-    "(('2007', 'trainval'), ('2007', 'test'), ('2012', 'trainval'))]\""
-)
-
-
+# Pascal VOC's objects.
 def load_voc_objects(
     split: str,
     *,
@@ -549,35 +532,16 @@ def load_voc_objects(
     return photographs_with_objects(listing, count, annotation, size)
 
 
-def tasks_there(root: Path) -> tuple[str, ...]:
-    """``segmentation`` and ``detection``, as far as their lists are there; the first if none is."""
-    lists = {"segmentation": "Segmentation", "detection": "Main"}
-    folder = root / segmentation_FOLDER / "VOC2007" / "ImageSets"
-    found = tuple(task for task, part in lists.items() if (folder / part).is_dir())
-    return found or ("segmentation",)
-
-
 def list_voc_objects(split: str, root: Path) -> Listing:
     """The photographs of a split and, after them all, their annotations in the same order.
 
     Raises:
         KdlibError: a list is missing or empty.
     """
-    published = [_published(year, part, root) for year, part in segmentation_PARTS[split]]
-    pictures = [path for one in published for path in one.images]
-    texts = [path for one in published for path in one.annotations]
-    names = tuple(str(Path(path).relative_to(root)) for path in (*pictures, *texts))
-    return Listing("voc", root, names, (0,) * len(names), VOC_OBJECTS_CLASSES, VOC_OBJECTS_REMEDY)
-
-
-def _published(year: str, part: str, root: Path) -> VOCDetection:
-    lists = root / segmentation_FOLDER / f"VOC{year}" / LISTS / f"{part}.txt"
-    if not lists.is_file():
-        raise missing("voc", lists, VOC_OBJECTS_LAYOUT, VOC_OBJECTS_REMEDY)
-    found = VOCDetection(str(root), year, part)
-    if not found.images:
-        raise KdlibError(f"{lists} is empty; it must name a photograph a line. Get it again.")
-    return found
+    parts = [published(BOXES, year, part, root) for year, part in PARTS[split]]
+    pictures = [path for one in parts for path in one.images]
+    texts = [path for one in parts for path in one.annotations]
+    return listed(BOXES, root, pictures, texts)
 
 
 def read_annotation(path: Path) -> Annotation:
@@ -608,13 +572,11 @@ def _objects(fields: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
 def _found(fields: Any, number: int, path: Path) -> Found:
     where = f"object {number}"
     name = fields.get("name") if isinstance(fields, dict) else None
-    if name not in VOC_OBJECTS_CLASSES:
-        raise damaged(
-            path, where, f"its class is '{name}'; valid: {', '.join(VOC_OBJECTS_CLASSES)}"
-        )
+    if name not in BOXES.classes:
+        raise damaged(path, where, f"its class is '{name}'; valid: {', '.join(BOXES.classes)}")
     box = fields.get("bndbox") or {}
     x1, y1, x2, y2 = (
         number_in(box, side, path, where) for side in ("xmin", "ymin", "xmax", "ymax")
     )
     difficult = "difficult" in fields and number_in(fields, "difficult", path, where) != 0
-    return Found((x1 - 1, y1 - 1, x2, y2), VOC_OBJECTS_CLASSES.index(name), difficult)
+    return Found((x1 - 1, y1 - 1, x2, y2), BOXES.classes.index(name), difficult)

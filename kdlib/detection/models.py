@@ -26,9 +26,8 @@ from torchvision.models.detection.ssd import SSD, SSDHead
 from torchvision.ops import FeaturePyramidNetwork
 
 from kdlib.errors import KdlibError
-from kdlib.frskd.segmentation import StagedBackbone
 from kdlib.models.cifar import ThreeStageResNet
-from kdlib.models.output import StagedNetwork
+from kdlib.models.output import StagedBackbone, StagedNetwork
 from kdlib.models.torchvision import TappedNetwork, fetching
 
 

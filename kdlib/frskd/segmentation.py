@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 from torchvision import models as tv
-from torchvision.datasets import VOCSegmentation
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import Image as Picture
@@ -37,11 +36,12 @@ from kdlib.data.photographs import (
     middle,
     placed,
 )
-from kdlib.data.roots import checked_root, checked_size, fingerprint, missing
+from kdlib.data.roots import checked_root, checked_size, fingerprint
+from kdlib.data.voc import CLASSES, MASKS, PARTS, listed, published
 from kdlib.errors import KdlibError
 from kdlib.frskd.self_teacher import BiFPN, PixelHead, reduced
 from kdlib.models.cifar import ThreeStageResNet, initialise
-from kdlib.models.output import Output, StagedNetwork
+from kdlib.models.output import Output, StagedBackbone
 from kdlib.models.torchvision import pretrained
 from kdlib.seeds import generator
 from kdlib.team import ALONE, Team
@@ -132,28 +132,10 @@ def _opened(path: Path, mode: str | None) -> Pixels:
         raise KdlibError(f"{path} cannot be read as an image ({error}). Get it again.") from error
 
 
-# Pascal VOC's segmentation (Everingham 2010, doi 10.1007/s11263-009-0275-4), by torchvision.
-CLASSES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
-    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
-    "train", "tvmonitor",
-)  # fmt: skip
+# Pascal VOC's segmentation.
 FULL_SIZE = 512
 MARGIN = (124, 116, 104)
 """Colour beyond a photograph: the mean of ImageNet's, which normalisation turns into nearly 0."""
-FOLDER = "VOCdevkit"
-PARTS = {"train": (("2012", "trainval"), ("2007", "trainval")), "test": (("2007", "test"),)}
-LAYOUT = f"""
-ROOT/{FOLDER}/VOC2007/ImageSets/Segmentation/trainval.txt, test.txt
-ROOT/{FOLDER}/VOC2012/ImageSets/Segmentation/trainval.txt
-ROOT/{FOLDER}/VOC2007 and VOC2012/JPEGImages/*.jpg
-ROOT/{FOLDER}/VOC2007 and VOC2012/SegmentationClass/*.png
-"""
-REMEDY = (
-    'python -c "from torchvision.datasets import VOCSegmentation as V; '
-    "[V('ROOT', year, part, download=True) for year, part in "
-    "(('2007', 'trainval'), ('2007', 'test'), ('2012', 'trainval'))]\""
-)
 
 
 def load_voc(
@@ -202,28 +184,17 @@ def list_voc(split: str, root: Path) -> Listing:
     Raises:
         KdlibError: a list is missing or empty.
     """
-    tested = _published("2007", "test", root).images if split == "train" else []
+    tested = published(MASKS, "2007", "test", root).images if split == "train" else []
     taken, pictures, masks = {Path(name).stem for name in tested}, [], []
     for year, part in PARTS[split]:
-        published = _published(year, part, root)
-        for picture, mask in zip(published.images, published.masks, strict=True):
+        part_of = published(MASKS, year, part, root)
+        for picture, mask in zip(part_of.images, part_of.masks, strict=True):
             number = Path(picture).stem.removeprefix("2007_")
             if number not in taken:
                 taken.add(number)
                 pictures.append(picture)
                 masks.append(mask)
-    names = tuple(str(Path(path).relative_to(root)) for path in (*pictures, *masks))
-    return Listing("voc", root, names, (0,) * len(names), CLASSES, REMEDY)
-
-
-def _published(year: str, part: str, root: Path) -> VOCSegmentation:
-    lists = root / FOLDER / f"VOC{year}" / "ImageSets" / "Segmentation" / f"{part}.txt"
-    if not lists.is_file():
-        raise missing("voc", lists, LAYOUT, REMEDY)
-    found = VOCSegmentation(str(root), year, part)
-    if not found.images:
-        raise KdlibError(f"{lists} is empty; it must name a photograph a line. Get it again.")
-    return found
+    return listed(MASKS, root, pictures, masks)
 
 
 EFFICIENT_STAGES = {"2": "p2", "3": "p3", "5": "p4", "7": "p5"}
@@ -267,22 +238,6 @@ class Segmenter(nn.Module):
         levels = self.pyramid(self.backbone(images))
         logits = self.head(levels, (images.shape[-2], images.shape[-1]))
         return Output(logits, levels, levels[-1].mean((2, 3)))
-
-
-class StagedBackbone(nn.Module):
-    """The stages of one of our classifiers, all or the first ``count``, without its classifier."""
-
-    def __init__(self, network: StagedNetwork, count: int | None = None) -> None:
-        super().__init__()
-        self.stem, self.stages = network.stem, network.stages[:count]
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W) -> the stages' features, fine to coarse."""
-        features, stages = self.stem(images), []
-        for stage in self.stages:
-            features = stage(features)
-            stages.append(features)
-        return tuple(stages)
 
 
 class EfficientBackbone(nn.Module):

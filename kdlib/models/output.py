@@ -57,3 +57,19 @@ class StagedNetwork(nn.Module):
             stages.append(features)
         embedding = features.mean((2, 3))
         return Output(self.classifier(embedding), tuple(stages), embedding)
+
+
+class StagedBackbone(nn.Module):
+    """The stages of one of our classifiers, all or the first ``count``, without its classifier."""
+
+    def __init__(self, network: StagedNetwork, count: int | None = None) -> None:
+        super().__init__()
+        self.stem, self.stages = network.stem, network.stages[:count]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, 3, H, W) -> the stages' features, fine to coarse."""
+        features, stages = self.stem(images), []
+        for stage in self.stages:
+            features = stage(features)
+            stages.append(features)
+        return tuple(stages)
