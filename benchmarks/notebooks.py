@@ -20,7 +20,7 @@ import torch
 import kdlib.train
 from kdlib.models import create_model
 
-network = create_model("scenes_tiny", 16)
+network = create_model("scenes_small", 16)
 network(torch.zeros(images, 3, 32, 32)).logits.sum().backward()
 """
 

@@ -22,6 +22,7 @@ from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError, check_kind, quoted, shown, unknown
 from kdlib.files import checksum, locked, remove_remains, write_json
 from kdlib.methods import is_self_taught
+from kdlib.models import FIRST_NAMES, current_name
 from kdlib.tasks import AUGMENTATIONS, MIXING, TASKS
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ ADDED_LATER = (
 so that a run from before a field existed keeps its name, its hash and its setting."""
 OF_DISTILLATION = ("method_options", "weight", "ce_weight", "kd_weight", "temperature")
 OF_KD = ("kd_weight", "temperature")
+NETWORKS = ("teacher", "student")
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,8 @@ class RunConfig:
     image_size: int = 64
     train_size: int | None = None
     test_size: int | None = None
-    teacher: str = "scenes_teacher"
-    student: str = "scenes_student"
+    teacher: str = "scenes_large"
+    student: str = "scenes_medium"
     method: str = "student"
     method_options: dict[str, Any] = field(default_factory=dict)
     weight: float | None = None
@@ -175,6 +177,8 @@ class RunConfig:
         check_values(vars(self), _annotations())
         for name in ("milestones", "augmentation"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in NETWORKS:
+            object.__setattr__(self, name, current_name(getattr(self, name)))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":
@@ -188,6 +192,10 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-ready values."""
         return json.loads(json.dumps(asdict(self)))
+
+    def to_file(self) -> dict[str, Any]:
+        """The same as files hold it, old and new ones alike: networks by their first names."""
+        return _renamed(self.to_dict(), lambda name: FIRST_NAMES.get(name, name))
 
     def canonical(self) -> "RunConfig":
         """The same run without what it does not depend on: no teacher, no distillation options."""
@@ -212,13 +220,14 @@ class RunConfig:
     @cached_property
     def config_hash(self) -> str:
         """SHA-256 of the canonical configuration, in hexadecimal."""
-        text = json.dumps(without_neutral(self.canonical().to_dict()), sort_keys=True)
+        text = json.dumps(as_hashed(self.canonical().to_dict()), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @cached_property
     def run_id(self) -> str:
         """A readable slug and ten digits of the hash: the name of the run's directory."""
-        parts = (self.dataset, f"a{self.attentions}", self.student, self.method)
+        student = FIRST_NAMES.get(self.student, self.student)
+        parts = (self.dataset, f"a{self.attentions}", student, self.method)
         suffix = "" if self.split == "train" else f"-{self.split}"
         return f"{'-'.join(parts)}-s{self.init_seed}{suffix}-{self.config_hash[:10]}"
 
@@ -239,8 +248,18 @@ class RunConfig:
         return replace(plain, **seeds, **schedule, **whole).canonical()
 
 
-def without_neutral(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without the fields of ``ADDED_LATER`` that are at their defaults."""
+def _renamed(config: Mapping[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    """A configuration with its networks' names given by ``rename``."""
+    return {**config, **{name: rename(config[name]) for name in NETWORKS if name in config}}
+
+
+def as_hashed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the hash of a configuration is of, so that a run keeps its name as kdlib grows.
+
+    The fields of ``ADDED_LATER`` that are at their defaults are left out; networks have the names
+    that they had first.
+    """
+    config = _renamed(config, lambda name: FIRST_NAMES.get(name, name))
     defaults = {item.name: item.default for item in fields(RunConfig)}
     neutral = {name for name in ADDED_LATER if config.get(name) == defaults[name]}
     return {name: value for name, value in config.items() if name not in neutral}
@@ -328,7 +347,7 @@ def _checksum(record: Mapping[str, Any]) -> int:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read one ``record.json``; its checksums are left out of what is returned.
+    """Read one ``record.json``, without its checksums, networks by the names of today.
 
     Raises:
         KdlibError: the file is missing, damaged, or of another schema version; or the history
@@ -348,7 +367,8 @@ def read_record(path: Path) -> dict[str, Any]:
         )
     if found == SCHEMA_VERSION:
         _check_sums(record, Path(path))
-    return {name: value for name, value in record.items() if name != "checksums"}
+    read = {name: value for name, value in record.items() if name != "checksums"}
+    return {**read, "config": _renamed(read["config"], current_name)} if "config" in read else read
 
 
 def _check_sums(record: Mapping[str, Any], path: Path) -> None:
@@ -449,7 +469,7 @@ def make_record(
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": config.run_id,
-        "config": config.to_dict(),
+        "config": config.to_file(),
         "config_hash": config.config_hash,
         **measured,
         "diverged": str(trainee.failure) if trainee.failure else None,

@@ -249,7 +249,7 @@ def _train(configs: Sequence[RunConfig], task: Task, root: Path, progress: bool)
     ]
     for trainee in trainees:
         if task.team.is_main:
-            write_json(trainee.directory / "config.json", trainee.config.to_dict())
+            write_json(trainee.directory / "config.json", trainee.config.to_file())
     _check_alike(trainees, task.team)
     first = min(trainee.epoch for trainee in trainees)
     total = (configs[0].epochs - first) * len(task.batches)

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from kdlib.errors import KdlibError
 from kdlib.files import write_atomic
 from kdlib.methods import METHODS, STAGES, parse_method
-from kdlib.runs import ADDED_LATER, RunConfig, read_record, without_neutral
+from kdlib.runs import ADDED_LATER, RunConfig, as_hashed, read_record
 from kdlib.tasks import AUGMENTATIONS, TASKS
 from study.analyses.measure import ANSWERS_FILE, FILES_FILE, MAPS_FILE
 
@@ -221,7 +221,7 @@ def _taught(config: Mapping[str, Any]) -> dict[str, Any]:
 def setting_of(config: Mapping[str, Any], but: Iterable[str] = ()) -> str:
     """Short hash of what runs that may be compared have in common (``but`` these fields)."""
     own = {"method", *_variant(config.get("task", "")), *SEEDS, *but}
-    shared = {name: value for name, value in without_neutral(config).items() if name not in own}
+    shared = {name: value for name, value in as_hashed(config).items() if name not in own}
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -20,7 +20,7 @@ from study.export import machine_name
 
 METHODS = ["kd", "dct"]
 TINY = [
-    "--teacher=scenes_tiny", "--student=scenes_tiny", "--image-size=32", "--batch-size=8",
+    "--teacher=scenes_small", "--student=scenes_small", "--image-size=32", "--batch-size=8",
     "--rounds=2", "--precision=float32", "--only=steps",
 ]  # fmt: skip
 
@@ -126,7 +126,7 @@ def test_targets_are_judged(measured):
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--teacher=scenes_techer", "scenes_teacher"), ("--batch-size=0", "batch_size")],
+    [("--teacher=scenes_lage", "scenes_large"), ("--batch-size=0", "batch_size")],
 )
 def test_a_mistake_is_told_without_a_traceback(tmp_path, capsys, option, message):
     assert main([*TINY, option, "--to", str(tmp_path)]) == 2

@@ -89,7 +89,7 @@ def random_norms(network):
     return network
 
 
-@pytest.mark.parametrize("name", ["scenes_tiny", "wrn_16_2", "resnet18"])
+@pytest.mark.parametrize("name", ["scenes_small", "wrn_16_2", "resnet18"])
 def test_a_folded_teacher_says_the_same(name):
     torch.manual_seed(0)
     teacher = FrozenTeacher(random_norms(create_model(name, 10)))

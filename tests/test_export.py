@@ -240,7 +240,7 @@ def test_a_record_without_weights_says_how_to_train_them(capsys):
     told = capsys.readouterr().err
     teacher, student = re.findall(r"kdlib run (\S+) --parameters '(.*)'", told)
     assert (teacher[0], student[0]) == ("02_teacher", "05_distill")
-    assert json.loads(teacher[1])["teacher"] == "scenes_teacher"
+    assert json.loads(teacher[1])["teacher"] == "scenes_large"
     assert json.loads(student[1])["methods"] == ["dct+kd"]
 
 

@@ -115,10 +115,10 @@ def test_classes_have_names_where_they_were_composed():
 
 def test_gains_of_two_students_are_of_methods_that_both_have(tmp_path):
     write_grid(tmp_path, ["student", "at", "dct"])
-    write_grid(tmp_path, ["student", "dct", "kd"], student="scenes_tiny")
+    write_grid(tmp_path, ["student", "dct", "kd"], student="scenes_small")
     found = architecture_gain_table(load_records(tmp_path))
     assert set(found["method"]) == {"dct"}
-    assert set(found["student"]) == {"scenes_student", "scenes_tiny"}
+    assert set(found["student"]) == {"scenes_medium", "scenes_small"}
     assert architecture_gain_table(load_records(write_grid(tmp_path / "one"))).empty
 
 
@@ -133,10 +133,12 @@ def test_what_needs_analyses_is_empty_without_them(root, name):
 @pytest.mark.parametrize("name", OF_ANALYSES)
 def test_a_teacher_that_other_students_share_is_not_drawn_alone(tmp_path, name):
     write_analyses(write_grid(tmp_path, ["student", "dct"]))
-    write_grid(tmp_path, ["student", "dct"], student="scenes_tiny")
+    write_grid(tmp_path, ["student", "dct"], student="scenes_small")
     runs = load_records(tmp_path)
-    assert not getattr(figure_tables, f"{name}_table")(runs[runs["student"] != "scenes_tiny"]).empty
-    assert getattr(figure_tables, f"{name}_table")(runs[runs["student"] != "scenes_student"]).empty
+    assert not getattr(figure_tables, f"{name}_table")(
+        runs[runs["student"] != "scenes_small"]
+    ).empty
+    assert getattr(figure_tables, f"{name}_table")(runs[runs["student"] != "scenes_medium"]).empty
 
 
 def test_errors_of_calibration_are_means_over_seeds(tmp_path):
@@ -196,7 +198,7 @@ def test_the_front_is_of_those_that_none_as_cheap_surpasses(root, tmp_path):
         for name, time in names.items()
     }
     path = tmp_path / "costs.json"
-    plan = {"teacher": "scenes_teacher", "student": "scenes_student", "image_size": 64}
+    plan = {"teacher": "scenes_large", "student": "scenes_medium", "image_size": 64}
     path.write_text(json.dumps({"methods": methods, "plan": plan}))
     found = accuracy_cost_table(load_records(root), path)
     assert dict(zip(found["label"], found["front"], strict=True)) == {

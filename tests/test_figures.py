@@ -63,7 +63,7 @@ def others(tmp_path_factory, sweep_root):
     for weight in (1.0, 4.0, 12.0):
         write_grid(grid, ["dct", "at", "dct+kd"], seeds=[0], split="dev", weight=weight)
     write_grid(grid, ["student"], seeds=[0], split="dev")
-    for student in ("scenes_student", "scenes_tiny"):
+    for student in ("scenes_medium", "scenes_small"):
         write_grid(pairs, ["student", "at", "dct"], student=student)
     return {
         "attentions_gain": load_records(sweep_root),
@@ -81,7 +81,7 @@ def costs(tmp_path, monkeypatch):
         for name, share in shares.items()
     }
     path = tmp_path / "costs.json"
-    plan = {"teacher": "scenes_teacher", "student": "scenes_student", "image_size": 64}
+    plan = {"teacher": "scenes_large", "student": "scenes_medium", "image_size": 64}
     path.write_text(json.dumps({"methods": methods, "plan": plan}))
     monkeypatch.setattr(accuracy_cost_table, "__defaults__", (path,))
 
@@ -221,7 +221,7 @@ def test_every_method_has_a_look_and_no_two_families_share_one():
 
 
 def test_a_teacher_of_the_students_kind_is_drawn_once(tmp_path):
-    same = {"teacher": "scenes_student", "epochs": 5, "teacher_epochs": 5}
+    same = {"teacher": "scenes_medium", "epochs": 5, "teacher_epochs": 5}
     root = write_grid(tmp_path / "records", ["student", "at", "dct"], **same)
     names = {path.stem for path in draw_all(root, tmp_path / "figures")}
     assert {"method_accuracy-scenes-a2", "paired_differences-scenes-a2"} <= names

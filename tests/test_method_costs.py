@@ -32,10 +32,10 @@ def test_the_state_of_a_module_counts_buffers_too():
 
 def test_a_tiny_run_writes_what_figures_read(tmp_path, capsys):
     path = tmp_path / "costs.json"
-    tiny = ["--teacher=scenes_tiny", "--student=scenes_tiny", "--image-size=32", "--batch-size=8"]
+    tiny = ["--teacher=scenes_small", "--student=scenes_small", "--image-size=32", "--batch-size=8"]
     assert main([*tiny, "--rounds=2", "--images=20", "--methods", "at", "vid", f"--to={path}"]) == 0
     record, (plan, costs) = json.loads(path.read_text()), read_costs(path)
-    assert plan == {"teacher": "scenes_tiny", "student": "scenes_tiny", "image_size": 32}
+    assert plan == {"teacher": "scenes_small", "student": "scenes_small", "image_size": 32}
     assert set(costs) == {"at", "vid"} and costs["vid"]["memory"] > 1 < costs["vid"]["time"]
     assert record["provenance"]["threads"] == 1 and report(record) in capsys.readouterr().out
 
@@ -49,7 +49,7 @@ def test_a_method_has_the_options_of_the_runs_whose_gain_stands_beside_its_cost(
 
 def test_a_method_in_stages_costs_what_its_students_epochs_do(tmp_path):
     path = tmp_path / "costs.json"
-    tiny = ["--teacher=scenes_tiny", "--student=scenes_tiny", "--image-size=32", "--batch-size=8"]
+    tiny = ["--teacher=scenes_small", "--student=scenes_small", "--image-size=32", "--batch-size=8"]
     assert [(part.method, part.epochs) for part in parts_of(run_of("srm", "full"))] == [
         ("srm_init", 2), ("srm", 3),
     ]  # fmt: skip
@@ -66,11 +66,11 @@ def test_an_unknown_method_is_told(tmp_path, capsys):
 
 def test_detectors_are_measured_beside_a_plain_step_too(tmp_path, capsys):
     path = tmp_path / "detectors.json"
-    tiny = ["--teacher=scenes_tiny", "--student=scenes_ssd_tiny", "--image-size=32"]
+    tiny = ["--teacher=scenes_small", "--student=scenes_ssd_tiny", "--image-size=32"]
     few = ["--batch-size=8", "--rounds=2", "--images=16", "--methods", "loc", "kd_cls_loc"]
     assert main(["--task=detection", *tiny, *few, f"--to={path}"]) == 0
     record, (plan, costs) = json.loads(path.read_text()), read_costs(path)
-    assert plan == {"teacher": "scenes_tiny", "student": "scenes_ssd_tiny", "image_size": 32}
+    assert plan == {"teacher": "scenes_small", "student": "scenes_ssd_tiny", "image_size": 32}
     assert set(costs) == {"loc", "kd_cls_loc"} and record["plan"]["crop_size"] == 16
     both = record["methods"]["kd_cls_loc"]
     assert both["plain"]["memory"]["ratio"] >= both["memory"]["ratio"] > 1

@@ -235,14 +235,14 @@ def test_a_dial_with_one_setting_says_how_to_get_the_others(run, one_seed, no_te
 def test_analyses_are_read_as_far_as_they_go(run, tmp_path):
     setting = {"seeds": [0, 1], **SETTING}
     write_grid(tmp_path, ("student", "at", "dct", "dct_abs"), **setting)
-    write_grid(tmp_path, ("student", "at", "dct"), student="scenes_tiny", **setting)
+    write_grid(tmp_path, ("student", "at", "dct"), student="scenes_small", **setting)
     for weight in (1.0, 4.0):
         write_grid(tmp_path, ("at", "dct"), split="dev", weight=weight, **setting)
     write_analyses(tmp_path)
     text = run("08_analyses", **roots("08_analyses", tmp_path))
     assert "each network gets right: teacher 1, student 1, AT 1, DCT 1" in text
     assert "nearest to the teacher" in text and "Not told apart from it" in text
-    assert "best at 0.25 times its default" in text and "scenes_teacher → scenes_tiny: " in text
+    assert "best at 0.25 times its default" in text and "scenes_large → scenes_small: " in text
     assert "On the whole, too sure: " in text or "too modest: none; too sure: " in text
     assert "* noise at 0.1: " in text and " 50%" in text
 

@@ -108,7 +108,7 @@ def test_detectors_have_tables_of_their_own_and_ablations_none(written):
     texts = readme_blocks(written, [root])
     assert "**scenes, attentions 2, scenes_ssd, detection**" in texts["summary"]
     assert "mAP75 %" in texts["summary"] and "temperature" not in texts["summary"]
-    assert "scenes_teacher, which learnt the objects of scenes cut out" in texts["summary"]
+    assert "scenes_large, which learnt the objects of scenes cut out" in texts["summary"]
     assert texts["claims"].count("A neighbour: image classifiers in detectors") == 2
     assert "KD_cls helps a detector" in texts["claims"]
 

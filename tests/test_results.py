@@ -101,9 +101,9 @@ def test_settings_are_never_mixed(tmp_path):
     table = load_records(tmp_path)
     summary = summary_table(table)
     assert set(summary["description"]) == {
-        "scenes, attentions 1, scenes_student",
-        "scenes, attentions 2, scenes_student, epochs 15",
-        "scenes, attentions 2, scenes_student, epochs 3",
+        "scenes, attentions 1, scenes_medium",
+        "scenes, attentions 2, scenes_medium, epochs 15",
+        "scenes, attentions 2, scenes_medium, epochs 3",
     }
     assert set(summary["n"][summary["label"] == "dct"]) == {3}
     with pytest.raises(KdlibError, match="one setting"):

@@ -33,7 +33,7 @@ def test_a_plain_student_does_not_depend_on_the_teacher():
 def test_all_methods_and_seeds_share_one_teacher():
     first = RunConfig(method="dct", data_seed=1, init_seed=1).teacher_config()
     second = RunConfig(method="at+kd", data_seed=2, init_seed=2, weight=3.0).teacher_config()
-    assert first == second and first.student == "scenes_teacher"
+    assert first == second and first.student == "scenes_large"
 
 
 def test_a_dev_student_learns_from_a_teacher_that_never_saw_the_dev_images():

@@ -23,10 +23,10 @@ def table(tmp_path_factory):
 
 def test_the_largest_setting_of_the_test_set_is_taken_with_its_teachers(table):
     runs = runs_of(table, "scenes", 2)
-    students = runs[runs["student"] == "scenes_student"]
+    students = runs[runs["student"] == "scenes_medium"]
     assert len(students) == 9 and set(students["split"]) == {"train"}
     assert students["train_size"].isna().all() and set(students["attentions"]) == {2}
-    assert set(runs["student"]) == {"scenes_student", "scenes_teacher"}
+    assert set(runs["student"]) == {"scenes_medium", "scenes_large"}
 
 
 def test_a_setting_can_be_asked_for_by_its_hash(table):
@@ -46,7 +46,7 @@ def test_what_is_missing_is_said_with_what_there_is(table):
 
 def test_a_sweep_differs_in_attentions_alone(table):
     runs = sweep_of(table, "scenes")
-    students = runs[runs["student"] == "scenes_student"]
+    students = runs[runs["student"] == "scenes_medium"]
     assert sorted(set(students["attentions"])) == [1, 2, 4] and len(students) == 27
     assert students["train_size"].isna().all() and set(runs["split"]) == {"train"}
     assert len(runs) == 27 + 3 and runs["run_id"].is_unique

@@ -36,7 +36,7 @@ def test_no_teacher_is_trained_or_read(finished):
     config = RunConfig(method="frskd", teacher_epochs=9, kd_weight=3.0, temperature=2.0, weight=0.5)
     assert (config.canonical().teacher, config.canonical().weight) == ("none", 0.5)
     assert config.run_id == RunConfig(method="frskd", weight=0.5).run_id
-    assert replace(config, method="frskd+kd").canonical().teacher == "scenes_teacher"
+    assert replace(config, method="frskd+kd").canonical().teacher == "scenes_large"
     jobs = plan(expand("quick", methods=["frskd", "student"], seeds=[0]), root, 7)
     assert [job.notebook for job in jobs] == ["05_distill"] and jobs[0].needs == ()
 
@@ -146,13 +146,13 @@ def test_what_tells_rotations_is_deployed_as_a_plain_classifier(tmp_path):
 
 def test_a_step_costs_three_forwards_and_the_self_teacher_its_own():
     plain, taught = RunConfig(method="student"), RunConfig(method="frskd")
-    forward = flops(create_model("scenes_student", 100), 64)
+    forward = flops(create_model("scenes_medium", 100), 64)
     # Backward is twice the forward, but for the gradient of the images, which nobody needs.
     assert 2.5 * forward < training_flops(plain) < 3 * forward
     joint = replace(taught, method="frskd_options", method_options={"alpha": 0.0, "beta": 0.0})
     assert training_flops(plain) < training_flops(joint) == training_flops(taught)
     with_teacher = training_flops(RunConfig(method="kd")) - training_flops(plain)
-    assert with_teacher == flops(create_model("scenes_teacher", 100), 64)
+    assert with_teacher == flops(create_model("scenes_large", 100), 64)
 
 
 def test_epochs_of_equal_cost_grow_with_the_cost():

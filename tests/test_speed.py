@@ -48,7 +48,7 @@ def test_a_matrix_rate_is_operations_a_second():
 
 
 def test_the_share_of_the_floor_is_work_over_rate_and_time():
-    found = share_of_floor("scenes_tiny", "scenes_tiny", 32, 4, CPU, 1, Steps(), int)
+    found = share_of_floor("scenes_small", "scenes_small", 32, 4, CPU, 1, Steps(), int)
     rate = found["matrix_gigaflops_a_second"] * 1e9
     assert found["share"] == pytest.approx(found["gigaflops_a_step"] * 1e9 / rate, abs=1e-2)
     assert found["seconds"] == 1.0
@@ -66,7 +66,7 @@ def test_shares_of_a_step_add_up_to_one():
 
 def test_a_pair_is_measured_beside_torchdistill():
     pytest.importorskip("torchdistill", reason="`make bench` installs it")
-    row = measure_pair(("scenes_tiny", "scenes_tiny"), 8, CPU, 2, False, Steps(), int)
+    row = measure_pair(("scenes_small", "scenes_small"), 8, CPU, 2, False, Steps(), int)
     speeds, ratios = row["images_per_second"], row["ratios"]
     for who in (OURS, THEIRS, IN_OUR_LAYOUT):
         assert {f"{who}, float32", f"{who}, bfloat16"} <= set(speeds)
@@ -122,7 +122,7 @@ def test_goals_are_judged_on_the_device_they_are_of():
 
 @pytest.mark.usefixtures("_short_notebook")
 def test_sections_are_printed_written_and_kept(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("benchmarks.speed.PAIRS", (("scenes_tiny", "scenes_tiny"),))
+    monkeypatch.setattr("benchmarks.speed.PAIRS", (("scenes_small", "scenes_small"),))
     how = ["--quick", "--rounds=1", f"--to={tmp_path}"]
     assert main(["--only", "breakdown", *how]) == 0
     (path,) = (tmp_path / "speed").iterdir()

@@ -162,7 +162,7 @@ def test_no_teacher_tensor_moves(taught, monkeypatch):
 
 
 def test_a_frozen_teacher_stays_frozen():
-    teacher = FrozenTeacher(create_model("scenes_tiny", 4))
+    teacher = FrozenTeacher(create_model("scenes_small", 4))
     teacher.train()
     assert not any(module.training for module in teacher.modules())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
@@ -184,7 +184,7 @@ def test_a_missing_teacher_says_where_it_was_sought_and_what_to_run(tmp_path):
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
-    save_tensors(path, create_model("scenes_tiny", 7).state_dict(), {"classes": 7})
+    save_tensors(path, create_model("scenes_small", 7).state_dict(), {"classes": 7})
     with pytest.raises(KdlibError, match="7 classes.*16"):
         fit([tiny(teacher_weights=str(path))], tmp_path, progress=False)
     assert not list(tmp_path.rglob("record.json"))

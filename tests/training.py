@@ -12,8 +12,8 @@ import torch
 from kdlib.runs import RunConfig
 
 TINY: dict[str, Any] = {
-    "student": "scenes_tiny",
-    "teacher": "scenes_tiny",
+    "student": "scenes_small",
+    "teacher": "scenes_small",
     "train_size": 64,
     "test_size": 32,
     "image_size": 32,

@@ -68,9 +68,9 @@ MODELS: dict[str, Model] = {
     "mobilenet_v2_cifar": _cifar("mobilenet_v2_cifar"),
     "shuffle_v1": _cifar("cifar_shuffle_v1"),
     "shuffle_v2": _cifar("cifar_shuffle_v2"),
-    "scenes_teacher": _scenes(48, 48, 96, 192),
-    "scenes_student": _scenes(16, 16, 32, 64),
-    "scenes_tiny": _scenes(4, 4, 8, 16),
+    "scenes_small": _scenes(4, 4, 8, 16),
+    "scenes_medium": _scenes(16, 16, 32, 64),
+    "scenes_large": _scenes(48, 48, 96, 192),
     "scenes_mobile": Model("kdlib.models.scenes:scenes_mobile"),
     "resnet18": _tapped("tapped_resnet", name="resnet18"),
     "resnet34": _tapped("tapped_resnet", name="resnet34"),
@@ -101,6 +101,18 @@ MODELS: dict[str, Model] = {
     ),
 }
 DETECTOR_OPTIONS = ("image_size", "mean", "std")
+FIRST_NAMES = {
+    "scenes_small": "scenes_tiny",
+    "scenes_medium": "scenes_student",
+    "scenes_large": "scenes_teacher",
+}
+"""What networks were called when the first runs were named: hashes, run ids and records keep it."""
+_RENAMED = {first: name for name, first in FIRST_NAMES.items()}
+
+
+def current_name(name: str) -> str:
+    """The name of a network, which may be given by its first one; any other text as it is."""
+    return _RENAMED.get(name, name)
 
 
 def model_names() -> tuple[str, ...]:
@@ -114,6 +126,7 @@ def check_task(name: str, task: str) -> None:
     Raises:
         KdlibError: an unknown network, or one of another task; lists those that do it.
     """
+    name = current_name(name)
     if name not in MODELS:
         raise unknown("model", name, MODELS)
     does = "classification" if task == "crops" else task
@@ -140,6 +153,7 @@ def create_model(name: str, num_classes: int, **options: Any) -> "nn.Module":
         KdlibError: unknown name, option or weights, or weights that cannot be downloaded; an
             image size or a mean that cannot be.
     """
+    name = current_name(name)
     if name not in MODELS:
         raise unknown("model", name, MODELS)
     model = MODELS[name]

@@ -1,7 +1,7 @@
 """A small network of another kind than the Scenes teacher: MobileNetV2's blocks.
 
 Inverted residuals of depthwise convolutions (Sandler 2018, arXiv 1801.04381), at the resolutions
-of the other Scenes networks and with about as many parameters as ``scenes_student``.
+of the other Scenes networks and with about as many parameters as ``scenes_medium``.
 """
 
 from torch import nn
@@ -19,7 +19,7 @@ def scenes_mobile(classes: int) -> StagedNetwork:
 
     Its blocks end in a convolution without activation, so the first two stages have both signs.
     The resolution is halved by pooling, because a strided depthwise convolution's gradient is
-    slow in bfloat16 on a CPU: with it a step takes five times as long as ``scenes_student``'s.
+    slow in bfloat16 on a CPU: with it a step takes five times as long as ``scenes_medium``'s.
     """
     stem = nn.Sequential(_convolution(3, 16, 3, 2), _convolution(16, 16, 3, 2))
     stages = (

@@ -89,6 +89,6 @@ def test_classes_that_differ_between_the_splits_are_refused(root, tmp_path):
     from kdlib.train import fit
 
     (root / "test" / "dog").rename(root / "test" / "wolf")
-    config = RunConfig(dataset="imagefolder", student="scenes_tiny", image_size=32).canonical()
+    config = RunConfig(dataset="imagefolder", student="scenes_small", image_size=32).canonical()
     with pytest.raises(KdlibError, match="(?s)dog.*wolf"):
         fit([config], tmp_path / "runs", data_root=root, progress=False)

@@ -28,7 +28,7 @@ from study.statistics import (
     with_spreads,
 )
 
-SETTING = RunConfig(task="detection", student="scenes_ssd", teacher="scenes_student", crop_size=24)
+SETTING = RunConfig(task="detection", student="scenes_ssd", teacher="scenes_medium", crop_size=24)
 MAP = {"student": 0.40, "kd_cls": 0.42, "loc": 0.44, "kd_loc": 0.45, "kd_cls_loc": 0.50}
 DAP = {"student": (0.10, 0.10), "kd_cls": (0.05, 0.12), "kd_loc": (0.11, 0.04)}
 

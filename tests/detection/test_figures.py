@@ -53,7 +53,7 @@ def costs(tmp_path, monkeypatch):
         name: {"time": {"median": share, "low": share, "high": share}, "memory": {"ratio": share}}
         for name, share in {"kd_cls": 1.1, "loc": 1.05, "kd_loc": 1.3, "kd_cls_loc": 1.4}.items()
     }
-    plan = {"teacher": "scenes_student", "student": "scenes_ssd", "image_size": 64}
+    plan = {"teacher": "scenes_medium", "student": "scenes_ssd", "image_size": 64}
     path = tmp_path / "detectors.json"
     path.write_text(json.dumps({"methods": methods, "plan": plan}))
     monkeypatch.setattr(detection_cost_table, "__defaults__", (path,))

@@ -33,7 +33,7 @@ def scene(request):
     """A detector's answer to a batch, and a teacher's lesson on it."""
     torch.manual_seed(0)
     detector = create_model(request.param, CLASSES, image_size=SIDE, mean=HALF, std=HALF).train()
-    teacher = CropTeacher(create_model("scenes_tiny", CLASSES), CROP, HALF, HALF)
+    teacher = CropTeacher(create_model("scenes_small", CLASSES), CROP, HALF, HALF)
     batch = photographs()
     answer = detector(batch.images, batch.targets)
     assert len(answer.positives.images) >= 4, "every object has a positive"

@@ -43,7 +43,7 @@ def test_an_adapter_takes_a_step_and_is_evaluated(name, photographs):
     torch.manual_seed(0)
     known = {"image_size": SIDE, "mean": train.mean, "std": train.std}
     detector = create_model(name, classes, **known).train()
-    teacher = CropTeacher(create_model("scenes_tiny", classes), CROP, train.mean, train.std)
+    teacher = CropTeacher(create_model("scenes_small", classes), CROP, train.mean, train.std)
     batches = DetectionBatches(train.first(4), 4, ("flip", "photometric", "iou_crop"), workers=0)
     (batch,) = batches.epoch(0, 0)
     optimiser = torch.optim.SGD(detector.parameters(), lr=1e-3)

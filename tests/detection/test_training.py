@@ -18,7 +18,7 @@ from kdlib.train import fit
 SMALL = {
     "task": "detection",
     "student": "scenes_ssd_tiny",
-    "teacher": "scenes_tiny",
+    "teacher": "scenes_small",
     "train_size": 32,
     "test_size": 16,
     "crop_size": 16,
@@ -82,7 +82,7 @@ def test_every_term_is_logged_by_name(group, method, terms):
 def test_the_teacher_is_a_classifier_of_crops_whatever_the_student(group):
     _, configs, _ = group
     (teacher,) = needed_by(configs)
-    assert (teacher.task, teacher.student, teacher.crop_size) == ("crops", "scenes_tiny", 16)
+    assert (teacher.task, teacher.student, teacher.crop_size) == ("crops", "scenes_small", 16)
     assert needed_by([run(method="loc")]) == []
 
 
@@ -134,7 +134,7 @@ def test_a_plain_detector_is_one_run_whatever_crops_and_teacher_would_be():
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path):
     other = tmp_path / "other.safetensors"
-    network = create_model("scenes_tiny", 5)
+    network = create_model("scenes_small", 5)
     save_file(network.state_dict(), other, {"facts": json.dumps({"classes": 5})})
     config = run(method="kd_cls", teacher_weights=str(other))
     with pytest.raises(KdlibError, match="5"):
@@ -152,7 +152,7 @@ def test_a_missing_teacher_is_told_with_what_to_do(tmp_path):
         ({"method": "kd"}, "not for task 'detection'"),
         ({"method": "dct"}, "Valid there: student, kd_cls, loc, kd_loc, kd_cls_loc"),
         (
-            {"method": "kd_cls", "task": "classification", "student": "scenes_tiny"},
+            {"method": "kd_cls", "task": "classification", "student": "scenes_small"},
             "for detection",
         ),
         ({"method": "kd_cls", "teacher": "none"}, "name a teacher"),
@@ -167,7 +167,7 @@ def test_a_missing_teacher_is_told_with_what_to_do(tmp_path):
         ({"method": "kd_cls", "method_options": {"temperature": 0.0}}, "greater than 0"),
         ({"method": "kd_cls", "method_options": {"beta": 1.0}}, "Unknown option"),
         ({"method": "kd_cls", "method_options": {"layers": 3}}, "like its default"),
-        ({"student": "scenes_tiny"}, "not for task 'detection'"),
+        ({"student": "scenes_small"}, "not for task 'detection'"),
         ({"augmentation": ["mixup"]}, "Unknown augmentation"),
         ({"method": "kd_loc", "method_options": {"layers": [9]}}, "stages"),
     ],

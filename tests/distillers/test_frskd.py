@@ -143,7 +143,7 @@ WHO_LEARNS = [
 @pytest.mark.parametrize(("options", "term", "expected"), WHO_LEARNS)
 def test_each_term_teaches_whom_it_should(options, term, expected):
     torch.manual_seed(0)
-    student = create_model("scenes_tiny", CLASSES)
+    student = create_model("scenes_small", CLASSES)
     known = Pair(output_shapes(student, 64), None, LABELS, BATCH, 0, CLASSES)
     distiller = create_distiller(RunConfig(method="frskd", method_options=options), known)
     images = torch.randn(BATCH, 3, 64, 64)

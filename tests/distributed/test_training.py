@@ -136,7 +136,7 @@ def measured(task: str, team: Team) -> Any:
     if task == "detection":
         detector = network("scenes_ssd_tiny", classes, 0, image_size=32)
         return evaluate_detectors([detector], data, 8, team=team)
-    student, teacher = (network("scenes_tiny", classes, seed) for seed in (0, 1))
+    student, teacher = (network("scenes_small", classes, seed) for seed in (0, 1))
     logits = predict(student, data, 8, team=team).tolist()
     return logits, evaluate_students([student, teacher], teacher, data, 8, team=team)
 

@@ -24,7 +24,7 @@ from study.ledger.rows import (
 )
 from study.records import load_records
 
-SETTING = RunConfig(task="detection", student="scenes_ssd", teacher="scenes_student", crop_size=24)
+SETTING = RunConfig(task="detection", student="scenes_ssd", teacher="scenes_medium", crop_size=24)
 MAP = {"student": 0.40, "kd_cls": 0.42, "loc": 0.38, "kd_loc": 0.45, "kd_cls_loc": 0.50}
 
 

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdlib.detection.models import EarlyStages
 from kdlib.models import create_model
 
-STOPPING = ("scenes_tiny", "resnet20", "resnet18", "mobilenet_v2")
+STOPPING = ("scenes_small", "resnet20", "resnet18", "mobilenet_v2")
 
 
 @pytest.fixture(scope="module", params=[*STOPPING, "wrn_16_2"])

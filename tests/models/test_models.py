@@ -38,7 +38,7 @@ LITERATURE = {
     "shuffle_v1": 0.95,
     "shuffle_v2": 1.36,
 }
-SMALL = ("resnet8", "resnet8x4", "wrn_16_2", "scenes_teacher", "scenes_student", "scenes_tiny")
+SMALL = ("resnet8", "resnet8x4", "wrn_16_2", "scenes_large", "scenes_medium", "scenes_small")
 RECTIFIED = ("resnet50_cifar", "vgg8", "vgg13", "shuffle_v1", "shuffle_v2")
 MOBILE = ("mobilenet_v2_cifar", "scenes_mobile")  # blocks that end without activation
 
@@ -60,9 +60,9 @@ def test_torchvision_networks_keep_all_their_parameters(name, build):
 
 
 @pytest.mark.parametrize(("name", "low", "high"), [
-    ("scenes_teacher", 0.65e6, 0.75e6),
-    ("scenes_student", 0.07e6, 0.09e6),
-    ("scenes_tiny", 0, 0.01e6),
+    ("scenes_large", 0.65e6, 0.75e6),
+    ("scenes_medium", 0.07e6, 0.09e6),
+    ("scenes_small", 0, 0.01e6),
     ("scenes_mobile", 0.07e6, 0.09e6),
 ])  # fmt: skip
 def test_scenes_networks_are_small(name, low, high):
@@ -98,7 +98,7 @@ def test_cifar_stages_of_other_kinds_halve_from_the_finest(name, channels, fines
     ("wrn_40_2", "shuffle_v2"),
     ("vgg13", "mobilenet_v2_cifar"),
     ("resnet50_cifar", "vgg8"),
-    ("scenes_teacher", "scenes_mobile"),
+    ("scenes_large", "scenes_mobile"),
 ])  # fmt: skip
 def test_cross_architecture_pairs_have_equally_many_stages(teacher, student):
     first, second = (stage_shapes(create_model(name, 4), 32) for name in (teacher, student))
@@ -115,7 +115,7 @@ def test_imagenet_stages_have_56_28_14_and_7_pixels(name, channels):
     assert stage_shapes(create_model(name, 10), 224) == expected
 
 
-@pytest.mark.parametrize("name", ["scenes_teacher", "scenes_student", "scenes_mobile"])
+@pytest.mark.parametrize("name", ["scenes_large", "scenes_medium", "scenes_mobile"])
 def test_scenes_stages_halve_from_a_quarter_of_the_image(name):
     assert [shape[1:] for shape in stage_shapes(create_model(name, 16), 64)] == [
         (16, 16),
@@ -124,7 +124,7 @@ def test_scenes_stages_halve_from_a_quarter_of_the_image(name):
     ]
 
 
-@pytest.mark.parametrize("name", ["scenes_tiny", "scenes_mobile"])
+@pytest.mark.parametrize("name", ["scenes_small", "scenes_mobile"])
 @pytest.mark.parametrize("size", [1, 7, 33, 64])
 def test_scenes_networks_take_any_size(name, size):
     output = create_model(name, 4)(images(size))
@@ -218,7 +218,7 @@ def test_one_seed_gives_one_initialisation():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_measuring_leaves_a_network_as_it_was(training):
-    network = create_model("scenes_tiny", 4).train(training)
+    network = create_model("scenes_small", 4).train(training)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     stage_shapes(network, 16), flops(network, 16)
     assert network.training is training
@@ -231,7 +231,7 @@ def test_flops_count_a_multiply_add_as_two():
 
 
 def test_unknown_name_is_refused_with_the_valid_ones():
-    with pytest.raises(KdlibError, match="Did you mean 'resnet20'.*scenes_teacher"):
+    with pytest.raises(KdlibError, match="Did you mean 'resnet20'.*scenes_large"):
         create_model("resnet-20", 10)
     assert set(LITERATURE) < set(model_names())
 

@@ -19,7 +19,7 @@ def network(name: str, seed: int) -> nn.Module:
     return create_model(name, CLASSES)
 
 
-def frozen(name: str = "scenes_student") -> FrozenTeacher:
+def frozen(name: str = "scenes_medium") -> FrozenTeacher:
     return FrozenTeacher(network(name, 1))
 
 

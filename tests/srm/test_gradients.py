@@ -34,7 +34,7 @@ def groups(student, teacher, loss):
 
 @pytest.mark.parametrize(("method", "term"), REACHED)
 def test_a_term_reaches_exactly_these_parameters(method, term):
-    student, teacher = network("scenes_tiny", 0), frozen()
+    student, teacher = network("scenes_small", 0), frozen()
     made = distiller(method, pair_of(student, teacher), sparsity=0.2)
     answer, taught = student(batch().images), teacher(batch().images)
     if method == "srm_init":
@@ -54,7 +54,7 @@ def test_a_term_reaches_exactly_these_parameters(method, term):
 
 
 def test_the_terms_are_those_that_are_logged():
-    student, teacher = network("scenes_tiny", 0), frozen()
+    student, teacher = network("scenes_small", 0), frozen()
     pair, seen = pair_of(student, teacher), batch()
     answer, taught = student(seen.images), teacher(seen.images)
     names = {
@@ -117,7 +117,7 @@ def test_a_certain_student_has_a_bounded_loss():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_close_to_full(dtype):
-    student, teacher = network("scenes_tiny", 0), frozen()
+    student, teacher = network("scenes_small", 0), frozen()
     pair, seen = pair_of(student, teacher), batch()
     full = Output(*student(seen.images)), teacher(seen.images)
     half = (Output(*_as(dtype, full[0])), TeacherOutput(*_as(dtype, full[1])))

@@ -26,7 +26,7 @@ OPTIONS = {"dictionary_epochs": 3, "sparsity": 0.2, "init_share": 0.5}
 
 
 def srm(**changes: object) -> RunConfig:
-    own = {"method": "srm+kd", "method_options": OPTIONS, "epochs": 4, "teacher": "scenes_student"}
+    own = {"method": "srm+kd", "method_options": OPTIONS, "epochs": 4, "teacher": "scenes_medium"}
     return tiny(**{**own, **changes})
 
 
