@@ -139,3 +139,13 @@ def test_records_from_before_a_field_was_added_get_its_default():
     defaults = RunConfig().to_dict()
     for name in ADDED_LATER:
         assert (table[name].map(str) == str(defaults[name])).all()
+
+
+def test_a_network_of_scenes_may_have_its_first_name_and_runs_keep_theirs():
+    path = RECORDS / "scenes-a2-scenes_student-dct-s0-9ac233421e" / "record.json"
+    written, read = json.loads(path.read_text())["config"], read_record(path)["config"]
+    assert (written["teacher"], written["student"]) == ("scenes_teacher", "scenes_student")
+    assert (read["teacher"], read["student"]) == ("scenes_large", "scenes_medium")
+    config = RunConfig.from_dict(written)
+    assert config == RunConfig.from_dict(read) and config.student == "scenes_medium"
+    assert config.run_id == path.parent.name and written.items() <= config.to_file().items()
