@@ -10,26 +10,28 @@ import csv
 import hashlib
 import json
 import os
-import shutil
-import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from inputs import write_all
-from kinds import ANSWERING, DATA, FINDING, RUNS, SMALL, STOPPED, TOGETHER
 from names import RunConfig, create_model, earlier, fit, load_data, run_directory
 from safetensors.torch import load_file
 from torch import Tensor
 
 Entry = dict[str, Any]
+ASKED = yaml.safe_load(Path(__file__).with_name("kinds.yaml").read_text(encoding="utf-8"))
+HALVES = {f"{name} bfloat16": {"precision": "bfloat16"} for name in ASKED["bfloat16"]}
+RUNS: Entry = {**{name: {} for name in ASKED["methods"]}, **HALVES, **ASKED["runs"]}
 VARYING = {
     "train_seconds", "images_per_second", "latency_ms", "seconds", "commit", "dirty", "versions",
     "utc", "checksums",
@@ -73,60 +75,53 @@ def described(directory: Path) -> Entry:
 
 def config_of(name: str, **changes: Any) -> Any:
     """The configuration of one of ``RUNS``."""
-    return RunConfig.from_dict({**SMALL, **RUNS[name], **changes}).canonical()
+    method = {"method": name.split()[0]}
+    return RunConfig.from_dict({**ASKED["small"], **method, **RUNS[name], **changes}).canonical()
 
 
-def trained(config: Any, place: Path, folder: str = "runs") -> Entry:
-    """A run alone, after all that it needs."""
-    prepared(config, place, folder)
-    fit([config], place / folder, data_root=place / "data", device="cpu", progress=False)
-    return described(run_directory(config, place / folder))
-
-
-def prepared(config: Any, place: Path, folder: str) -> None:
-    """Train what a run needs: its teacher, the stages before it."""
-    for needed in earlier([config]):
-        fit([needed], place / folder, data_root=place / "data", device="cpu", progress=False)
+def learned(configs: list[Any], place: Path, folder: str) -> list[Entry]:
+    """Runs in lock-step, after all that they need."""
+    for group in (*([one] for one in earlier(configs)), configs):
+        fit(group, place / folder, data_root=place / "data", device="cpu", progress=False)
+    return [described(run_directory(config, place / folder)) for config in configs]
 
 
 def plain(name: str, place: Path) -> Entry:
     """One of ``RUNS``, alone."""
-    return trained(config_of(name), place)
+    return learned([config_of(name)], place, "runs")[0]
 
 
 def together(place: Path) -> Entry:
     """Runs in lock-step, which must be what each is alone."""
-    configs = [config_of(name) for name in TOGETHER]
-    for config in configs:
-        prepared(config, place, "together")
-    fit(configs, place / "together", device="cpu", progress=False)
-    runs = [described(run_directory(config, place / "together")) for config in configs]
-    pairs = zip(TOGETHER, configs, runs, strict=True)
-    return {name: {**run, "as alone": run == trained(one, place)} for name, one, run in pairs}
+    names = ASKED["together"]
+    runs = zip(names, learned([config_of(n) for n in names], place, "together"), strict=True)
+    return {name: {**run, "as alone": run == plain(name, place)} for name, run in runs}
 
 
 def stopped(name: str, place: Path) -> Entry:
     """A run that is killed after an epoch and goes on, which must end as if it had not been."""
     config = config_of(name, epochs=8)
-    prepared(config, place, "stopped")
+    learned(earlier([config]) or [config_of("student")], place, "stopped")
     directory = run_directory(config, place / "stopped")
-    child = os.fork()
-    if child == 0:
-        fit([config], place / "stopped", device="cpu", progress=False)
-        os._exit(0)
-    while not (directory / "checkpoint.safetensors").exists():
+    given = {"device": "cpu", "progress": False}
+    process = get_context("fork").Process(
+        target=fit, args=([config], directory.parent), kwargs=given
+    )
+    process.start()
+    while process.is_alive() and not (directory / "checkpoint.safetensors").exists():
         time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    process.kill()
+    process.join()
     unfinished = not (directory / "record.json").exists()
-    run = trained(config, place, "stopped")
-    return {**run, "was stopped": unfinished, "as whole": run == trained(config, place, "whole")}
+    (run,), (whole,) = (learned([config], place, folder) for folder in ("stopped", "whole"))
+    return {**run, "was stopped": unfinished, "as whole": run == whole}
 
 
 def automatic(place: Path) -> Entry:
     """Precision ``auto``, which must be that of the name that this machine chooses."""
-    run = trained(config_of("at", precision="auto"), place)
-    chosen = trained(config_of("at", precision=run["record"]["provenance"]["precision"]), place)
+    (run,) = learned([config_of("at", precision="auto")], place, "auto")
+    precision = run["record"]["provenance"]["precision"]
+    (chosen,) = learned([config_of("at", precision=precision)], place, "auto")
     same = all(run[part] == chosen[part] for part in ("files", "history"))
     return {"config_hash": run["config_hash"], "as chosen": same}
 
@@ -136,7 +131,7 @@ def network(name: str, place: Path) -> Entry:
     torch.manual_seed(0)
     built = create_model(name, 10)
     entry = {"weights": digests(built.state_dict().items())}
-    if name in FINDING:
+    if name in ASKED["finding"]:
         return entry
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     output = built.train()(images)
@@ -147,8 +142,8 @@ def network(name: str, place: Path) -> Entry:
 
 
 def data(name: str, place: Path) -> Entry:
-    """Images and truth of all splits of a data set with some options."""
-    options = {"size": 120, **DATA[name]}
+    """Images and truth of all splits of Scenes with some options."""
+    options = {"size": 120, **ASKED["data"][name]}
     sets = {s: load_data("scenes", s, **options) for s in ("train", "fit", "dev", "test")}
     return {split: _content(found) for split, found in sets.items()}
 
@@ -163,41 +158,40 @@ def _content(found: Any) -> Entry:
     return {**kept, "facts": json.loads(json.dumps(facts))}
 
 
-KINDS: dict[str, Callable[[Path], Entry]] = {
-    **{f"data {name}": partial(data, name) for name in DATA},
-    **{f"network {name}": partial(network, name) for name in (*ANSWERING, *FINDING)},
+KINDS = {
+    **{f"data {name}": partial(data, name) for name in ASKED["data"]},
+    **{f"network {n}": partial(network, n) for n in (*ASKED["answering"], *ASKED["finding"])},
     **{name: partial(plain, name) for name in RUNS},
     "together": together,
-    **{f"stopped {name}": partial(stopped, name) for name in STOPPED},
+    **{f"stopped {name}": partial(stopped, name) for name in ASKED["stopped"]},
     "auto": automatic,
 }
 
 
 def remade(only: list[str], place: Path) -> Iterator[tuple[str, Entry]]:
     """The kinds that are asked for, and then every run that they needed."""
-    chosen = [name for name in KINDS if any(fnmatch(name, pattern) for pattern in only)]
     seen = set()
-    for name in chosen:
+    for name in (name for name in KINDS if any(fnmatch(name, pattern) for pattern in only)):
         begin = time.perf_counter()
         try:
             entry = KINDS[name](place)
         except Exception as error:
             traceback.print_exc()
             entry = {"error": f"{type(error).__name__}: {error}"}
-        seen.add(entry.get("config_hash"))
         print(f"{time.perf_counter() - begin:6.1f} s  {name}", flush=True)
+        seen.add(entry.get("config_hash"))
         yield name, entry
-    needed = [described(path.parent) for path in sorted(place.glob("runs/*/record.json"))]
-    yield from (
-        (f"needed {e['record']['run_id']}", e) for e in needed if e["config_hash"] not in seen
-    )
+    for record in sorted(place.glob("runs/*/record.json")):
+        entry = described(record.parent)
+        if entry["config_hash"] not in seen:
+            yield f"needed {record.parent.name}", entry
 
 
-def is_sound(value: Any) -> bool:
+def is_sound(entry: Entry) -> bool:
     """Whether nothing failed, and all that had to be equal was."""
-    if isinstance(value, dict):
-        return "error" not in value and all(is_sound(one) for one in value.values())
-    return value is not False
+    told = [entry, *(part for part in entry.values() if isinstance(part, dict))]
+    checks = ("as alone", "as whole", "as chosen", "was stopped")
+    return "error" not in entry and all(part.get(c, True) for part in told for c in checks)
 
 
 def main() -> int:
@@ -207,13 +201,10 @@ def main() -> int:
     parser.add_argument("--only", default="*", help="names of kinds, or patterns, with commas")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    place = Path(tempfile.mkdtemp())
-    os.environ["KDLIB_CACHE"] = str(place / "cache")  # so that data are made again too
-    write_all(place / "data")
-    try:
-        entries = dict(remade(given.only.split(","), place))
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ["KDLIB_CACHE"] = f"{folder}/cache"  # so that data are made again too
+        write_all(Path(folder) / "data")
+        entries = dict(remade(given.only.split(","), Path(folder)))
     given.out.write_text(json.dumps(entries, indent=1, sort_keys=True))
     unsound = [name for name, entry in entries.items() if not is_sound(entry)]
     print(f"{len(entries)} kinds; not sound: {', '.join(unsound) or 'none'}")
