@@ -12,7 +12,7 @@ from kdlib.runs import RunConfig
 from study.export import checked, gains, size_table, speed_table, where
 from study.figures.comparison import method_accuracy_table
 from study.ledger.page import counts_markdown, make_ledger
-from study.profiles import profiles_markdown
+from study.profiles import profile_names, read_profile
 from study.records import describe_setting, load_records, recorded_tasks, runs_of, summary_table
 from study.results import (
     check_block,
@@ -467,6 +467,15 @@ def check_readme(readme: Path, roots: Sequence[Path]) -> None:
     """
     for path, name, text in all_blocks(readme, roots):
         check_block(path, name, text)
+
+
+def profiles_markdown() -> str:
+    """A row a profile: its name and what its file says of it."""
+    return markdown_table(["PROFILE", "runs"], map(_profile_row, profile_names()))
+
+
+def _profile_row(name: str) -> list[str]:
+    return [f"[`{name}`](profiles/{name}.yaml)", " ".join(read_profile(name)["about"].split())]
 
 
 def _main_runs(table: pd.DataFrame) -> Iterator[pd.DataFrame]:

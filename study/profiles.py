@@ -374,15 +374,3 @@ def parse_list(text: str, kind: str) -> list[str]:
     if not items:
         raise KdlibError(f"The list of {kind} is empty; give at least one, such as '0,1,2'.")
     return items
-
-
-# The profiles as a table: what each of them runs.
-def profiles_markdown() -> str:
-    """A row a profile: its name and what its file says of it."""
-    from study.results import markdown_table
-
-    return markdown_table(["PROFILE", "runs"], [_row(name) for name in profile_names()])
-
-
-def _row(name: str) -> list[str]:
-    return [f"[`{name}`](profiles/{name}.yaml)", " ".join(read_profile(name)["about"].split())]

@@ -14,13 +14,14 @@ from jsonschema import Draft202012Validator
 
 from kdlib.errors import KdlibError
 from kdlib.files import write_atomic
-from kdlib.methods import METHODS, STAGES, parse_method
+from kdlib.methods import STAGES
 from kdlib.runs import ADDED_LATER, RunConfig, as_hashed, read_record
 from kdlib.tasks import AUGMENTATIONS, TASKS
-from study.analyses.measure import ANSWERS_FILE, FILES_FILE, MAPS_FILE
+from study.names import method_order
 
 PUBLISHED_FILES = ("history.csv", "record.json")
-ANALYSIS_FILES = (MAPS_FILE, ANSWERS_FILE, FILES_FILE)  # published where a run has them
+# Published where a run has them.
+ANALYSIS_FILES = ("attention_maps.safetensors", "answers.safetensors", "analysis.json")
 
 
 def validate_record(record: Mapping[str, Any], path: Path) -> None:
@@ -305,15 +306,6 @@ def describe_setting(table: pd.DataFrame, setting: str) -> str:
     config = list(table.columns[: table.columns.get_loc("top1")])
     differing = [c for c in config if c not in skipped and namesakes[c].nunique(dropna=False) > 1]
     return ", ".join([text, *(f"{name} {row[name]}" for name in differing)])
-
-
-def method_order(label: str) -> tuple[Any, ...]:
-    """Sorts labels as the registry lists the methods, modified ones after plain ones."""
-    method = label.split(" [")[0]
-    if method == "teacher":
-        return (-1,)
-    parts = parse_method(method)
-    return (parts.kd and parts.base != "kd", list(METHODS).index(parts.base), parts.gate, label)
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:

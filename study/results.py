@@ -21,7 +21,7 @@ from kdlib.methods import METHODS, Method
 from kdlib.runs import RunConfig
 from kdlib.srm.losses import SrmOptions
 from kdlib.tasks import TASKS
-from study.figures.style import difference_name, name_of
+from study.names import difference_name, name_of
 from study.profiles import expand
 from study.records import (
     METRICS,

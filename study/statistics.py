@@ -24,7 +24,7 @@ from statsmodels.stats.multitest import multipletests
 from kdlib.errors import KdlibError, unknown
 from kdlib.runs import RunConfig
 from kdlib.tasks import TASKS
-from study.figures.style import name_of
+from study.names import name_of
 from study.profiles import expand, plain_epochs
 from study.records import METRICS, OF_DETECTORS, SEEDS, VARIANT, describe_setting, student_settings
 

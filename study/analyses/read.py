@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from study.figures.style import difference_name, name_of
+from study.names import difference_name, name_of
 from study.results import amount
 
 NOTHING = "These records have nothing to read here yet."

@@ -29,7 +29,7 @@ from study.figures.style import (
     seeds_text,
     shown,
 )
-from study.records import method_order
+from study.names import method_order
 from study.statistics import paired_comparison, smallest_effect
 
 # What happens when one thing is changed: a method's weight, a switch of the DCT loss.

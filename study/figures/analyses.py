@@ -26,7 +26,6 @@ from study.figures.style import (
     NEUTRAL,
     PAGE,
     curve,
-    difference_name,
     dot,
     figure_style,
     legend,
@@ -40,6 +39,7 @@ from study.figures.style import (
     seeds_text,
     shown,
 )
+from study.names import difference_name
 from study.statistics import t_interval
 
 # Images that the teacher gets right and the student alone gets wrong: who learns them?

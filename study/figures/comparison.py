@@ -16,7 +16,6 @@ from study.figures.style import (
     ROW,
     TEACHER_COLOUR,
     curve,
-    difference_name,
     dot,
     figure_style,
     legend,
@@ -31,6 +30,7 @@ from study.figures.style import (
     seeds_text,
     shown,
 )
+from study.names import difference_name
 from study.records import load_histories, student_settings, teacher_runs
 from study.statistics import (
     claims_table,
