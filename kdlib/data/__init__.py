@@ -81,7 +81,7 @@ DATASETS = {
     ),
     "voc": DataSet(
         "Pascal VOC 2007 and 2012: photographs, each pixel one of 20 things or background",
-        masks="kdlib.frskd.segmentation:load_voc",
+        masks="kdlib.frskd.voc:load_voc",
         boxes="kdlib.detection.data:load_voc_objects",
     ),
     "coco": DataSet(

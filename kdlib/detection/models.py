@@ -92,7 +92,7 @@ class EarlyStages(nn.Module):
         super().__init__()
         self.count, self.network = count, network
         if isinstance(network, StagedNetwork):
-            self.network = StagedBackbone(network, count)
+            self.network = StagedBackbone(network.stem, network.stages[:count])
         if isinstance(network, TappedNetwork):
             self.network = _stopped(network.network, count)
 
@@ -376,7 +376,8 @@ class CoarseStages(nn.Module):
 
     def __init__(self, widths: Widths, pyramid: int = 0) -> None:
         super().__init__()
-        self.stages = StagedBackbone(ThreeStageResNet(1, 1, widths, (2, 2, 2, 2)))
+        network = ThreeStageResNet(1, 1, widths, (2, 2, 2, 2))
+        self.stages = StagedBackbone(network.stem, network.stages)
         channels = list(widths[-COARSE:])
         self.pyramid = FeaturePyramidNetwork(channels, pyramid) if pyramid else nn.Identity()
         self.out_channels = pyramid or channels

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdlib.distill import SelfTaughtLoss, TeacherOutput
 from kdlib.errors import KdlibError, unknown
-from kdlib.frskd.self_teacher import PixelSelfTeacher, SelfTeacher
+from kdlib.frskd.self_teacher import SelfTeacher
 from kdlib.losses.attention import AttentionLoss, for_layer
 from kdlib.losses.dct import SpectralLoss
 from kdlib.losses.hints import feature_mse, overhaul_per_image
@@ -59,13 +59,13 @@ def _overhaul(channels: Sequence[tuple[int, int]]) -> nn.Module:
 
 
 FEATURES: dict[str, tuple[Callable[[Sequence[tuple[int, int]]], nn.Module], float]] = {
-    # The feature term, and beta. The first is the paper's; the others are as large as it on the
-    # untrained networks of Scenes, so that one weight tuned for the first means the same in all.
     "attention": (lambda channels: AttentionLoss(), 100.0),
     "fitnet": (_fitnet, 0.5),
     "overhaul": (_overhaul, 0.4),
     "dct": (lambda channels: SpectralLoss(), 0.5),
 }
+"""The feature term, and beta. The first is the paper's; the others are as large as it on the
+untrained networks of Scenes, so that one weight tuned for the first means the same in all."""
 
 
 class RefinementLoss(SelfTaughtLoss):
@@ -107,15 +107,19 @@ class RefinementLoss(SelfTaughtLoss):
         if feature not in FEATURES:
             raise unknown("feature of FRSKD", feature, FEATURES)
         channels = [shape[0] for shape in pair.student.stages]
-        size = {"width": width, "common": common, "depth": depth, "repeat": repeat}
-        pyramid = _self_teacher(pair, channels, **size)
+        size: dict[str, Any] = {"width": width, "common": common, "depth": depth, "repeat": repeat}
+        pyramid = SelfTeacher(channels, pair.classes, pair.pixels, **size)
         super().__init__(pyramid, detach)
         build, default = FEATURES[feature]
-        self.alpha, self.beta = alpha, default if beta is None else beta
-        _check_weights(self.alpha, self.beta, temperature)
-        self.temperature = temperature
-        pairs = list(zip(channels, pyramid.widths, strict=True))
-        self.features = build(pairs) if self.beta else None
+        self.alpha, self.temperature = alpha, temperature
+        self.beta = default if beta is None else beta
+        if self.alpha < 0 or self.beta < 0 or temperature <= 0:
+            raise KdlibError(
+                f"alpha {alpha}, beta {self.beta} and temperature {temperature} of FRSKD: the "
+                "weights must be 0 or more and the temperature above 0."
+            )
+        connected = list(zip(channels, pyramid.widths, strict=True))
+        self.features = build(connected) if self.beta else None
 
     def forward(self, student: Output, teacher: TeacherOutput, batch: "Batch") -> Tensor:
         """(B,): what the student learns from its self-teacher's output."""
@@ -127,17 +131,3 @@ class RefinementLoss(SelfTaughtLoss):
         if self.features is not None:
             total = total + self.beta * self.features(student, teacher, batch)
         return total
-
-
-def _self_teacher(pair: Pair, channels: Sequence[int], **size: Any) -> SelfTeacher:
-    if pair.pixels is None:
-        return SelfTeacher(channels, pair.classes, **size)
-    return PixelSelfTeacher(channels, pair.classes, pair.pixels, **size)
-
-
-def _check_weights(alpha: float, beta: float, temperature: float) -> None:
-    if alpha < 0 or beta < 0 or temperature <= 0:
-        raise KdlibError(
-            f"alpha {alpha}, beta {beta} and temperature {temperature} of FRSKD: the weights must "
-            "be 0 or more and the temperature above 0."
-        )

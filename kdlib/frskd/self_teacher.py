@@ -1,9 +1,10 @@
-"""The self-teacher of FRSKD: a small feature pyramid on a classifier's own stages.
+"""The self-teacher of FRSKD: a small feature pyramid on a network's own stages.
 
 A BiFPN (Tan 2020, arXiv 1911.09070) refines the stages top-down and back bottom-up; a classifier
-reads the coarsest refined map (Ji 2021, arXiv 2103.08273). It attaches to any network of
-``kdlib.models``, is trained beside it and thrown away afterwards. Every level works in its own
-multiple of the stage's channels (``BiFPNc``, the paper's), or all of them in one common number.
+reads the coarsest refined map (Ji 2021, arXiv 2103.08273), or a head reads them all where each
+pixel has a class. It attaches to any network of ``kdlib.models``, is trained with it and thrown
+away afterwards. Every level works in its own multiple of the stage's channels (``BiFPNc``, the
+paper's), or all of them in one common number.
 """
 
 from collections.abc import Sequence
@@ -18,10 +19,13 @@ from kdlib.losses.attention import for_layer, working_precision
 from kdlib.models.cifar import initialise
 from kdlib.models.output import Output
 
+EPSILON = 1e-6  # of the fusion's weights; from BiFPN's paper
+LARGEST = 1024
+"""Of a size: with a slip of a zero, or of twenty, building would never end."""
 
-# A classifier together with its self-teacher, as one network.
+
 class RefinedNetwork(nn.Module):
-    """What a self-teacher makes of a student's stages, measured like any network.
+    """A student with its self-teacher as one network, whose answer is the self-teacher's.
 
     Args:
         student: the classifier; its own logits are not read.
@@ -39,16 +43,15 @@ class RefinedNetwork(nn.Module):
         return refined._replace(logits=refined.logits[:, : self.classes])
 
 
-EPSILON = 1e-6  # of the fusion's weights; from BiFPN's paper
-
-LARGEST = 1024
-"""Of a size: with a slip of a zero, or of twenty, building would never end."""
-
-
 def point_block(inputs: int, outputs: int) -> nn.Sequential:
     """1 x 1 convolution, batch norm, ReLU."""
     convolution = nn.Conv2d(inputs, outputs, 1, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def _resized_block(inputs: int, outputs: int) -> nn.Module:
+    """Between levels of one width there is nothing to change."""
+    return nn.Identity() if inputs == outputs else point_block(inputs, outputs)
 
 
 def separable_block(channels: int, depth: int) -> nn.Sequential:
@@ -81,10 +84,10 @@ def enlarged(features: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(features, size=size, mode="nearest")
 
 
-def reduced(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """Largest values at ``size``: 3 x 3 at stride 2 where that gives it, else adaptive."""
+def reduced(features: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """Largest values at ``size``: 3 x 3 at stride 2 where that gives it (None), else adaptive."""
     halved = (-(-features.shape[-2] // 2), -(-features.shape[-1] // 2))
-    if size == halved:
+    if size in (None, halved):
         return functional.max_pool2d(features, 3, stride=2, padding=1)
     return functional.adaptive_max_pool2d(features, size)
 
@@ -104,8 +107,8 @@ class BiFPN(nn.Module):
         own = [point_block(*pair) for pair in zip(inputs, widths, strict=True)]
         again = [point_block(*pair) for pair in zip(inputs[1:], widths[1:], strict=True)]
         self.laterals_down, self.laterals_up = nn.ModuleList(own), nn.ModuleList(again)
-        self.narrow = nn.ModuleList(_changed(coarse, fine) for fine, coarse in steps)
-        self.widen = nn.ModuleList(_changed(fine, coarse) for fine, coarse in steps)
+        self.narrow = nn.ModuleList(_resized_block(coarse, fine) for fine, coarse in steps)
+        self.widen = nn.ModuleList(_resized_block(fine, coarse) for fine, coarse in steps)
         self.fuse_down = nn.ModuleList(Fusion(2) for _ in steps)
         # The coarsest level starts the way down, and so has nothing from it to fuse on the way up.
         self.fuse_up = nn.ModuleList(Fusion(3 if left else 2) for left in range(len(steps))[::-1])
@@ -114,43 +117,59 @@ class BiFPN(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps (B, C, H, W), fine to coarse -> refined maps of the same sizes, before any ReLU."""
-        return self._bottom_up(features, self._top_down(features))
-
-    def _top_down(self, features: Sequence[Tensor]) -> list[Tensor]:
-        found = [self.laterals_down[-1](features[-1])]
+        down = [self.laterals_down[-1](features[-1])]
         for level in reversed(range(len(features) - 1)):
             lateral = self.laterals_down[level](features[level])
             # Narrowed before it is enlarged, not after as published: the same numbers, since
             # repeated pixels have the same statistics, for a quarter of the operations.
-            above = enlarged(self.narrow[level](found[0]), _size(lateral))
-            found.insert(0, self.refine_down[level](self.fuse_down[level](lateral, above)))
-        return found
-
-    def _bottom_up(self, features: Sequence[Tensor], down: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        refined, coarsest = [down[0]], len(features) - 1
-        for step, level in enumerate(range(1, coarsest + 1)):
-            lateral = self.laterals_up[step](features[level])
+            above = enlarged(self.narrow[level](down[0]), _size(lateral))
+            down.insert(0, self.refine_down[level](self.fuse_down[level](lateral, above)))
+        refined = [down[0]]
+        for step, coarser in enumerate(features[1:]):
+            lateral = self.laterals_up[step](coarser)
             below = self.widen[step](reduced(refined[-1], _size(lateral)))
-            inputs = (lateral, below) if level == coarsest else (lateral, down[level], below)
-            refined.append(self.refine_up[step](self.fuse_up[step](*inputs)))
+            beside = [down[step + 1]] if step + 2 < len(features) else []
+            refined.append(self.refine_up[step](self.fuse_up[step](lateral, *beside, below)))
         return tuple(refined)
-
-
-def _changed(inputs: int, outputs: int) -> nn.Module:
-    """Between levels of one width there is nothing to change."""
-    return nn.Identity() if inputs == outputs else point_block(inputs, outputs)
 
 
 def _size(features: Tensor) -> tuple[int, int]:
     return features.shape[-2], features.shape[-1]
 
 
+class PixelHead(nn.Module):
+    """Classes of pixels from the sum of a pyramid's levels (Kirillov 2019, arXiv 1901.02446).
+
+    All levels are read, because the finest of a single pyramid knows nothing of its way up.
+    ``depth`` separable convolutions come before the classifier.
+    """
+
+    def __init__(self, width: int, classes: int, depth: int = 1) -> None:
+        super().__init__()
+        self.refine = separable_block(width, depth)
+        self.classifier = nn.Conv2d(width, classes, 1)
+
+    def forward(self, levels: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Levels (B, width, h, w), fine to coarse, before any ReLU -> logits (B, K, *size)."""
+        finest = _size(levels[0])
+        summed = torch.stack([_bilinear(functional.relu(one), finest) for one in levels]).sum(0)
+        refined = functional.relu(self.refine(summed))
+        # Its losses are in float32, and the few coarse values are converted sooner than the many.
+        return _bilinear(working_precision(self.classifier(refined)), size)
+
+
+def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
 class SelfTeacher(nn.Module):
-    """Refined maps of a classifier's stages, and a classification of the coarsest of them.
+    """Refined maps of a network's stages, and a classification of the coarsest of them.
 
     Args:
-        channels: of each stage of the classifier, fine to coarse.
+        channels: of each stage of the network, fine to coarse.
         classes: number of classes K.
+        pixels: a side of the answer where each pixel has a class: a head like that of a
+            :class:`~kdlib.frskd.segmentation.Segmenter` then reads all refined maps.
         width: each level works in ``width`` times its stage's channels.
         common: all levels work in so many channels instead; ``None`` for ``width``.
         depth: separable convolutions in a node of the pyramid.
@@ -164,6 +183,7 @@ class SelfTeacher(nn.Module):
         self,
         channels: Sequence[int],
         classes: int,
+        pixels: int | None = None,
         *,
         width: int = 2,
         common: int | None = None,
@@ -177,19 +197,22 @@ class SelfTeacher(nn.Module):
         self.pyramids = nn.ModuleList(BiFPN(one, self.widths, depth) for one in inputs)
         self.classifier: nn.Module = nn.Linear(self.widths[-1], classes)
         initialise(self)
+        self.pixels = pixels
+        if pixels is not None:
+            self.classifier = initialise(PixelHead(self.widths[0], classes))
 
     def forward(self, stages: Sequence[Tensor]) -> Output:
-        """Stages (B, C, H, W), fine to coarse -> logits (B, K), refined maps, pooled features."""
-        features = self.refined(stages)
-        embedding = features[-1].mean((2, 3))
-        return Output(self.classifier(embedding), features, embedding)
+        """Stages (B, C, H, W), fine to coarse -> logits, refined maps, pooled features.
 
-    def refined(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The stages as all pyramids, one after the other, leave them."""
+        Logits are (B, K), or (B, K, ``pixels``, ``pixels``).
+        """
         features = tuple(for_layer(self.classifier, stage) for stage in stages)
         for pyramid in self.pyramids:
             features = pyramid(features)
-        return features
+        embedding = features[-1].mean((2, 3))
+        if self.pixels is None:
+            return Output(self.classifier(embedding), features, embedding)
+        return Output(self.classifier(features, (self.pixels,) * 2), features, embedding)
 
 
 def _check_sizes(**numbers: int) -> None:
@@ -198,75 +221,3 @@ def _check_sizes(**numbers: int) -> None:
             raise KdlibError(
                 f"{name} of the self-teacher is {shown(number)}; it must be 1 to {LARGEST}."
             )
-
-
-# Answers for each pixel from the levels of a pyramid; and a self-teacher that gives them.
-class PixelHead(nn.Module):
-    """Classes of pixels from the sum of a pyramid's levels (Kirillov 2019, arXiv 1901.02446).
-
-    All levels are read, because the finest of a single pyramid knows nothing of its way up.
-
-    Args:
-        width: channels of each level.
-        classes: number of classes K.
-        depth: separable convolutions before the classifier.
-    """
-
-    def __init__(self, width: int, classes: int, depth: int = 1) -> None:
-        super().__init__()
-        self.refine = separable_block(width, depth)
-        self.classifier = nn.Conv2d(width, classes, 1)
-
-    def forward(self, levels: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Levels (B, width, h, w), fine to coarse, before any ReLU -> logits (B, K, *size)."""
-        finest = (levels[0].shape[-2], levels[0].shape[-1])
-        summed = torch.stack([_bilinear(functional.relu(one), finest) for one in levels]).sum(0)
-        refined = functional.relu(self.refine(summed))
-        # Its losses are in float32, and the few coarse values are converted sooner than the many.
-        return _bilinear(working_precision(self.classifier(refined)), size)
-
-
-def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
-
-
-class PixelSelfTeacher(SelfTeacher):
-    """A self-teacher whose answer is a class for each pixel.
-
-    Its pyramids go on from those of a :class:`~.segmentation.Segmenter`, whose stages they
-    read, and its head is made like that one's.
-
-    Args:
-        channels: of each stage of the student, fine to coarse.
-        classes: number of classes K.
-        pixels: a side of the answer.
-        width: as of :class:`SelfTeacher`, like all that follow.
-        common: one number of channels for all levels instead.
-        depth: separable convolutions in a node of a pyramid.
-        repeat: how many pyramids follow one another.
-
-    Raises:
-        KdlibError: a number that is below 1.
-    """
-
-    def __init__(
-        self,
-        channels: Sequence[int],
-        classes: int,
-        pixels: int,
-        *,
-        width: int = 2,
-        common: int | None = None,
-        depth: int = 2,
-        repeat: int = 1,
-    ) -> None:
-        super().__init__(channels, classes, width=width, common=common, depth=depth, repeat=repeat)
-        self.size = (pixels, pixels)
-        self.classifier = PixelHead(self.widths[0], classes)
-        initialise(self.classifier)
-
-    def forward(self, stages: Sequence[Tensor]) -> Output:
-        """Stages (B, C, h, w), fine to coarse -> logits (B, K, H, W), refined maps, pooled."""
-        features = self.refined(stages)
-        logits = self.classifier(features, self.size)
-        return Output(logits, features, features[-1].mean((2, 3)))

@@ -1,6 +1,7 @@
 """Networks by name: what builds each, and the task that it does."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,6 +10,8 @@ from kdlib.errors import KdlibError, checked_options, unknown
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from kdlib.models.adapters import Reader
 
 
 class Model(NamedTuple):
@@ -27,79 +30,58 @@ class Model(NamedTuple):
     pretrained: bool = False
 
 
-def _cifar(name: str, **options: Any) -> Model:
-    return Model(f"kdlib.models.cifar:{name}", options)
+def _model(
+    module: str, name: str, pretrained: bool = False, task: str = "classification", **options: Any
+) -> Model:
+    return Model(f"{module}:{name}", options, task, pretrained)
 
 
-def _scenes(*widths: int) -> Model:
-    options = {"blocks": 1, "widths": widths, "strides": (2, 2, 2, 2)}
-    return Model("kdlib.models.cifar:ThreeStageResNet", options)
-
-
-def _tapped(build: str, **options: Any) -> Model:
-    return Model(f"kdlib.models.torchvision:{build}", options, pretrained=True)
-
-
-def _segmenter(name: str, pretrained: bool = False, **options: Any) -> Model:
-    return Model(f"kdlib.frskd.segmentation:{name}", options, "segmentation", pretrained)
-
-
-def _detector(name: str, pretrained: bool = False, **options: Any) -> Model:
-    return Model(f"kdlib.detection.models:{name}", options, "detection", pretrained)
-
-
+_cifar = partial(_model, "kdlib.models.cifar")
+_scenes = partial(_cifar, "ThreeStageResNet", blocks=1, strides=(2, 2, 2, 2))
+_torchvision = partial(_model, "kdlib.models.torchvision")
+_tapped = partial(_torchvision, "TappedNetwork", True)
+_segmenter = partial(_model, "kdlib.frskd.segmentation", task="segmentation")
+_detector = partial(_model, "kdlib.detection.models", task="detection")
+_resnet = partial(_tapped, logits="fc", stages=("layer1", "layer2", "layer3", "layer4"))
+_pyramid = partial(_detector, "with_pyramid", True)
+WIDE = (32, 64, 128, 256)
+MOBILE_STAGES = ("features.3", "features.6", "features.13", "features.18")
 MODELS: dict[str, Model] = {
-    "resnet8": _cifar("cifar_resnet", depth=8),
-    "resnet14": _cifar("cifar_resnet", depth=14),
-    "resnet20": _cifar("cifar_resnet", depth=20),
-    "resnet32": _cifar("cifar_resnet", depth=32),
-    "resnet44": _cifar("cifar_resnet", depth=44),
-    "resnet56": _cifar("cifar_resnet", depth=56),
-    "resnet110": _cifar("cifar_resnet", depth=110),
-    "resnet8x4": _cifar("wide_cifar_resnet", depth=8),
-    "resnet32x4": _cifar("wide_cifar_resnet", depth=32),
+    **{f"resnet{n}": _cifar("cifar_resnet", depth=n) for n in (8, 14, 20, 32, 44, 56, 110)},
+    **{f"resnet{n}x4": _cifar("cifar_resnet", depth=n, widths=WIDE) for n in (8, 32)},
     "wrn_16_2": _cifar("WideResNet", depth=16, width=2),
     "wrn_40_1": _cifar("WideResNet", depth=40, width=1),
     "wrn_40_2": _cifar("WideResNet", depth=40, width=2),
-    "resnet18_cifar": _cifar("resnet18_cifar"),
-    "resnet50_cifar": _cifar("resnet50_cifar"),
+    "resnet18_cifar": _torchvision("resnet_cifar", block="BasicBlock", counts=(2, 2, 2, 2)),
+    "resnet50_cifar": _torchvision("resnet_cifar", block="Bottleneck", counts=(3, 4, 6, 3)),
     "vgg8": _cifar("cifar_vgg", repeats=1),
     "vgg13": _cifar("cifar_vgg", repeats=2),
-    "mobilenet_v2_cifar": _cifar("mobilenet_v2_cifar"),
+    "mobilenet_v2_cifar": _torchvision("mobilenet_v2_cifar"),
     "shuffle_v1": _cifar("cifar_shuffle_v1"),
-    "shuffle_v2": _cifar("cifar_shuffle_v2"),
-    "scenes_small": _scenes(4, 4, 8, 16),
-    "scenes_medium": _scenes(16, 16, 32, 64),
-    "scenes_large": _scenes(48, 48, 96, 192),
-    "scenes_mobile": Model("kdlib.models.scenes:scenes_mobile"),
-    "resnet18": _tapped("tapped_resnet", name="resnet18"),
-    "resnet34": _tapped("tapped_resnet", name="resnet34"),
-    "resnet50": _tapped("tapped_resnet", name="resnet50"),
-    "resnet152": _tapped("tapped_resnet", name="resnet152"),
-    "mobilenet_v2": _tapped("tapped_mobilenet"),
+    "shuffle_v2": _torchvision("shuffle_v2_cifar"),
+    "scenes_small": _scenes(widths=(4, 4, 8, 16)),
+    "scenes_medium": _scenes(widths=(16, 16, 32, 64)),
+    "scenes_large": _scenes(widths=(48, 48, 96, 192)),
+    "scenes_mobile": _cifar("scenes_mobile"),
+    **{f"resnet{n}": _resnet(network=f"resnet{n}") for n in (18, 34, 50, 152)},
+    "mobilenet_v2": _tapped(network="mobilenet_v2", logits="classifier.1", stages=MOBILE_STAGES),
     "scenes_segmenter": _segmenter("scenes_segmenter", widths=(16, 16, 32, 64), width=32),
     "scenes_segmenter_tiny": _segmenter("scenes_segmenter", widths=(4, 4, 8, 16), width=8),
-    "efficientdet_d0": _segmenter("efficientdet_d0", pretrained=True),
-    "efficientdet_d1": _segmenter("efficientdet_d1", pretrained=True),
+    "efficientdet_d0": _segmenter("efficientdet", True, backbone="efficientnet_b0", width=64),
+    "efficientdet_d1": _segmenter("efficientdet", True, backbone="efficientnet_b1", width=88),
     "scenes_ssd": _detector("scenes_ssd", widths=(16, 16, 32, 64)),
     "scenes_ssd_tiny": _detector("scenes_ssd", widths=(4, 4, 8, 16)),
     "scenes_retinanet": _detector("scenes_retinanet", widths=(16, 16, 32, 64), pyramid=48),
     "scenes_retinanet_tiny": _detector("scenes_retinanet", widths=(4, 4, 8, 16), pyramid=8),
-    "ssd300_vgg16": _detector("ssd300_vgg16", pretrained=True),
-    "ssdlite320_mobilenet_v3_large": _detector("ssdlite320_mobilenet_v3_large", pretrained=True),
-    "retinanet_resnet50_fpn": _detector(
-        "with_pyramid", pretrained=True, build="retinanet_resnet50_fpn", backbone="resnet50"
+    "ssd300_vgg16": _detector("ssd300_vgg16", True),
+    "ssdlite320_mobilenet_v3_large": _detector("ssdlite320_mobilenet_v3_large", True),
+    "retinanet_resnet50_fpn": _pyramid(build="retinanet_resnet50_fpn", backbone="resnet50"),
+    "fasterrcnn_mobilenet_v3_large_fpn": _pyramid(
+        build="fasterrcnn_mobilenet_v3_large_fpn", backbone="mobilenet_v3_large"
     ),
-    "fasterrcnn_mobilenet_v3_large_fpn": _detector(
-        "with_pyramid",
-        pretrained=True,
-        build="fasterrcnn_mobilenet_v3_large_fpn",
-        backbone="mobilenet_v3_large",
-    ),
-    "fasterrcnn_resnet50_fpn": _detector(
-        "with_pyramid", pretrained=True, build="fasterrcnn_resnet50_fpn", backbone="resnet50"
-    ),
+    "fasterrcnn_resnet50_fpn": _pyramid(build="fasterrcnn_resnet50_fpn", backbone="resnet50"),
 }
+BUILT_IN = frozenset(MODELS)
 DETECTOR_OPTIONS = ("image_size", "mean", "std")
 FIRST_NAMES = {
     "scenes_small": "scenes_tiny",
@@ -120,19 +102,65 @@ def model_names() -> tuple[str, ...]:
     return tuple(MODELS)
 
 
+def register_model(
+    name: str,
+    build: Callable[[int], "nn.Module"],
+    *,
+    task: str = "classification",
+    stages: "Sequence[str] | Reader | None" = None,
+    image_size: int = 64,
+) -> None:
+    """Make a network of your own known to ``create_model`` and ``fit``, in this process.
+
+    ``build`` takes the number of classes K and returns any module, whose forward takes images
+    (B, 3, H, W). Where that returns
+
+    - an ``Output``, it is used as it is;
+    - a list of feature maps, fine to coarse, their mean over pixels and a linear classifier are
+      added: ``lambda classes: timm.create_model("resnet34", features_only=True)``;
+    - logits (B, K), ``stages`` says how to read the stages: by the names of the layers that
+      return them, fine to coarse (the embedding is then the mean of the last), or by a function
+      ``(network, images) -> Output``.
+
+    A run knows a network by its name: give another architecture another name.
+
+    Args:
+        name: a new one, or one that was registered before.
+        build: makes the network.
+        task: ``classification``; ``segmentation``, with logits (B, K, H, W); or ``detection``, for
+            a :class:`kdlib.detection.models.Detector`.
+        stages: for networks that return logits.
+        image_size: pixels a side of the image with which a network is tried when it is built.
+
+    Raises:
+        KdlibError: a name of kdlib's own, or no such task; when it is built, what is wrong with it.
+    """
+    if current_name(name) in BUILT_IN:
+        raise KdlibError(f"'{name}' is a network of kdlib's own; give yours another name.")
+    tasks = {model.task for model in MODELS.values()}
+    if task not in tasks:
+        raise unknown("task of a network", task, tasks)
+    options = {"build": build, "stages": stages, "image_size": image_size}
+    ours = Model("kdlib.models.adapters:adapted", options, task)
+    MODELS[name] = Model(build, task=task) if task == "detection" else ours
+
+
 def check_task(name: str, task: str) -> None:
     """Refuse a network that does not do a task.
 
     Raises:
         KdlibError: an unknown network, or one of another task; lists those that do it.
     """
-    name = current_name(name)
-    if name not in MODELS:
-        raise unknown("model", name, MODELS)
     does = "classification" if task == "crops" else task
-    able = [other for other, model in MODELS.items() if model.task == does]
-    if name not in able:
-        raise KdlibError(f"Model '{name}' is not for task '{task}'. Valid: {', '.join(able)}.")
+    if _named(name).task != does:
+        able = ", ".join(other for other, model in MODELS.items() if model.task == does)
+        raise KdlibError(f"Model '{name}' is not for task '{task}'. Valid: {able}.")
+
+
+def _named(name: str) -> Model:
+    if current_name(name) not in MODELS:
+        raise unknown("model", name, MODELS)
+    return MODELS[current_name(name)]
 
 
 def create_model(name: str, num_classes: int, **options: Any) -> "nn.Module":
@@ -143,20 +171,16 @@ def create_model(name: str, num_classes: int, **options: Any) -> "nn.Module":
     Args:
         name: one of ``model_names()``.
         num_classes: number of classes K.
-        options: ``weights``, torchvision's name of pretrained weights ("DEFAULT" for the best;
-            None, the default, for a random start), for torchvision's networks only; of a detector
-            its backbone's. For detectors also ``image_size``, the side in pixels to which images
-            are resized, and ``mean`` and ``std``, of each channel, which normalise them; None for
-            the network's own.
+        options: ``weights``, torchvision's name of pretrained weights ("DEFAULT" for the best,
+            None for a random start), for its networks only; of a detector its backbone's. For
+            detectors also ``image_size``, the side in pixels to which images are resized, and
+            ``mean`` and ``std`` of each channel, which normalise them; None for its own.
 
     Raises:
         KdlibError: unknown name, option or weights, or weights that cannot be downloaded; an
             image size or a mean that cannot be.
     """
-    name = current_name(name)
-    if name not in MODELS:
-        raise unknown("model", name, MODELS)
-    model = MODELS[name]
+    model = _named(name)
     finds = model.task == "detection"
     valid = ("weights",) * model.pretrained + DETECTOR_OPTIONS * finds
     if options and not valid:

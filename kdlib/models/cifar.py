@@ -1,59 +1,71 @@
-"""The CIFAR-style residual networks of the distillation literature.
+"""Networks for small images: those of the distillation literature, and those of Scenes.
 
-ResNet-8 to ResNet-110 (He 2016, arXiv 1512.03385, section 4.2; shortcuts with a projection) and
-the 4 times wider ResNet-8x4 and ResNet-32x4 with a stem of 32 channels (Tian 2020, arXiv
-1910.10699). The Scenes networks have the same three stages at a quarter to a
-sixteenth of the image's size, so that a laptop trains them in a minute.
+They have the sizes of Tian 2020 (arXiv 1910.10699). Stages are read after a ReLU.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import MobileNetV2, ResNet, ShuffleNetV2
-from torchvision.models.resnet import BasicBlock as ext_BasicBlock
-from torchvision.models.resnet import Bottleneck
-from torchvision.ops import Conv2dNormActivation
 
 from kdlib.models.output import Output, StagedNetwork
 
-# MobileNetV2 of half the width for CIFAR (Sandler 2018, arXiv 1801.04381).
-# Expansion, channels at full width, blocks, stride of the first block.
-BLOCKS = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 1),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
+Network = TypeVar("Network", bound=nn.Module)
+Widths = tuple[int, int, int, int]
 
 
-def mobilenet_v2_cifar(classes: int) -> StagedNetwork:
-    """Stages of 12, 16, 48 and 1280 channels at 1/2, 1/4, 1/8 and 1/16 of the image.
-
-    Its blocks end in a convolution without activation, so the first three stages have both signs.
-    """
-    network = MobileNetV2(
-        classes, width_mult=0.5, inverted_residual_setting=BLOCKS, round_nearest=1, dropout=0
-    )
-    layers = network.features
-    stages = layers[1:4], layers[4:7], layers[7:14], layers[14:]
-    return StagedNetwork(layers[0], stages, network.classifier[-1])
+def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution without bias that keeps the size (or halves it)."""
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
 
 
-# The residual block that the CIFAR-style and the Scenes networks are built from.
+def conv_norm(
+    inputs: int,
+    outputs: int,
+    size: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    *,
+    bias: bool = False,
+    activation: type[nn.ReLU | nn.ReLU6] | None = nn.ReLU,
+) -> nn.Sequential:
+    """Convolution that keeps the size (over the stride), batch norm, activation."""
+    padding = size // 2
+    convolution = nn.Conv2d(inputs, outputs, size, stride, padding, groups=groups, bias=bias)
+    active = [activation(inplace=True)] if activation else []
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), *active)
+
+
+def initialise(network: Network) -> Network:
+    """He's normal initialisation of the convolutions; batch norm starts as the identity."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+def _stages(
+    block: Callable[..., nn.Module],
+    widths: Sequence[int],
+    counts: Sequence[int],
+    strides: Sequence[int],
+) -> list[nn.Sequential]:
+    """Stages of so many blocks; the first block of each changes channels and resolution."""
+    sizes = zip(widths, widths[1:], counts, strides, strict=False)
+    return [
+        nn.Sequential(
+            block(inputs, outputs, stride), *(block(outputs, outputs) for _ in range(1, n))
+        )
+        for inputs, outputs, n, stride in sizes
+    ]
+
+
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm, added to a shortcut (He 2016, arXiv 1512.03385).
-
-    Args:
-        inputs: channels coming in.
-        outputs: channels going out.
-        stride: 1, or 2 to halve the resolution.
-    """
+    """Two 3x3 convolutions with batch norm, added to a shortcut (He 2016, arXiv 1512.03385)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -63,8 +75,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(outputs))
+            self.shortcut = conv_norm(inputs, outputs, 1, stride, activation=None)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride), after the last ReLU."""
@@ -73,178 +84,27 @@ class BasicBlock(nn.Module):
         return functional.relu(hidden + self.shortcut(features), inplace=True)
 
 
-def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution without bias that keeps the size (or halves it)."""
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-
-
-def initialise(network: nn.Module) -> None:
-    """He's normal initialisation of the convolutions; batch norm starts as the identity."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-CIFAR_WIDTHS = (16, 16, 32, 64)
-WIDE_WIDTHS = (32, 64, 128, 256)
-
-
 class ThreeStageResNet(StagedNetwork):
-    """Stem, three stages of basic blocks, each at half the resolution of the last, a classifier.
+    """Stem and three stages of ``blocks`` basic blocks each (He 2016, section 4.2).
 
-    Args:
-        classes: number of classes K.
-        blocks: basic blocks in each stage.
-        widths: channels of the stem and of the three stages.
-        strides: of the stem and of the three stages.
+    ``widths`` are the channels of the stem and of the stages, ``strides`` theirs. The Scenes
+    networks have all strides 2, so that a laptop trains them in a minute.
     """
 
     def __init__(
-        self,
-        classes: int,
-        blocks: int,
-        widths: tuple[int, int, int, int] = CIFAR_WIDTHS,
-        strides: tuple[int, int, int, int] = (1, 1, 2, 2),
+        self, classes: int, blocks: int, widths: Widths, strides: Widths = (1, 1, 2, 2)
     ) -> None:
-        stem = nn.Sequential(
-            conv3x3(3, widths[0], strides[0]), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
-        )
-        stages = [
-            _cifar_resnet_stage(inputs, outputs, blocks, stride)
-            for inputs, outputs, stride in zip(widths, widths[1:], strides[1:], strict=False)
-        ]
+        stem = conv_norm(3, widths[0], 3, strides[0])
+        stages = _stages(BasicBlock, widths, (blocks,) * 3, strides[1:])
         super().__init__(stem, stages, nn.Linear(widths[-1], classes))
         initialise(self)
 
 
-def _cifar_resnet_stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
-    first = BasicBlock(inputs, outputs, stride)
-    return nn.Sequential(first, *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
+def cifar_resnet(classes: int, depth: int, widths: Widths = (16, 16, 32, 64)) -> ThreeStageResNet:
+    """ResNet of ``depth`` = 6 n + 2 layers."""
+    return ThreeStageResNet(classes, (depth - 2) // 6, widths)
 
 
-def cifar_resnet(classes: int, depth: int) -> ThreeStageResNet:
-    """ResNet of ``depth`` = 6 n + 2 layers and 16, 32, 64 channels."""
-    return ThreeStageResNet(classes, (depth - 2) // 6)
-
-
-def wide_cifar_resnet(classes: int, depth: int) -> ThreeStageResNet:
-    """ResNet of ``depth`` = 6 n + 2 layers and 64, 128, 256 channels (``x4``)."""
-    return ThreeStageResNet(classes, (depth - 2) // 6, WIDE_WIDTHS)
-
-
-# ResNet-18 for CIFAR, the layout of ImageNet's (He 2016, arXiv 1512.03385).
-def resnet18_cifar(classes: int) -> StagedNetwork:
-    """Stages of 64, 128, 256 and 512 channels at 1, 1/2, 1/4 and 1/8 of the image."""
-    layers = ResNet(ext_BasicBlock, (2, 2, 2, 2), classes)
-    stem = nn.Sequential(conv3x3(3, 64), layers.bn1, layers.relu)
-    stages = layers.layer1, layers.layer2, layers.layer3, layers.layer4
-    network = StagedNetwork(stem, stages, layers.fc)
-    initialise(network)
-    return network
-
-
-# ResNet-50 for CIFAR (He 2016, arXiv 1512.03385).
-def resnet50_cifar(classes: int) -> StagedNetwork:
-    """Stages of 256, 512, 1024 and 2048 channels at 1, 1/2, 1/4 and 1/8 of the image."""
-    layers = ResNet(Bottleneck, (3, 4, 6, 3), classes)
-    stem = nn.Sequential(conv3x3(3, 64), layers.bn1, layers.relu)
-    stages = layers.layer1, layers.layer2, layers.layer3, layers.layer4
-    network = StagedNetwork(stem, stages, layers.fc)
-    initialise(network)
-    return network
-
-
-# ShuffleNet with three groups for CIFAR (Zhang 2018, arXiv 1707.01083).
-GROUPS = 3
-SHUFFLE_V1_WIDTHS = (24, 240, 480, 960)
-SHUFFLE_V1_UNITS = (4, 8, 4)
-
-
-class ShuffleUnit(nn.Module):
-    """Grouped 1x1, channel shuffle, depthwise 3x3, grouped 1x1, joined to a shortcut (figure 2).
-
-    Args:
-        inputs: channels coming in.
-        outputs: channels going out.
-        stride: 1 adds the shortcut; 2 halves the resolution and appends the pooled shortcut,
-            so that the convolutions make only the ``outputs - inputs`` new channels.
-    """
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__()
-        made = outputs - inputs if stride == 2 else outputs
-        middle = made // 4
-        groups = 1 if inputs == SHUFFLE_V1_WIDTHS[0] else GROUPS  # so few channels are not grouped
-        self.convolutions = nn.Sequential(
-            Conv2dNormActivation(inputs, middle, 1, groups=groups),
-            nn.ChannelShuffle(groups),
-            Conv2dNormActivation(middle, middle, 3, stride, groups=middle),
-            Conv2dNormActivation(middle, made, 1, groups=GROUPS, activation_layer=None),
-        )
-        self.pool = nn.AvgPool2d(3, 2, padding=1) if stride == 2 else None
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride), after the last ReLU."""
-        made = self.convolutions(features)
-        if self.pool is None:
-            return functional.relu(made + features, inplace=True)
-        return functional.relu(torch.cat([made, self.pool(features)], 1), inplace=True)
-
-
-def cifar_shuffle_v1(classes: int) -> StagedNetwork:
-    """Stages of 240, 480 and 960 channels at 1/2, 1/4 and 1/8 of the image."""
-    sizes = zip(SHUFFLE_V1_WIDTHS, SHUFFLE_V1_WIDTHS[1:], SHUFFLE_V1_UNITS, strict=False)
-    stages = [_shuffle_v1_stage(inputs, outputs, units) for inputs, outputs, units in sizes]
-    stem = Conv2dNormActivation(3, SHUFFLE_V1_WIDTHS[0], 1)
-    return StagedNetwork(stem, stages, nn.Linear(SHUFFLE_V1_WIDTHS[-1], classes))
-
-
-def _shuffle_v1_stage(inputs: int, outputs: int, units: int) -> nn.Sequential:
-    first = ShuffleUnit(inputs, outputs, stride=2)
-    return nn.Sequential(first, *(ShuffleUnit(outputs, outputs) for _ in range(units - 1)))
-
-
-# ShuffleNetV2 for CIFAR (Ma 2018, arXiv 1807.11164).
-SHUFFLE_V2_UNITS = (4, 8, 4)
-SHUFFLE_V2_WIDTHS = (24, 116, 232, 464, 1024)
-
-
-def cifar_shuffle_v2(classes: int) -> StagedNetwork:
-    """Stages of 116, 232 and 1024 channels at 1/2, 1/4 and 1/8 of the image."""
-    layers = ShuffleNetV2(SHUFFLE_V2_UNITS, SHUFFLE_V2_WIDTHS, classes)
-    stages = layers.stage2, layers.stage3, nn.Sequential(layers.stage4, layers.conv5)
-    return StagedNetwork(Conv2dNormActivation(3, SHUFFLE_V2_WIDTHS[0], 1), stages, layers.fc)
-
-
-# VGG with batch norm for CIFAR (Simonyan, Zisserman 2015, arXiv 1409.1556).
-# No pooling stands between the last two blocks: they are one stage.
-STAGES = ((64,), (128,), (256,), (512, 512))
-
-
-def cifar_vgg(classes: int, repeats: int) -> StagedNetwork:
-    """VGG whose stages are at 1, 1/2, 1/4 and 1/8 of the image.
-
-    Args:
-        classes: number of classes K.
-        repeats: convolutions in each of the five blocks (1 for VGG-8, 2 for VGG-13).
-    """
-    widths = [[width for width in stage for _ in range(repeats)] for stage in STAGES]
-    stages, inputs = [_convolutions(3, widths[0])], widths[0][-1]
-    for stage in widths[1:]:
-        stages.append(nn.Sequential(nn.MaxPool2d(2), _convolutions(inputs, stage)))
-        inputs = stage[-1]
-    network = StagedNetwork(nn.Identity(), stages, nn.Linear(inputs, classes))
-    initialise(network)
-    return network
-
-
-def _convolutions(inputs: int, widths: Sequence[int]) -> nn.Sequential:
-    """3x3 convolutions with a bias (as the literature counts them), batch norm and ReLU."""
-    pairs = zip((inputs, *widths), widths, strict=False)
-    return nn.Sequential(*(Conv2dNormActivation(a, b, bias=True) for a, b in pairs))
-
-
-# Wide residual networks with pre-activation (Zagoruyko, Komodakis 2016, arXiv 1605.07146).
 class PreActivationBlock(nn.Module):
     """Batch norm and ReLU before each 3x3 convolution; a 1x1 shortcut where shapes change."""
 
@@ -257,60 +117,142 @@ class PreActivationBlock(nn.Module):
         changes = stride != 1 or inputs != outputs
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes else None
 
-    def activate(self, features: Tensor) -> Tensor:
-        """The activation that the block begins with."""
-        return functional.relu(self.bn1(features))
-
-    def add(self, features: Tensor, active: Tensor) -> Tensor:
-        """The residual sum, given the block's input before and after ``activate``."""
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, inputs, H, W) -> their activation, and (B, outputs, ...) before any activation."""
+        active = functional.relu(self.bn1(features))
         hidden = self.conv2(functional.relu(self.bn2(self.conv1(active))))
-        return hidden + (features if self.shortcut is None else self.shortcut(active))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride), before any activation."""
-        return self.add(features, self.activate(features))
+        return active, hidden + (features if self.shortcut is None else self.shortcut(active))
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-width: three stages of pre-activation blocks.
+    """WRN-depth-width, depth = 6 n + 4 (Zagoruyko, Komodakis 2016, arXiv 1605.07146).
 
     A stage's feature map is read after the ReLU that follows it (the next block's first
     activation), so that it is non-negative as in the other networks.
-
-    Args:
-        classes: number of classes K.
-        depth: 6 n + 4 layers.
-        width: multiple of 16, 32, 64 channels.
     """
 
     def __init__(self, classes: int, depth: int, width: int) -> None:
         super().__init__()
-        widths = [16, 16 * width, 32 * width, 64 * width]
-        blocks = (depth - 4) // 6
+        widths, blocks = (16, 16 * width, 32 * width, 64 * width), (depth - 4) // 6
         self.stem = conv3x3(3, widths[0])
-        self.stages = nn.ModuleList(
-            _wide_resnet_stage(inputs, outputs, blocks, stride)
-            for inputs, outputs, stride in zip(widths, widths[1:], (1, 2, 2), strict=False)
-        )
+        stages = _stages(PreActivationBlock, widths, (blocks,) * 3, (1, 2, 2))
+        self.stages = nn.ModuleList(stages)
         self.bn = nn.BatchNorm2d(widths[-1])
         self.classifier = nn.Linear(widths[-1], classes)
         initialise(self)
 
     def forward(self, images: Tensor) -> Output:
         """Images (B, 3, H, W), normalised -> logits, three stages, embedding."""
-        features, maps = self.stem(images), []
+        features, maps = self.stem(images), list[Tensor]()
         for stage in self.stages:
-            first, *others = cast("Iterable[PreActivationBlock]", stage)
-            active = first.activate(features)
-            maps.append(active)
-            features = first.add(features, active)
-            for block in others:
-                features = block(features)
+            for index, block in enumerate(stage.children()):
+                active, features = block(features)
+                if index == 0:
+                    maps.append(active)
         maps.append(functional.relu(self.bn(features)))
         embedding = maps[-1].mean((2, 3))
         return Output(self.classifier(embedding), tuple(maps[1:]), embedding)
 
 
-def _wide_resnet_stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
-    first = PreActivationBlock(inputs, outputs, stride)
-    return nn.Sequential(first, *(PreActivationBlock(outputs, outputs) for _ in range(blocks - 1)))
+VGG_STAGES = ((64,), (128,), (256,), (512, 512))
+"""Channels of the convolutions. No pooling separates the last two blocks: they are one stage."""
+
+
+def cifar_vgg(classes: int, repeats: int) -> StagedNetwork:
+    """VGG with batch norm (Simonyan, Zisserman 2015, arXiv 1409.1556), stages at 1 to 1/8.
+
+    ``repeats`` are the convolutions of each of the five blocks: 1 for VGG-8, 2 for VGG-13.
+    """
+    widths = [stage * repeats for stage in VGG_STAGES]
+    stages = [_convolutions(3, widths[0])]
+    for before, stage in pairwise(widths):
+        stages.append(nn.Sequential(nn.MaxPool2d(2), _convolutions(before[-1], stage)))
+    classifier = nn.Linear(widths[-1][-1], classes)
+    return initialise(StagedNetwork(nn.Identity(), stages, classifier))
+
+
+def _convolutions(inputs: int, widths: Sequence[int]) -> nn.Sequential:
+    """With a bias, as the literature counts them."""
+    return nn.Sequential(*(conv_norm(*pair, bias=True) for pair in pairwise((inputs, *widths))))
+
+
+SHUFFLE_V1_WIDTHS = (24, 240, 480, 960)
+GROUPS = 3
+
+
+class ShuffleUnit(nn.Module):
+    """Grouped 1x1, channel shuffle, depthwise 3x3, grouped 1x1, joined to a shortcut.
+
+    Stride 1 adds the shortcut. Stride 2 halves the resolution and appends the pooled shortcut, so
+    that the convolutions make only the ``outputs - inputs`` new channels (figure 2 of the paper).
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        made = outputs - inputs if stride == 2 else outputs
+        middle = made // 4
+        groups = 1 if inputs == SHUFFLE_V1_WIDTHS[0] else GROUPS  # so few channels are not grouped
+        self.convolutions = nn.Sequential(
+            conv_norm(inputs, middle, 1, groups=groups),
+            nn.ChannelShuffle(groups),
+            conv_norm(middle, middle, 3, stride, middle),
+            conv_norm(middle, made, 1, groups=GROUPS, activation=None),
+        )
+        self.pool = nn.AvgPool2d(3, 2, padding=1) if stride == 2 else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride), after the last ReLU."""
+        made = self.convolutions(features)
+        if self.pool is None:
+            return functional.relu(made + features, inplace=True)
+        return functional.relu(torch.cat([made, self.pool(features)], 1), inplace=True)
+
+
+def cifar_shuffle_v1(classes: int) -> StagedNetwork:
+    """ShuffleNet with three groups (Zhang 2018, arXiv 1707.01083), stages at 1/2 to 1/8."""
+    stages = _stages(ShuffleUnit, SHUFFLE_V1_WIDTHS, (4, 8, 4), (2, 2, 2))
+    stem = conv_norm(3, SHUFFLE_V1_WIDTHS[0], 1)
+    return StagedNetwork(stem, stages, nn.Linear(SHUFFLE_V1_WIDTHS[-1], classes))
+
+
+_convolution = partial(conv_norm, activation=nn.ReLU6)
+
+
+class InvertedResidual(nn.Module):
+    """1x1 to ``expansion`` times the channels, depthwise 3x3, 1x1 without activation."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int) -> None:
+        super().__init__()
+        wide, self.adds = inputs * expansion, inputs == outputs
+        expand, depthwise = _convolution(inputs, wide, 1), _convolution(wide, wide, groups=wide)
+        self.conv = nn.Sequential(expand, depthwise, *conv_norm(wide, outputs, 1, activation=None))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H, W)."""
+        return features + self.conv(features) if self.adds else self.conv(features)
+
+
+def scenes_mobile(classes: int) -> StagedNetwork:
+    """A Scenes network of MobileNetV2's blocks, with about as many parameters as the student's.
+
+    Stages of 16, 32 and 128 channels at 1/4, 1/8 and 1/16 of the image. Its blocks end in a
+    convolution without activation, so the first two stages have both signs. The resolution is
+    halved by pooling, because a strided depthwise convolution's gradient is slow in bfloat16 on a
+    CPU: with it a step takes five times as long as that of the other Scenes student.
+    """
+    stem = nn.Sequential(_convolution(3, 16, 3, 2), _convolution(16, 16, 3, 2))
+    stages = (
+        InvertedResidual(16, 16, 2),
+        nn.Sequential(_half_size(), InvertedResidual(16, 32, 4)),
+        nn.Sequential(
+            _half_size(),
+            InvertedResidual(32, 64, 6),
+            InvertedResidual(64, 64, 4),
+            _convolution(64, 128, 1),
+        ),
+    )
+    return initialise(StagedNetwork(stem, stages, nn.Linear(128, classes)))
+
+
+def _half_size() -> nn.AvgPool2d:
+    return nn.AvgPool2d(2, ceil_mode=True)  # an image of any size keeps at least one pixel

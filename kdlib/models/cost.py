@@ -8,7 +8,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdlib.models.output import Output, Shapes
+from kdlib.models.output import Shapes
+
+REPEATS = 10
+ENOUGH_S = 10.0
+"""After so many seconds a latency is not measured again: a processor takes minutes over ten times
+64 photographs through ResNet-152."""
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -16,15 +21,18 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def stage_shapes(network: nn.Module, image_size: int) -> list[tuple[int, int, int]]:
-    """(C, H, W) of each stage for square images of ``image_size`` pixels."""
-    return list(output_shapes(network, image_size).stages)
-
-
 @torch.no_grad()
+def answer_to_zeros(network: nn.Module, image_size: int) -> Any:
+    """What a network returns for a black image of ``image_size`` pixels, in eval mode."""
+    was_training, device = network.training, next(network.parameters()).device
+    answer = network.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
+    network.train(was_training)
+    return answer
+
+
 def output_shapes(network: nn.Module, image_size: int) -> Shapes:
     """Sizes of what a network returns for square images of ``image_size`` pixels."""
-    output = _one_image(network, image_size)
+    output = answer_to_zeros(network, image_size)
     stages = tuple((stage.shape[1], stage.shape[2], stage.shape[3]) for stage in output.stages)
     return Shapes(stages, output.embedding.shape[1])
 
@@ -34,24 +42,9 @@ def flops(network: nn.Module, image_size: int) -> int:
 
     Convolutions and matrix products are counted; norms, activations and sums are not.
     """
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        _one_image(network, image_size)
+    with FlopCounterMode(display=False) as counter:
+        answer_to_zeros(network, image_size)
     return counter.get_total_flops()
-
-
-def _one_image(network: nn.Module, image_size: int) -> Output:
-    was_training = network.training
-    device = next(network.parameters()).device
-    output = network.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
-    network.train(was_training)
-    return output
-
-
-# What a network costs: parameters, operations, latency.
-REPEATS = 10
-ENOUGH_S = 10.0
-"""After so many seconds a latency is not measured again: a processor takes minutes over ten times
-64 photographs through ResNet-152."""
 
 
 def measure_cost(network: nn.Module, image_size: int, device: torch.device) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""torchvision's networks, unmodified, with their stages tapped by ``feature_extraction``."""
+"""torchvision's networks: unmodified with their stages tapped, or with a stem for small images."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import cast
+from unittest.mock import patch
 from urllib.error import URLError
 
 from torch import Tensor, hub, nn
@@ -13,10 +14,8 @@ from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from kdlib.errors import KdlibError, unknown
-from kdlib.models.output import Output
-
-# torchvision's pretrained weights by name, and what to do where they cannot be downloaded.
-FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+from kdlib.models.cifar import conv3x3, conv_norm, initialise
+from kdlib.models.output import Output, StagedNetwork
 
 
 @contextmanager
@@ -35,7 +34,7 @@ def fetching(build: Callable[..., nn.Module], weights: str | None) -> Iterator[N
         raise unknown(f"weights of {build.__name__}", weights, valid)
     cache = Path(hub.get_dir(), "checkpoints")
     try:
-        with _weights_only():
+        with patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
             yield
     except URLError as error:
         url = valid[str(weights)].url
@@ -46,79 +45,73 @@ def fetching(build: Callable[..., nn.Module], weights: str | None) -> Iterator[N
         raise KdlibError(text) from error
 
 
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    """Let ``torch.load`` read nothing but tensors, whatever its caller asks for."""
-    before = os.environ.get(FORCED)
-    os.environ[FORCED] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[FORCED]
-        else:
-            os.environ[FORCED] = before
-
-
-RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
-MOBILENET_STAGES = ("features.3", "features.6", "features.13", "features.18")
+def pretrained(build: Callable[..., nn.Module], weights: str | None) -> nn.Module:
+    """Build with torchvision's named weights, or from a random start; see ``fetching``."""
+    with fetching(build, weights):
+        return build(weights=weights)
 
 
 class TappedNetwork(nn.Module):
     """A torchvision classifier that also returns its stages and its pooled features.
 
     Args:
-        network: the classifier.
+        classes: K; a classifier of another size is replaced, else it stays, perhaps pretrained.
+        network: its name in ``torchvision.models``.
         stages: names of the nodes after which a stage is read.
-        embedding: name of the node that holds the pooled, flattened features.
-        logits: name of the node that holds the logits.
+        logits: name of the linear layer that gives the logits.
+        weights: torchvision's name of pretrained weights; None for a random start.
     """
 
     def __init__(
-        self, network: nn.Module, stages: Sequence[str], embedding: str, logits: str
+        self,
+        classes: int,
+        network: str,
+        stages: Sequence[str],
+        logits: str,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
-        named = {name: f"stage{index}" for index, name in enumerate(stages)}
-        named |= {embedding: "embedding", logits: "logits"}
-        self.network = create_feature_extractor(network, return_nodes=named)
+        whole = pretrained(getattr(models, network), weights)
+        layer = cast("nn.Linear", whole.get_submodule(logits))
+        if layer.out_features != classes:
+            whole.set_submodule(logits, nn.Linear(layer.in_features, classes))
+        nodes = {stage: f"stage{index}" for index, stage in enumerate(stages)}
+        nodes |= {"flatten": "embedding", logits: "logits"}
+        self.network = create_feature_extractor(whole, return_nodes=nodes)
         self.stage_count = len(stages)
 
     def forward(self, images: Tensor) -> Output:
         """Images (B, 3, H, W), normalised -> logits, stages, embedding."""
         found = self.network(images)
         stages = tuple(found[f"stage{index}"] for index in range(self.stage_count))
-        return Output(found["logits"], stages, found["embedding"].flatten(1))
+        return Output(found["logits"], stages, found["embedding"])
 
 
-def tapped_resnet(classes: int, name: str, weights: str | None = None) -> TappedNetwork:
-    """A ResNet of torchvision: stages at 1/4, 1/8, 1/16 and 1/32 of the image."""
-    network = pretrained(getattr(models, name), weights)
-    _fit_classifier(network, "fc", classes)
-    return TappedNetwork(network, RESNET_STAGES, "flatten", "fc")
+def resnet_cifar(classes: int, block: str, counts: Sequence[int]) -> StagedNetwork:
+    """ImageNet's layout (He 2016, arXiv 1512.03385) after a 3x3 convolution: stages at 1 to 1/8."""
+    layers = models.ResNet(getattr(models.resnet, block), counts, classes)
+    stem = nn.Sequential(conv3x3(3, 64), layers.bn1, layers.relu)
+    stages = layers.layer1, layers.layer2, layers.layer3, layers.layer4
+    return initialise(StagedNetwork(stem, stages, layers.fc))
 
 
-def tapped_mobilenet(classes: int, weights: str | None = None) -> TappedNetwork:
-    """MobileNetV2 of torchvision: stages of 24, 32, 96, 1280 channels at 1/4 to 1/32.
+def mobilenet_v2_cifar(classes: int) -> StagedNetwork:
+    """MobileNetV2 of half the width (Sandler 2018, arXiv 1801.04381), stages at 1/2 to 1/16.
 
     Its blocks end in a convolution without activation, so the first three stages have both signs.
     """
-    network = pretrained(models.mobilenet_v2, weights)
-    _fit_classifier(network, "classifier.1", classes)
-    return TappedNetwork(network, MOBILENET_STAGES, "flatten", "classifier.1")
+    blocks = [  # expansion, channels at full width, blocks, stride of the first
+        [1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1],
+        [6, 160, 3, 2], [6, 320, 1, 1],
+    ]  # fmt: skip
+    network = models.MobileNetV2(classes, 0.5, blocks, round_nearest=1, dropout=0)
+    layers = network.features
+    stages = layers[1:4], layers[4:7], layers[7:14], layers[14:]
+    return StagedNetwork(layers[0], stages, cast("nn.Linear", network.classifier[-1]))
 
 
-def pretrained(build: Callable[..., nn.Module], weights: str | None) -> nn.Module:
-    """Build with torchvision's named weights, or from a random start.
-
-    Raises:
-        KdlibError: no such weights for this network, or no way to download them.
-    """
-    with fetching(build, weights):
-        return build(weights=weights)
-
-
-def _fit_classifier(network: nn.Module, name: str, classes: int) -> None:
-    """Replace the classifier where its size is wrong; else keep it, pretrained as it may be."""
-    layer = cast("nn.Linear", network.get_submodule(name))
-    if layer.out_features != classes:
-        network.set_submodule(name, nn.Linear(layer.in_features, classes))
+def shuffle_v2_cifar(classes: int) -> StagedNetwork:
+    """ShuffleNetV2 (Ma 2018, arXiv 1807.11164), stages of 116, 232, 1024 channels at 1/2 to 1/8."""
+    layers = models.ShuffleNetV2([4, 8, 4], [24, 116, 232, 464, 1024], classes)
+    stages = layers.stage2, layers.stage3, nn.Sequential(layers.stage4, layers.conv5)
+    return StagedNetwork(conv_norm(3, 24, 1), stages, layers.fc)

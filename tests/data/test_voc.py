@@ -12,7 +12,7 @@ from kdlib.data.batches import Batches
 from kdlib.data.image_data import IGNORED
 from kdlib.errors import KdlibError
 from kdlib.evaluate import images_at_once
-from kdlib.frskd.segmentation import MARGIN, list_voc
+from kdlib.frskd.voc import MARGIN, list_voc
 from study.cli import main
 
 SIDE = 512
