@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,12 @@ def remade(trees: dict[Path, Path], only: str) -> list[dict[str, Any]]:
         if status:
             sys.stderr.write(log.read_text(errors="replace"))
         log.unlink()
-    return [json.loads(file.read_text()) if file.exists() else {} for file in trees]
+    made = [json.loads(file.read_text()) if file.exists() else {} for file in trees]
+    return [{n: e for n, e in one.items() if _matches(n, only)} for one in made]
+
+
+def _matches(name: str, only: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in only.split(","))
 
 
 def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
