@@ -140,7 +140,7 @@ def _dct(preset: str, weight: float, source: str, formula: str, **more: Any) -> 
 # SRM in its three runs: dictionaries of a teacher, an initialised student, the task.
 _srm = partial(Method, source="Tran 2021, arXiv 2103.17012", reads=("codes",))
 _srm_task = partial(
-    _srm, settings="kdlib.srm.losses:SrmOptions", trainee="kdlib.srm.stages:Continued"
+    _srm, settings="kdlib.srm.options:SrmOptions", trainee="kdlib.srm.stages:Continued"
 )
 _srm_stage = partial(
     _srm,
@@ -264,12 +264,12 @@ METHODS: dict[str, Method] = {
     ),
     "srm": _srm_task(
         formula="cross-entropy, after an initialisation by the teacher's sparse codes",
-        after="kdlib.srm.losses:initialisation_of",
+        after="kdlib.srm.options:initialisation_of",
     ),
     # The release gives the pixels' cross-entropy values that are no logits.
     "srm_logits": _srm_task(
         formula="as srm, but what the student's codes are the sigmoid of meets the pixels' labels",
-        after="kdlib.srm.losses:initialisation_on_logits",
+        after="kdlib.srm.options:initialisation_on_logits",
         fixed={"release": False},
     ),
     "dct": _dct("dct", 4.0, f"{PAPER}, taken at its word", SPECTRUM, tasks=DENSE),
@@ -372,7 +372,7 @@ STAGES: dict[str, Method] = {
     "srm_init": _srm_stage(
         "kdlib.srm.losses:InitialisationLoss",
         formula="sum BCE(mean k_s, mean k_t) + CE(k_s, argmax k_t)",
-        after="kdlib.srm.losses:dictionary_of",
+        after="kdlib.srm.options:dictionary_of",
         trainee="kdlib.srm.stages:Initialised",
     ),
 }

@@ -19,7 +19,7 @@ from kdlib.files import write_text
 from kdlib.losses.dct import PRESETS
 from kdlib.methods import METHODS, Method
 from kdlib.runs import RunConfig
-from kdlib.srm.losses import SrmOptions
+from kdlib.srm.options import SrmOptions
 from kdlib.tasks import TASKS
 from study.names import difference_name, name_of
 from study.profiles import expand

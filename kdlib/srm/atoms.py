@@ -1,191 +1,32 @@
-"""What each atom fires on: the pixel labels beside the objects of a scene."""
+"""What dictionaries explain, compared with k-means, and which objects each atom fires on."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.decomposition import sparse_encode
-from sklearn.preprocessing import normalize
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
 from kdlib.losses.attention import working_precision
-from kdlib.srm.losses import Dictionaries, SparseBlock, local_labels, reconstruction
+from kdlib.srm.losses import Blocks, SparseBlock, local_labels, reconstruction
 from kdlib.srm.probe import outputs
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@torch.no_grad()
-def label_maps(
-    dictionaries: Dictionaries, teacher: nn.Module, data: ImageData
-) -> tuple[Tensor, ...]:
-    """The dominating atom at each pixel of each stage: (N, h, w) each, for all images."""
-    batches = [
-        [
-            local_labels(block(stage))
-            for block, stage in zip(dictionaries, found.stages, strict=True)
-        ]
-        for found in outputs(teacher, data)
-    ]
-    return tuple(torch.cat(stage) for stage in zip(*batches, strict=True))
-
-
-def atom_table(labels: Tensor, masks: Tensor, classes: Sequence[str], atoms: int) -> pd.DataFrame:
-    """For each atom the object on which it fires more than chance would have it.
-
-    A pixel of a stage counts for all pixels of the image that lie under it.
-
-    Args:
-        labels: (N, h, w), the dominating atom.
-        masks: (N, H, W), the class of each pixel, as data for segmentation have them.
-        classes: their names, the background among them.
-        atoms: M.
-
-    Returns:
-        A row for each atom that dominates anywhere, the most frequent first: ``atom``,
-        ``frequency`` (its share of all pixels), ``fires on`` (the object, or the background, whose
-        share exceeds its own share of all pixels most), ``share`` (of the atom's pixels that lie
-        there), ``chance`` (of all pixels), ``times chance``.
-    """
-    counts = _counts(labels, masks, atoms, len(classes)).double()
-    chance = counts.sum(0) / counts.sum()
-    alive = counts.sum(1) > 0
-    shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
-    best = (shares - chance).argmax(1)
-    table = pd.DataFrame(
-        {
-            "atom": range(atoms),
-            "frequency": (counts.sum(1) / counts.sum()).tolist(),
-            "fires on": [classes[kind] for kind in best.tolist()],
-            "share": shares.gather(1, best[:, None])[:, 0].tolist(),
-            "chance": chance[best].tolist(),
-        }
-    )
-    table["times chance"] = table["share"] / table["chance"]
-    ordered = table[alive.tolist()].sort_values("frequency", ascending=False, kind="stable")
-    return ordered.reset_index(drop=True)
-
-
-def _counts(labels: Tensor, masks: Tensor, atoms: int, classes: int) -> Tensor:
-    """Pixels (M, classes) at which an atom and a class meet."""
-    size = (masks.shape[-2], masks.shape[-1])
-    spread = functional.interpolate(labels[:, None].double(), size=size, mode="nearest")[:, 0]
-    together = spread.long() * classes + masks.long()
-    return torch.bincount(together.flatten(), minlength=atoms * classes).view(atoms, classes)
-
-
-# The dictionaries of SRM beside k-means: as many atoms, as few of them in a code.
 ROUNDS = 100
+"""Of k-means, at most."""
 Floats = NDArray[np.float64]
 
 
-def explained(features: Floats, restored: Floats) -> float:
-    """Share of the energy of features (n, D) that comes back: 1 is all, 0 is none."""
-    energy = float(np.square(features).sum())
-    return 1 - float(np.square(features - restored).sum()) / energy if energy else 0.0
-
-
-def centroids_of(features: Tensor, count: int, seed: int = 0) -> Floats:
-    """``count`` centroids (count, D) of features (n, D), by scikit-learn's k-means.
-
-    Raises:
-        KdlibError: there are fewer features than centroids.
-    """
-    if len(features) < count:
-        raise KdlibError(f"{len(features)} pixels cannot have {count} centroids; give more pixels.")
-    clusters = KMeans(count, n_init=1, max_iter=ROUNDS, random_state=seed)
-    return clusters.fit(features.double().numpy()).cluster_centers_.astype(np.float64)
-
-
-def codings(
-    block: SparseBlock, learned_from: Tensor, held_out: Tensor
-) -> list[dict[str, str | int | float]]:
-    """Rows of :func:`compare_with_centroids`; none where pixels are fewer than atoms."""
-    if len(learned_from) < block.atoms.shape[1]:
-        return []
-    table = compare_with_centroids(deepcopy(block).cpu(), learned_from, held_out)
-    return table.to_dict("records")
-
-
-def compare_with_centroids(
-    block: SparseBlock, learned_from: Tensor, held_out: Tensor, seed: int = 0
-) -> pd.DataFrame:
-    """How much of held-out pixels each dictionary and each way of coding gives back.
-
-    Both dictionaries have M atoms. SRM's own code is one product, a sigmoid and a choice of the s
-    largest; a centroid's own is to be the nearest, or the mean of the s nearest. ``matching
-    pursuit`` gives either dictionary the best codes: s atoms chosen one after the other, with
-    coefficients by least squares, which SRM's codes are not.
-
-    Args:
-        block: a learned dictionary with sparse codes.
-        learned_from: (n, D), pixels for k-means.
-        held_out: (m, D), others.
-        seed: of k-means.
-
-    Returns:
-        Columns ``dictionary``, ``code``, ``kept`` (atoms in a code), ``explained``.
-    """
-    centroids = centroids_of(learned_from, block.atoms.shape[1], seed)
-    rows = [
-        {"dictionary": name, "code": code, "kept": used, "explained": share}
-        for name, code, used, share in _codings(block, centroids, held_out)
-    ]
-    return pd.DataFrame(rows)
-
-
-def _codings(
-    block: SparseBlock, centroids: Floats, held_out: Tensor
-) -> Iterator[tuple[str, str, int, float]]:
-    features, kept = held_out.double().numpy(), block.kept or block.atoms.shape[1]
-    atoms = block.atoms.detach().double().T.numpy()
-    yield "SRM", "its own", kept, explained(features, _by_block(block, held_out))
-    nearest = {"nearest": 1, "mean of the nearest": kept}
-    for code, count in nearest.items():
-        yield "k-means", code, count, explained(features, _nearest(features, centroids, count))
-    for name, dictionary in (("SRM", atoms), ("k-means", centroids)):
-        yield (
-            name,
-            "matching pursuit",
-            kept,
-            explained(features, _pursued(features, dictionary, kept)),
-        )
-
-
-@torch.no_grad()
-def _by_block(block: SparseBlock, pixels: Tensor) -> Floats:
-    """What the block's codes give back of pixels (m, D)."""
-    codes = block(pixels[:, :, None, None])
-    return reconstruction(codes, block.atoms)[:, :, 0, 0].double().numpy()
-
-
-def _nearest(features: Floats, centroids: Floats, count: int) -> Floats:
-    """The mean of the ``count`` nearest centroids of each pixel."""
-    distances = torch.cdist(torch.from_numpy(features), torch.from_numpy(centroids))
-    chosen = distances.topk(count, largest=False).indices.numpy()
-    return centroids[chosen].mean(axis=1)
-
-
-def _pursued(features: Floats, dictionary: Floats, count: int) -> Floats:
-    """Orthogonal matching pursuit with ``count`` atoms of a dictionary (M, D)."""
-    unit = normalize(dictionary)
-    with warnings.catch_warnings():
-        # A pixel that fewer atoms give back whole takes no more of them.
-        warnings.filterwarnings("ignore", message="Orthogonal matching pursuit ended prematurely")
-        codes = sparse_encode(features, unit, algorithm="omp", n_nonzero_coefs=count)
-    return codes @ unit
-
-
-# How well dictionaries describe features that they were not learned from.
 class StageTally:
-    """What is known of one stage's dictionary, batch after batch."""
+    """How well one stage's dictionary describes features, batch after batch."""
 
     def __init__(self, block: SparseBlock) -> None:
         self.block = block
@@ -202,36 +43,173 @@ class StageTally:
         self.used |= (self.block(features) > 0).flatten(0, 2).any(0).cpu()
 
     def summary(self) -> dict[str, Any]:
-        """Sizes; mean squares of features and of errors; share explained; atoms never kept."""
+        """Sizes; mean squares of features and of errors; share explained; atoms never kept.
+
+        ``explained`` is 1 where the features come back whole, 0 where nothing does, and negative
+        where the dictionary does worse than to say nothing.
+        """
         channels, atoms = self.block.atoms.shape
-        explained = 1 - self.error / self.energy if self.energy else 0.0
         return {
             "channels": channels,
             "atoms": atoms,
             "kept": self.block.kept or atoms,
             "energy": self.energy / self.images,
             "error": self.error / self.images,
-            "explained": explained,
+            "explained": 1 - self.error / self.energy if self.energy else 0.0,
             "dead_atoms": int((~self.used).sum()),
         }
 
 
 @torch.no_grad()
 def dictionary_quality(
-    blocks: Iterable[SparseBlock],
-    teacher: nn.Module,
-    data: ImageData,
-    *,
-    device: torch.device | str = "cpu",
-    precision: str = "float32",
+    blocks: Iterable[SparseBlock], teacher: nn.Module, data: ImageData, **place: Any
 ) -> list[dict[str, Any]]:
-    """:meth:`StageTally.summary` of each stage's dictionary over all images of ``data``.
-
-    ``explained`` is 1 where the features come back whole, 0 where nothing does, and negative
-    where the dictionary does worse than to say nothing.
-    """
+    """The summary of each stage's dictionary over all images; ``place`` as of ``outputs``."""
     tallies = [StageTally(block) for block in blocks]
-    for answer in outputs(teacher, data, device=device, precision=precision):
+    for answer in outputs(teacher, data, **place):
         for tally, stage in zip(tallies, answer.stages, strict=True):
             tally.add(stage)
     return [tally.summary() for tally in tallies]
+
+
+def compare_with_centroids(
+    block: SparseBlock, learned_from: Tensor, held_out: Tensor, seed: int = 0
+) -> list[dict[str, Any]]:
+    """How much of held-out pixels each dictionary and each way of coding gives back.
+
+    Both dictionaries have M atoms. SRM's own code is one product, a sigmoid and a choice of the s
+    largest; a centroid's own is to be the nearest, or the mean of the s nearest. ``matching
+    pursuit`` gives either dictionary the best codes: s atoms chosen one after the other, with
+    coefficients by least squares, which SRM's codes are not.
+
+    Args:
+        block: a learned dictionary with sparse codes.
+        learned_from: (n, D), pixels for k-means.
+        held_out: (m, D), others.
+        seed: of k-means.
+
+    Returns:
+        Rows of ``dictionary``, ``code``, ``kept`` (atoms in a code), ``explained``.
+
+    Raises:
+        KdlibError: there are fewer pixels than atoms.
+    """
+    block, features = deepcopy(block).cpu(), held_out.double().numpy()
+    centroids = centroids_of(learned_from, block.atoms.shape[1], seed)
+    return [
+        {"dictionary": name, "code": code, "kept": kept, "explained": explained(features, restored)}
+        for name, code, kept, restored in _restored(block, centroids, held_out, features)
+    ]
+
+
+def _restored(
+    block: SparseBlock, centroids: Floats, held_out: Tensor, features: Floats
+) -> Iterator[tuple[str, str, int, Floats]]:
+    kept = block.kept or block.atoms.shape[1]
+    atoms = block.atoms.detach().double().T.numpy()
+    yield "SRM", "its own", kept, _by_block(block, held_out)
+    for code, count in {"nearest": 1, "mean of the nearest": kept}.items():
+        yield "k-means", code, count, _nearest(features, centroids, count)
+    for name, dictionary in (("SRM", atoms), ("k-means", centroids)):
+        yield name, "matching pursuit", kept, _pursued(features, dictionary, kept)
+
+
+def explained(features: Floats, restored: Floats) -> float:
+    """Share of the energy of features (n, D) that comes back: 1 is all, 0 is none."""
+    energy = float(np.square(features).sum())
+    return 1 - float(np.square(features - restored).sum()) / energy if energy else 0.0
+
+
+def centroids_of(features: Tensor, count: int, seed: int = 0) -> Floats:
+    """``count`` centroids (count, D) of features (n, D), by scikit-learn's k-means.
+
+    Raises:
+        KdlibError: there are fewer features than centroids.
+    """
+    from sklearn.cluster import KMeans
+
+    if len(features) < count:
+        raise KdlibError(f"{len(features)} pixels cannot have {count} centroids; give more pixels.")
+    clusters = KMeans(count, n_init=1, max_iter=ROUNDS, random_state=seed)
+    return clusters.fit(features.double().numpy()).cluster_centers_.astype(np.float64)
+
+
+@torch.no_grad()
+def _by_block(block: SparseBlock, pixels: Tensor) -> Floats:
+    """What the block's codes give back of pixels (m, D)."""
+    codes = block(pixels[:, :, None, None])
+    return reconstruction(codes, block.atoms)[:, :, 0, 0].double().numpy()
+
+
+def _nearest(features: Floats, centroids: Floats, count: int) -> Floats:
+    """The mean of the ``count`` nearest centroids of each pixel."""
+    distances = torch.cdist(torch.from_numpy(features), torch.from_numpy(centroids))
+    return centroids[distances.topk(count, largest=False).indices.numpy()].mean(axis=1)
+
+
+def _pursued(features: Floats, dictionary: Floats, count: int) -> Floats:
+    """Orthogonal matching pursuit with ``count`` atoms of a dictionary (M, D)."""
+    from sklearn.decomposition import sparse_encode
+    from sklearn.preprocessing import normalize
+
+    unit = normalize(dictionary)
+    with warnings.catch_warnings():
+        # A pixel that fewer atoms give back whole takes no more of them.
+        warnings.filterwarnings("ignore", message="Orthogonal matching pursuit ended prematurely")
+        codes = sparse_encode(features, unit, algorithm="omp", n_nonzero_coefs=count)
+    return codes @ unit
+
+
+@torch.no_grad()
+def label_maps(blocks: Blocks, teacher: nn.Module, data: ImageData) -> tuple[Tensor, ...]:
+    """The dominating atom at each pixel of each stage: (N, h, w) each, for all images."""
+    batches = [
+        [local_labels(block(stage)) for block, stage in zip(blocks, found.stages, strict=True)]
+        for found in outputs(teacher, data)
+    ]
+    return tuple(torch.cat(stage) for stage in zip(*batches, strict=True))
+
+
+def atom_table(labels: Tensor, masks: Tensor, classes: Sequence[str], atoms: int) -> "pd.DataFrame":
+    """For each atom the object on which it fires more than chance would have it.
+
+    A pixel of a stage counts for all pixels of the image that lie under it.
+
+    Args:
+        labels: (N, h, w), the dominating atom.
+        masks: (N, H, W), the class of each pixel, as data for segmentation have them.
+        classes: their names, the background among them.
+        atoms: M.
+
+    Returns:
+        A row for each atom that dominates anywhere, the most frequent first: ``atom``,
+        ``frequency`` (its share of all pixels), ``fires on`` (the object, or the background, whose
+        share exceeds its own share of all pixels most), ``share`` (of the atom's pixels that lie
+        there), ``chance`` (of all pixels), ``times chance``.
+    """
+    import pandas as pd
+
+    counts = _counts(labels, masks, atoms, len(classes)).double()
+    chance = counts.sum(0) / counts.sum()
+    shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
+    best = (shares - chance).argmax(1)
+    table = pd.DataFrame(
+        {
+            "atom": range(atoms),
+            "frequency": (counts.sum(1) / counts.sum()).tolist(),
+            "fires on": [classes[kind] for kind in best.tolist()],
+            "share": shares.gather(1, best[:, None])[:, 0].tolist(),
+            "chance": chance[best].tolist(),
+        }
+    )
+    table["times chance"] = table["share"] / table["chance"]
+    alive = table[table["frequency"] > 0]
+    return alive.sort_values("frequency", ascending=False, kind="stable", ignore_index=True)
+
+
+def _counts(labels: Tensor, masks: Tensor, atoms: int, classes: int) -> Tensor:
+    """Pixels (M, classes) at which an atom and a class meet."""
+    size = (masks.shape[-2], masks.shape[-1])
+    spread = functional.interpolate(labels[:, None].double(), size=size, mode="nearest")[:, 0]
+    together = spread.long() * classes + masks.long()
+    return torch.bincount(together.flatten(), minlength=atoms * classes).view(atoms, classes)

@@ -1,6 +1,7 @@
 """The linear probe: what a network's frozen features are worth to a linear classifier."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
@@ -12,8 +13,11 @@ from kdlib.errors import KdlibError
 from kdlib.evaluate import BATCH_SIZE
 from kdlib.models.output import Output
 
+DECAY = 1e-4
+"""Weight of half the squared weights; enough for the fit to be unique."""
+STEPS = 200
 
-# What a network makes of all images of a data set, batch after batch.
+
 @torch.no_grad()
 def outputs(
     network: nn.Module,
@@ -22,7 +26,7 @@ def outputs(
     device: torch.device | str = "cpu",
     precision: str = "float32",
 ) -> Iterator[Output]:
-    """The outputs for all images in order, not augmented, in eval mode; the mode comes back."""
+    """The outputs for all images in order, batch by batch, in eval mode; the mode comes back."""
     mode = network.training
     network.eval()
     try:
@@ -35,32 +39,19 @@ def outputs(
         network.train(mode)
 
 
-def embeddings(
-    network: nn.Module,
-    data: ImageData,
-    *,
-    device: torch.device | str = "cpu",
-    precision: str = "float32",
-) -> Tensor:
-    """The pooled features (N, D) of all images: float32, on the CPU."""
-    found = outputs(network, data, device=device, precision=precision)
-    return torch.cat([answer.embedding.float().cpu() for answer in found])
+def embeddings(network: nn.Module, data: ImageData, **place: Any) -> Tensor:
+    """The pooled features (N, D) of all images: float32, on the CPU. See ``outputs``."""
+    return torch.cat([answer.embedding.float().cpu() for answer in outputs(network, data, **place)])
 
 
 def stage_pixels(
-    network: nn.Module,
-    data: ImageData,
-    count: int,
-    seed: int = 0,
-    *,
-    device: torch.device | str = "cpu",
-    precision: str = "float32",
+    network: nn.Module, data: ImageData, count: int, seed: int = 0, **place: Any
 ) -> tuple[Tensor, ...]:
     """Channel vectors (``count``, D) at random pixels of random images, of each stage.
 
     All of a stage's pixels, if it has no more than ``count``; float32, on the CPU.
     """
-    answers = outputs(network, data, device=device, precision=precision)
+    answers = outputs(network, data, **place)
     stages = zip(*([stage.cpu() for stage in answer.stages] for answer in answers), strict=True)
     return tuple(_drawn(torch.cat(stage), count, seed) for stage in stages)
 
@@ -69,11 +60,6 @@ def _drawn(features: Tensor, count: int, seed: int) -> Tensor:
     pixels = features.float().movedim(1, -1).flatten(0, 2)
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
     return pixels[order[:count]]
-
-
-DECAY = 1e-4
-"""Weight of half the squared weights; enough for the fit to be unique."""
-STEPS = 200
 
 
 def classifier_of(network: nn.Module) -> nn.Linear:

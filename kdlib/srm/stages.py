@@ -20,33 +20,30 @@ from kdlib.models.cost import count_parameters
 from kdlib.models.output import Shapes
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory
 from kdlib.seeds import derive_seed, seed_everything
-from kdlib.srm.atoms import codings, dictionary_quality
-from kdlib.srm.losses import Dictionaries, InitialisationLoss, ReconstructionLoss, SrmOptions
+from kdlib.srm.atoms import compare_with_centroids, dictionary_quality
+from kdlib.srm.losses import Blocks, InitialisationLoss, ReconstructionLoss, dictionaries
+from kdlib.srm.options import SrmOptions
 from kdlib.srm.probe import classifier_of, embeddings, fit_probe, install, stage_pixels
 from kdlib.trainee import Lesson, Trainee, as_csv
 
-# Dictionaries of finished runs.
 PREFIX = "blocks."
+RATE_STEP = 0.1
+DRAWN, DRAWN_FROM = 8000, 400
+"""Pixels, and the images that they are drawn from, for the comparison with k-means."""
 
 
-def learned_dictionaries(config: RunConfig, root: Path) -> Dictionaries:
+def learned_dictionaries(config: RunConfig, root: Path) -> Blocks:
     """What a finished run of ``srm_dictionary`` learned, a block a stage of its teacher.
 
     Raises:
         KdlibError: there are no such weights.
     """
     tensors, _ = load_tensors(run_directory(config, Path(root)) / "weights.safetensors")
-    named = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
-    widths = [tensor.shape[0] for name, tensor in named.items() if name.endswith(".atoms")]
+    widths = [tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".atoms")]
     shapes = Shapes(tuple((channels, 1, 1) for channels in widths), 0)
-    made = Dictionaries(shapes, SrmOptions.given(config.method_options))
-    made.load_state_dict(named)
+    made = dictionaries(shapes, SrmOptions.given(config.method_options))
+    made.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()})
     return made.requires_grad_(False)
-
-
-RATE_STEP = 0.1
-# Pixels, and the images that they are drawn from, for the comparison with k-means.
-DRAWN, DRAWN_FROM = 8000, 400
 
 
 def finished_before(config: RunConfig, root: Path) -> RunConfig:
@@ -65,8 +62,24 @@ def finished_before(config: RunConfig, root: Path) -> RunConfig:
     return before
 
 
+class Describer(nn.Module):
+    """A distiller that describes a frozen teacher, without a student; and its best state so far."""
+
+    def __init__(self, distiller: Distiller, best: nn.Module) -> None:
+        super().__init__()
+        self.distiller, self.best = distiller, best
+
+    def forward(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
+        """As :meth:`Learner.forward`; the teacher is described as it is."""
+        return self.distiller(teacher, teacher, batch, progress)
+
+
 class DictionaryLearner(Trainee):
     """Learns the dictionaries of a frozen teacher; what is kept is the state of least loss."""
+
+    loss: ReconstructionLoss
+    best: ReconstructionLoss
+    """Part of the checkpoint, so that a run that was killed keeps the best state too."""
 
     def _build(self, lesson: Lesson | None) -> nn.Module:
         if lesson is None or lesson.shapes is None:
@@ -76,9 +89,8 @@ class DictionaryLearner(Trainee):
         known = (lesson.shapes, lesson.shapes, lesson.labels)
         pair = Pair(*known, self.config.batch_size, seed, self.classes)
         self.distiller = create_distiller(self.config, pair).to(self.device)
-        loss = cast("ReconstructionLoss", self.distiller.method_loss)
-        # Part of the checkpoint, so that a run that was killed keeps the best state too.
-        self.best = deepcopy(loss).requires_grad_(False)
+        self.loss = cast("ReconstructionLoss", self.distiller.method_loss)
+        self.best = deepcopy(self.loss).requires_grad_(False)
         return Describer(self.distiller, self.best)
 
     @cached_property
@@ -87,8 +99,7 @@ class DictionaryLearner(Trainee):
         return SrmOptions.given(self.config.method_options)
 
     def _optimise(self) -> optim.Optimizer:
-        learned = self.distiller.parameters()
-        return optim.Adam(learned, lr=self.options.dictionary_rate)
+        return optim.Adam(self.distiller.parameters(), lr=self.options.dictionary_rate)
 
     def rate(self, done: int, steps_per_epoch: int) -> float:
         """Learning rate after ``done`` steps: a tenth of it after each of the options' shares."""
@@ -100,14 +111,14 @@ class DictionaryLearner(Trainee):
         """Keep the state if no epoch before had a lower training loss."""
         name = self.distiller.name
         if row[name] < min((old[name] for old in self.history), default=math.inf):
-            loss = cast("ReconstructionLoss", self.distiller.method_loss)
-            self.best.load_state_dict(loss.state_dict())
+            self.best.load_state_dict(self.loss.state_dict())
         super().end_epoch(row)
 
     def monitor(self, few: ImageData, teacher: nn.Module | None) -> dict[str, float]:
         """Share of the energy of held-out features that each stage's codes explain."""
-        loss = cast("ReconstructionLoss", self.distiller.method_loss)
-        stages = self._quality(loss, teacher, few)
+        stages = dictionary_quality(
+            self.loss.blocks, cast("nn.Module", teacher), few, **self._place
+        )
         return {f"explained_{n}": stage["explained"] for n, stage in enumerate(stages, 1)}
 
     def start_over(self) -> None:
@@ -115,34 +126,29 @@ class DictionaryLearner(Trainee):
 
     def round_off(self, data: ImageData, teacher: nn.Module | None) -> None:
         """Draw the pixels from which k-means makes the dictionaries to compare with."""
-        self.drawn = self._drawn(data, teacher)
+        self.drawn = self._drawn(data, cast("nn.Module", teacher))
+
+    def _drawn(self, data: ImageData, teacher: nn.Module) -> tuple[Tensor, ...]:
+        return stage_pixels(teacher, data.first(DRAWN_FROM), DRAWN, **self._place)
 
     @staticmethod
     def measure(
         trainees: Sequence[Trainee], teacher: nn.Module | None, data: ImageData
     ) -> list[dict[str, Any]]:
         """Quality of each stage's dictionary on held-out images, instead of accuracies."""
-        return [cast("DictionaryLearner", one).quality(teacher, data) for one in trainees]
+        frozen = cast("nn.Module", teacher)
+        return [cast("DictionaryLearner", one).quality(frozen, data) for one in trainees]
 
-    def quality(self, teacher: nn.Module | None, data: ImageData) -> dict[str, Any]:
-        """What the record says of the dictionaries."""
-        stages = self._quality(self.best, teacher, data)
+    def quality(self, teacher: nn.Module, data: ImageData) -> dict[str, Any]:
+        """What the record says of the dictionaries; no codings of fewer pixels than atoms."""
+        stages = dictionary_quality(self.best.blocks, teacher, data, **self._place)
         pixels = zip(self.best.blocks, self.drawn, self._drawn(data, teacher), strict=True)
-        for stage, one in zip(stages, pixels, strict=True):
-            stage["codings"] = codings(*one)
+        for stage, (block, seen, unseen) in zip(stages, pixels, strict=True):
+            enough = len(seen) >= stage["atoms"]
+            stage["codings"] = compare_with_centroids(block, seen, unseen) if enough else []
         losses = [row[self.distiller.name] for row in self.history]
         epochs = {"last_epoch": self.epoch, "best_epoch": 1 + losses.index(min(losses))}
         return {"dictionary": {"stages": stages, "images": len(data), **epochs}}
-
-    def _drawn(self, data: ImageData, teacher: nn.Module | None) -> tuple[Tensor, ...]:
-        return stage_pixels(
-            cast("nn.Module", teacher), data.first(DRAWN_FROM), DRAWN, **self._place
-        )
-
-    def _quality(
-        self, loss: ReconstructionLoss, teacher: nn.Module | None, data: ImageData
-    ) -> list[dict[str, Any]]:
-        return dictionary_quality(loss.blocks, cast("nn.Module", teacher), data, **self._place)
 
     def finish(self) -> None:
         """Write the dictionaries and the history; the record comes after these."""
@@ -198,20 +204,3 @@ class Continued(Trainee):
     def seconds(self) -> float:
         """Seconds that all epochs took, those of the initialisation included."""
         return self.initialised_s + super().seconds
-
-
-class Describer(nn.Module):
-    """Dictionaries that describe a frozen teacher: there is no student.
-
-    Args:
-        distiller: whose method's loss holds the dictionaries.
-        best: the dictionaries of the least loss so far; they do not learn.
-    """
-
-    def __init__(self, distiller: Distiller, best: nn.Module) -> None:
-        super().__init__()
-        self.distiller, self.best = distiller, best
-
-    def forward(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
-        """As :meth:`Learner.forward`; the teacher is described as it is."""
-        return self.distiller(teacher, teacher, batch, progress)

@@ -8,10 +8,11 @@ from kdlib.distill import Distiller, FrozenTeacher, create_distiller
 from kdlib.losses.pair import Pair
 from kdlib.models import create_model
 from kdlib.models.cost import output_shapes
+from kdlib.models.output import Shapes
 from kdlib.runs import RunConfig
 
-SIZE, CLASSES, IMAGES = 32, 16, 6
-LABELS = torch.arange(IMAGES) % CLASSES
+SIZE, CLASSES, BATCH = 32, 16, 6
+LABELS = torch.arange(BATCH) % CLASSES
 
 
 def network(name: str, seed: int) -> nn.Module:
@@ -19,13 +20,17 @@ def network(name: str, seed: int) -> nn.Module:
     return create_model(name, CLASSES)
 
 
-def frozen(name: str = "scenes_medium") -> FrozenTeacher:
-    return FrozenTeacher(network(name, 1))
+def frozen() -> FrozenTeacher:
+    return FrozenTeacher(network("scenes_medium", 1))
 
 
-def pair_of(student: nn.Module, teacher: FrozenTeacher) -> Pair:
-    shapes = output_shapes(student, SIZE), output_shapes(teacher.network, SIZE)
-    return Pair(*shapes, LABELS, IMAGES, 0, CLASSES)
+def pair_of(student: Shapes, teacher: Shapes | None = None) -> Pair:
+    """Of two networks by their shapes; by itself if there is one alone."""
+    return Pair(student, teacher or student, LABELS, BATCH, 0, CLASSES)
+
+
+def scenes_pair(student: nn.Module, teacher: FrozenTeacher) -> Pair:
+    return pair_of(output_shapes(student, SIZE), output_shapes(teacher.network, SIZE))
 
 
 def distiller(method: str, pair: Pair, **options: object) -> Distiller:
@@ -34,5 +39,5 @@ def distiller(method: str, pair: Pair, **options: object) -> Distiller:
 
 
 def batch() -> Batch:
-    images = torch.randn(IMAGES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
-    return Batch(images, LABELS, torch.arange(IMAGES))
+    images = torch.randn(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
+    return Batch(images, LABELS, torch.arange(BATCH))

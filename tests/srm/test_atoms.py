@@ -1,6 +1,7 @@
 """What dictionaries explain, beside k-means; and what their atoms fire on."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -43,7 +44,7 @@ def test_codings_are_compared_at_the_same_sparsity():
     torch.manual_seed(0)
     block = SparseBlock(4, 6, 2)
     found = compare_with_centroids(block, torch.rand(80, 4), held_out := torch.rand(50, 4))
-    table = found.set_index(["dictionary", "code"])
+    table = pd.DataFrame(found).set_index(["dictionary", "code"])
     assert table["kept"].tolist() == [2, 1, 2, 2, 2]
     own = block.errors(held_out[:, :, None, None]).mean() / held_out.square().mean()
     assert table.loc[("SRM", "its own"), "explained"] == pytest.approx(1 - own.item(), abs=1e-5)

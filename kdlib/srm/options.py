@@ -1,0 +1,121 @@
+"""The options of SRM, and the runs that an SRM student starts from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from kdlib.errors import KdlibError, checked_values, unknown
+
+if TYPE_CHECKING:
+    from kdlib.runs import RunConfig
+
+CHOICES = {"targets": ("global-local", "local", "global"), "classifier": ("fresh", "probe")}
+
+
+@dataclass(frozen=True)
+class SrmOptions:
+    """Options of SRM; the defaults are those of its paper on CIFAR-100.
+
+    Attributes:
+        mu: atoms for each channel of the teacher.
+        sparsity: share lambda of the atoms that a pixel's code keeps, at least one. Narrow stages
+            need more (about 0.05), so that it keeps two.
+        dictionary_epochs: epochs that the dictionaries are learned for.
+        dictionary_rate: of Adam, at first.
+        dictionary_steps: shares of those epochs after which the rate falls to a tenth.
+        targets: which labels initialise the student: ``global-local``, ``local`` or ``global``.
+        release: whether the pixels' cross-entropy takes the codes for logits, as released, or
+            what the codes are the sigmoid of.
+        init_share: share of a student's epochs that the initialisation takes, 0 to 1; 160 of 360
+            as published.
+        classifier: what the student classifies with at first: ``fresh``, the one that every
+            student of its seed has, or ``probe``, the linear probe of the initialised features
+            (the paper's two-step variant).
+
+    Raises:
+        KdlibError: a value that is out of range.
+    """
+
+    mu: float = 2.0
+    sparsity: float = 0.02
+    dictionary_epochs: int = 100
+    dictionary_rate: float = 1e-3
+    dictionary_steps: tuple[float, ...] = (0.1, 0.7)
+    targets: str = "global-local"
+    release: bool = True
+    init_share: float = 0.444
+    classifier: str = "fresh"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without networks."""
+        for name in ("mu", "dictionary_epochs", "dictionary_rate"):
+            if not getattr(self, name) > 0:
+                raise KdlibError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
+        for name in ("sparsity", "init_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise KdlibError(f"{name} is {getattr(self, name)}; valid: between 0 and 1.")
+        for name, valid in CHOICES.items():
+            if getattr(self, name) not in valid:
+                raise unknown(name, getattr(self, name), valid)
+
+    @classmethod
+    def given(cls, options: Mapping[str, Any]) -> "SrmOptions":
+        """From a run's ``method_options``.
+
+        Raises:
+            KdlibError: an unknown option, or a value of another kind or out of range.
+        """
+        checked_values(options, {item.name: item.default for item in fields(cls)}, "SRM")
+        return cls(**options)
+
+    def atoms(self, channels: int) -> int:
+        """Atoms M of a stage with so many channels."""
+        return max(1, int(self.mu * channels))
+
+    def kept(self, atoms: int) -> int:
+        """Atoms s that a pixel's code keeps of so many."""
+        return max(1, int(self.sparsity * atoms))
+
+
+OF_DICTIONARY = ("mu", "sparsity", "dictionary_rate", "dictionary_steps")
+OF_INITIALISATION = (*OF_DICTIONARY, "dictionary_epochs", "targets", "release")
+
+
+def initialisation_of(run: "RunConfig") -> "RunConfig":
+    """The run that an ``srm`` run goes on from; shared with and without KD.
+
+    It takes at least an epoch of the student's budget, and leaves one for the task. A trial of a
+    single epoch has one of each.
+    """
+    share = SrmOptions.given(run.method_options).init_share
+    epochs = max(1, min(run.epochs - 1, round(share * run.epochs)))
+    return _stage(run, "srm_init", OF_INITIALISATION, epochs=epochs)
+
+
+def initialisation_on_logits(run: "RunConfig") -> "RunConfig":
+    """The same of an ``srm_logits`` run."""
+    return initialisation_of(replace(run, method_options={**run.method_options, "release": False}))
+
+
+def dictionary_of(run: "RunConfig") -> "RunConfig":
+    """The run that learns the dictionaries of a run's teacher: one for all students and seeds."""
+    return _stage(
+        run,
+        "srm_dictionary",
+        OF_DICTIONARY,
+        epochs=SrmOptions.given(run.method_options).dictionary_epochs,
+        student=run.teacher,
+        start=None,
+        learning_rate=run.teacher_learning_rate or run.learning_rate,
+        teacher_learning_rate=None,
+        data_seed=run.teacher_seed,
+        init_seed=run.teacher_seed,
+    )
+
+
+def _stage(run: "RunConfig", method: str, options: tuple[str, ...], **own: Any) -> "RunConfig":
+    """A run with its own options; its one term does not depend on the weights of others'."""
+    blank = type(run)()
+    own |= {n: getattr(blank, n) for n in ("weight", "ce_weight", "kd_weight", "temperature")}
+    given = {name: value for name, value in run.method_options.items() if name in options}
+    return replace(run, method=method, method_options=given, **own)
