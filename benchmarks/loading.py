@@ -22,7 +22,7 @@ from kdlib.data import listed, load_data
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
 from kdlib.data.photograph_cache import build
-from kdlib.data.photographs import open_source, random_places, worker_count
+from kdlib.data.photographs import open_source, worker_count
 from kdlib.files import write_json
 from kdlib.runs import RunConfig, provenance
 from kdlib.seeds import generator
@@ -103,7 +103,7 @@ def _row(root: Path, decoded: ImageData, epochs: int) -> dict[str, Any]:
         "decoded": on_the_fly,
         "cached": _speeds(cached, epochs),
         "making": round(len(decoded) / making),
-        "gigabytes": round((folder / "pixels").stat().st_size / 1e9, 2),
+        "gigabytes": round((folder / "pixels.npy").stat().st_size / 1e9, 2),
         "same_pixels": same_pixels(decoded, cached),
     }
 
@@ -118,7 +118,7 @@ def _speeds(data: ImageData, epochs: int) -> dict[str, int]:
 def _read_bytes(data: ImageData, number: int) -> float:
     """Seconds of an epoch of random windows, not yet augmented any further or normalised."""
     stream = generator(number, "loading")
-    order, places = torch.randperm(len(data), generator=stream), random_places(len(data), stream)
+    order, places = torch.randperm(len(data), generator=stream), data.images.random_places(stream)
     start = time.perf_counter()
     for _ in data.images.batches(order.split(BATCH), places):
         pass

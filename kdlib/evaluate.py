@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from sklearn.metrics import confusion_matrix
@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
-from kdlib.data.photographs import Photographs
 from kdlib.errors import KdlibError
 from kdlib.frskd.segmentation import SegmentationMarks
 from kdlib.losses.attention import maps_of, paired_maps, pool_to_common_size
@@ -308,12 +307,7 @@ def images_at_once(data: ImageData, batch_size: int) -> int:
     """``batch_size``, or fewer where each pixel has an answer, so that a batch's fit in memory."""
     if data.task == "classification":
         return batch_size
-    images = data.images
-    if isinstance(images, Photographs):
-        side = images.image_size
-    else:
-        side = cast("Tensor", images).shape[-1]
-    return max(1, min(batch_size, LARGEST_ANSWER // (len(data.classes) * side**2)))
+    return max(1, min(batch_size, LARGEST_ANSWER // (len(data.classes) * data.side**2)))
 
 
 def _batches(

@@ -12,46 +12,42 @@ from kdlib.tasks import TASKS
 if TYPE_CHECKING:
     from kdlib.data.image_data import ImageData
 
+Loader = Callable[..., "ImageData"] | str
+"""From a split, ``train`` or ``test``, and the options of :func:`load_data` to its images; or the
+``module:name`` of such a function."""
+COMPOSED = ("kdlib.data.scenes:load_scenes", "kdlib.data.scenes:load_scene_masks",
+            "kdlib.detection.data:load_scene_objects")  # fmt: skip
+LISTED = "kdlib.data.photographs:load_photographs"
+
 
 class DataSet(NamedTuple):
-    """A data set, by what loads it (as ``module:name``) for each task that it has the truth for.
+    """A data set, by what loads it for each task that it has the truth for.
 
     Attributes:
         about: what it is, in a line.
         images: its loader where images have labels.
         masks: where their pixels have.
         boxes: where their objects have, and boxes, by which they can be cut out.
-        lister: what reads the lists of a data set of photographs, which have labels.
+        source: what these loaders are given first: what composes its scenes, or reads its lists.
     """
 
     about: str
-    images: str | None = None
-    masks: str | None = None
-    boxes: str | None = None
-    lister: str | None = None
-
-    def loader(self, task: str) -> Callable[..., "ImageData"] | None:
-        """What loads it for a task; ``None`` where it has no truth for that."""
-        name = {"segmentation": self.masks, "classification": self.images}.get(task, self.boxes)
-        if task != "classification" or not self.lister:
-            return resolve_name(name) if name else None
-        from kdlib.data.photographs import load_photographs
-
-        return partial(load_photographs, resolve_name(self.lister))
+    images: Loader | None = None
+    masks: Loader | None = None
+    boxes: Loader | None = None
+    source: str | None = None
 
 
 DATASETS = {
     "scenes": DataSet(
         "The embedded scenes: made on the fly, no data root needed",
-        "kdlib.data.scenes:load_scenes",
-        "kdlib.data.scenes:load_scene_masks",
-        "kdlib.data.scenes:load_scene_objects",
+        *COMPOSED,
+        source="kdlib.data.scenes:embedded",
     ),
     "fashion_scenes": DataSet(
         "Scenes of garments, composed once and then read from the cache",
-        "kdlib.data.fashion:load_fashion_scenes",
-        "kdlib.data.scenes:load_fashion_scene_masks",
-        "kdlib.data.scenes:load_fashion_scene_objects",
+        *COMPOSED,
+        source="kdlib.data.fashion:outfits",
     ),
     "fashion_mnist": DataSet(
         "Fashion-MNIST, padded to 32 x 32 (and resized if another size is asked for)",
@@ -62,22 +58,29 @@ DATASETS = {
         "kdlib.data.cifar:load_cifar100",
     ),
     "mit67": DataSet(
-        "MIT Indoor 67: indoor scenes, the official lists", lister="kdlib.data.places:list_mit67"
+        "MIT Indoor 67: indoor scenes, the official lists",
+        LISTED,
+        source="kdlib.data.places:list_mit67",
     ),
     "sun397": DataSet(
         "SUN397: indoor and outdoor scenes, the first official partition",
-        lister="kdlib.data.places:list_sun397",
+        LISTED,
+        source="kdlib.data.places:list_sun397",
     ),
     "ade20k": DataSet(
         "ADE20K: the scene of each photograph, 1,055 classes of which many have a few",
-        lister="kdlib.data.places:list_ade20k",
+        LISTED,
+        source="kdlib.data.places:list_ade20k",
     ),
     "places365": DataSet(
         "Places365-Standard: scenes, 256 x 256, tested on its validation set",
-        lister="kdlib.data.places:list_places365",
+        LISTED,
+        source="kdlib.data.places:list_places365",
     ),
     "imagefolder": DataSet(
-        "Photographs of your own, in a folder a class", lister="kdlib.data.places:list_imagefolder"
+        "Photographs of your own, in a folder a class",
+        LISTED,
+        source="kdlib.data.places:list_imagefolder",
     ),
     "voc": DataSet(
         "Pascal VOC 2007 and 2012: photographs, each pixel one of 20 things or background",
@@ -89,9 +92,37 @@ DATASETS = {
         boxes="kdlib.detection.data:load_coco",
     ),
 }
+TRUTHS = {"classification": "images", "segmentation": "masks", "detection": "boxes",
+          "crops": "boxes"}  # fmt: skip
+"""Which loader of a data set a task needs."""
 SMALLEST = 2
 SPLITS = ("train", "fit", "dev", "test")
 DEV_SHARE = 0.2
+CROP_SIZES = (8, 512)
+
+
+def register_data(
+    name: str,
+    about: str,
+    images: Loader | None = None,
+    masks: Loader | None = None,
+    boxes: Loader | None = None,
+) -> None:
+    """Add a data set of your own.
+
+    Args:
+        name: by which it is loaded.
+        about: what it is, in a line.
+        images: its loader where images have labels.
+        masks: where their pixels have.
+        boxes: where their objects have.
+
+    Raises:
+        KdlibError: there is a data set of that name.
+    """
+    if name in DATASETS:
+        raise KdlibError(f"There is a data set '{name}' already; choose another name.")
+    DATASETS[name] = DataSet(about, images, masks, boxes)
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -101,14 +132,13 @@ def dataset_names() -> tuple[str, ...]:
 
 def listed() -> dict[str, str]:
     """The data sets that are photographs in files of their own, and what lists each."""
-    return {name: found.lister for name, found in DATASETS.items() if found.lister}
+    return {name: found.source for name, found in DATASETS.items()
+            if found.images == LISTED and found.source}  # fmt: skip
 
 
 def tasks_of(name: str) -> tuple[str, ...]:
     """The tasks that a data set has the truth for."""
-    found = DATASETS[name]
-    has = {"classification": found.images or found.lister, "segmentation": found.masks}
-    return tuple(task for task in TASKS if has.get(task, found.boxes if task not in has else None))
+    return tuple(task for task in TASKS if getattr(DATASETS[name], TRUTHS[task]))
 
 
 def _loader(name: str, task: str) -> Callable[..., "ImageData"]:
@@ -117,11 +147,13 @@ def _loader(name: str, task: str) -> Callable[..., "ImageData"]:
         raise unknown("data set", name, DATASETS)
     if task not in TASKS:
         raise unknown("task", task, TASKS)
-    load = DATASETS[name].loader(task)
-    if load is None:
+    found = DATASETS[name]
+    if task not in tasks_of(name):
         valid = ", ".join(other for other in DATASETS if task in tasks_of(other))
         raise KdlibError(f"'{name}' has no truth for task '{task}'. Valid for it: {valid}.")
-    return load
+    load = getattr(found, TRUTHS[task])
+    load = resolve_name(load) if isinstance(load, str) else load
+    return partial(load, resolve_name(found.source)) if found.source else load
 
 
 def load_data(
@@ -157,14 +189,14 @@ def load_data(
         KdlibError: unknown name, split or task, a data set without the truth for that task, data
             missing or damaged, an option out of range.
     """
+    from kdlib.data.roots import check_range
+
     load = _loader(name, task)
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     if size is not None and size < SMALLEST:
         raise KdlibError(f"size is {size}; it must be at least {SMALLEST}, or None for all.")
-    from kdlib.detection.data import checked_crop_size, cropped
-
-    checked_crop_size(crop_size)
+    check_range("crop_size", crop_size, *CROP_SIZES)
     data = load(
         "test" if split == "test" else "train",
         size=size,
@@ -175,5 +207,9 @@ def load_data(
     )
     kept = min(round(len(data) * (1 - DEV_SHARE)), len(data) - 1)
     parts = {"fit": (0, kept), "dev": (kept, len(data))}
-    chosen = data.part(*parts[split]) if split in parts else data
-    return cropped(chosen, crop_size) if task == "crops" else chosen
+    data = data.part(*parts[split]) if split in parts else data
+    if task != "crops":
+        return data
+    from kdlib.detection.data import cropped
+
+    return cropped(data, crop_size)

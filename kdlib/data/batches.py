@@ -17,18 +17,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdlib.data.image_data import IGNORED, ImageData
-from kdlib.data.photographs import Photographs, random_places
 from kdlib.errors import KdlibError, unknown
 from kdlib.seeds import derive_seed, generator
 from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING, MIXTURES
 from kdlib.team import ALONE, Portion, Team
 
 if TYPE_CHECKING:
-    from kdlib.detection.data import WholePhotographs
+    from kdlib.data.photographs import Photographs
 
-
-# Augmentations that change what an image is labelled: Mixup, CutMix, rotations as classes (SLA).
+CROP_PADDING = 4
 ROTATIONS = 4
+DEVICE_SHARE = 0.5
+"""Of a GPU's free memory that a data set may take."""
 
 
 class Mixed(NamedTuple):
@@ -43,32 +43,193 @@ class Mixed(NamedTuple):
     share: float
 
 
-def check_mixing(names: Sequence[str]) -> None:
-    """Refuse two mixtures at once: each has a share of its own."""
-    if set(MIXTURES) <= set(names):
-        raise KdlibError(f"Choose one of {' and '.join(MIXTURES)}: an image is mixed once.")
+class Batch(NamedTuple):
+    """Normalised images (B, 3, H, W), labels (B,) and positions in the data set (B,).
 
-
-def output_count(classes: int, augmentation: Sequence[str]) -> int:
-    """Logits that a network needs: with ``sla`` one for each class in each rotation.
-
-    Logit ``r * classes + k`` stands for class k turned by r right angles, so that the first
-    ``classes`` of them are those of upright images.
+    Where pixels have classes, ``labels`` are these: (B, H, W) int64, ``IGNORED`` where none counts.
+    ``mixed`` says what was mixed into them, and with which share; ``None`` where nothing was.
+    ``portion`` says which part of a batch they are; ``None`` where they are the whole.
     """
-    return classes * (ROTATIONS if JOINT in augmentation else 1)
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    mixed: Mixed | None = None
+    portion: Portion | None = None
 
 
-def relabelled(
-    batch: "Batch", augmentation: Sequence[str], classes: int, stream: np.random.Generator
-) -> "Batch":
-    """The batch with the mixture and the rotations that ``augmentation`` names, if any."""
-    for name in MIXTURES:
-        if name in augmentation:
-            batch = mixture(batch, name, stream)
-    return with_rotations(batch, classes) if JOINT in augmentation else batch
+class Batches:
+    """A data set on a device, handed out in batches.
+
+    Args:
+        data: the images.
+        batch_size: images a batch; the last of an epoch may be smaller, see :func:`parts_of`.
+        augmentation: any of ``AUGMENTATIONS``; ``flip`` mirrors half of the images, ``crop``
+            pads by four pixels with the mean colour and cuts a random window, ``random_crop``
+            cuts a random window, not the middle one, out of a photograph, to the ends of its
+            longer side; ``mixup`` and ``cutmix`` are :func:`mixture`, ``sla`` is
+            :func:`with_rotations`. Masks are mirrored and cut with their images, and not mixed.
+        device: where the batches are made.
+        team: the processes that share the work. Each has its part of every batch of an epoch, and
+            in order every ``team.size``-th batch as a whole.
+
+    Raises:
+        KdlibError: an augmentation that does not exist, or not for these images.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        batch_size: int,
+        augmentation: tuple[str, ...] = (),
+        device: torch.device | str = "cpu",
+        team: Team = ALONE,
+    ) -> None:
+        _check(augmentation, data)
+        device = torch.device(device)
+        # Photographs, unless they are a tensor: what reads them need not be loaded.
+        self.images = cast("Tensor | Photographs", data.images)
+        if isinstance(self.images, Tensor):
+            self.images = on_device(self.images, device)
+        self.masks = None if data.masks is None else on_device(data.masks, device)
+        self.labels = data.labels.to(device)
+        self.batch_size, self.team = batch_size, team
+        self.augmentation, self.classes = augmentation, len(data.classes)
+        self._mean = torch.tensor(data.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(data.std, device=device).view(1, 3, 1, 1)
+
+    def __len__(self) -> int:
+        """Batches an epoch, of all processes together."""
+        return len(parts_of(self.labels, self.batch_size))
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """One epoch in random order, augmented; labels may then be mixed or joint ones."""
+        count, device = len(self.labels), self.labels.device
+        order = torch.randperm(count, generator=generator(seed, "order", epoch)).to(device)
+        stream = generator(seed, "augmentation", epoch)
+        flips = (torch.rand(count, generator=stream) < 0.5).to(device)
+        shifts = torch.randint(0, 2 * CROP_PADDING + 1, (count, 2), generator=stream).to(device)
+        places = None
+        if "random_crop" in self.augmentation:
+            places = cast("Photographs", self.images).random_places(stream)
+        chance = np.random.default_rng(derive_seed(seed, "mixing", epoch))
+        parts = parts_of(order, self.batch_size)
+        own = [self.team.own(part, neighbour=self._looks_back) for part in parts]
+        stored = self._stored([indices for indices, _ in own], places)
+        for (indices, portion), pixels in zip(own, stored, strict=True):
+            if "flip" in self.augmentation:  # of whole numbers: a quarter of the bytes
+                pixels = torch.where(flips[indices].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+            images, labels = self._normalised(pixels), self._labels(indices, pixels)
+            if "crop" in self.augmentation:
+                images = _shifted(images, shifts[indices])
+                if labels.ndim > 1:
+                    labels = _shifted(labels.unsqueeze(1), shifts[indices], IGNORED).squeeze(1)
+            yield self._mixed(Batch(images, labels, indices, portion=portion), chance)
+
+    def in_order(self) -> Iterator[Batch]:
+        """Every image once, in its place, not augmented; of several processes, in their turn."""
+        order = torch.arange(len(self.labels), device=self.labels.device)
+        parts = self.team.turns(parts_of(order, self.batch_size))
+        for indices, pixels in zip(parts, self._stored(parts, None), strict=True):
+            yield Batch(self._normalised(pixels), self._labels(indices, pixels), indices)
+
+    def _stored(self, parts: Sequence[Tensor], places: Tensor | None) -> Iterator[Tensor]:
+        """Each part's images (B, 3, H, W) uint8, wherever they lie, on the device.
+
+        Classes of pixels are a fourth channel, so that whatever moves the one moves the other.
+        """
+        if isinstance(self.images, Tensor):
+            return (self._of_memory(part).to(self.labels.device) for part in parts)
+        found = self.images.batches([part.cpu() for part in parts], places)
+        return (pixels.to(self.labels.device) for pixels in found)
+
+    def _of_memory(self, part: Tensor) -> Tensor:
+        images = cast("Tensor", self.images)
+        pixels = images[part.to(images.device)]
+        if self.masks is None:
+            return pixels
+        masks = self.masks[part.to(self.masks.device)].to(images.device)
+        return torch.cat([pixels, masks.unsqueeze(1)], dim=1)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return pixels[:, :3].float().div_(255).sub_(self._mean).div_(self._std)
+
+    def _labels(self, indices: Tensor, pixels: Tensor) -> Tensor:
+        return pixels[:, 3].long() if pixels.shape[1] > 3 else self.labels[indices]
+
+    @property
+    def _looks_back(self) -> bool:
+        """Whether the image before a part's first one is needed, to be mixed into that."""
+        return self.team.size > 1 and not set(MIXTURES).isdisjoint(self.augmentation)
+
+    def _mixed(self, batch: Batch, chance: np.random.Generator) -> Batch:
+        """The batch with the mixture and the rotations that are asked for."""
+        for name in MIXTURES:
+            if name in self.augmentation:
+                batch = mixture(batch, name, chance)
+        if batch.mixed is not None and self._looks_back:
+            images, labels, indices = (part[1:] for part in batch[:3])
+            mixed = batch.mixed._replace(labels=batch.mixed.labels[1:])
+            batch = Batch(images, labels, indices, mixed, batch.portion)
+        return with_rotations(batch, self.classes) if JOINT in self.augmentation else batch
 
 
-def mixture(batch: "Batch", name: str, stream: np.random.Generator) -> "Batch":
+def _check(augmentation: tuple[str, ...], data: ImageData) -> None:
+    for name in augmentation:
+        if name not in AUGMENTATIONS:
+            raise unknown("augmentation", name, AUGMENTATIONS)
+    if set(MIXTURES) <= set(augmentation):
+        raise KdlibError(f"Choose one of {' and '.join(MIXTURES)}: an image is mixed once.")
+    mixing = set(MIXING) & set(augmentation)
+    if mixing and data.task == "segmentation":
+        raise KdlibError(
+            f"The augmentation '{min(mixing)}' changes the label of an image, and here pixels have "
+            f"labels. Valid: {', '.join(name for name in AUGMENTATIONS if name not in MIXING)}."
+        )
+    if "random_crop" in augmentation and isinstance(data.images, Tensor):
+        raise KdlibError(
+            "The augmentation 'random_crop' cuts a window out of a larger photograph, and these "
+            "images are all of one size; use 'crop', which shifts them by up to four pixels."
+        )
+    if not (isinstance(data.images, Tensor) or hasattr(data.images, "batches")):
+        raise KdlibError(
+            "These photographs are each of a size of their own, for detectors; task 'crops' cuts "
+            "their objects out for classifiers."
+        )
+
+
+def parts_of(order: Tensor, size: int) -> list[Tensor]:
+    """Parts of ``size`` positions, of which the last may be smaller, but is never a single one.
+
+    That one joins the part before it: a batch norm of maps of one pixel needs two images at least.
+    """
+    parts = list(order.split(size))
+    if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def on_device(images: Tensor, device: torch.device) -> Tensor:
+    """Images or masks on the device, if they fit there; else as they are."""
+    return images.to(device) if _fits(images.nbytes, device) else images
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    return device.type != "cuda" or size <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+
+
+def _shifted(images: Tensor, shifts: Tensor, margin: int = 0) -> Tensor:
+    """The window at ``shifts`` (B, 2) of each padded image (zero is the mean colour)."""
+    size = images.shape[-2:]
+    padded = functional.pad(images, [CROP_PADDING] * 4, value=margin)
+    rows = shifts[:, :1] + torch.arange(size[0], device=images.device)
+    columns = shifts[:, 1:] + torch.arange(size[1], device=images.device)
+    picture = torch.arange(len(images), device=images.device).view(-1, 1, 1)
+    windows = padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
+    return windows.permute(0, 3, 1, 2)
+
+
+def mixture(batch: Batch, name: str, stream: np.random.Generator) -> Batch:
     """Each image mixed with the one before it: Mixup (1710.09412) or CutMix (1905.04899).
 
     One share a batch, as in both papers. A batch is in random order, so its neighbours are as
@@ -99,240 +260,25 @@ def _pasted(
     return pasted, 1 - float((bottom - top) * (right - left) / size.prod())
 
 
-def with_rotations(batch: "Batch", classes: int) -> "Batch":
+def output_count(classes: int, augmentation: Sequence[str]) -> int:
+    """Logits that a network needs: with ``sla`` one for each class in each rotation.
+
+    Logit ``r * classes + k`` stands for class k turned by r right angles, so that the first
+    ``classes`` of them are those of upright images.
+    """
+    return classes * (ROTATIONS if JOINT in augmentation else 1)
+
+
+def with_rotations(batch: Batch, classes: int) -> Batch:
     """Every image in its four rotations, each a class of its own (SLA: Lee 2020, 1910.05872).
 
     B images become 4 B: all upright, then all turned by one right angle, and so on.
     """
+
+    def joint(labels: Tensor) -> Tensor:
+        return torch.cat([labels + turns * classes for turns in range(ROTATIONS)])
+
     images = torch.cat([batch.images.rot90(turns, (2, 3)) for turns in range(ROTATIONS)])
-    mixed = batch.mixed
-    if mixed is not None:
-        mixed = mixed._replace(labels=_joint(mixed.labels, classes))
+    mixed = batch.mixed and Mixed(joint(batch.mixed.labels), batch.mixed.share)
     indices = batch.indices.repeat(ROTATIONS)
-    labels = _joint(batch.labels, classes)
-    return batch._replace(images=images, labels=labels, indices=indices, mixed=mixed)
-
-
-def _joint(labels: Tensor, classes: int) -> Tensor:
-    return torch.cat([labels + turns * classes for turns in range(ROTATIONS)])
-
-
-CROP_PADDING = 4
-DEVICE_SHARE = 0.5
-"""Of a GPU's free memory that a data set may take."""
-
-
-class Batch(NamedTuple):
-    """Normalised images (B, 3, H, W), labels (B,) and positions in the data set (B,).
-
-    Where pixels have classes, ``labels`` are these: (B, H, W) int64, ``IGNORED`` where none counts.
-    ``mixed`` says what was mixed into them, and with which share; ``None`` where nothing was.
-    ``portion`` says which part of a batch they are; ``None`` where they are the whole.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    mixed: Mixed | None = None
-    portion: Portion | None = None
-
-
-class Batches:
-    """A data set on a device, handed out in batches.
-
-    Args:
-        data: the images.
-        batch_size: images a batch; the last of an epoch may be smaller, see :func:`parts_of`.
-        augmentation: any of ``AUGMENTATIONS``; ``flip`` mirrors half of the images, ``crop``
-            pads by four pixels with the mean colour and cuts a random window, ``random_crop``
-            cuts a random window, not the middle one, out of a photograph, to the ends of its
-            longer side; ``mixup``, ``cutmix`` and ``sla`` see :mod:`kdlib.data.batches`. Masks are
-            mirrored and cut with their images, and cannot be mixed.
-        device: where the batches are made.
-        team: the processes that share the work. Each has its part of every batch of an epoch, and
-            in order every ``team.size``-th batch as a whole.
-
-    Raises:
-        KdlibError: an augmentation that does not exist, or not for these images.
-    """
-
-    def __init__(
-        self,
-        data: ImageData,
-        batch_size: int,
-        augmentation: tuple[str, ...] = (),
-        device: torch.device | str = "cpu",
-        team: Team = ALONE,
-    ) -> None:
-        _check_augmentation(augmentation, data)
-        self.images = _placed(_of_one_size(data.images), torch.device(device))
-        self.masks = None if data.masks is None else on_device(data.masks, torch.device(device))
-        self.labels = data.labels.to(device)
-        self.batch_size, self.team = batch_size, team
-        self.augmentation, self.classes = augmentation, len(data.classes)
-        self._mean = torch.tensor(data.mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(data.std, device=device).view(1, 3, 1, 1)
-
-    def __len__(self) -> int:
-        """Batches an epoch, of all processes together."""
-        return len(parts_of(self.labels, self.batch_size))
-
-    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
-        """One epoch in random order, augmented; labels may then be mixed or joint ones."""
-        count, device = len(self.labels), self.labels.device
-        order = torch.randperm(count, generator=generator(seed, "order", epoch)).to(device)
-        stream = generator(seed, "augmentation", epoch)
-        flips = (torch.rand(count, generator=stream) < 0.5).to(device)
-        shifts = torch.randint(0, 2 * CROP_PADDING + 1, (count, 2), generator=stream).to(device)
-        places = self._places(count, stream)
-        chance = np.random.default_rng(derive_seed(seed, "mixing", epoch))
-        own, portions = self._own(parts_of(order, self.batch_size))
-        pairs = zip(self._pixels(own, places), portions, strict=True)
-        for (indices, pixels), portion in pairs:
-            if "flip" in self.augmentation:  # of whole numbers: a quarter of the bytes
-                pixels = torch.where(flips[indices].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
-            images, labels = self._normalised(pixels), self._labels(indices, pixels)
-            if "crop" in self.augmentation:
-                images = _shifted(images, shifts[indices])
-                if labels.ndim > 1:
-                    labels = _shifted(labels.unsqueeze(1), shifts[indices], IGNORED).squeeze(1)
-            yield self._mixed(Batch(images, labels, indices, portion=portion), chance)
-
-    def in_order(self) -> Iterator[Batch]:
-        """Every image once, in its place, not augmented; of several processes, in their turn."""
-        order = torch.arange(len(self.labels), device=self.labels.device)
-        parts = self.team.turns(parts_of(order, self.batch_size))
-        for indices, pixels in self._pixels(parts, None):
-            yield Batch(self._normalised(pixels), self._labels(indices, pixels), indices)
-
-    @property
-    def _looks_back(self) -> bool:
-        """Whether the image before a part's first one is needed, to be mixed into that."""
-        return self.team.size > 1 and not set(MIXTURES).isdisjoint(self.augmentation)
-
-    def _own(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], list[Portion | None]]:
-        """This process's part of each batch."""
-        found = [self.team.own(part, neighbour=self._looks_back) for part in parts]
-        return [positions for positions, _ in found], [portion for _, portion in found]
-
-    def _mixed(self, batch: Batch, chance: np.random.Generator) -> Batch:
-        """The batch with the mixture and the rotations that are asked for."""
-        mixtures = [name for name in self.augmentation if name in MIXTURES]
-        batch = relabelled(batch, mixtures, self.classes, chance)
-        if self._looks_back:
-            batch = _without_first(batch)
-        joint = [name for name in self.augmentation if name == JOINT]
-        return relabelled(batch, joint, self.classes, chance)
-
-    def _places(self, count: int, stream: torch.Generator) -> Tensor | None:
-        if "random_crop" not in self.augmentation:
-            return None
-        return random_places(count, stream, cast("Photographs", self.images).drawn)
-
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        return pixels[:, :3].float().div_(255).sub_(self._mean).div_(self._std)
-
-    def _labels(self, indices: Tensor, pixels: Tensor) -> Tensor:
-        """The masks, which come as a fourth channel, or the labels."""
-        return pixels[:, 3].long() if pixels.shape[1] > 3 else self.labels[indices]
-
-    def _pixels(
-        self, parts: Sequence[Tensor], places: Tensor | None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each part's positions (B,) and images (B, 3, H, W) uint8, on the device.
-
-        Classes of pixels are a fourth channel, so that whatever moves the one moves the other.
-        """
-        for indices, pixels in zip(parts, self._stored(parts, places), strict=True):
-            yield indices, pixels.to(self.labels.device)
-
-    def _stored(self, parts: Sequence[Tensor], places: Tensor | None) -> Iterator[Tensor]:
-        """Each part's images, wherever they lie."""
-        images = self.images
-        if isinstance(images, Photographs):
-            return images.batches([part.cpu() for part in parts], places)
-        return (self._of_memory(images, part.to(images.device)) for part in parts)
-
-    def _of_memory(self, images: Tensor, part: Tensor) -> Tensor:
-        if self.masks is None:
-            return images[part]
-        masks = self.masks[part.to(self.masks.device)].to(images.device)
-        return torch.cat([images[part], masks.unsqueeze(1)], dim=1)
-
-
-def parts_of(order: Tensor, size: int) -> list[Tensor]:
-    """Parts of ``size`` positions, of which the last may be smaller, but is never a single one.
-
-    That one joins the part before it: a batch norm of maps of one pixel needs two images at least.
-    """
-    parts = list(order.split(size))
-    if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return parts
-
-
-def _without_first(batch: Batch) -> Batch:
-    """A mixed batch without the image that was there to be mixed into the second."""
-    mixed = cast("Mixed", batch.mixed)
-    return batch._replace(
-        images=batch.images[1:],
-        labels=batch.labels[1:],
-        indices=batch.indices[1:],
-        mixed=mixed._replace(labels=mixed.labels[1:]),
-    )
-
-
-def _check_augmentation(names: tuple[str, ...], data: ImageData) -> None:
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise unknown("augmentation", name, AUGMENTATIONS)
-    check_mixing(names)
-    mixing = set(MIXING) & set(names)
-    if mixing and data.task == "segmentation":
-        raise KdlibError(
-            f"The augmentation '{min(mixing)}' changes the label of an image, and here pixels have "
-            f"labels. Valid: {', '.join(name for name in AUGMENTATIONS if name not in MIXING)}."
-        )
-    if "random_crop" in names and not isinstance(data.images, Photographs):
-        raise KdlibError(
-            "The augmentation 'random_crop' cuts a window out of a larger photograph, and these "
-            "images are all of one size; use 'crop', which shifts them by up to four pixels."
-        )
-
-
-def _of_one_size(images: "Tensor | Photographs | WholePhotographs") -> Tensor | Photographs:
-    from kdlib.detection.data import WholePhotographs
-
-    if isinstance(images, WholePhotographs):
-        raise KdlibError(
-            "These photographs are each of a size of their own, for detectors; task 'crops' cuts "
-            "their objects out for classifiers."
-        )
-    return images
-
-
-def _placed(images: Tensor | Photographs, device: torch.device) -> Tensor | Photographs:
-    return images if isinstance(images, Photographs) else on_device(images, device)
-
-
-def on_device(images: Tensor, device: torch.device) -> Tensor:
-    """Images or masks on the device, if they fit there; else as they are."""
-    return images.to(device) if _fits(images.nbytes, device) else images
-
-
-def _fits(size: int, device: torch.device) -> bool:
-    if device.type != "cuda":
-        return True
-    free, _ = torch.cuda.mem_get_info(device)
-    return size <= DEVICE_SHARE * free
-
-
-def _shifted(images: Tensor, shifts: Tensor, margin: int = 0) -> Tensor:
-    """The window at ``shifts`` (B, 2) of each padded image (zero is the mean colour)."""
-    size = images.shape[-2:]
-    padded = functional.pad(images, [CROP_PADDING] * 4, value=margin)
-    rows = shifts[:, :1] + torch.arange(size[0], device=images.device)
-    columns = shifts[:, 1:] + torch.arange(size[1], device=images.device)
-    picture = torch.arange(len(images), device=images.device).view(-1, 1, 1)
-    windows = padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
-    return windows.permute(0, 3, 1, 2)
+    return Batch(images, joint(batch.labels), indices, mixed, batch.portion)

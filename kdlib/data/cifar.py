@@ -16,51 +16,34 @@ from kdlib.errors import KdlibError
 
 MEAN = (0.5071, 0.4865, 0.4409)
 STD = (0.2673, 0.2564, 0.2762)
-LAYOUT = "\n".join(f"ROOT/{CIFAR100.base_folder}/{name}" for name in ("train", "test", "meta"))
 REMEDY = "python -c \"from torchvision.datasets import CIFAR100 as C; C('ROOT', download=True)\""
 
 
 def load_cifar100(
-    split: str,
-    *,
-    size: int | None = None,
-    image_size: int = 32,
-    data_root: Path | None = None,
-    **composition: int,
+    split: str, size: int | None, image_size: int, data_root: Path | None, **others: int
 ) -> ImageData:
     """CIFAR-100 with its 100 fine classes; the published order, which is random, is kept.
-
-    Args:
-        split: ``train`` (50,000) or ``test`` (10,000).
-        size: only the first so many images.
-        image_size: pixels a side; 32 is what was published, others are resized.
-        data_root: folder that holds ``cifar-100-python``; ``None`` reads ``KDLIB_DATA``.
-        composition: options of composed data sets, which mean nothing here.
 
     Raises:
         KdlibError: a file is missing, or is not the published one.
     """
-    published = _read(split, checked_root(data_root))
+    published = _published(split, checked_root(data_root))
     images = torch.from_numpy(published.data).permute(0, 3, 1, 2).contiguous()
     labels = torch.tensor(published.targets)
-    whole = ImageData(
-        images=resized(images, image_size),
-        labels=labels,
-        classes=tuple(published.classes),
-        mean=MEAN,
-        std=STD,
-        fingerprint=fingerprint(("cifar100", image_size), (images, labels)),
-    )
+    digest = fingerprint(("cifar100", image_size), (images, labels))
+    images = resized(images, image_size)
+    whole = ImageData(images, labels, tuple(published.classes), MEAN, STD, digest)
     return whole.first(size or len(whole))
 
 
-def _read(split: str, root: Path) -> CIFAR100:
-    sums = {**dict(CIFAR100.train_list), **dict(CIFAR100.test_list)}
-    sums[CIFAR100.meta["filename"]] = CIFAR100.meta["md5"]
-    paths = {root / CIFAR100.base_folder / name: md5 for name, md5 in sums.items()}
+def _published(split: str, root: Path) -> CIFAR100:
+    meta = (CIFAR100.meta["filename"], CIFAR100.meta["md5"])
+    sums = [*CIFAR100.train_list, *CIFAR100.test_list, meta]
+    paths = {root / CIFAR100.base_folder / name: md5 for name, md5 in sums}
+    layout = "\n".join(f"ROOT/{path.relative_to(root)}" for path in paths)
     for path in paths:
         if not path.is_file():
-            raise missing("CIFAR-100", path, LAYOUT, REMEDY)
+            raise missing("CIFAR-100", path, layout, REMEDY)
     try:
         return CIFAR100(str(root), train=split == "train")
     except RuntimeError as error:

@@ -1,20 +1,14 @@
-"""Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): 70,000 photographs of ten kinds of garment.
+"""Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747), and scenes that are composed of its garments.
 
     ROOT/FashionMNIST/raw/train-images-idx3-ubyte     (or with .gz)
     ...
 
-torchvision's folder and torchvision's reader, which takes plain files only; gzipped ones, as the
-authors and Debian hand them out, are unpacked for it.
+torchvision's folder; gzipped files, as the authors and Debian hand them out, are read as well.
 """
 
 import gzip
 import hashlib
-import shutil
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,34 +17,41 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.datasets import FashionMNIST
-from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from kdlib.data.image_data import ImageData
+from kdlib.data.render import ObjectBank, uniforms
 from kdlib.data.roots import checked_root, chosen_root, fingerprint, missing, resized
-from kdlib.data.scenes import ObjectBank, Recipe, composed, statistics, uniforms
+from kdlib.data.scenes import Composition, Recipe
 from kdlib.errors import KdlibError, unknown
 from kdlib.files import write_atomic
 from kdlib.seeds import derive_seed
 
 FOLDER = Path("FashionMNIST") / "raw"
-FILES = tuple(name.removesuffix(".gz") for name, _ in FashionMNIST.resources)
-CLASSES = tuple(FashionMNIST.classes)
-SIDE = 28
+CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+SHAPE = (28, 28)
 PADDING = 2
 """To 32 pixels a side, what the networks for CIFAR expect."""
-MEAN, STD = 0.219, 0.332
+MEAN, STD = (0.219, 0.219, 0.219), (0.332, 0.332, 0.332)
 """Of the padded training images."""
-
-LAYOUT = "\n".join(f"ROOT/{FOLDER / name}   (or {name}.gz)" for name in FILES)
+SHA256 = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+"""Of the unpacked files. torchvision publishes MD5 sums of the authors' gzipped files, which
+Debian's differ from: its packaging drops name and time from their headers. With these put back
+the sums are torchvision's, so the content is the published one (a test does just that)."""
+LAYOUT = "\n".join(f"ROOT/{FOLDER / name}   (or {name}.gz)" for name in SHA256)
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 REMEDY = (
     "sudo apt-get install dataset-fashion-mnist && "
     "python -m kdlib data import fashion_mnist --data-root ROOT     (Debian, Ubuntu)\n  "
     "python -c \"from torchvision.datasets import FashionMNIST as F; F('ROOT', download=True)\""
 )
-UNREADABLE = (AssertionError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError,
-              zlib.error)  # fmt: skip
-"""All that gzip and torchvision's reader raise for a damaged file."""
 
 
 class Garments(NamedTuple):
@@ -66,38 +67,20 @@ class Garments(NamedTuple):
 
 
 def load_fashion_mnist(
-    split: str,
-    *,
-    size: int | None = None,
-    image_size: int = 32,
-    data_root: Path | None = None,
-    **composition: int,
+    split: str, size: int | None, image_size: int, data_root: Path | None, **others: int
 ) -> ImageData:
     """Fashion-MNIST, padded to 32 x 32 (and resized if another size is asked for).
 
     The three channels are one and the same memory. The published order, which is random, is kept.
-
-    Args:
-        split: ``train`` (60,000) or ``test`` (10,000).
-        size: only the first so many images.
-        image_size: pixels a side.
-        data_root: folder that holds ``FashionMNIST/raw``; ``None`` reads ``KDLIB_DATA``.
-        composition: options of composed data sets, which mean nothing here.
 
     Raises:
         KdlibError: a file is missing or damaged.
     """
     garments = read_garments(split, checked_root(data_root))
     padded = functional.pad(garments.images, [PADDING] * 4)
-    images = resized(padded.unsqueeze(1), image_size)
-    whole = ImageData(
-        images=images.expand(-1, 3, -1, -1),
-        labels=garments.labels,
-        classes=CLASSES,
-        mean=(MEAN, MEAN, MEAN),
-        std=(STD, STD, STD),
-        fingerprint=fingerprint(("fashion_mnist", PADDING, image_size), garments),
-    )
+    images = resized(padded.unsqueeze(1), image_size).expand(-1, 3, -1, -1)
+    digest = fingerprint(("fashion_mnist", PADDING, image_size), garments)
+    whole = ImageData(images, garments.labels, CLASSES, MEAN, STD, digest)
     return whole.first(size or len(whole))
 
 
@@ -107,65 +90,48 @@ def read_garments(split: str, root: Path) -> Garments:
     Raises:
         KdlibError: a file is missing, damaged, or not of this data set.
     """
-    prefix = "train" if split == "train" else "t10k"
-    image_file, label_file = (
-        _fashion_find(root / FOLDER / f"{prefix}-{rest}") for rest in ("images-idx3-ubyte",
-                                                               "labels-idx1-ubyte")
-    )  # fmt: skip
-    images = _read(image_file, read_image_file)
-    labels = _read(label_file, read_label_file)
-    if images.shape[1:] != (SIDE, SIDE) or len(images) != len(labels):
+    stem = "train" if split == "train" else "t10k"
+    files = [_found(root / FOLDER / name) for name in SHA256 if name.startswith(stem)]
+    images, labels = map(_read_idx, files)
+    if images.shape[1:] != SHAPE or labels.ndim != 1 or len(images) != len(labels):
         shapes = f"{tuple(images.shape)} images, {len(labels)} labels"
-        raise KdlibError(f"{image_file} and its labels hold {shapes}; expected N x 28 x 28 and N.")
+        raise KdlibError(f"{files[0]} and its labels hold {shapes}; expected N x 28 x 28 and N.")
     if labels.numel() == 0 or labels.max() >= len(CLASSES):
-        raise KdlibError(f"{label_file} must hold labels from 0 to {len(CLASSES) - 1}.")
-    return Garments(images, labels)
+        raise KdlibError(f"{files[1]} must hold labels from 0 to {len(CLASSES) - 1}.")
+    return Garments(images, labels.long())
 
 
-def _fashion_find(plain: Path) -> Path:
+def _plain_or_packed(plain: Path) -> Path | None:
     """The plain file or, failing that, the gzipped one."""
-    for path in (plain, plain.with_name(plain.name + ".gz")):
-        if path.is_file():
-            return path
+    candidates = (plain, plain.with_name(f"{plain.name}.gz"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _found(plain: Path) -> Path:
+    if path := _plain_or_packed(plain):
+        return path
     raise missing("Fashion-MNIST", plain, LAYOUT, REMEDY)
 
 
-def _read(path: Path, read: Callable[[str], Tensor]) -> Tensor:
+def _unpacked(path: Path) -> bytes:
+    content = path.read_bytes()
+    return gzip.decompress(content) if path.suffix == ".gz" else content
+
+
+def _read_idx(path: Path) -> Tensor:
+    """The bytes of an IDX file: 0, 0, 8, rank, shape as big-endian int32, and then themselves."""
     try:
-        with _unpacked(path) as plain:
-            return read(str(plain))
-    except UNREADABLE as error:
+        content = _unpacked(path)
+        if content[:3] != b"\0\0\x08":
+            raise ValueError("it does not begin as a file of bytes")
+        shape = np.frombuffer(content, ">i4", content[3], offset=4)
+        values = np.frombuffer(content, np.uint8, offset=4 + shape.nbytes).reshape(shape)
+    except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
         raise KdlibError(
             f"{path} is damaged or not an IDX file ({type(error).__name__}: {error}). "
             f"Remove it and get it again:\n  {REMEDY}"
         ) from error
-
-
-@contextmanager
-def _unpacked(path: Path) -> Iterator[Path]:
-    """The file itself or, if it is gzipped, what is in it, in a temporary file."""
-    if path.suffix != ".gz":
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder, gzip.open(path) as packed:
-        plain = Path(folder) / path.stem
-        with plain.open("wb") as file:
-            shutil.copyfileobj(packed, file)
-        yield plain
-
-
-# Bringing a data set that is on this machine into place: checked, then whole or not at all.
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-IMPORTABLE = ("fashion_mnist", "fashion_scenes")
-SHA256 = {
-    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-}
-"""Of the unpacked files. torchvision publishes MD5 sums of the authors' gzipped files, which
-Debian's differ from: its packaging drops name and time from their headers. With these put back
-the sums are torchvision's, so the content is the published one (a test does just that)."""
+    return torch.from_numpy(values.copy())
 
 
 def import_dataset(dataset: str, source: Path | None = None, data_root: Path | None = None) -> str:
@@ -183,37 +149,29 @@ def import_dataset(dataset: str, source: Path | None = None, data_root: Path | N
     Raises:
         KdlibError: a file is missing or is not the published one, or the place cannot be written.
     """
-    if dataset not in IMPORTABLE:
-        raise unknown("data set to import", dataset, IMPORTABLE)
+    if dataset not in ("fashion_mnist", "fashion_scenes"):
+        raise unknown("data set to import", dataset, ("fashion_mnist", "fashion_scenes"))
     target = chosen_root(data_root) / FOLDER
-    contents = {name: _published(_imports_find(source or DEBIAN, name), name) for name in SHA256}
+    contents = {name: _published(source or DEBIAN, name) for name in SHA256}
     try:
         for name, content in contents.items():
-            write_atomic(target / name, partial(_write, content))
+            write_atomic(target / name, partial(Path.write_bytes, data=content))
     except OSError as error:
         raise KdlibError(f"{target} cannot be written to ({error}).") from error
     return f"{dataset}: {len(contents)} files checked and unpacked into {target}"
 
 
-def _write(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
-
-
-def _imports_find(source: Path, name: str) -> Path:
-    for path in (source / name, source / f"{name}.gz"):
-        if path.is_file():
-            return path
-    files = "\n".join(f"  {source / name} (or .gz)" for name in SHA256)
-    raise KdlibError(
-        f"{source / name} is missing. Expected:\n{files}\n"
-        "Give their folder by --from FOLDER, or: sudo apt-get install dataset-fashion-mnist"
-    )
-
-
-def _published(path: Path, name: str) -> bytes:
+def _published(source: Path, name: str) -> bytes:
     """Content of a file, unpacked, if it is the published one."""
+    path = _plain_or_packed(source / name)
+    if path is None:
+        files = "\n".join(f"  {source / name} (or .gz)" for name in SHA256)
+        raise KdlibError(
+            f"{source / name} is missing. Expected:\n{files}\n"
+            "Give their folder by --from FOLDER, or: sudo apt-get install dataset-fashion-mnist"
+        )
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = _unpacked(path)
     except (OSError, EOFError, zlib.error) as error:
         raise KdlibError(f"{path} cannot be read ({error}).") from error
     found = hashlib.sha256(content).hexdigest()
@@ -225,7 +183,6 @@ def _published(path: Path, name: str) -> bytes:
     return content
 
 
-# What the scenes of garments consist of: an outfit is four garments, each in its colour.
 OUTFITS: dict[str, dict[str, str]] = {
     "beach": {"T-shirt/top": "green", "Sandal": "red", "Dress": "yellow", "Bag": "blue"},
     "office": {"Shirt": "yellow", "Trouser": "blue", "Coat": "red", "Ankle boot": "purple"},
@@ -259,10 +216,6 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "purple": (0.90, 0.35, 0.95),
 }
 """What a white garment turns into: factors of red, green and blue."""
-
-
-# Scenes of garments: real photographs in scenes whose ground truth is known all the same.
-TRAIN_SIZE, TEST_SIZE = 24000, 10000
 OPACITY = 4.0
 """Opacity as a multiple of brightness: soft edges, but nothing shines through a dark garment."""
 DARKEST = 0.45
@@ -271,49 +224,32 @@ DYE = 0.15
 """How far a dye strays from its colour, each way, as a factor: no two garments are alike."""
 
 
-def load_fashion_scenes(
+def outfits(
     split: str,
-    *,
     size: int | None = None,
     image_size: int = 64,
     attentions: int = 2,
     distractors: int = 4,
     data_root: Path | None = None,
-) -> ImageData:
-    """Scenes of garments, composed once and then read from the cache.
-
-    Args:
-        split: ``train`` or ``test``.
-        size: number of images; ``None`` for 24,000 for training and 10,000 for testing.
-        image_size: pixels a side.
-        attentions: garments of its outfit that a scene shows, 1 to 4.
-        distractors: other garments, 0 to 12 (with one attention, 0 to 10).
-        data_root: folder that holds ``FashionMNIST/raw``; ``None`` reads ``KDLIB_DATA``.
+) -> Composition:
+    """Scenes of garments: real photographs in scenes whose ground truth is known all the same.
 
     Raises:
         KdlibError: Fashion-MNIST is missing or damaged, or an option is out of range.
     """
-    recipe = outfit_recipe(attentions, distractors, image_size)
-    root = checked_root(data_root).resolve()
-    bank, source = garment_bank(root, split)
-    count = size or (TRAIN_SIZE if split == "train" else TEST_SIZE)
-    data = composed("fashion_scenes", bank, recipe, split, count, source)
-    mean, std = statistics(garment_bank(root, "train")[0], recipe)
-    return replace(data, mean=mean, std=std)
-
-
-def outfit_recipe(attentions: int = 2, distractors: int = 4, size: int = 64) -> Recipe:
-    """The recipe of the scenes of garments."""
     classes = {
-        outfit: tuple(_kind(colour, garment) for garment, colour in garments.items())
+        outfit: tuple(f"{colour} {garment}" for garment, colour in garments.items())
         for outfit, garments in OUTFITS.items()
     }
-    return Recipe(classes, attentions, distractors, size)
+    recipe = Recipe(classes, attentions, distractors, image_size)
+    root = checked_root(data_root).resolve()
+    banks = (garment_bank(root, split), garment_bank(root, "train"))
+    return Composition("fashion_scenes", recipe, split, size, *banks)
 
 
 @cache
-def garment_bank(root: Path, split: str) -> tuple[ObjectBank, str]:
-    """Fifty objects, every garment in every colour, and the fingerprint of what they are made of.
+def garment_bank(root: Path, split: str) -> ObjectBank:
+    """Fifty objects, every garment in every colour.
 
     A photograph is dyed in one colour only, so the training set gives 1,200 of each object (6,000
     of each garment) and the test set 200.
@@ -322,14 +258,21 @@ def garment_bank(root: Path, split: str) -> tuple[ObjectBank, str]:
         KdlibError: Fashion-MNIST is missing or damaged.
     """
     garments = read_garments(split, root)
-    kinds = [_kind(colour, garment) for garment in CLASSES for colour in COLOURS]
+    found = [garments.images[garments.labels == label] for label in range(len(CLASSES))]
+    count = min(map(len, found)) // len(COLOURS)
+    if count == 0:
+        raise KdlibError(
+            f"{root / FOLDER} has too few photographs for scenes: {min(map(len, found))} of a "
+            f"garment; at least {len(COLOURS)} of each are needed."
+        )
     pictures = [
-        dyed(photographs, colour)
-        for shares in _shares(garments, root)
-        for photographs, colour in zip(shares, COLOURS.values(), strict=True)
+        dyed(own[place :: len(COLOURS)][:count], colour)
+        for own in found
+        for place, colour in enumerate(COLOURS.values())
     ]
-    facts = (OUTFITS, COLOURS, OPACITY, DARKEST, DYE)
-    return ObjectBank(tuple(kinds), torch.stack(pictures)), fingerprint(facts, garments)
+    kinds = tuple(f"{colour} {garment}" for garment in CLASSES for colour in COLOURS)
+    source = fingerprint((OUTFITS, COLOURS, OPACITY, DARKEST, DYE), garments)
+    return ObjectBank(kinds, torch.stack(pictures), source=source)
 
 
 def dyed(photographs: Tensor, colour: tuple[float, float, float]) -> Tensor:
@@ -342,19 +285,3 @@ def dyed(photographs: Tensor, colour: tuple[float, float, float]) -> Tensor:
     dyes = torch.tensor(colour) * (1 + DYE * (2 * torch.from_numpy(draws).float() - 1))
     cloth = (255 * DARKEST + (1 - DARKEST) * bright) * dyes[..., None, None]
     return torch.cat([cloth, OPACITY * bright], dim=1).clamp(max=255).byte()
-
-
-def _shares(garments: Garments, root: Path) -> list[list[Tensor]]:
-    """For each garment, its photographs dealt out to the colours, equally many to all."""
-    found = [garments.images[garments.labels == label] for label in range(len(CLASSES))]
-    count = min(map(len, found)) // len(COLOURS)
-    if count == 0:
-        raise KdlibError(
-            f"{root / FOLDER} has too few photographs for scenes: {min(map(len, found))} of a "
-            f"garment; at least {len(COLOURS)} of each are needed."
-        )
-    return [[own[c :: len(COLOURS)][:count] for c in range(len(COLOURS))] for own in found]
-
-
-def _kind(colour: str, garment: str) -> str:
-    return f"{colour} {garment}"

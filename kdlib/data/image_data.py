@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
 if TYPE_CHECKING:
     from kdlib.data.photographs import Photographs
     from kdlib.detection.data import Objects, WholePhotographs
+
+Colour = tuple[float, float, float]
+IGNORED = 255
+"""Value of a mask where a pixel counts neither in a loss nor in a result."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class ImageData:
     images: "Tensor | Photographs | WholePhotographs"
     labels: Tensor
     classes: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Colour
+    std: Colour
     fingerprint: str
     relevance: Callable[[Tensor], Tensor] | None = None
     masks: Tensor | None = None
@@ -44,12 +48,16 @@ class ImageData:
     @property
     def task(self) -> str:
         """``detection`` or ``segmentation`` where objects or pixels have classes."""
-        from kdlib.data.photographs import Photographs
-
         if self.objects is not None:
             return "detection"
-        annotated = isinstance(self.images, Photographs) and self.images.annotated
+        annotated = getattr(self.images, "annotated", False)
         return "segmentation" if annotated or self.masks is not None else "classification"
+
+    @property
+    def side(self) -> int:
+        """Pixels a side of the images, where these are of one size."""
+        images = cast("Tensor | Photographs", self.images)
+        return images.shape[-1] if isinstance(images, Tensor) else images.image_size
 
     def __len__(self) -> int:
         """Number of images."""
@@ -59,17 +67,15 @@ class ImageData:
         """The images at positions ``start`` to ``stop - 1``."""
         whole = self.relevance
         shifted = None if whole is None else lambda indices: whole(indices + start)
-        images, labels = self.images[start:stop], self.labels[start:stop]
-        masks = None if self.masks is None else self.masks[start:stop]
-        objects = None if self.objects is None else self.objects.part(start, stop)
-        changed = replace(self, images=images, labels=labels, relevance=shifted)
-        return replace(changed, masks=masks, objects=objects)
+        return replace(
+            self,
+            images=self.images[start:stop],
+            labels=self.labels[start:stop],
+            relevance=shifted,
+            masks=None if self.masks is None else self.masks[start:stop],
+            objects=None if self.objects is None else self.objects.part(start, stop),
+        )
 
     def first(self, count: int) -> "ImageData":
         """The first ``count`` images, or all of them if there are fewer."""
         return self.part(0, min(count, len(self)))
-
-
-# What a network is asked for: the class of an image, of each of its pixels, its objects.
-IGNORED = 255
-"""Value of a mask where a pixel counts neither in a loss nor in a result."""

@@ -1,14 +1,14 @@
 """Photographs of any size, resized and kept whole; windows are cut when a batch asks for them.
 
 They are decoded on the fly by a pool of threads, ahead of the training loop, or read from the
-file of ``photograph_cache``: the pixels are the same. Pillow decodes and resizes without
+cache of ``photograph_cache``: the pixels are the same. Pillow decodes and resizes without
 Python's global lock, so threads use all cores, and none is left behind when a run is killed.
 """
 
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,67 +19,76 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional
 
 from kdlib.data.image_data import ImageData
-from kdlib.data.roots import checked_root, checked_size, fingerprint
+from kdlib.data.roots import IMAGE_SIZES, check_range, checked_root, fingerprint
 from kdlib.errors import KdlibError
 from kdlib.seeds import generator
 
-# One photograph from its file: RGB, its shorter side resized, as torchvision does it.
 Pixels = NDArray[np.uint8]
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Those of ImageNet, as the networks of torchvision expect. The paper's release gives those of
+the video data set Kinetics under ImageNet's name; they differ by up to 0.05."""
 PUBLISHED_SIDES = (256, 224)
 """The published protocol resizes to the first and cuts out the second."""
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """All that Pillow raises for damaged files."""
+SHOWN = 20
+"""Missing files or classes that an error lists."""
+VARIABLE = "KDLIB_WORKERS"
+MOST_WORKERS = 16
+AHEAD = 2
+"""Batches that are made before they are asked for."""
+PLACE_BITS = 31
+"""A place is a whole number below 2**31: the share of a side's room before the window."""
 
 
-def resized_side(image_size: int) -> int:
-    """Pixels of a photograph's shorter side from which windows of ``image_size`` are cut."""
-    resized, window = PUBLISHED_SIDES
-    return round(image_size * resized / window)
-
-
-def decoded(path: str, side: int) -> Pixels:
-    """The whole photograph, (H, W, 3), its shorter side ``side`` (bilinear, antialiased).
-
-    Grey, CMYK, palette and transparent pictures become RGB by Pillow's rules, those of 16 bits by
-    their upper 8. What EXIF says of the orientation is not followed, as in torchvision.
+def opened(path: str, read: Callable[[Any], Any]) -> Any:
+    """What ``read`` makes of the picture in a file.
 
     Raises:
         KdlibError: the file is missing, truncated, or no picture; names it.
     """
     try:
         with Image.open(path) as picture:
-            return np.asarray(functional.resize(_rgb(picture), [side]))
+            return read(picture)
     except UNREADABLE as error:
-        raise _unreadable(path, error) from error
+        raise KdlibError(
+            f"{path} cannot be read as an image ({error}). Get the file again; out of a folder of "
+            "your own you may as well remove it."
+        ) from error
 
 
 def whole(path: str) -> Pixels:
-    """The photograph as it is stored, (H, W, 3): as :func:`decoded`, but not resized.
+    """The photograph as it is stored, (H, W, 3).
+
+    Grey, CMYK, palette and transparent pictures become RGB by Pillow's rules, those of 16 bits by
+    their upper 8. What EXIF says of the orientation is not followed, as in torchvision.
 
     Raises:
-        KdlibError: as :func:`decoded`.
+        KdlibError: as :func:`opened`.
     """
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(_rgb(picture))
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    return opened(path, lambda picture: np.asarray(_rgb(picture)))
+
+
+def decoded(path: str, side: int) -> Pixels:
+    """As :func:`whole`, but resized as torchvision does it: its shorter side is ``side``."""
+
+    def resize(picture: Any) -> Pixels:
+        height, width = _resized_shape(picture, side)
+        return np.asarray(_rgb(picture).resize((width, height), Image.Resampling.BILINEAR))
+
+    return opened(path, resize)
 
 
 def resized_shape(path: str, side: int) -> tuple[int, int]:
-    """Height and width that ``decoded`` gives, from the file's header alone.
+    """Height and width that :func:`decoded` gives, from the file's header alone."""
+    return opened(path, lambda picture: _resized_shape(picture, side))
 
-    Raises:
-        KdlibError: the file is missing or no picture; names it.
-    """
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
+
+def _resized_shape(picture: Any, side: int) -> tuple[int, int]:
+    width, height = picture.size
     longer = int(side * max(width, height) / min(width, height))
     return (longer, side) if height > width else (side, longer)
 
@@ -89,18 +98,6 @@ def _rgb(picture: Any) -> Any:
     if picture.mode.startswith("I"):
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     return picture.convert("RGB")
-
-
-def _unreadable(path: str, error: BaseException) -> KdlibError:
-    return KdlibError(
-        f"{path} cannot be read as an image ({error}). Get the file again; out of a folder of your "
-        "own you may as well remove it."
-    )
-
-
-# What a data set of photographs holds: files, labels, classes; read from its lists and checked.
-SHOWN = 20
-"""Missing files or classes that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +133,11 @@ class Listing:
         facts = [_facts(Path(self.path(position))) for position in range(len(self.names))]
         lacking = [name for name, fact in zip(self.names, facts, strict=True) if fact is None]
         if lacking:
-            raise self._missing(lacking)
+            raise KdlibError(
+                f"{self.dataset}: {len(lacking):,} of {len(self.names):,} photographs are missing "
+                f"in {self.folder}:\n{shown_lines(lacking)}\nTo get them:\n  {self.remedy}"
+            )
         return np.array(facts, np.int64).reshape(-1, 2)
-
-    def _missing(self, lacking: Sequence[str]) -> KdlibError:
-        return KdlibError(
-            f"{self.dataset}: {len(lacking):,} of {len(self.names):,} photographs are missing in "
-            f"{self.folder}:\n{_shown(lacking)}\nTo get them:\n  {self.remedy}"
-        )
 
 
 def _facts(path: Path) -> tuple[int, int] | None:
@@ -154,72 +148,10 @@ def _facts(path: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _shown(names: Sequence[str]) -> str:
-    more = [f"... and {len(names) - SHOWN:,} more"] if len(names) > SHOWN else []
-    return "\n".join(f"  {name}" for name in [*names[:SHOWN], *more])
-
-
-def read_lines(path: Path, parse: Callable[[str], str | None], expected: str) -> list[str]:
-    """What ``parse`` makes of each line that is not empty.
-
-    Args:
-        path: the list.
-        parse: from a line without blanks at its ends to its meaning; ``None`` if it has none.
-        expected: what a line looks like, for the error.
-
-    Raises:
-        KdlibError: a line that means nothing; names the file and the line. Or an empty list.
-    """
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        meaning = parse(line.strip()) if line.strip() else ""
-        if meaning is None:
-            raise KdlibError(f"{path}, line {number}: {line[:80]!r} is not like '{expected}'.")
-        if meaning:
-            found.append(meaning)
-    if not found:
-        raise KdlibError(f"{path} is empty; expected lines like '{expected}'.")
-    return found
-
-
-def check_apart(dataset: str, train: Iterable[str], test: Iterable[str]) -> None:
-    """Refuse lists that share a photograph: what is tested would have been trained on.
-
-    Raises:
-        KdlibError: says how many they share and shows some of them.
-    """
-    both = sorted(set(train) & set(test))
-    if both:
-        raise KdlibError(
-            f"{dataset}: {len(both):,} photographs are in the training and in the test list:\n"
-            f"{_shown(both)}\nUse the official lists."
-        )
-
-
-def check_classes(dataset: str, found: Mapping[str, Iterable[str]]) -> None:
-    """Refuse parts that do not have the same classes, each with a photograph at least.
-
-    Args:
-        dataset: its name.
-        found: the classes of each part, under its name.
-
-    Raises:
-        KdlibError: says how many classes each has, and which only some have.
-    """
-    sets = {part: set(names) for part, names in found.items()}
-    every = set[str]().union(*sets.values())
-    odd = sorted(name for name in every if any(name not in names for names in sets.values()))
-    if odd:
-        counts = ", ".join(f"{part} has {len(names)}" for part, names in sets.items())
-        raise KdlibError(
-            f"{dataset}: all parts must have the same classes, but {counts}. Not in all of "
-            f"them:\n{_shown(odd)}"
-        )
-
-
-# The files of a data set of photographs as they are now, and a key that changes when they do.
-Lister = Callable[[str, Path], Listing]
+def shown_lines(lines: Sequence[str]) -> str:
+    """The first ``SHOWN`` lines, indented, and how many more there are."""
+    more = [f"... and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
+    return "\n".join(f"  {line}" for line in [*lines[:SHOWN], *more])
 
 
 @dataclass(frozen=True)
@@ -241,34 +173,72 @@ class Source:
     @property
     def key(self) -> str:
         """Changes when a file is added, removed, renamed or changed, or the size is another."""
-        digest = hashlib.sha256(repr((self.side, self.listing.names)).encode())
-        digest.update(self.facts.tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint((self.side, self.listing.names), [torch.from_numpy(self.facts)])
+
+    @property
+    def cache_name(self) -> str:
+        """Of the cache of resized photographs."""
+        return f"{self.listing.dataset}-{self.split}-{self.side}-{self.key}"
 
     def read(self, position: int) -> Pixels:
         """Decode one photograph."""
         return decoded(self.listing.path(position), self.side)
 
 
-def open_source(lister: Lister, split: str, image_size: int, data_root: Path | None) -> Source:
-    """Find a split's files.
+def open_source(
+    lister: Callable[[str, Path], Listing], split: str, image_size: int, data_root: Path | None
+) -> Source:
+    """Find a split's files, whose shorter side is to be 256 / 224 of ``image_size``.
 
     Raises:
         KdlibError: the data set, some of its files or its lists are missing or damaged.
     """
-    checked_size(image_size)
+    check_range("image_size", image_size, *IMAGE_SIZES)
     listing = lister(split, checked_root(data_root))
     return Source(listing, split, resized_side(image_size), listing.facts())
 
 
-VARIABLE = "KDLIB_WORKERS"
-MOST_WORKERS = 16
-AHEAD = 2
-"""Batches that are made before they are asked for."""
-PLACE_BITS = 31
-"""A place is a whole number below 2**31: the share of a side's room before the window."""
+def resized_side(image_size: int) -> int:
+    """Pixels of a photograph's shorter side from which windows of ``image_size`` are cut."""
+    resized, window = PUBLISHED_SIDES
+    return round(image_size * resized / window)
 
-Waiting = tuple[Pixels, list["Future[None]"]]
+
+def load_photographs(
+    lister: Callable[[str, Path], Listing],
+    split: str,
+    size: int | None,
+    image_size: int,
+    data_root: Path | None,
+    **others: int,
+) -> ImageData:
+    """Photographs in a random order that is always the same; none is read yet.
+
+    The order is random so that the first of them are of all classes alike, and so is the fifth
+    that is held out for choices. They come from the cache where it is whole.
+
+    Raises:
+        KdlibError: as :func:`open_source`.
+    """
+    from kdlib.data.photograph_cache import Resized
+
+    source = open_source(lister, split, image_size, data_root)
+    listing, kept = source.listing, Resized(source)
+    order = torch.randperm(len(listing.names), generator=generator(0, listing.dataset, "order"))
+    order = order[:size]
+    labels = torch.tensor(listing.labels)[order]
+    # Names and sizes of the files stand for their content, which would take minutes to read.
+    names = hashlib.sha256(repr(listing.names).encode()).hexdigest()
+    sizes = torch.from_numpy(source.facts[:, 0])[order]
+    read = kept.read if kept.is_whole() else source.read
+    return ImageData(
+        images=Photographs(read, order.numpy(), image_size),
+        labels=labels,
+        classes=listing.classes,
+        mean=MEAN,
+        std=STD,
+        fingerprint=fingerprint((listing.classes, source.side, names), (labels, sizes)),
+    )
 
 
 @dataclass(frozen=True)
@@ -302,6 +272,10 @@ class Photographs:
         """The middle of each: (N, 3, S, S) uint8, all in memory."""
         return next(self.batches([torch.arange(len(self))], None))
 
+    def random_places(self, stream: torch.Generator) -> Tensor:
+        """(N, drawn) of random windows, down and across first, such that each is equally likely."""
+        return torch.randint(0, 1 << PLACE_BITS, (len(self), self.drawn), generator=stream)
+
     def batches(self, parts: Iterable[Tensor], places: Tensor | None) -> Iterator[Tensor]:
         """A window of each photograph, part after part: (B, 3, S, S) uint8 (4 if annotated).
 
@@ -309,14 +283,13 @@ class Photographs:
 
         Args:
             parts: positions (B,) among these photographs.
-            places: (N, drawn) of each photograph's window, down and across first, as drawn by
-                ``random_places``; ``None`` for the middle.
+            places: of each photograph's window, from :meth:`random_places`; ``None``: the middle.
 
         Raises:
             KdlibError: a photograph cannot be read; names it.
         """
         pool = ThreadPoolExecutor(worker_count(), thread_name_prefix="photographs")
-        waiting: deque[Waiting] = deque()
+        waiting: deque[tuple[Pixels, list[Future[None]]]] = deque()
         try:
             for part in parts:
                 waiting.append(self._submit(pool, part, places))
@@ -327,12 +300,13 @@ class Photographs:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _submit(self, pool: ThreadPoolExecutor, part: Tensor, places: Tensor | None) -> Waiting:
-        shape = (self.image_size, self.image_size, 4 if self.annotated else 3)
-        windows = np.empty((len(part), *shape), np.uint8)
-        positions = part.tolist()
+    def _submit(
+        self, pool: ThreadPoolExecutor, part: Tensor, places: Tensor | None
+    ) -> tuple[Pixels, list["Future[None]"]]:
+        channels = 4 if self.annotated else 3
+        windows = np.empty((len(part), self.image_size, self.image_size, channels), np.uint8)
         chosen = [None] * len(part) if places is None else places[part].tolist()
-        jobs = zip(windows, positions, chosen, strict=True)
+        jobs = zip(windows, part.tolist(), chosen, strict=True)
         return windows, [pool.submit(self._cut, *job) for job in jobs]
 
     def _cut(self, window: Pixels, position: int, place: list[int] | None) -> None:
@@ -342,9 +316,10 @@ class Photographs:
         window[:] = picture[top : top + self.image_size, left : left + self.image_size]
 
 
-def random_places(count: int, stream: torch.Generator, drawn: int = 2) -> Tensor:
-    """Places (N, drawn) of random windows, such that each that fits is equally likely."""
-    return torch.randint(0, 1 << PLACE_BITS, (count, drawn), generator=stream)
+def _collected(windows: Pixels, jobs: list["Future[None]"]) -> Tensor:
+    for job in jobs:
+        job.result()
+    return torch.from_numpy(windows).permute(0, 3, 1, 2)
 
 
 def placed(room: list[int], place: list[int]) -> list[int]:
@@ -355,12 +330,6 @@ def placed(room: list[int], place: list[int]) -> list[int]:
 def middle(room: list[int]) -> list[int]:
     """Top and left of the window in the middle, rounded as torchvision's CenterCrop does."""
     return [round(free / 2) for free in room]
-
-
-def _collected(windows: Pixels, jobs: list["Future[None]"]) -> Tensor:
-    for job in jobs:
-        job.result()
-    return torch.from_numpy(windows).permute(0, 3, 1, 2)
 
 
 def worker_count() -> int:
@@ -379,66 +348,3 @@ def worker_count() -> int:
     if not (given.isascii() and given.isdigit() and int(given) > 0):
         raise KdlibError(f"{VARIABLE} is '{given}'; valid: a whole number from 1, or nothing.")
     return int(given)
-
-
-# From a listing to a data set: checked, in a fixed random order, read from the fastest source.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-"""Those of ImageNet, as the networks of torchvision expect. The paper's release gives those of
-the video data set Kinetics under ImageNet's name; they differ by up to 0.05."""
-
-
-def load_photographs(
-    lister: Lister,
-    split: str,
-    *,
-    size: int | None = None,
-    image_size: int = 224,
-    data_root: Path | None = None,
-    **composition: int,
-) -> ImageData:
-    """Photographs in a random order that is always the same; none is read yet.
-
-    The order is random so that the first of them are of all classes alike, and so is the fifth
-    that is held out for choices.
-
-    Args:
-        lister: reads the data set's lists.
-        split: ``train`` or ``test``.
-        size: only so many images.
-        image_size: pixels a side; the shorter side of a photograph is 256 / 224 of it.
-        data_root: folder of the real data sets; ``None`` reads ``KDLIB_DATA``.
-        composition: options of composed data sets, which mean nothing here.
-
-    Raises:
-        KdlibError: as :func:`open_source`.
-    """
-    source = open_source(lister, split, image_size, data_root)
-    listing = source.listing
-    order = torch.randperm(len(listing.names), generator=generator(0, listing.dataset, "order"))
-    order = order[:size]
-    labels = torch.tensor(listing.labels)[order]
-    return ImageData(
-        images=Photographs(_reader(source), order.numpy(), image_size),
-        labels=labels,
-        classes=listing.classes,
-        mean=MEAN,
-        std=STD,
-        fingerprint=_fingerprint(source, labels, order),
-    )
-
-
-def _reader(source: Source) -> Callable[[int], Pixels]:
-    """From the file of resized photographs where there is one, else one decoded at a time."""
-    from kdlib.data.photograph_cache import Resized, folder_of, is_whole
-
-    folder = folder_of(source)
-    return Resized(folder).read if is_whole(folder) else source.read
-
-
-def _fingerprint(source: Source, labels: Tensor, order: Tensor) -> str:
-    """Names and sizes of the files stand for their content, which would take minutes to read."""
-    listing = source.listing
-    digest = hashlib.sha256(repr(listing.names).encode()).hexdigest()
-    sizes = torch.from_numpy(source.facts[:, 0])[order]
-    return fingerprint((listing.classes, source.side, digest), (labels, sizes))

@@ -1,7 +1,8 @@
 """Drawing: backgrounds, objects in their poses, noise; whole batches at a time."""
 
+from collections import namedtuple
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,66 +11,125 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from kdlib.data.scenes import (
-    BRIGHTNESS,
-    CELLS,
-    DIFFICULTY_BACKGROUND,
-    JITTER,
-    NOISE,
-    ROTATION,
-    SCALE,
-    TEXTURE,
-    ObjectBank,
-    uniforms,
-)
 from kdlib.seeds import derive_seed
+
+# How hard scenes are: the one place where it is decided.
+VERSION = 2
+"""To be raised when the composer itself changes what it draws."""
+SCALE = (0.26, 0.40)
+"""Side of an object's picture, as a share of the image's."""
+ROTATION = 12.0
+"""Largest turn, degrees, either way."""
+BRIGHTNESS = (0.85, 1.10)
+"""Factor of an object's colours."""
+BACKGROUND = (80.0, 170.0)
+"""Each colour of the background."""
+TEXTURE = 25.0
+"""Largest deviation of the background's soft texture."""
+CELLS = 7
+"""Cells of that texture a side."""
+NOISE = 5.0
+"""Standard deviation of the noise of a pixel."""
+JITTER = 0.7
+"""How far objects stray from their grid, in cells; more of it hides more of them."""
+
+
+def difficulty() -> tuple[object, ...]:
+    """All of the above."""
+    return (VERSION, SCALE, ROTATION, BRIGHTNESS, BACKGROUND, TEXTURE, CELLS, NOISE, JITTER)
+
 
 OPAQUE = 0.5
 """An object owns the pixels that it covers by more than this."""
+SHRINK = 0.45
+"""Side of a shrunk picture as a share of the scene's; just above the largest scale."""
 DIAGONAL = 1.2
 """Side of a tile as a multiple of the largest object's, so that a turned one fits."""
 NOISE_SHIFTS = 64
 """Offsets, each way, at which the field of noise is cut out."""
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+Poses = namedtuple("Poses", "x y depth exemplar scale angle flip brightness red green blue")
+"""How each object stands: (B, n) uniform numbers in [0, 1) of each kind."""
 
 
-class Poses(NamedTuple):
-    """How each object stands: (B, n) uniform numbers in [0, 1) of each kind."""
+def uniforms(seed: int, indices: Integers, count: int) -> Doubles:
+    """``count`` uniform numbers in [0, 1) for each image, (B, count): no state, no order.
 
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    depth: NDArray[np.float64]
-    exemplar: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    angle: NDArray[np.float64]
-    flip: NDArray[np.float64]
-    brightness: NDArray[np.float64]
-    red: NDArray[np.float64]
-    green: NDArray[np.float64]
-    blue: NDArray[np.float64]
+    SplitMix64 (Steele 2014, doi 10.1145/2660193.2660195) over the triple (seed, index, draw).
+    """
+    with np.errstate(over="ignore"):
+        streams = _mixed(np.uint64(seed) + indices.astype(np.uint64) * GOLDEN)
+        draws = np.arange(1, count + 1, dtype=np.uint64) * GOLDEN
+        bits = _mixed(streams[:, None] + draws[None, :])
+    return (bits >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectBank:
+    """Objects by kind: sprites, garments, anything with an opacity.
+
+    Attributes:
+        kinds: names of the kinds.
+        pictures: (kinds, exemplars, 4, S, S) uint8: red, green, blue, opacity.
+        tinted: give each object a random colour (for objects that come without one).
+        source: digest of what they were made from.
+    """
+
+    kinds: tuple[str, ...]
+    pictures: Tensor
+    tinted: bool = False
+    source: str = ""
+
+    @cache  # noqa: B019 - banks live as long as the process
+    def at_size(self, size: int) -> "ObjectBank":
+        """The same objects, premultiplied by their opacity and as small as scenes need them.
+
+        Shrinking first by area leaves at most a factor of two to the bilinear sampler, which
+        would otherwise alias. Bytes, not floats: 60,000 garments stay under 200 MB.
+        """
+        side = max(8, round(SHRINK * size))
+        return replace(self, pictures=torch.stack([_shrunk(kind, side) for kind in self.pictures]))
+
+
+def _shrunk(pictures: Tensor, side: int) -> Tensor:
+    """(E, 4, S, S) uint8 -> the same premultiplied, at most ``side`` pixels a side."""
+    pictures = pictures.float()
+    pictures[:, :3] *= pictures[:, 3:] / 255
+    if side < pictures.shape[-1]:
+        pictures = functional.interpolate(pictures, size=side, mode="area")
+    return pictures.round().byte()
 
 
 def render(
-    bank: ObjectBank, objects: NDArray[np.int64], size: int, seed: int, indices: NDArray[np.int64]
+    bank: ObjectBank, objects: Integers, size: int, seed: int, indices: Integers
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Images (B, 3, H, W) and owners (B, H, W) of scenes that show ``objects`` (B, n).
 
     An owner is 1 + the position of the object that is seen at a pixel, 0 the background.
     """
-    count = objects.shape[1]
-    draws = uniforms(derive_seed(seed, "pose"), indices, count * len(Poses._fields))
-    poses = Poses(*draws.reshape(-1, len(Poses._fields), count).transpose(1, 0, 2))
+    shape = (len(indices), len(Poses._fields), objects.shape[1])
+    draws = uniforms(derive_seed(seed, "pose"), indices, shape[1] * shape[2])
+    poses = Poses(*draws.reshape(shape).transpose(1, 0, 2))
     tiles = _tiles(bank.at_size(size), objects, poses, size)
     corners = _centres(poses, size, seed, indices)
-    canvas, owners = _paste(_backgrounds(size, seed, indices), tiles, corners, poses.depth)
+    canvas, owners = _pasted(_backgrounds(size, seed, indices), tiles, corners, poses.depth)
     canvas += _noise(size, seed, indices)
     return canvas.clip(0, 255).astype(np.uint8), owners
 
 
-def _backgrounds(size: int, seed: int, indices: NDArray[np.int64]) -> Floats:
+def _backgrounds(size: int, seed: int, indices: Integers) -> Floats:
     """(B, 3, H, W), 0 to 255: a colour with a soft texture."""
-    colour = _between(DIFFICULTY_BACKGROUND, uniforms(derive_seed(seed, "colour"), indices, 3))
+    colour = _between(BACKGROUND, uniforms(derive_seed(seed, "colour"), indices, 3))
     draws = uniforms(derive_seed(seed, "texture"), indices, 3 * CELLS**2)
     texture = TEXTURE * (2 * draws.reshape(-1, 3, CELLS, CELLS) - 1)
     weights = _interpolation(CELLS, size)
@@ -84,7 +144,7 @@ def _interpolation(cells: int, size: int) -> Floats:
     return weights[0].T.numpy()
 
 
-def _noise(size: int, seed: int, indices: NDArray[np.int64]) -> Floats:
+def _noise(size: int, seed: int, indices: Integers) -> Floats:
     """(B, 3, H, W): pixel noise, cut out of one field at an offset of the image's own."""
     windows = sliding_window_view(_noise_field(size), (size, size), axis=(1, 2))
     shifts = uniforms(derive_seed(seed, "noise"), indices, 2) * NOISE_SHIFTS
@@ -100,7 +160,7 @@ def _noise_field(size: int) -> Floats:
     return (NOISE * bells).astype("f4")
 
 
-def _centres(poses: Poses, size: int, seed: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+def _centres(poses: Poses, size: int, seed: int, indices: Integers) -> Integers:
     """(B, n, 2) x, y: different cells of a square grid, jittered, so that few objects hide."""
     count = poses.x.shape[1]
     side = int(np.ceil(np.sqrt(count)))
@@ -110,14 +170,13 @@ def _centres(poses: Poses, size: int, seed: int, indices: NDArray[np.int64]) -> 
     return np.round((grid + 0.5 + jitter) * size / side).astype(np.int64)
 
 
-def _tiles(bank: ObjectBank, objects: NDArray[np.int64], poses: Poses, size: int) -> Floats:
+def _tiles(bank: ObjectBank, objects: Integers, poses: Poses, size: int) -> Floats:
     """(B, n, 4, T, T): each object scaled, flipped, turned and lit; opacity 0 to 1."""
     exemplars = (poses.exemplar * bank.pictures.shape[1]).astype(np.int64)
     chosen = bank.pictures[torch.from_numpy(objects), torch.from_numpy(exemplars)]
     side = 2 * int(np.ceil(DIAGONAL * SCALE[1] * size / 2))
     grid = _sampling_grid(poses, size, side)
-    pictures = chosen.flatten(0, 1).float()
-    tiles = functional.grid_sample(pictures, grid, align_corners=False)
+    tiles = functional.grid_sample(chosen.flatten(0, 1).float(), grid, align_corners=False)
     tiles = tiles.unflatten(0, objects.shape)
     tiles *= torch.from_numpy(_light(poses, bank.tinted)).float()[..., None, None]
     return tiles.numpy()
@@ -134,11 +193,11 @@ def _sampling_grid(poses: Poses, size: int, side: int) -> Tensor:
     return across[:, None, None] * line[:, None] + down[:, None, None] * line[:, None, None]
 
 
-def _columns(x: NDArray[np.float64], y: NDArray[np.float64]) -> Tensor:
+def _columns(x: Doubles, y: Doubles) -> Tensor:
     return torch.from_numpy(np.stack([x.ravel(), y.ravel()], axis=1)).float()
 
 
-def _light(poses: Poses, tinted: bool) -> NDArray[np.float64]:
+def _light(poses: Poses, tinted: bool) -> Doubles:
     """(B, n, 4): factor of each colour (brightness, and a tint where asked) and of the opacity."""
     tint = np.stack([poses.red, poses.green, poses.blue, poses.red], axis=-1)
     factors = 0.45 + 0.75 * tint if tinted else np.ones_like(tint)
@@ -147,8 +206,8 @@ def _light(poses: Poses, tinted: bool) -> NDArray[np.float64]:
     return factors
 
 
-def _paste(
-    canvas: Floats, tiles: Floats, centres: NDArray[np.int64], depth: NDArray[np.float64]
+def _pasted(
+    canvas: Floats, tiles: Floats, centres: Integers, depth: Doubles
 ) -> tuple[Floats, NDArray[np.uint8]]:
     """Lay the tiles on (B, 3, H, W), the deepest first; also who owns each pixel, (B, H, W).
 
@@ -171,5 +230,5 @@ def _paste(
     return canvas[..., inside, inside], np.ascontiguousarray(owners[:, inside, inside])
 
 
-def _between(limits: tuple[float, float], draws: NDArray[np.float64]) -> NDArray[np.float64]:
+def _between(limits: tuple[float, float], draws: Doubles) -> Doubles:
     return limits[0] + (limits[1] - limits[0]) * draws

@@ -24,10 +24,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets import CocoDetection, VOCDetection
 
+from kdlib.data import CROP_SIZES
 from kdlib.data.cache import Arrays, cached
 from kdlib.data.image_data import ImageData
 from kdlib.data.photographs import MEAN, STD, Listing, Photographs, Pixels, whole
-from kdlib.data.roots import checked_root, fingerprint, missing
+from kdlib.data.roots import check_range, checked_root, fingerprint, missing
+from kdlib.data.scenes import Composition, Scenes, labelled, unlabelled
 from kdlib.data.voc import BOXES, PARTS, listed, published
 from kdlib.errors import KdlibError
 from kdlib.seeds import generator
@@ -145,6 +147,38 @@ def damaged(file: object, annotation: str, problem: str) -> KdlibError:
     return KdlibError(f"{file}, {annotation}: {problem}. Get the file again, or correct it.")
 
 
+# Composed scenes with their objects' boxes and kinds, as the composer itself knows them.
+SMALLEST_SEEN = 20 / 64**2
+"""Share of the image's pixels that must be seen of an object: 20 pixels of 64 x 64."""
+SIDES = (17.3 / 64, 20 / 64)
+"""Sides, as shares of the image's, of the squares that part the objects' areas in equal thirds."""
+
+
+def load_scene_objects(found: Callable[..., Composition], split: str, **options: Any) -> ImageData:
+    """As :func:`kdlib.data.scenes.load_scenes`, but objects have classes: their kinds."""
+    composition = found(split, **options)
+    arrays, side = composition.cached("-objects", _seen), composition.recipe.size
+    images, most = arrays["kinds"].shape
+    kinds = torch.from_numpy(arrays["kinds"]).long().flatten()
+    every = Objects(
+        boxes=torch.from_numpy(arrays["boxes"]).float().view(-1, 4),
+        kinds=kinds,
+        crowd=torch.zeros_like(kinds, dtype=torch.bool),
+        starts=torch.arange(images + 1) * most,
+        sizes=((SIDES[0] * side) ** 2, (SIDES[1] * side) ** 2),
+    )
+    objects = every.chosen(torch.from_numpy(arrays["seen"]).flatten() >= SMALLEST_SEEN * side**2)
+    data = labelled(composition)
+    return unlabelled(data, "objects", classes=composition.bank.kinds, objects=objects)
+
+
+def _seen(scenes: Scenes) -> Arrays:
+    """Box and kind of each object, and the pixels at which it is seen."""
+    seen = scenes.masks.flatten(2).sum(2).int().numpy()
+    return {"boxes": scenes.boxes.short().numpy(), "kinds": scenes.objects.short().numpy(),
+            "seen": seen}  # fmt: skip
+
+
 # Photographs of any size that stay whole, read from their files when they are asked for.
 @dataclass(frozen=True)
 class WholePhotographs:
@@ -176,21 +210,6 @@ class WholePhotographs:
 
 
 # Objects cut out by their boxes: what a classifier that teaches a detector is trained on.
-CROP_SIZES = (8, 512)
-
-
-def checked_crop_size(crop_size: int) -> int:
-    """``crop_size`` itself.
-
-    Raises:
-        KdlibError: it is no whole number, or out of range.
-    """
-    low, high = CROP_SIZES
-    if type(crop_size) is not int or not low <= crop_size <= high:
-        raise KdlibError(f"crop_size is {crop_size}; it must be a whole number, {low} to {high}.")
-    return crop_size
-
-
 def cut_out(picture: Pixels, box: tuple[float, float, float, float], side: int) -> Pixels:
     """What lies in a box, (H, W, 3) uint8 -> (side, side, 3): stretched, bilinear, antialiased.
 
@@ -221,7 +240,8 @@ def cropped(data: ImageData, crop_size: int) -> ImageData:
     objects = data.objects.counted()
     if not len(objects.kinds):
         raise KdlibError("There is nothing to cut out: none of the images has an object.")
-    source = _Source(data.images, objects.owners, objects.boxes, checked_crop_size(crop_size))
+    check_range("crop_size", crop_size, *CROP_SIZES)
+    source = _Source(data.images, objects.owners, objects.boxes, crop_size)
     facts = ("crops", crop_size, data.fingerprint)
     digest = fingerprint(facts, (objects.boxes, objects.kinds, objects.starts))
     return replace(

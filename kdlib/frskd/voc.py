@@ -25,7 +25,7 @@ from kdlib.data.photographs import (
     middle,
     placed,
 )
-from kdlib.data.roots import checked_root, checked_size, fingerprint
+from kdlib.data.roots import IMAGE_SIZES, check_range, checked_root, fingerprint
 from kdlib.data.voc import CLASSES, MASKS, PARTS, listed, published
 from kdlib.errors import KdlibError
 from kdlib.seeds import generator
@@ -127,7 +127,7 @@ def load_voc(
     Raises:
         KdlibError: a list, a photograph or a mask is missing; when they are read, one is damaged.
     """
-    checked_size(image_size)
+    check_range("image_size", image_size, *IMAGE_SIZES)
     listing = list_voc(split, checked_root(data_root))
     facts, count = listing.facts(), len(listing.names) // 2
     order = torch.randperm(count, generator=generator(0, "voc", "order"))[:size]

@@ -13,11 +13,11 @@ from kdlib.data.fashion import (
     CLASSES,
     COLOURS,
     DEBIAN,
-    FILES,
     OUTFITS,
+    SHA256,
     dyed,
     import_dataset,
-    outfit_recipe,
+    outfits,
 )
 from kdlib.errors import KdlibError
 
@@ -49,7 +49,7 @@ def test_the_data_root_can_come_from_the_environment(tmp_path, monkeypatch):
 def test_a_missing_data_set_names_every_file_and_the_command(tmp_path):
     with pytest.raises(KdlibError, match="is missing") as error:
         load_data("fashion_mnist", "train", data_root=tmp_path)
-    assert all(name in str(error.value) for name in FILES)
+    assert all(name in str(error.value) for name in SHA256)
     assert "kdlib data import" in str(error.value)
 
 
@@ -110,7 +110,7 @@ def test_scenes_of_garments_compose(tmp_path, attentions, distractors):
 
 def test_more_distractors_than_the_outfits_allow_are_refused(tmp_path):
     with pytest.raises(KdlibError, match="distractors"):
-        outfit_recipe(attentions=1, distractors=40)
+        outfits("train", attentions=1, distractors=40, data_root=tmp_path)
 
 
 def test_scenes_need_every_garment_in_every_colour(tmp_path):
@@ -146,7 +146,7 @@ def test_importing_files_that_were_not_published_changes_nothing(tmp_path):
 def test_importing_a_damaged_archive_names_it(tmp_path):
     source = write_fashion(tmp_path / "source", packed=True) / FASHION
     path = source / "t10k-labels-idx1-ubyte.gz"
-    for name in FILES:
+    for name in SHA256:
         (source / f"{name}.gz").write_bytes(gzip.compress(b"x")[:-4])
     with pytest.raises(KdlibError, match="cannot be read"):
         import_dataset("fashion_mnist", path.parent, tmp_path / "data")

@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms import v2
 
 from kdlib.data import load_data
-from kdlib.data.batches import Batch, Batches, mixture, output_count, relabelled, with_rotations
+from kdlib.data.batches import Batch, Batches, mixture, output_count, with_rotations
 from kdlib.errors import KdlibError
 from kdlib.tasks import MIXTURES
 
@@ -73,7 +73,7 @@ def test_rotations_are_classes_and_the_first_are_upright():
 
 
 def test_mixed_images_can_be_turned_too():
-    both = relabelled(some(), ("mixup", "sla"), CLASSES, np.random.default_rng(0))
+    both = with_rotations(mixture(some(), "mixup", np.random.default_rng(0)), CLASSES)
     assert both.images.shape[0] == 24
     assert torch.equal(both.mixed.labels % CLASSES, both.mixed.labels[:6].repeat(4))
 

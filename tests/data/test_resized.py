@@ -13,8 +13,7 @@ import pytest
 import torch
 from photographs import photograph, write_mit67
 
-from kdlib.data import listed, load_data
-from kdlib.data import photograph_cache as resized
+from kdlib.data import cache, listed, load_data
 from kdlib.data.batches import Batches
 from kdlib.data.photograph_cache import Resized
 from kdlib.data.photograph_cache import build as photograph_cache_build
@@ -27,7 +26,7 @@ COUNT = 3
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    monkeypatch.setattr(resized, "CHUNK", COUNT)
+    monkeypatch.setattr(cache, "CHUNK", COUNT)
     return write_mit67(tmp_path / "data", 5)
 
 
@@ -65,10 +64,9 @@ def test_the_pixels_are_those_decoded_on_the_fly(root):
 
 def test_it_is_made_once(root, monkeypatch):
     folder = build(root)
-    before = (folder / "pixels").stat().st_mtime_ns
-    monkeypatch.setattr(resized, "_fill", lambda *_: pytest.fail("it was made again"))
-    assert build(root) == folder and (folder / "pixels").stat().st_mtime_ns == before
-    assert {path.name for path in folder.iterdir()} == {"pixels", "sums", "index.npy", "folder.txt"}
+    monkeypatch.setattr(cache.Cache, "_fill", lambda *_: pytest.fail("it was made again"))
+    assert build(root) == folder
+    assert {path.name for path in folder.iterdir()} == {"pixels.npy", "sums"}
 
 
 @pytest.mark.parametrize("change", ["content", "time", "added", "removed"])
@@ -105,7 +103,7 @@ def test_a_build_that_failed_goes_on_and_reads_nothing_twice(root, monkeypatch):
     assert not is_cached(load(root))
     assert {6, 7} <= set(seen) and seen.count(0) == 1
     photograph_cache_build(opened, workers=1, progress=False)
-    assert seen.count(0) == 1 and seen.count(6) == 2 and is_cached(load(root))
+    assert seen.count(0) == 1 and is_cached(load(root))
 
 
 def test_unreadable_photographs_are_all_named_and_the_others_kept(root):
@@ -119,7 +117,7 @@ def test_unreadable_photographs_are_all_named_and_the_others_kept(root):
 
 def test_a_file_that_was_cut_short_is_made_again(root):
     expected, folder = epoch(load(root)), build(root)
-    with (folder / "pixels").open("r+b") as file:
+    with (folder / "pixels.npy").open("r+b") as file:
         file.truncate(1000)
     assert not is_cached(load(root))
     build(root)
@@ -127,19 +125,19 @@ def test_a_file_that_was_cut_short_is_made_again(root):
 
 
 def test_a_full_disk_is_told_before_anything_is_written(root, monkeypatch):
-    usage = resized.shutil.disk_usage(root)
-    monkeypatch.setattr(resized.shutil, "disk_usage", lambda _: usage._replace(free=10))
-    with pytest.raises(KdlibError, match=r"0\.0 GB left.*KDLIB_CACHE"):
+    usage = cache.shutil.disk_usage(root)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage._replace(free=10))
+    with pytest.raises(KdlibError, match=r"where 0 MB are free.*0\.00 GB are needed.*KDLIB_CACHE"):
         build(root)
 
 
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from kdlib.data import photograph_cache as resized
+from kdlib.data import cache, photograph_cache as resized
 from kdlib.data.photographs import Source, open_source
 from kdlib.data.places import list_mit67
-resized.CHUNK = 3
+cache.AHEAD = 1
 read = Source.read
 Source.read = lambda self, position: (time.sleep(0.05), read(self, position))[1]
 resized.build(open_source(list_mit67, "train", 28, Path(sys.argv[1])), 2, progress=False)
@@ -160,4 +158,9 @@ def test_a_killed_build_goes_on_where_it_was(root, own_cache):
 
 
 def _marks(cache: Path) -> list[int]:
-    return [mark for path in cache.glob("*/done") for mark in np.fromfile(path, np.uint8).tolist()]
+    return [
+        mark
+        for path in cache.glob("*/sums")
+        if "shapes" not in path.parent.name
+        for mark in (np.fromfile(path, np.uint32) > 0).tolist()
+    ]

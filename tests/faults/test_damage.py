@@ -16,7 +16,7 @@ from training import tiny
 from kdlib.checkpoints import load_tensors, save_tensors
 from kdlib.data import listed
 from kdlib.data.cache import cached
-from kdlib.data.photograph_cache import Resized, build, is_whole
+from kdlib.data.photograph_cache import Resized, build
 from kdlib.data.photographs import open_source
 from kdlib.errors import KdlibError
 from kdlib.runs import read_record, run_directory
@@ -149,7 +149,7 @@ def test_a_teacher_whose_weights_are_damaged_teaches_nobody(taught, tmp_path):
 def test_a_cache_is_made_again(tmp_path, monkeypatch, trials, tally):
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path))
     whole = cached("small", 30, rows, progress=False)["squares"].copy()
-    for name in ("squares.npy", "checksums.json"):
+    for name in ("squares.npy", "sums"):
         path = tmp_path / "small" / name
         for damage, changed in damages(path.read_bytes(), trials // 2):
             path.write_bytes(changed)
@@ -162,28 +162,27 @@ def rows(numbers: np.ndarray) -> dict[str, np.ndarray]:
     return {"squares": np.repeat(numbers[:, None] ** 2, 4, axis=1)}
 
 
-@pytest.mark.parametrize("name", ["pixels", "sums", "index.npy"])
+@pytest.mark.parametrize("name", ["pixels.npy", "sums", "sides.npy"])
 def test_resized_photographs(tmp_path, monkeypatch, name, trials, tally):
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
     opened = open_source(resolve_name(listed()["mit67"]), "train", 28, write_mit67(tmp_path))
     folder = build(opened, workers=1, progress=False)
-    path = folder / name
-    whole = [Resized(folder).read(position).copy() for position in range(8)]
+    path = (Resized(opened).shapes.folder if name == "sides.npy" else folder) / name
+    whole = [Resized(opened).read(position).copy() for position in range(8)]
     content = path.read_bytes()
     for damage, changed in damages(content, trials // 2):
         path.write_bytes(changed)
-        if not is_whole(folder):
+        if not Resized(opened).is_whole():
             tally(f"{damage}: resized photographs", "recovered")  # they are decoded instead
             continue
-        tally(f"{damage}: resized photographs", read_all(folder, whole))
+        tally(f"{damage}: resized photographs", read_all(Resized(opened), whole))
 
 
-def read_all(folder: Path, whole: list[np.ndarray]) -> str:
+def read_all(found: Resized, whole: list[np.ndarray]) -> str:
     """Read what may be damaged; what became of that."""
-    found = Resized(folder)
     try:
         assert all(np.array_equal(found.read(n), one) for n, one in enumerate(whole)), "unnoticed"
     except KdlibError as error:
-        check_text(str(error), folder / "pixels")
+        check_text(str(error), found.pixels.folder / "pixels.npy")
         return "told"
     return "harmless"
