@@ -41,6 +41,20 @@ def test_iou_of_each_class_over_all_batches_equals_its_definition(masks):
     assert found["pixel_accuracy"] == pytest.approx((predicted == truth)[counted].mean())
 
 
+def test_processes_add_up_what_each_has_counted(masks):
+    class Three:
+        """A team in which all have counted the same."""
+
+        def gathered(self, mine):
+            return [mine] * 3
+
+    predicted, truth = map(torch.from_numpy, masks)
+    one, three = SegmentationMarks(CLASSES), SegmentationMarks(CLASSES, Three())
+    for marks in (one, three):
+        marks.add(answers(predicted), truth)
+    assert three.results() == one.results()
+
+
 def test_an_image_of_background_alone():
     marks = SegmentationMarks(CLASSES)
     nothing = torch.zeros(1, 4, 4, dtype=torch.int64)
