@@ -118,6 +118,11 @@ def parameter_defaults(notebook: Path) -> dict[str, Any]:
     return {name: _literal(parameter["default"]) for name, parameter in found.items()}
 
 
+def described(notebook: Path) -> str:
+    """The notebook's parameters and their defaults, a line each."""
+    return "\n".join(f"{name} = {value!r}" for name, value in parameter_defaults(notebook).items())
+
+
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
