@@ -20,8 +20,10 @@ Pairs = Annotated[
 ]
 RECORDS, FIGURES, LEDGER = Path("records"), Path("figures"), Path("LEDGER.md")
 
-app = App("kdlib", help="Attention-based distillation.", help_format="markdown", version_flags=())
-data = App("data", help="List, check, import or cache data sets.")
+QUIET: Any = {"result_action": "return_value", "version_flags": (), "help_format": "markdown"}
+
+app = App("kdlib", help="Attention-based distillation.", **QUIET)
+data = App("data", help="List, check, import or cache data sets.", **QUIET)
 app.command(data)
 
 

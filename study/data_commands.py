@@ -44,7 +44,7 @@ def _tasks(name: str, data_root: Path | None) -> tuple[str, ...]:
     """The first task of a data set; of VOC, those whose lists are there."""
     if name == "voc":
         return tasks_there(checked_root(data_root))
-    return tasks_of(name)[:1] or ("classification",)
+    return tasks_of(name)[:1] if name in dataset_names() else ("classification",)
 
 
 def _checked(name: str, split: str, task: str, data_root: Path | None) -> str:
