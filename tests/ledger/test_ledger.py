@@ -15,7 +15,7 @@ from kdlib.data import DATASETS
 from kdlib.methods import parse_method
 from kdlib.models import MODELS
 from kdlib.runs import RunConfig
-from study.cli import main, parser
+from study.cli import main
 from study.ledger.commands import PROFILE, make_command, recipe_of
 from study.ledger.page import ledger_page, make_ledger, order_table, pair_table, read_order
 from study.ledger.rows import (
@@ -110,10 +110,10 @@ def check_make(words):
 
 
 def check_kdlib(words):
-    options = parser().parse_args(words[2:])
-    given = {name: parse_value(value) for name, value in getattr(options, "parameter", [])}
+    _, bound, _ = app.parse_args(words[2:], exit_on_error=False, print_error=False)
+    given = {name: parse_value(value) for name, value in bound.arguments.get("parameter", ())}
     if given:
-        check_parameters(find_notebook(options.notebook), given)
+        check_parameters(find_notebook(bound.arguments["notebook"]), given)
         assert {given["teacher"], given["student"]} <= set(MODELS) and given["dataset"] in DATASETS
         assert all(parse_method(method) for method in given["methods"])
 
