@@ -147,7 +147,7 @@ def results(
     else:
         from study.results import print_results
 
-        print_results(chosen, profile, epochs=epochs, images=images)
+        print_results(list(chosen), profile, epochs=epochs, images=images)
 
 
 @app.command

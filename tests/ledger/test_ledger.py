@@ -15,7 +15,7 @@ from kdlib.data import DATASETS
 from kdlib.methods import parse_method
 from kdlib.models import MODELS
 from kdlib.runs import RunConfig
-from study.cli import main
+from study.cli import app, main
 from study.ledger.commands import PROFILE, make_command, recipe_of
 from study.ledger.page import ledger_page, make_ledger, order_table, pair_table, read_order
 from study.ledger.rows import (
