@@ -13,7 +13,7 @@ from benchmarks.memory import peak_bytes, state_bytes
 from benchmarks.steps import HALFWAY, NOWHERE
 from kdlib.data.image_data import ImageData
 from kdlib.detection.batches import DetectionBatch, DetectionBatches
-from kdlib.detection.losses import CropTeacher
+from kdlib.detection.teacher import CropTeacher
 from kdlib.detection.trainee import DetectorTrainee
 from kdlib.models import create_model
 from kdlib.runs import RunConfig

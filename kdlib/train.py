@@ -47,7 +47,7 @@ from kdlib.trainee import AnyBatch, DivergedError, Lesson, Trainee, resolve_prec
 
 if TYPE_CHECKING:
     from kdlib.detection.batches import DetectionBatches
-    from kdlib.detection.losses import CropTeacher
+    from kdlib.detection.teacher import CropTeacher
 
 OWN_FIELDS = {
     "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
@@ -216,7 +216,7 @@ def _teacher_of(
     if data.task != "detection" or not cutting:
         return found
     network = None if found is None else found.network
-    from kdlib.detection.losses import CropTeacher
+    from kdlib.detection.teacher import CropTeacher
 
     return CropTeacher(network, cutting[0].crop_size, data.mean, data.std).to(device)
 

@@ -210,6 +210,6 @@ def load_data(
     data = data.part(*parts[split]) if split in parts else data
     if task != "crops":
         return data
-    from kdlib.detection.data import cropped
+    from kdlib.detection.objects import cropped
 
     return cropped(data, crop_size)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from kdlib.data.photographs import Photographs
-    from kdlib.detection.data import Objects, WholePhotographs
+    from kdlib.detection.objects import Objects, WholePhotographs
 
 Colour = tuple[float, float, float]
 IGNORED = 255

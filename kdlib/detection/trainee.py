@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from kdlib.data.image_data import ImageData
 from kdlib.detection.batches import DetectionBatches
+from kdlib.detection.detector import Detector
 from kdlib.detection.evaluation import detector_cost, evaluate_detectors
 from kdlib.detection.losses import BoxDistiller, CropLoss
-from kdlib.detection.models import Detector
 from kdlib.distill import Learner, check_method_task, method_loss
 from kdlib.errors import KdlibError
 from kdlib.methods import weights_of
