@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from sklearn.metrics import confusion_matrix
@@ -307,7 +307,8 @@ def images_at_once(data: ImageData, batch_size: int) -> int:
     """``batch_size``, or fewer where each pixel has an answer, so that a batch's fit in memory."""
     if data.task == "classification":
         return batch_size
-    return max(1, min(batch_size, LARGEST_ANSWER // (len(data.classes) * data.side**2)))
+    side = getattr(data.images, "image_size", None) or cast("Tensor", data.images).shape[-1]
+    return max(1, min(batch_size, LARGEST_ANSWER // (len(data.classes) * side**2)))
 
 
 def _batches(
