@@ -19,7 +19,7 @@ from torch import Tensor
 from kdlib.data import CROP_SIZES
 from kdlib.data.cache import Arrays, cached
 from kdlib.data.image_data import ImageData
-from kdlib.data.photographs import Photographs, Pixels, whole
+from kdlib.data.photographs import Photographs, Pixels, decoded
 from kdlib.data.roots import check_range, fingerprint
 from kdlib.errors import KdlibError
 
@@ -140,7 +140,7 @@ class WholePhotographs:
             KdlibError: it cannot be read, or is of another size than its annotation says.
         """
         path, (width, height) = self.paths[index], self.shapes[index]
-        pixels = whole(path)
+        pixels = decoded(path)
         if pixels.shape[:2] != (height, width):
             raise KdlibError(
                 f"{path} is {pixels.shape[1]} x {pixels.shape[0]} pixels, but its annotation says "

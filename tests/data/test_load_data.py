@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
         ({"name": "mit67", "task": "segmentation"}, "mit67.*segmentation.*scenes, fashion_scenes"),
         (
             {"name": "cifar100", "task": "detection"},
-            "Valid for it: scenes, fashion_scenes, voc, co",
+            "scenes, fashion_scenes, voc, coco",
         ),
         ({"name": "voc"}, "'voc' has no truth for task 'classification'"),
         ({"size": 1}, "size is 1; it must be at least 2, or None for all"),
