@@ -19,18 +19,16 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 from tqdm.auto import tqdm
 
-from kdlib.checkpoints import load_tensors, save_tensors
 from kdlib.data import load_data
 from kdlib.data.image_data import ImageData
 from kdlib.data.photographs import Photographs
 from kdlib.errors import KdlibError
-from kdlib.evaluate import predict
-from kdlib.files import write_text
+from kdlib.evaluate import attention_on, predict, trained_network
+from kdlib.files import load_tensors, save_tensors, write_text
 from kdlib.losses.dct import dct_2d
 from kdlib.methods import parse_method
 from kdlib.runs import RunConfig, provenance, read_record
 from kdlib.seeds import generator
-from kdlib.trainee import attention_on, trained_network
 
 # Does a network's confidence say how often it is right? (Guo et al. 2017, arXiv 1706.04599).
 BINS = 15

@@ -15,10 +15,10 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from kdlib.data.image_data import ImageData
-from kdlib.detection.detector import Detections
+from kdlib.detection.data import Objects
 from kdlib.detection.error_types import LEFT_OUT, RIGHT, judged
 from kdlib.detection.evaluation import detected_rows, truth_rows
-from kdlib.detection.objects import Objects
+from kdlib.detection.models import Detections
 from kdlib.errors import KdlibError
 from kdlib.methods import METHODS as methods_METHODS
 from study.figures.comparison import students_of, with_interval

@@ -10,8 +10,8 @@ from detection.random_detections import detections_of, objects_of, random_case
 from matplotlib.patches import Rectangle
 
 from kdlib.data.image_data import ImageData
+from kdlib.detection.data import WholePhotographs
 from kdlib.detection.error_types import ERRORS, error_types
-from kdlib.detection.objects import WholePhotographs
 from kdlib.errors import KdlibError
 from study.figures.detection import MARKS, detection_grid, errors_of_images, judge_image
 
