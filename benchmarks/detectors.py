@@ -13,11 +13,12 @@ from benchmarks.memory import peak_bytes, state_bytes
 from benchmarks.steps import HALFWAY, NOWHERE
 from kdlib.data.image_data import ImageData
 from kdlib.detection.batches import DetectionBatch, DetectionBatches
-from kdlib.detection.losses import CropTeacher
+from kdlib.detection.teacher import CropTeacher
 from kdlib.detection.trainee import DetectorTrainee
 from kdlib.models import create_model
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything
+from kdlib.trainee import Lesson
 
 PLAIN = "student"
 
@@ -50,7 +51,7 @@ class DetectorBench:
         network = create_model(config.teacher, classes).to(memory_format=torch.channels_last)
         self.teacher = CropTeacher(network, config.crop_size, *colours).to(device)
         self.cutter = CropTeacher(None, config.crop_size, *colours).to(device)
-        own = (data, None, NOWHERE, device, precision)
+        own = (classes, NOWHERE, device, precision, Lesson(None, data.labels, *colours))
         plain = replace(config, method=PLAIN, method_options={}, weight=None).canonical()
         every = {**runs, PLAIN: plain}
         self.trainees = {method: DetectorTrainee(run, *own) for method, run in every.items()}

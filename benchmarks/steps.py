@@ -14,9 +14,10 @@ from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher, TeacherOutput
 from kdlib.models import create_model
+from kdlib.models.cost import output_shapes
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything
-from kdlib.trainee import Trainee
+from kdlib.trainee import Lesson, Trainee
 
 NOWHERE = Path("no-runs")
 LEARNING_RATE = 0.01
@@ -54,7 +55,8 @@ class Bench:
         network = create_model(config.teacher, classes)
         self.teacher = FrozenTeacher(network.to(device).to(memory_format=torch.channels_last))
         self.device, self.precision = device, precision
-        own = (data, self.teacher, NOWHERE, device, precision)
+        lesson = Lesson(output_shapes(network, config.image_size), data.labels)
+        own = (classes, NOWHERE, device, precision, lesson)
         runs = {
             method: replace(config, method=method, method_options=dict(options.get(method, {})))
             for method in methods

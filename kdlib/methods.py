@@ -157,7 +157,6 @@ _frskd = partial(
     fitted=True,
     self_taught=True,
     tasks=DENSE,
-    trainee="kdlib.frskd.trainee:SelfTaught",
 )
 # A classifier in a detector: p of a crop by the teacher, of a positive by the student.
 _crops = partial(Method, "kdlib.detection.losses:CropLoss", tasks=BOXES)

@@ -320,7 +320,7 @@ def data_import(
         from_: where the files lie; by default where Debian's package puts them.
         data_root: folder of the real data sets; by default $KDLIB_DATA.
     """
-    from kdlib.data.fashion import import_dataset
+    from study.data_commands import import_dataset
 
     print(import_dataset(dataset, from_, data_root))
 

@@ -12,7 +12,7 @@ import torch
 from kdlib.files import write_text
 from kdlib.runs import RunConfig, write_record
 from kdlib.tasks import TASKS
-from study.analyses.measure import Answers, AttentionMaps, save_answers, save_maps, write_analysis
+from study.analyses.files import Answers, AttentionMaps, save_answers, save_maps, write_analysis
 
 # Accuracy of each method's seed 0; seed s adds s / 100, and methods scatter around that.
 TOP1 = {

@@ -15,39 +15,47 @@ if TYPE_CHECKING:
 Loader = Callable[..., "ImageData"] | str
 """From a split, ``train`` or ``test``, and the options of :func:`load_data` to its images; or the
 ``module:name`` of such a function."""
-COMPOSED = ("kdlib.data.scenes:load_scenes", "kdlib.data.scenes:load_scene_masks",
-            "kdlib.detection.data:load_scene_objects")  # fmt: skip
-LISTED = "kdlib.data.photographs:load_photographs"
 
 
 class DataSet(NamedTuple):
-    """A data set, by what loads it for each task that it has the truth for.
+    """A data set, by what loads it for each task that it has the truth for."""
 
-    Attributes:
-        about: what it is, in a line.
-        images: its loader where images have labels.
-        masks: where their pixels have.
-        boxes: where their objects have, and boxes, by which they can be cut out.
-        source: what these loaders are given first: what composes its scenes, or reads its lists.
-    """
+    about: str  # what it is, in a line
+    images: Loader | None = None  # its loader where images have labels
+    masks: Loader | None = None  # where their pixels have
+    boxes: Loader | None = None  # where their objects have, and boxes, by which they can be cut out
+    source: str | None = None  # what loaders are given first: what composes scenes, or reads lists
 
-    about: str
-    images: Loader | None = None
-    masks: Loader | None = None
-    boxes: Loader | None = None
-    source: str | None = None
+
+COMPOSED = (
+    "kdlib.data.scenes:load_scenes",
+    "kdlib.data.scenes:load_scene_masks",
+    "kdlib.detection.data:load_scene_objects",
+)
+PHOTOGRAPHS = {
+    "mit67": "MIT Indoor 67: indoor scenes, the official lists",
+    "sun397": "SUN397: indoor and outdoor scenes, the first official partition",
+    "ade20k": "ADE20K: the scene of each photograph, 1,055 classes of which many have a few",
+    "places365": "Places365-Standard: scenes, 256 x 256, tested on its validation set",
+    "imagefolder": "Photographs of your own, in a folder a class",
+}
+
+
+def listed() -> dict[str, str]:
+    """The data sets that are photographs in files of their own, and what lists each."""
+    return {name: f"kdlib.data.places:list_{name}" for name in PHOTOGRAPHS}
 
 
 DATASETS = {
     "scenes": DataSet(
         "The embedded scenes: made on the fly, no data root needed",
         *COMPOSED,
-        source="kdlib.data.scenes:embedded",
+        "kdlib.data.scenes:embedded",
     ),
     "fashion_scenes": DataSet(
         "Scenes of garments, composed once and then read from the cache",
         *COMPOSED,
-        source="kdlib.data.fashion:outfits",
+        "kdlib.data.fashion:outfits",
     ),
     "fashion_mnist": DataSet(
         "Fashion-MNIST, padded to 32 x 32 (and resized if another size is asked for)",
@@ -57,31 +65,10 @@ DATASETS = {
         "CIFAR-100 with its 100 fine classes; the published order, which is random, is kept",
         "kdlib.data.cifar:load_cifar100",
     ),
-    "mit67": DataSet(
-        "MIT Indoor 67: indoor scenes, the official lists",
-        LISTED,
-        source="kdlib.data.places:list_mit67",
-    ),
-    "sun397": DataSet(
-        "SUN397: indoor and outdoor scenes, the first official partition",
-        LISTED,
-        source="kdlib.data.places:list_sun397",
-    ),
-    "ade20k": DataSet(
-        "ADE20K: the scene of each photograph, 1,055 classes of which many have a few",
-        LISTED,
-        source="kdlib.data.places:list_ade20k",
-    ),
-    "places365": DataSet(
-        "Places365-Standard: scenes, 256 x 256, tested on its validation set",
-        LISTED,
-        source="kdlib.data.places:list_places365",
-    ),
-    "imagefolder": DataSet(
-        "Photographs of your own, in a folder a class",
-        LISTED,
-        source="kdlib.data.places:list_imagefolder",
-    ),
+    **{
+        name: DataSet(about, "kdlib.data.photographs:load_photographs", source=listed()[name])
+        for name, about in PHOTOGRAPHS.items()
+    },
     "voc": DataSet(
         "Pascal VOC 2007 and 2012: photographs, each pixel one of 20 things or background",
         masks="kdlib.frskd.voc:load_voc",
@@ -92,12 +79,9 @@ DATASETS = {
         boxes="kdlib.detection.data:load_coco",
     ),
 }
-TRUTHS = {"classification": "images", "segmentation": "masks", "detection": "boxes",
-          "crops": "boxes"}  # fmt: skip
+TRUTHS = dict(zip(TASKS, ("images", "masks", "boxes", "boxes"), strict=True))
 """Which loader of a data set a task needs."""
-SMALLEST = 2
-SPLITS = ("train", "fit", "dev", "test")
-DEV_SHARE = 0.2
+SPLITS, SMALLEST, DEV_SHARE = ("train", "fit", "dev", "test"), 2, 0.2
 CROP_SIZES = (8, 512)
 
 
@@ -108,18 +92,7 @@ def register_data(
     masks: Loader | None = None,
     boxes: Loader | None = None,
 ) -> None:
-    """Add a data set of your own.
-
-    Args:
-        name: by which it is loaded.
-        about: what it is, in a line.
-        images: its loader where images have labels.
-        masks: where their pixels have.
-        boxes: where their objects have.
-
-    Raises:
-        KdlibError: there is a data set of that name.
-    """
+    """Add a data set of your own, as :class:`DataSet` has it; a name that is taken is refused."""
     if name in DATASETS:
         raise KdlibError(f"There is a data set '{name}' already; choose another name.")
     DATASETS[name] = DataSet(about, images, masks, boxes)
@@ -128,12 +101,6 @@ def register_data(
 def dataset_names() -> tuple[str, ...]:
     """Names that ``load_data`` knows."""
     return tuple(DATASETS)
-
-
-def listed() -> dict[str, str]:
-    """The data sets that are photographs in files of their own, and what lists each."""
-    return {name: found.source for name, found in DATASETS.items()
-            if found.images == LISTED and found.source}  # fmt: skip
 
 
 def tasks_of(name: str) -> tuple[str, ...]:
@@ -147,13 +114,12 @@ def _loader(name: str, task: str) -> Callable[..., "ImageData"]:
         raise unknown("data set", name, DATASETS)
     if task not in TASKS:
         raise unknown("task", task, TASKS)
-    found = DATASETS[name]
     if task not in tasks_of(name):
         valid = ", ".join(other for other in DATASETS if task in tasks_of(other))
         raise KdlibError(f"'{name}' has no truth for task '{task}'. Valid for it: {valid}.")
-    load = getattr(found, TRUTHS[task])
+    load, source = getattr(DATASETS[name], TRUTHS[task]), DATASETS[name].source
     load = resolve_name(load) if isinstance(load, str) else load
-    return partial(load, resolve_name(found.source)) if found.source else load
+    return partial(load, resolve_name(source)) if source else load
 
 
 def load_data(
@@ -210,6 +176,6 @@ def load_data(
     data = data.part(*parts[split]) if split in parts else data
     if task != "crops":
         return data
-    from kdlib.detection.data import cropped
+    from kdlib.detection.objects import cropped
 
     return cropped(data, crop_size)

@@ -27,20 +27,14 @@ if TYPE_CHECKING:
 
 CROP_PADDING = 4
 ROTATIONS = 4
-DEVICE_SHARE = 0.5
-"""Of a GPU's free memory that a data set may take."""
+DEVICE_SHARE = 0.5  # of a GPU's free memory that a data set may take
 
 
 class Mixed(NamedTuple):
-    """What is mixed into the images of a batch.
+    """What is mixed into the images of a batch."""
 
-    Attributes:
-        labels: (B,) of the images that were mixed in.
-        share: of the images that the batch's own labels belong to, 0 to 1.
-    """
-
-    labels: Tensor
-    share: float
+    labels: Tensor  # (B,) of the images that were mixed in
+    share: float  # of the images that the batch's own labels belong to, 0 to 1
 
 
 class Batch(NamedTuple):
@@ -87,10 +81,8 @@ class Batches:
     ) -> None:
         _check(augmentation, data)
         device = torch.device(device)
-        # Photographs, unless they are a tensor: what reads them need not be loaded.
-        self.images = cast("Tensor | Photographs", data.images)
-        if isinstance(self.images, Tensor):
-            self.images = on_device(self.images, device)
+        images = cast("Tensor | Photographs", data.images)
+        self.images = on_device(images, device) if isinstance(images, Tensor) else images
         self.masks = None if data.masks is None else on_device(data.masks, device)
         self.labels = data.labels.to(device)
         self.batch_size, self.team = batch_size, team

@@ -14,19 +14,14 @@ from kdlib.data.image_data import ImageData
 from kdlib.data.roots import checked_root, fingerprint, missing, resized
 from kdlib.errors import KdlibError
 
-MEAN = (0.5071, 0.4865, 0.4409)
-STD = (0.2673, 0.2564, 0.2762)
+MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 REMEDY = "python -c \"from torchvision.datasets import CIFAR100 as C; C('ROOT', download=True)\""
 
 
 def load_cifar100(
     split: str, size: int | None, image_size: int, data_root: Path | None, **others: int
 ) -> ImageData:
-    """CIFAR-100 with its 100 fine classes; the published order, which is random, is kept.
-
-    Raises:
-        KdlibError: a file is missing, or is not the published one.
-    """
+    """CIFAR-100 with its 100 fine classes; the published order, which is random, is kept."""
     published = _published(split, checked_root(data_root))
     images = torch.from_numpy(published.data).permute(0, 3, 1, 2).contiguous()
     labels = torch.tensor(published.targets)

@@ -7,9 +7,8 @@ torchvision's folder; gzipped files, as the authors and Debian hand them out, ar
 """
 
 import gzip
-import hashlib
 import zlib
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,33 +19,21 @@ from torch.nn import functional
 
 from kdlib.data.image_data import ImageData
 from kdlib.data.render import ObjectBank, uniforms
-from kdlib.data.roots import checked_root, chosen_root, fingerprint, missing, resized
+from kdlib.data.roots import checked_root, fingerprint, missing, resized
 from kdlib.data.scenes import Composition, Recipe
-from kdlib.errors import KdlibError, unknown
-from kdlib.files import write_atomic
+from kdlib.errors import KdlibError
 from kdlib.seeds import derive_seed
 
 FOLDER = Path("FashionMNIST") / "raw"
+PARTS = ("images-idx3-ubyte", "labels-idx1-ubyte")
+FILES = tuple(f"{stem}-{part}" for stem in ("train", "t10k") for part in PARTS)
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-SHAPE = (28, 28)
-PADDING = 2
-"""To 32 pixels a side, what the networks for CIFAR expect."""
-MEAN, STD = (0.219, 0.219, 0.219), (0.332, 0.332, 0.332)
-"""Of the padded training images."""
-SHA256 = {
-    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-}
-"""Of the unpacked files. torchvision publishes MD5 sums of the authors' gzipped files, which
-Debian's differ from: its packaging drops name and time from their headers. With these put back
-the sums are torchvision's, so the content is the published one (a test does just that)."""
-LAYOUT = "\n".join(f"ROOT/{FOLDER / name}   (or {name}.gz)" for name in SHA256)
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+PADDING = 2  # to 32 pixels a side, what the networks for CIFAR expect
+MEAN, STD = (0.219, 0.219, 0.219), (0.332, 0.332, 0.332)  # of the padded training images
+LAYOUT = "\n".join(f"ROOT/{FOLDER / name}   (or {name}.gz)" for name in FILES)
 REMEDY = (
     "sudo apt-get install dataset-fashion-mnist && "
     "python -m kdlib data import fashion_mnist --data-root ROOT     (Debian, Ubuntu)\n  "
@@ -55,15 +42,10 @@ REMEDY = (
 
 
 class Garments(NamedTuple):
-    """A split as it was published.
+    """A split as it was published."""
 
-    Attributes:
-        images: (N, 28, 28) uint8, a bright garment on black.
-        labels: (N,) int64, positions in ``CLASSES``.
-    """
-
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # (N, 28, 28) uint8, a bright garment on black
+    labels: Tensor  # (N,) int64, positions in ``CLASSES``
 
 
 def load_fashion_mnist(
@@ -72,9 +54,6 @@ def load_fashion_mnist(
     """Fashion-MNIST, padded to 32 x 32 (and resized if another size is asked for).
 
     The three channels are one and the same memory. The published order, which is random, is kept.
-
-    Raises:
-        KdlibError: a file is missing or damaged.
     """
     garments = read_garments(split, checked_root(data_root))
     padded = functional.pad(garments.images, [PADDING] * 4)
@@ -85,15 +64,15 @@ def load_fashion_mnist(
 
 
 def read_garments(split: str, root: Path) -> Garments:
-    """The photographs of a split, ``train`` or ``test``.
-
-    Raises:
-        KdlibError: a file is missing, damaged, or not of this data set.
-    """
+    """The photographs of a split; files that are missing, damaged or others are refused."""
     stem = "train" if split == "train" else "t10k"
-    files = [_found(root / FOLDER / name) for name in SHA256 if name.startswith(stem)]
-    images, labels = map(_read_idx, files)
-    if images.shape[1:] != SHAPE or labels.ndim != 1 or len(images) != len(labels):
+    files = []
+    for plain in (root / FOLDER / f"{stem}-{part}" for part in PARTS):
+        files.append(plain_or_packed(plain))
+        if files[-1] is None:
+            raise missing("Fashion-MNIST", plain, LAYOUT, REMEDY)
+    images, labels = (_read_idx(file) for file in files if file)
+    if images.shape[1:] != (28, 28) or len(images) != len(labels):
         shapes = f"{tuple(images.shape)} images, {len(labels)} labels"
         raise KdlibError(f"{files[0]} and its labels hold {shapes}; expected N x 28 x 28 and N.")
     if labels.numel() == 0 or labels.max() >= len(CLASSES):
@@ -101,19 +80,14 @@ def read_garments(split: str, root: Path) -> Garments:
     return Garments(images, labels.long())
 
 
-def _plain_or_packed(plain: Path) -> Path | None:
+def plain_or_packed(plain: Path) -> Path | None:
     """The plain file or, failing that, the gzipped one."""
-    candidates = (plain, plain.with_name(f"{plain.name}.gz"))
-    return next((path for path in candidates if path.is_file()), None)
+    both = (plain, plain.with_name(f"{plain.name}.gz"))
+    return next((path for path in both if path.is_file()), None)
 
 
-def _found(plain: Path) -> Path:
-    if path := _plain_or_packed(plain):
-        return path
-    raise missing("Fashion-MNIST", plain, LAYOUT, REMEDY)
-
-
-def _unpacked(path: Path) -> bytes:
+def unpacked(path: Path) -> bytes:
+    """Content of a file that may be gzipped."""
     content = path.read_bytes()
     return gzip.decompress(content) if path.suffix == ".gz" else content
 
@@ -121,7 +95,7 @@ def _unpacked(path: Path) -> bytes:
 def _read_idx(path: Path) -> Tensor:
     """The bytes of an IDX file: 0, 0, 8, rank, shape as big-endian int32, and then themselves."""
     try:
-        content = _unpacked(path)
+        content = unpacked(path)
         if content[:3] != b"\0\0\x08":
             raise ValueError("it does not begin as a file of bytes")
         shape = np.frombuffer(content, ">i4", content[3], offset=4)
@@ -132,55 +106,6 @@ def _read_idx(path: Path) -> Tensor:
             f"Remove it and get it again:\n  {REMEDY}"
         ) from error
     return torch.from_numpy(values.copy())
-
-
-def import_dataset(dataset: str, source: Path | None = None, data_root: Path | None = None) -> str:
-    """Check the Fashion-MNIST files in a folder and unpack them to where loaders look.
-
-    Args:
-        dataset: ``fashion_mnist`` or ``fashion_scenes``; they share their files.
-        source: folder of the four files, plain or gzipped; ``None`` for that of Debian's package
-            ``dataset-fashion-mnist``.
-        data_root: the folder of data sets, made if need be; ``None`` reads ``KDLIB_DATA``.
-
-    Returns:
-        A sentence that says what was done.
-
-    Raises:
-        KdlibError: a file is missing or is not the published one, or the place cannot be written.
-    """
-    if dataset not in ("fashion_mnist", "fashion_scenes"):
-        raise unknown("data set to import", dataset, ("fashion_mnist", "fashion_scenes"))
-    target = chosen_root(data_root) / FOLDER
-    contents = {name: _published(source or DEBIAN, name) for name in SHA256}
-    try:
-        for name, content in contents.items():
-            write_atomic(target / name, partial(Path.write_bytes, data=content))
-    except OSError as error:
-        raise KdlibError(f"{target} cannot be written to ({error}).") from error
-    return f"{dataset}: {len(contents)} files checked and unpacked into {target}"
-
-
-def _published(source: Path, name: str) -> bytes:
-    """Content of a file, unpacked, if it is the published one."""
-    path = _plain_or_packed(source / name)
-    if path is None:
-        files = "\n".join(f"  {source / name} (or .gz)" for name in SHA256)
-        raise KdlibError(
-            f"{source / name} is missing. Expected:\n{files}\n"
-            "Give their folder by --from FOLDER, or: sudo apt-get install dataset-fashion-mnist"
-        )
-    try:
-        content = _unpacked(path)
-    except (OSError, EOFError, zlib.error) as error:
-        raise KdlibError(f"{path} cannot be read ({error}).") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256[name]:
-        raise KdlibError(
-            f"{path} is not the published file: the SHA-256 of its content is {found}, "
-            f"expected {SHA256[name]}."
-        )
-    return content
 
 
 OUTFITS: dict[str, dict[str, str]] = {
@@ -216,27 +141,20 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "purple": (0.90, 0.35, 0.95),
 }
 """What a white garment turns into: factors of red, green and blue."""
-OPACITY = 4.0
-"""Opacity as a multiple of brightness: soft edges, but nothing shines through a dark garment."""
-DARKEST = 0.45
-"""Brightness of black cloth; without it a dark garment would have no colour."""
-DYE = 0.15
-"""How far a dye strays from its colour, each way, as a factor: no two garments are alike."""
+OPACITY = 4.0  # a multiple of brightness: soft edges, but nothing shines through a dark garment
+DARKEST = 0.45  # brightness of black cloth; without it a dark garment would have no colour
+DYE = 0.15  # how far a dye strays from its colour, each way, as a factor: no two are alike
 
 
 def outfits(
     split: str,
-    size: int | None = None,
-    image_size: int = 64,
-    attentions: int = 2,
-    distractors: int = 4,
-    data_root: Path | None = None,
+    size: int | None,
+    image_size: int,
+    attentions: int,
+    distractors: int,
+    data_root: Path | None,
 ) -> Composition:
-    """Scenes of garments: real photographs in scenes whose ground truth is known all the same.
-
-    Raises:
-        KdlibError: Fashion-MNIST is missing or damaged, or an option is out of range.
-    """
+    """Scenes of garments: real photographs in scenes whose ground truth is known all the same."""
     classes = {
         outfit: tuple(f"{colour} {garment}" for garment, colour in garments.items())
         for outfit, garments in OUTFITS.items()
@@ -253,9 +171,6 @@ def garment_bank(root: Path, split: str) -> ObjectBank:
 
     A photograph is dyed in one colour only, so the training set gives 1,200 of each object (6,000
     of each garment) and the test set 200.
-
-    Raises:
-        KdlibError: Fashion-MNIST is missing or damaged.
     """
     garments = read_garments(split, root)
     found = [garments.images[garments.labels == label] for label in range(len(CLASSES))]

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 if TYPE_CHECKING:
     from kdlib.data.photographs import Photographs
-    from kdlib.detection.data import Objects, WholePhotographs
+    from kdlib.detection.objects import Objects, WholePhotographs
 
 Colour = tuple[float, float, float]
 IGNORED = 255
@@ -52,12 +52,6 @@ class ImageData:
             return "detection"
         annotated = getattr(self.images, "annotated", False)
         return "segmentation" if annotated or self.masks is not None else "classification"
-
-    @property
-    def side(self) -> int:
-        """Pixels a side of the images, where these are of one size."""
-        images = cast("Tensor | Photographs", self.images)
-        return images.shape[-1] if isinstance(images, Tensor) else images.image_size
 
     def __len__(self) -> int:
         """Number of images."""

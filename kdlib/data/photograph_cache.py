@@ -17,29 +17,24 @@ from kdlib.files import write_text
 
 CHANNELS = 3
 SHAPES = "-shapes"
-OWNER = "folder.txt"
-"""Holds where the photographs of a cache lie."""
+OWNER = "folder.txt"  # tells where the photographs of a cache lie
 
 
 class Resized:
-    """The resized photographs of a split, as far as they are in the cache.
-
-    Args:
-        source: the split's files.
-    """
+    """The resized photographs of a split, as far as they are in the cache."""
 
     def __init__(self, source: Source) -> None:
-        self.source, count = source, len(source.listing.names)
-        self.shapes = Cache(f"{source.cache_name}{SHAPES}", chunks(count))
+        self.source, self.count = source, len(source.listing.names)
+        self.name = f"{source.listing.dataset}-{source.split}-{source.side}-{source.key}"
+        self.shapes = Cache(f"{self.name}{SHAPES}", chunks(self.count))
         self.open()
 
     def open(self) -> None:
         """Find the pixels, whose places follow from the shapes."""
-        count = len(self.source.listing.names)
-        self.sides = self.shapes.arrays.get("sides", np.zeros((count, 2), np.int64))
+        self.sides = self.shapes.arrays.get("sides", np.zeros((self.count, 2), np.int64))
         ends = self.sides.prod(axis=1).cumsum() * CHANNELS
-        self.pixels = Cache(self.source.cache_name, np.append(0, ends), mode="r")
-        self.sound = np.zeros(count, bool)
+        self.pixels = Cache(self.name, np.append(0, ends), mode="r")
+        self.sound = np.zeros(self.count, bool)
 
     def is_whole(self) -> bool:
         """Whether all photographs were written."""
@@ -62,12 +57,7 @@ class Resized:
 
 
 def build(source: Source, workers: int, progress: bool = True) -> Path:
-    """Make the cache of a split, or go on making it; returns its folder.
-
-    Args:
-        source: the split's files.
-        workers: threads that decode.
-        progress: show progress bars.
+    """Make the cache of a split by so many threads, or go on making it; returns its folder.
 
     Raises:
         KdlibError: photographs cannot be read (all are named, the first twenty shown), or the
@@ -113,10 +103,8 @@ def _shape(source: Source, position: int) -> tuple[int, int]:
 def _remove_outdated(kept: Resized) -> None:
     """Remove caches of earlier states of the same files, which nothing will read again."""
     folder, source = kept.pixels.folder, kept.source
-    earlier = folder.name.removesuffix(source.key)
-    for owner in folder.parent.glob(f"{earlier}*{SHAPES}/{OWNER}"):
+    for owner in folder.parent.glob(f"{kept.name.removesuffix(source.key)}*{SHAPES}/{OWNER}"):
         other = owner.parent.with_name(owner.parent.name.removesuffix(SHAPES))
-        same = owner.read_text(encoding="utf-8") == str(source.listing.folder)
-        if same and other != folder:
+        if other != folder and owner.read_text(encoding="utf-8") == str(source.listing.folder):
             shutil.rmtree(other, ignore_errors=True)
             shutil.rmtree(owner.parent, ignore_errors=True)

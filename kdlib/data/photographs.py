@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,33 +27,53 @@ from kdlib.errors import KdlibError
 from kdlib.seeds import generator
 
 Pixels = NDArray[np.uint8]
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Those of ImageNet, as the networks of torchvision expect. The paper's release gives those of
 the video data set Kinetics under ImageNet's name; they differ by up to 0.05."""
 PUBLISHED_SIDES = (256, 224)
 """The published protocol resizes to the first and cuts out the second."""
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """All that Pillow raises for damaged files."""
-SHOWN = 20
-"""Missing files or classes that an error lists."""
-VARIABLE = "KDLIB_WORKERS"
-MOST_WORKERS = 16
-AHEAD = 2
-"""Batches that are made before they are asked for."""
-PLACE_BITS = 31
-"""A place is a whole number below 2**31: the share of a side's room before the window."""
+SHOWN = 20  # missing files or classes that an error lists
+VARIABLE, MOST_WORKERS = "KDLIB_WORKERS", 16
+AHEAD = 2  # batches that are made before they are asked for
+PLACE_BITS = 31  # a place is a share of a side's room before the window, times 2**31
 
 
-def opened(path: str, read: Callable[[Any], Any]) -> Any:
-    """What ``read`` makes of the picture in a file.
+def decoded(path: str, side: int | None = None) -> Pixels:
+    """The photograph, (H, W, 3), as it is stored or resized, as torchvision does it.
+
+    Grey, CMYK, palette and transparent pictures become RGB by Pillow's rules, those of 16 bits by
+    their upper 8. What EXIF says of the orientation is not followed, as in torchvision.
+
+    Args:
+        path: the file.
+        side: pixels of the shorter side; ``None`` leaves it as it is.
 
     Raises:
         KdlibError: the file is missing, truncated, or no picture; names it.
     """
+    with _opened(path) as picture:
+        if picture.mode.startswith("I"):  # Pillow would clip 16 bits, and leave nearly all white
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        pixels = picture.convert("RGB")
+        if side is not None:
+            height, width = _resized(picture.size, side)
+            pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(pixels)
+
+
+def resized_shape(path: str, side: int) -> tuple[int, int]:
+    """Height and width of what :func:`decoded` gives, from the file's header alone."""
+    with _opened(path) as picture:
+        return _resized(picture.size, side)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
     try:
         with Image.open(path) as picture:
-            return read(picture)
+            yield picture
     except UNREADABLE as error:
         raise KdlibError(
             f"{path} cannot be read as an image ({error}). Get the file again; out of a folder of "
@@ -60,65 +81,22 @@ def opened(path: str, read: Callable[[Any], Any]) -> Any:
         ) from error
 
 
-def whole(path: str) -> Pixels:
-    """The photograph as it is stored, (H, W, 3).
-
-    Grey, CMYK, palette and transparent pictures become RGB by Pillow's rules, those of 16 bits by
-    their upper 8. What EXIF says of the orientation is not followed, as in torchvision.
-
-    Raises:
-        KdlibError: as :func:`opened`.
-    """
-    return opened(path, lambda picture: np.asarray(_rgb(picture)))
-
-
-def decoded(path: str, side: int) -> Pixels:
-    """As :func:`whole`, but resized as torchvision does it: its shorter side is ``side``."""
-
-    def resize(picture: Any) -> Pixels:
-        height, width = _resized_shape(picture, side)
-        return np.asarray(_rgb(picture).resize((width, height), Image.Resampling.BILINEAR))
-
-    return opened(path, resize)
-
-
-def resized_shape(path: str, side: int) -> tuple[int, int]:
-    """Height and width that :func:`decoded` gives, from the file's header alone."""
-    return opened(path, lambda picture: _resized_shape(picture, side))
-
-
-def _resized_shape(picture: Any, side: int) -> tuple[int, int]:
-    width, height = picture.size
-    longer = int(side * max(width, height) / min(width, height))
+def _resized(size: tuple[int, int], side: int) -> tuple[int, int]:
+    width, height = size
+    longer = int(side * max(size) / min(size))
     return (longer, side) if height > width else (side, longer)
-
-
-def _rgb(picture: Any) -> Any:
-    """Pillow clips 16 bits to 8, which turns nearly all into white; so they are scaled first."""
-    if picture.mode.startswith("I"):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    return picture.convert("RGB")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """One split of a data set, in the order of its list.
-
-    Attributes:
-        dataset: its name.
-        folder: what ``names`` are relative to.
-        names: of the files, with slashes.
-        labels: of each file, positions in ``classes``.
-        classes: names of the classes.
-        remedy: how to get the data set.
-    """
+    """One split of a data set, in the order of its list."""
 
     dataset: str
-    folder: Path
-    names: tuple[str, ...]
-    labels: tuple[int, ...]
+    folder: Path  # what ``names`` are relative to
+    names: tuple[str, ...]  # of the files, with slashes
+    labels: tuple[int, ...]  # of each file, positions in ``classes``
     classes: tuple[str, ...]
-    remedy: str
+    remedy: str  # how to get the data set
 
     def path(self, position: int) -> str:
         """Where a photograph lies."""
@@ -130,7 +108,7 @@ class Listing:
         Raises:
             KdlibError: files are missing; says how many, which (the first of them) and what to do.
         """
-        facts = [_facts(Path(self.path(position))) for position in range(len(self.names))]
+        facts = [_facts(self.path(position)) for position in range(len(self.names))]
         lacking = [name for name, fact in zip(self.names, facts, strict=True) if fact is None]
         if lacking:
             raise KdlibError(
@@ -140,9 +118,9 @@ class Listing:
         return np.array(facts, np.int64).reshape(-1, 2)
 
 
-def _facts(path: Path) -> tuple[int, int] | None:
+def _facts(path: str) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        found = Path(path).stat()
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns
@@ -156,43 +134,28 @@ def shown_lines(lines: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """A split's files as they are now.
-
-    Attributes:
-        listing: the files.
-        split: ``train`` or ``test``.
-        side: pixels of the resized photographs' shorter side.
-        facts: (N, 2) size and time of change of each file.
-    """
+    """A split's files as they are now."""
 
     listing: Listing
-    split: str
-    side: int
-    facts: NDArray[np.int64]
+    split: str  # ``train`` or ``test``
+    side: int  # pixels of the resized photographs' shorter side
+    facts: NDArray[np.int64]  # (N, 2) size and time of change of each file
 
     @property
     def key(self) -> str:
         """Changes when a file is added, removed, renamed or changed, or the size is another."""
         return fingerprint((self.side, self.listing.names), [torch.from_numpy(self.facts)])
 
-    @property
-    def cache_name(self) -> str:
-        """Of the cache of resized photographs."""
-        return f"{self.listing.dataset}-{self.split}-{self.side}-{self.key}"
-
     def read(self, position: int) -> Pixels:
         """Decode one photograph."""
         return decoded(self.listing.path(position), self.side)
 
 
-def open_source(
-    lister: Callable[[str, Path], Listing], split: str, image_size: int, data_root: Path | None
-) -> Source:
-    """Find a split's files, whose shorter side is to be 256 / 224 of ``image_size``.
+Lister = Callable[[str, Path], Listing]
 
-    Raises:
-        KdlibError: the data set, some of its files or its lists are missing or damaged.
-    """
+
+def open_source(lister: Lister, split: str, image_size: int, data_root: Path | None) -> Source:
+    """Find a split's files; data sets, files or lists that are missing or damaged are refused."""
     check_range("image_size", image_size, *IMAGE_SIZES)
     listing = lister(split, checked_root(data_root))
     return Source(listing, split, resized_side(image_size), listing.facts())
@@ -205,7 +168,7 @@ def resized_side(image_size: int) -> int:
 
 
 def load_photographs(
-    lister: Callable[[str, Path], Listing],
+    lister: Lister,
     split: str,
     size: int | None,
     image_size: int,
@@ -215,10 +178,7 @@ def load_photographs(
     """Photographs in a random order that is always the same; none is read yet.
 
     The order is random so that the first of them are of all classes alike, and so is the fifth
-    that is held out for choices. They come from the cache where it is whole.
-
-    Raises:
-        KdlibError: as :func:`open_source`.
+    that is held out for choices.
     """
     from kdlib.data.photograph_cache import Resized
 
@@ -227,18 +187,13 @@ def load_photographs(
     order = torch.randperm(len(listing.names), generator=generator(0, listing.dataset, "order"))
     order = order[:size]
     labels = torch.tensor(listing.labels)[order]
+    read = kept.read if kept.is_whole() else source.read
     # Names and sizes of the files stand for their content, which would take minutes to read.
     names = hashlib.sha256(repr(listing.names).encode()).hexdigest()
-    sizes = torch.from_numpy(source.facts[:, 0])[order]
-    read = kept.read if kept.is_whole() else source.read
-    return ImageData(
-        images=Photographs(read, order.numpy(), image_size),
-        labels=labels,
-        classes=listing.classes,
-        mean=MEAN,
-        std=STD,
-        fingerprint=fingerprint((listing.classes, source.side, names), (labels, sizes)),
-    )
+    content = (labels, torch.from_numpy(source.facts[:, 0])[order])
+    digest = fingerprint((listing.classes, source.side, names), content)
+    images = Photographs(read, order.numpy(), image_size)
+    return ImageData(images, labels, listing.classes, MEAN, STD, digest)
 
 
 @dataclass(frozen=True)
@@ -255,10 +210,8 @@ class Photographs:
     read: Callable[[int], Pixels]
     positions: NDArray[np.int64]
     image_size: int
-    annotated: ClassVar[bool] = False
-    """Whether a fourth channel holds the class of each pixel."""
-    drawn: ClassVar[int] = 2
-    """Random numbers that place a window."""
+    annotated: ClassVar[bool] = False  # whether a fourth channel holds the class of each pixel
+    drawn: ClassVar[int] = 2  # random numbers that place a window
 
     def __len__(self) -> int:
         """Number of photographs."""
@@ -336,9 +289,6 @@ def worker_count() -> int:
     """Threads that read photographs: the variable ``KDLIB_WORKERS``, or one a core up to 16.
 
     Processes that a launcher started on this machine share its cores.
-
-    Raises:
-        KdlibError: the variable is not a whole number from 1.
     """
     given = os.environ.get(VARIABLE, "")
     if not given:

@@ -14,46 +14,32 @@ from torch.nn import functional
 from kdlib.seeds import derive_seed
 
 # How hard scenes are: the one place where it is decided.
-VERSION = 2
-"""To be raised when the composer itself changes what it draws."""
-SCALE = (0.26, 0.40)
-"""Side of an object's picture, as a share of the image's."""
-ROTATION = 12.0
-"""Largest turn, degrees, either way."""
-BRIGHTNESS = (0.85, 1.10)
-"""Factor of an object's colours."""
-BACKGROUND = (80.0, 170.0)
-"""Each colour of the background."""
-TEXTURE = 25.0
-"""Largest deviation of the background's soft texture."""
-CELLS = 7
-"""Cells of that texture a side."""
-NOISE = 5.0
-"""Standard deviation of the noise of a pixel."""
-JITTER = 0.7
-"""How far objects stray from their grid, in cells; more of it hides more of them."""
+VERSION = 2  # to be raised when the composer itself changes what it draws
+SCALE = (0.26, 0.40)  # side of an object's picture, as a share of the image's
+ROTATION = 12.0  # largest turn, degrees, either way
+BRIGHTNESS = (0.85, 1.10)  # factor of an object's colours
+BACKGROUND = (80.0, 170.0)  # each colour of the background
+TEXTURE = 25.0  # largest deviation of the background's soft texture
+CELLS = 7  # cells of that texture a side
+NOISE = 5.0  # standard deviation of the noise of a pixel
+JITTER = 0.7  # how far objects stray from their grid, in cells; more of it hides more of them
 
-
-def difficulty() -> tuple[object, ...]:
-    """All of the above."""
-    return (VERSION, SCALE, ROTATION, BRIGHTNESS, BACKGROUND, TEXTURE, CELLS, NOISE, JITTER)
-
-
-OPAQUE = 0.5
-"""An object owns the pixels that it covers by more than this."""
-SHRINK = 0.45
-"""Side of a shrunk picture as a share of the scene's; just above the largest scale."""
-DIAGONAL = 1.2
-"""Side of a tile as a multiple of the largest object's, so that a turned one fits."""
-NOISE_SHIFTS = 64
-"""Offsets, each way, at which the field of noise is cut out."""
+OPAQUE = 0.5  # an object owns the pixels that it covers by more than this
+SHRINK = 0.45  # side of a shrunk picture, as a share of the image's; just above the largest scale
+DIAGONAL = 1.2  # side of a tile as a multiple of the largest object's, so that a turned one fits
+NOISE_SHIFTS = 64  # offsets, each way, at which the field of noise is cut out
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 Poses = namedtuple("Poses", "x y depth exemplar scale angle flip brightness red green blue")
 """How each object stands: (B, n) uniform numbers in [0, 1) of each kind."""
+
+
+def difficulty() -> tuple[object, ...]:
+    """All that decides how hard scenes are; part of their fingerprint."""
+    return (VERSION, SCALE, ROTATION, BRIGHTNESS, BACKGROUND, TEXTURE, CELLS, NOISE, JITTER)
 
 
 def uniforms(seed: int, indices: Integers, count: int) -> Doubles:
@@ -76,19 +62,12 @@ def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True, eq=False)
 class ObjectBank:
-    """Objects by kind: sprites, garments, anything with an opacity.
-
-    Attributes:
-        kinds: names of the kinds.
-        pictures: (kinds, exemplars, 4, S, S) uint8: red, green, blue, opacity.
-        tinted: give each object a random colour (for objects that come without one).
-        source: digest of what they were made from.
-    """
+    """Objects by kind: sprites, garments, anything with an opacity."""
 
     kinds: tuple[str, ...]
-    pictures: Tensor
-    tinted: bool = False
-    source: str = ""
+    pictures: Tensor  # (kinds, exemplars, 4, S, S) uint8: red, green, blue, opacity
+    tinted: bool = False  # give each object a random colour, for objects that come without one
+    source: str = ""  # digest of what they were made from
 
     @cache  # noqa: B019 - banks live as long as the process
     def at_size(self, size: int) -> "ObjectBank":

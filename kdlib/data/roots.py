@@ -14,42 +14,22 @@ VARIABLE = "KDLIB_DATA"
 IMAGE_SIZES = (16, 512)
 
 
-def chosen_root(given: Path | str | None) -> Path:
-    """The folder of the real data sets: ``given``, or the variable ``KDLIB_DATA``.
-
-    Raises:
-        KdlibError: neither is set.
-    """
+def checked_root(given: Path | str | None, exists: bool = True) -> Path:
+    """The folder of the real data sets: ``given``, or the variable ``KDLIB_DATA``."""
     folder = str(given or os.environ.get(VARIABLE) or "")
     if not folder:
         raise KdlibError(
             "This data set needs a data root: the folder where the real data sets lie. Give "
             f"--data-root FOLDER (make: DATA_ROOT=FOLDER) or set the variable {VARIABLE}."
         )
-    return Path(folder).expanduser()
-
-
-def checked_root(given: Path | str | None) -> Path:
-    """As :func:`chosen_root`, but the folder must exist.
-
-    Raises:
-        KdlibError: neither is set, or it is not a folder.
-    """
-    root = chosen_root(given)
-    if not root.is_dir():
+    root = Path(folder).expanduser()
+    if exists and not root.is_dir():
         raise KdlibError(f"The data root {root} is not a folder; give one that exists.")
     return root
 
 
 def missing(dataset: str, lacking: Path, layout: str, remedy: str) -> KdlibError:
-    """The error for a data set that is not there.
-
-    Args:
-        dataset: its name.
-        lacking: the file or folder that was looked for.
-        layout: the files expected, a line each.
-        remedy: what to type to get them.
-    """
+    """The error for a file that is not there: what is expected (a line each), how to get it."""
     lines = "\n".join(f"  {line}" for line in layout.strip().splitlines())
     return KdlibError(
         f"{dataset}: {lacking} is missing. Expected:\n{lines}\nTo get it:\n  {remedy}"
@@ -57,21 +37,13 @@ def missing(dataset: str, lacking: Path, layout: str, remedy: str) -> KdlibError
 
 
 def check_range(name: str, value: int, low: int, high: int) -> None:
-    """Refuse a ``value`` that is no whole number from ``low`` to ``high``.
-
-    Raises:
-        KdlibError: names it and the range.
-    """
+    """Refuse a ``value`` that is no whole number from ``low`` to ``high``."""
     if type(value) is not int or not low <= value <= high:
         raise KdlibError(f"{name} is {value}; it must be a whole number, {low} to {high}.")
 
 
 def resized(images: Tensor, image_size: int) -> Tensor:
-    """(N, C, H, W) uint8 -> (N, C, image_size, image_size), bilinear without aliasing.
-
-    Raises:
-        KdlibError: the size is out of range.
-    """
+    """(N, C, H, W) uint8 -> (N, C, image_size, image_size), bilinear without aliasing."""
     check_range("image_size", image_size, *IMAGE_SIZES)
     size = (image_size, image_size)
     if images.shape[-2:] == size:

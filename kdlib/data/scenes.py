@@ -6,7 +6,7 @@ i of a split is always the same image, and which object is seen at each of its p
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +24,8 @@ from kdlib.seeds import derive_seed
 
 ATLAS = Path(__file__).parent / "atlas" / "sprites.npz"
 SIZES = {"train": 24000, "test": 10000}
-SAMPLE = 256
-"""Training images that the statistics for normalisation are taken from."""
-ATTENTIONS = (1, 4)
-DISTRACTORS = (0, 12)
+SAMPLE = 256  # training images that the statistics for normalisation are taken from
+ATTENTIONS, DISTRACTORS = (1, 4), (0, 12)
 
 SCENE_CLASSES: dict[str, dict[str, str]] = {
     "bathroom": {"bathtub": "1f6c1", "toilet": "1f6bd", "toothbrush": "1faa5", "soap": "1f9fc"},
@@ -68,24 +66,22 @@ def sprites() -> dict[str, str]:
     return found | NEUTRAL
 
 
+@cache
+def sprite_bank() -> ObjectBank:
+    """The sprites that the package ships as objects, one exemplar of each kind."""
+    with np.load(ATLAS) as atlas:
+        pictures, source = torch.from_numpy(atlas["pictures"]), str(atlas["source"])
+    return ObjectBank(tuple(sprites()), pictures.unsqueeze(1), source=source)
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """What scenes consist of.
+    """What scenes consist of; a number out of its range is refused."""
 
-    Attributes:
-        classes: scene class -> names of its objects.
-        attentions: objects of its class that an image shows, 1 to 4.
-        distractors: objects of other classes, or of none; 0 to 12.
-        size: pixels a side, 16 to 512.
-
-    Raises:
-        KdlibError: a number out of its range.
-    """
-
-    classes: Mapping[str, tuple[str, ...]]
-    attentions: int = 2
-    distractors: int = 4
-    size: int = 64
+    classes: Mapping[str, tuple[str, ...]]  # scene class -> names of its objects
+    attentions: int = 2  # objects of its class that an image shows, 1 to 4
+    distractors: int = 4  # objects of other classes, or of none; 0 to 12
+    size: int = 64  # pixels a side, 16 to 512
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -100,27 +96,12 @@ def scene_recipe(attentions: int = 2, distractors: int = 4, size: int = 64) -> R
     return Recipe(classes, attentions, distractors, size)
 
 
-@cache
-def sprite_bank() -> ObjectBank:
-    """The sprites that the package ships as objects, one exemplar of each kind."""
-    with np.load(ATLAS) as atlas:
-        pictures, source = torch.from_numpy(atlas["pictures"]), str(atlas["source"])
-    return ObjectBank(tuple(sprites()), pictures.unsqueeze(1), source=source)
-
-
 def membership(bank: ObjectBank, recipe: Recipe) -> NDArray[np.bool_]:
-    """(kinds, classes): which object belongs to which class.
-
-    Raises:
-        KdlibError: an object that the bank does not have.
-    """
-    table = np.zeros((len(bank.kinds), len(recipe.classes)), dtype=bool)
-    for column, objects in enumerate(recipe.classes.values()):
-        for name in objects:
-            if name not in bank.kinds:
-                raise KdlibError(f"There is no object '{name}'. Valid: {', '.join(bank.kinds)}.")
-            table[bank.kinds.index(name), column] = True
-    return table
+    """(kinds, classes): which object belongs to which class."""
+    for name in (name for objects in recipe.classes.values() for name in objects):
+        if name not in bank.kinds:
+            raise KdlibError(f"There is no object '{name}'. Valid: {', '.join(bank.kinds)}.")
+    return np.array([[kind in own for own in recipe.classes.values()] for kind in bank.kinds])
 
 
 def choose_objects(
@@ -169,21 +150,13 @@ def _too_few(recipe: Recipe, slot: int, label: np.int64) -> KdlibError:
 
 
 class Scenes(NamedTuple):
-    """A batch of scenes with the ground truth that photographs lack.
+    """A batch of scenes with the ground truth that photographs lack."""
 
-    Attributes:
-        images: (B, 3, H, W) uint8.
-        labels: (B,) int64.
-        objects: (B, n) int64, the kind of each object, the class's own ``attentions`` first.
-        owners: (B, H, W) uint8: which object is seen at a pixel, 1 + its position; 0 is background.
-        attentions: how many objects of each image define its class.
-    """
-
-    images: Tensor
-    labels: Tensor
-    objects: Tensor
-    owners: Tensor
-    attentions: int
+    images: Tensor  # (B, 3, H, W) uint8
+    labels: Tensor  # (B,) int64
+    objects: Tensor  # (B, n) int64: the kind of each, the class's own ``attentions`` first
+    owners: Tensor  # (B, H, W) uint8: the object seen at a pixel, 1 + its position; 0: background
+    attentions: int  # how many objects of each image define its class
 
     @property
     def masks(self) -> Tensor:
@@ -193,7 +166,7 @@ class Scenes(NamedTuple):
 
     @property
     def kinds(self) -> Tensor:
-        """(B, H, W) uint8: 1 + the kind of the object that is seen at a pixel; 0 is background."""
+        """(B, H, W) uint8: 1 + the kind of the object that is seen at a pixel; 0: background."""
         found = torch.cat([torch.zeros(len(self.objects), 1).long(), self.objects + 1], dim=1)
         return found.gather(1, self.owners.flatten(1).long()).view_as(self.owners).byte()
 
@@ -240,28 +213,19 @@ def scenes(split: str, attentions: int, distractors: int, size: int, indices: Te
 
 
 class Composition(NamedTuple):
-    """A split of a data set of scenes.
+    """A split of a data set of scenes."""
 
-    Attributes:
-        name: of the data set.
-        recipe: what its scenes consist of.
-        split: ``train`` or ``test``.
-        size: number of images; ``None`` for the split's own number.
-        bank: the objects.
-        train_bank: those of the training images, by whose colours all images are normalised.
-    """
-
-    name: str
+    name: str  # of the data set
     recipe: Recipe
-    split: str
-    size: int | None
+    split: str  # ``train`` or ``test``
+    size: int | None  # number of images; ``None`` for the split's own number
     bank: ObjectBank
-    train_bank: ObjectBank
+    train_bank: ObjectBank  # of training images, by whose colours all images are normalised
 
     @property
     def fingerprint(self) -> str:
         """Changes with whatever changes the images."""
-        return fingerprint((difficulty(), self.bank.source, self.recipe, self.split), ())
+        return fingerprint((difficulty(), self.bank.source, self.recipe, self.split))
 
     def cached(self, kind: str, taken: Callable[[Scenes], Arrays]) -> Arrays:
         """What is ``taken`` from each of its scenes, through the cache of that ``kind``."""
@@ -285,36 +249,29 @@ def _rounded(values: Tensor) -> Colour:
 
 
 def embedded(
-    split: str,
-    size: int | None = None,
-    image_size: int = 64,
-    attentions: int = 2,
-    distractors: int = 4,
-    **others: Any,
+    split: str, size: int | None, image_size: int, attentions: int, distractors: int, **others: Any
 ) -> Composition:
-    """The embedded scenes; options as in :func:`kdlib.data.load_data`."""
+    """The embedded scenes: made on the fly, no data root needed."""
     recipe = scene_recipe(attentions, distractors, image_size)
     return Composition("scenes", recipe, split, size, sprite_bank(), sprite_bank())
 
 
 def load_scenes(found: Callable[..., Composition], split: str, **options: Any) -> ImageData:
-    """Composed scenes with their labels and relevance: what ``found`` finds under the options."""
+    """Composed scenes, ``found`` under some options, with their labels and relevance."""
     return labelled(found(split, **options))
 
 
 def labelled(composition: Composition) -> ImageData:
     """The images of a composition with their labels and relevance."""
-    arrays = composition.cached("", _taken)
-    mean, std = composition.colours()
-    return ImageData(
-        images=torch.from_numpy(arrays["images"]),
-        labels=torch.from_numpy(arrays["labels"]),
-        classes=tuple(composition.recipe.classes),
-        mean=mean,
-        std=std,
-        fingerprint=composition.fingerprint,
-        relevance=partial(_relevance, arrays["relevance"], composition.recipe.size),
-    )
+    arrays, size = composition.cached("", _taken), composition.recipe.size
+
+    def relevance(indices: Tensor) -> Tensor:
+        bits = np.unpackbits(arrays["relevance"][indices.cpu().numpy()], axis=1, count=size * size)
+        return torch.from_numpy(bits.astype(bool)).view(-1, size, size)
+
+    images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
+    facts = (tuple(composition.recipe.classes), *composition.colours(), composition.fingerprint)
+    return ImageData(images, labels, *facts, relevance)
 
 
 def _taken(batch: Scenes) -> Arrays:
@@ -322,24 +279,15 @@ def _taken(batch: Scenes) -> Arrays:
     return {"images": batch.images.numpy(), "labels": batch.labels.numpy(), "relevance": relevance}
 
 
-def _relevance(packed: NDArray[np.uint8], size: int, indices: Tensor) -> Tensor:
-    bits = np.unpackbits(packed[indices.cpu().numpy()], axis=1, count=size * size)
-    return torch.from_numpy(bits.astype(bool)).view(-1, size, size)
-
-
 def load_scene_masks(found: Callable[..., Composition], split: str, **options: Any) -> ImageData:
     """As :func:`load_scenes`, but each pixel has a class: background, or the kind of its object."""
     composition = found(split, **options)
-    masks = composition.cached("-masks", lambda scenes: {"masks": scenes.kinds.numpy()})["masks"]
-    return unlabelled(
-        labelled(composition),
-        "masks",
-        classes=("background", *composition.bank.kinds),
-        masks=torch.from_numpy(masks),
-    )
+    arrays = composition.cached("-masks", lambda batch: {"masks": batch.kinds.numpy()})
+    masks, classes = torch.from_numpy(arrays["masks"]), ("background", *composition.bank.kinds)
+    return unlabelled(labelled(composition), "masks", classes=classes, masks=masks)
 
 
 def unlabelled(data: ImageData, truth: str, **changes: Any) -> ImageData:
     """The same images with another ``truth`` in the place of their labels."""
-    labels, digest = torch.zeros_like(data.labels), fingerprint((truth, data.fingerprint), ())
+    labels, digest = torch.zeros_like(data.labels), fingerprint((truth, data.fingerprint))
     return replace(data, labels=labels, fingerprint=digest, relevance=None, **changes)

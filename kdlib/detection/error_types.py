@@ -1,11 +1,11 @@
 """What a detector does wrong, and what each kind of error costs: TIDE (arXiv 2008.08115)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from kdlib.detection.data import Objects
+from kdlib.detection.detector import Detections
 from kdlib.detection.evaluation import (
     Detected,
     Pairs,
@@ -15,33 +15,14 @@ from kdlib.detection.evaluation import (
     overlapping,
     truth_rows,
 )
-from kdlib.detection.models import Detections
+from kdlib.detection.objects import Objects
 
 FOREGROUND = 0.5  # t_f: from this IoU on an object of the right class is found
 BACKGROUND = 0.1  # t_b: up to this IoU there is nothing
 RIGHT, LEFT_OUT = "right", "left_out"
-# Of detections; and of objects that no repair of a detection can find.
 ERRORS = ("cls", "loc", "both", "dupe", "bkg", "miss")
+"""Of detections; and the last one of objects that no repair of a detection can find."""
 RECALLS = np.linspace(0, 1, 101)  # COCO's
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """What becomes of every detection and every object.
-
-    Attributes:
-        types: (D,) str: :data:`RIGHT`; the error, one of :data:`ERRORS`; or :data:`LEFT_OUT`
-            where it lies on a crowd, and is neither.
-        targets: (D,) int64, the row of the object that it found (right) or would have found with
-            another class (cls) or another box (loc); -1 without one.
-        found: (M,) bool, the objects that a right detection has.
-        missed: (M,) bool, the objects that count and that no detection has or aims at.
-    """
-
-    types: np.ndarray
-    targets: np.ndarray
-    found: np.ndarray
-    missed: np.ndarray
 
 
 def error_types(
@@ -84,12 +65,30 @@ def error_types(
     verdicts = judged(found, truth)
     asked = np.bincount(truth.kinds[~truth.crowd], minlength=classes)
     base = ap50(curve_points(found, verdicts), asked, asked > 0)
-    repaired = oracles(found, truth, verdicts, asked)
-    gains = {name: ap50(points, wanted, asked > 0) - base for name, points, wanted in repaired}
-    return {
-        name: {"count": count, "dap": max(gains[name], 0.0)}
-        for name, count in error_counts(verdicts, truth).items()
+    gains = {
+        name: ap50(points, wanted, asked > 0) - base
+        for name, points, wanted in _oracles(found, truth, verdicts, asked)
     }
+    counts = _counts(verdicts, truth)
+    return {name: {"count": counts[name], "dap": max(gains[name], 0.0)} for name in counts}
+
+
+class Verdicts(NamedTuple):
+    """What becomes of every detection and every object.
+
+    Attributes:
+        types: (D,) str: :data:`RIGHT`; the error, one of :data:`ERRORS`; or :data:`LEFT_OUT`
+            where it lies on a crowd, and is neither.
+        targets: (D,) int64, the row of the object that it found (right) or would have found with
+            another class (cls) or another box (loc); -1 without one.
+        found: (M,) bool, the objects that a right detection has.
+        missed: (M,) bool, the objects that count and that no detection has or aims at.
+    """
+
+    types: np.ndarray
+    targets: np.ndarray
+    found: np.ndarray
+    missed: np.ndarray
 
 
 def judged(found: Detected, truth: Truth) -> Verdicts:
@@ -98,8 +97,8 @@ def judged(found: Detected, truth: Truth) -> Verdicts:
     on_crowd = truth.crowd[pairs.truth]
     same = found.kinds[pairs.found] == truth.kinds[pairs.truth]
     counted = pairs.where(~on_crowd)
-    targets = matched(counted.where(same[~on_crowd]), len(found))
-    types, aims = mistakes(counted, same[~on_crowd], len(found))
+    targets = _matched(counted.where(same[~on_crowd]), len(found.kinds))
+    types, aims = _mistakes(counted, same[~on_crowd], len(found.kinds))
     in_crowd = pairs.found[on_crowd & same & (pairs.iou >= FOREGROUND)]
     types[in_crowd] = LEFT_OUT
     types[targets >= 0] = RIGHT
@@ -110,7 +109,7 @@ def judged(found: Detected, truth: Truth) -> Verdicts:
     return Verdicts(types, targets, has, ~aimed & ~truth.crowd)
 
 
-def matched(pairs: Pairs, detections: int) -> np.ndarray:
+def _matched(pairs: Pairs, detections: int) -> np.ndarray:
     """COCO's greedy matching: the surest detection first takes the object it overlaps most.
 
     Args:
@@ -130,24 +129,23 @@ def matched(pairs: Pairs, detections: int) -> np.ndarray:
     return targets
 
 
-def mistakes(pairs: Pairs, same: np.ndarray, detections: int) -> tuple[np.ndarray, np.ndarray]:
+def _mistakes(pairs: Pairs, same: np.ndarray, detections: int) -> tuple[np.ndarray, np.ndarray]:
     """What would be wrong with each detection if it found nothing, see :func:`error_types`.
 
     Returns:
         The types (D,) str and the rows (D,) int64 of the objects aimed at, -1 without one.
     """
-    mine, my_iou = nearest(pairs.where(same), detections)
-    others, others_iou = nearest(pairs.where(~same), detections)
+    mine, my_iou = _nearest(pairs.where(same), detections)
+    others, others_iou = _nearest(pairs.where(~same), detections)
     loc = (my_iou >= BACKGROUND) & (my_iou < FOREGROUND)
     cls = ~loc & (others_iou >= FOREGROUND)
     dupe = my_iou >= FOREGROUND
     bkg = np.maximum(my_iou, others_iou) <= BACKGROUND
     types = np.select([loc, cls, dupe, bkg], ["loc", "cls", "dupe", "bkg"], "both")
-    aims = np.select([loc, cls], [mine, others], -1)
-    return types.astype(object), aims
+    return types.astype(object), np.select([loc, cls], [mine, others], -1)
 
 
-def nearest(pairs: Pairs, detections: int) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(pairs: Pairs, detections: int) -> tuple[np.ndarray, np.ndarray]:
     """The object that each detection overlaps most: its row (D,), -1 without one, and the IoU."""
     order = np.lexsort((-pairs.truth, pairs.iou, pairs.found))
     objects, iou = np.full(detections, -1), np.zeros(detections)
@@ -156,18 +154,17 @@ def nearest(pairs: Pairs, detections: int) -> tuple[np.ndarray, np.ndarray]:
     return objects, iou
 
 
-def error_counts(verdicts: Verdicts, truth: Truth) -> dict[str, int]:
+def _counts(verdicts: Verdicts, truth: Truth) -> dict[str, int]:
     """How often each error occurs."""
-    counts = {name: int((verdicts.types == name).sum()) for name in ERRORS}
-    counts["miss"] = int(verdicts.missed.sum())
     wrong = ~np.isin(verdicts.types, (RIGHT, LEFT_OUT))
     missing = ~verdicts.found & ~truth.crowd
+    counts = {name: int((verdicts.types == name).sum()) for name in ERRORS}
+    counts["miss"] = int(verdicts.missed.sum())
     return {**counts, "false_pos": int(wrong.sum()), "false_neg": int(missing.sum())}
 
 
-@dataclass(frozen=True)
-class Points:
-    """The detections that count, before they are made a curve of precision over recall.
+class Points(NamedTuple):
+    """Detections, before they become a curve of precision over recall.
 
     Attributes:
         kinds: (D,) int64.
@@ -188,45 +185,37 @@ def curve_points(found: Detected, verdicts: Verdicts) -> Points:
     return Points(found.kinds, found.scores, right, verdicts.types != LEFT_OUT)
 
 
-def oracles(
+def _oracles(
     found: Detected, truth: Truth, verdicts: Verdicts, asked: np.ndarray
 ) -> Iterator[tuple[str, Points, np.ndarray]]:
-    """The detections and the number of objects a class (C,) after each repair."""
+    """The detections and the number of objects per class (C,) after each repair."""
     points, types = curve_points(found, verdicts), verdicts.types
     for name in ("both", "dupe", "bkg"):
-        yield name, replace(points, counted=points.counted & (types != name)), asked
-    first = first_to_aim(found, verdicts)
-    for name in ("cls", "loc"):
-        better = first & (types == name)
-        yield name, repaired(points, truth, verdicts, better, types == name), asked
-    yield "miss", points, asked - of_class(truth, verdicts.missed, asked)
-    yield "false_pos", replace(points, counted=points.right), asked
-    yield "false_neg", points, of_class(truth, verdicts.found, asked)
+        yield name, points._replace(counted=points.counted & (types != name)), asked
+    first = _first_to_aim(found, verdicts)
+    for name in ("cls", "loc"):  # the first become right, with their object's class; others vanish
+        better, kinds = first & (types == name), points.kinds.copy()
+        kinds[better] = truth.kinds[verdicts.targets[better]]
+        kept = points.counted & ((types != name) | better)
+        yield name, Points(kinds, points.scores, points.right | better, kept), asked
+    missed, hit = (
+        np.bincount(truth.kinds[chosen], minlength=len(asked))
+        for chosen in (verdicts.missed, verdicts.found)
+    )
+    yield "miss", points, asked - missed
+    yield "false_pos", points._replace(counted=points.right), asked
+    yield "false_neg", points, hit
 
 
-def first_to_aim(found: Detected, verdicts: Verdicts) -> np.ndarray:
+def _first_to_aim(found: Detected, verdicts: Verdicts) -> np.ndarray:
     """(D,) bool: the surest of the errors that aim at one object that nothing has found."""
-    first = np.zeros(len(found), bool)
+    first = np.zeros(len(found.kinds), bool)
     free = (verdicts.types != RIGHT) & (verdicts.targets >= 0)
     free[free] = ~verdicts.found[verdicts.targets[free]]
     rows = np.flatnonzero(free)
     rows = rows[np.argsort(-found.scores[rows], kind="stable")]
     first[rows[np.unique(verdicts.targets[rows], return_index=True)[1]]] = True
     return first
-
-
-def repaired(
-    points: Points, truth: Truth, verdicts: Verdicts, better: np.ndarray, wrong: np.ndarray
-) -> Points:
-    """Those ``better`` become right, with the class of their object; the other ``wrong`` vanish."""
-    kinds = points.kinds.copy()
-    kinds[better] = truth.kinds[verdicts.targets[better]]
-    return Points(kinds, points.scores, points.right | better, points.counted & (~wrong | better))
-
-
-def of_class(truth: Truth, chosen: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """The number (C,) of chosen objects (M,) of each class."""
-    return np.bincount(truth.kinds[chosen], minlength=len(asked))
 
 
 def ap50(points: Points, asked: np.ndarray, classes: np.ndarray) -> float:
@@ -245,13 +234,13 @@ def ap50(points: Points, asked: np.ndarray, classes: np.ndarray) -> float:
     kinds, right = points.kinds[kept], points.right[kept]
     starts = np.searchsorted(kinds, np.arange(len(asked) + 1))
     found = [
-        average_precision(right[starts[kind] : starts[kind + 1]], int(asked[kind]))
+        _average_precision(right[starts[kind] : starts[kind + 1]], int(asked[kind]))
         for kind in np.flatnonzero(classes & ((asked > 0) | (np.diff(starts) > 0)))
     ]
     return float(np.mean(found)) if found else 1.0
 
 
-def average_precision(right: np.ndarray, asked: int) -> float:
+def _average_precision(right: np.ndarray, asked: int) -> float:
     """Mean of the best precision at or beyond each of 101 recalls.
 
     Args:

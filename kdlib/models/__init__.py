@@ -43,7 +43,6 @@ _tapped = partial(_torchvision, "TappedNetwork", True)
 _segmenter = partial(_model, "kdlib.frskd.segmentation", task="segmentation")
 _detector = partial(_model, "kdlib.detection.models", task="detection")
 _resnet = partial(_tapped, logits="fc", stages=("layer1", "layer2", "layer3", "layer4"))
-_pyramid = partial(_detector, "with_pyramid", True)
 WIDE = (32, 64, 128, 256)
 MOBILE_STAGES = ("features.3", "features.6", "features.13", "features.18")
 MODELS: dict[str, Model] = {
@@ -73,13 +72,16 @@ MODELS: dict[str, Model] = {
     "scenes_ssd_tiny": _detector("scenes_ssd", widths=(4, 4, 8, 16)),
     "scenes_retinanet": _detector("scenes_retinanet", widths=(16, 16, 32, 64), pyramid=48),
     "scenes_retinanet_tiny": _detector("scenes_retinanet", widths=(4, 4, 8, 16), pyramid=8),
-    "ssd300_vgg16": _detector("ssd300_vgg16", True),
-    "ssdlite320_mobilenet_v3_large": _detector("ssdlite320_mobilenet_v3_large", True),
-    "retinanet_resnet50_fpn": _pyramid(build="retinanet_resnet50_fpn", backbone="resnet50"),
-    "fasterrcnn_mobilenet_v3_large_fpn": _pyramid(
-        build="fasterrcnn_mobilenet_v3_large_fpn", backbone="mobilenet_v3_large"
-    ),
-    "fasterrcnn_resnet50_fpn": _pyramid(build="fasterrcnn_resnet50_fpn", backbone="resnet50"),
+    **{
+        name: _detector("torchvision_detector", True, network=name)
+        for name in (
+            "ssd300_vgg16",
+            "ssdlite320_mobilenet_v3_large",
+            "retinanet_resnet50_fpn",
+            "fasterrcnn_mobilenet_v3_large_fpn",
+            "fasterrcnn_resnet50_fpn",
+        )
+    },
 }
 BUILT_IN = frozenset(MODELS)
 DETECTOR_OPTIONS = ("image_size", "mean", "std")
@@ -128,7 +130,7 @@ def register_model(
         name: a new one, or one that was registered before.
         build: makes the network.
         task: ``classification``; ``segmentation``, with logits (B, K, H, W); or ``detection``, for
-            a :class:`kdlib.detection.models.Detector`.
+            a :class:`kdlib.detection.detector.Detector`.
         stages: for networks that return logits.
         image_size: pixels a side of the image with which a network is tried when it is built.
 
@@ -188,9 +190,6 @@ def create_model(name: str, num_classes: int, **options: Any) -> "nn.Module":
         raise KdlibError(f"Model '{name}' has no options: remove {given}, or choose another model.")
     checked_options(options, valid, f"model '{name}'")
     if finds:
-        from kdlib.detection.models import check_input
-
-        check_input(**{option: options.get(option) for option in DETECTOR_OPTIONS})
         options = {option: value for option, value in options.items() if value is not None}
     build = resolve_name(model.build) if isinstance(model.build, str) else model.build
     return build(num_classes, **model.options, **options)

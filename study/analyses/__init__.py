@@ -1,7 +1,12 @@
-"""What trained networks show beyond their accuracy, measured once and kept beside their records.
+"""What trained networks show beyond their accuracy: measured once, kept beside their records.
 
-Weights are not committed, so all that needs them is measured where they lie (:mod:`.batch`) and
-written as ``analysis.json``, a small file of its own; figures and notebooks read that
-(:mod:`.files`). A measure a room: :mod:`.calibration`, :mod:`.robustness` under
-:mod:`.corruptions`, :mod:`.spectra` of attention maps, and the :mod:`.maps` themselves.
+Weights are not committed, so all that needs them is measured where they lie (:mod:`.measure`);
+figures and notebooks read the files that it writes (:mod:`.files`).
 """
+
+ANALYSIS_FILE = "analysis.json"
+MAPS_FILE = "attention_maps.safetensors"
+ANSWERS_FILE = "answers.safetensors"
+
+# What is analysed where nothing else is asked for; ``teacher`` stands for the networks that taught.
+KEY_METHODS = ("teacher", "student", "kd", "at", "dct", "release_a", "at+kd", "dct+kd")

@@ -1,104 +1,35 @@
 """Methods compared by their accuracy."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from kdlib.errors import KdlibError
 from study.figures.style import (
     COLUMN,
-    NEUTRAL,
-    PALETTE,
     ROW,
-    TEACHER_COLOUR,
-    curve,
+    curves,
     dot,
-    figure_style,
+    drawn_from,
+    interval_of,
     legend,
-    look,
     methods_of,
-    name_of,
     named_rows,
     new_figure,
     no_difference,
-    reference,
     rows_height,
+    seed_points,
     seeds_text,
-    shown,
 )
-from study.names import difference_name
+from study.figures.tables import KEY_METHODS, gains, students_of, with_interval, without_variants
+from study.names import NEUTRAL, PALETTE, TEACHER_COLOUR, difference_name, look, name_of
 from study.records import load_histories, student_settings, teacher_runs
-from study.statistics import (
-    claims_table,
-    paired_comparison,
-    paired_values,
-    smallest_effect,
-    t_interval,
-)
+from study.statistics import claims_table, paired_comparison, paired_values, smallest_effect
 
-# What the tables of the figures have in common.
-# What a reader can tell apart in one panel; the other methods are in the tables.
-KEY_METHODS = (
-    "student", "kd", "at", "at_equal_scale", "release_a", "parseval_twin", "dct", "dct+kd",
-)  # fmt: skip
-
-
-def students_of(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the table's one student setting.
-
-    Raises:
-        KdlibError: there are several settings.
-    """
-    settings = student_settings(table)
-    if len(settings) > 1:
-        raise KdlibError("The runs have several settings; choose one by its 'setting'.")
-    return table[table["setting"].isin(settings)]
-
-
-def without_variants(students: pd.DataFrame) -> pd.DataFrame:
-    """Runs without FRSKD's variants, for which it stands itself.
-
-    They are notebook 10's, and what the published weights do to so short a training would leave
-    the other methods no room on an axis.
-    """
-    return students[~students["method"].str.startswith("frskd_")]
-
-
-def with_teacher_label(table: pd.DataFrame, methods: Sequence[str], file: str) -> pd.DataFrame:
-    """The chosen methods' runs that have a file, and their teachers' labelled ``teacher``.
-
-    Of the table's one setting; empty without such a student, for a teacher alone, which other
-    students may have had too, is no comparison.
-    """
-    students = students_of(table)
-    kept = students["directory"].map(lambda directory: (Path(directory) / file).exists())
-    chosen = students[students["label"].isin(methods) & kept.astype(bool)]
-    if chosen.empty:
-        return chosen
-    teachers = teacher_runs(table, chosen["setting"].iloc[0]).assign(label="teacher")
-    return pd.concat([teachers, chosen])
-
-
-def with_interval(rows: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
-    """Mean of a column in each group with its 95 % interval (missing with one value) and n."""
-    found = []
-    for key, values in rows.groupby(keys)[column]:
-        low, high = t_interval(values.to_numpy(float))
-        identity = dict(zip(keys, key, strict=True))
-        found.append(
-            {**identity, "mean": values.mean(), "low": low, "high": high, "n": len(values)}
-        )
-    return pd.DataFrame(found)
-
-
-# Methods compared by their accuracy.
 NOISE_PAIR = ("dct", "parseval_twin")
 GAUGED = (NOISE_PAIR, ("dct", "at_equal_scale"), ("dct", "release_a"), ("dct", "at"), ("dct", "kd"))
-GAINS = (("dct", "at"), ("dct", "student"))
+WITH_KD = "+kd"
+PAIRS = ((PALETTE[0], "o"), (PALETTE[1], "D"), (PALETTE[2], "s"), (PALETTE[4], "^"))
 
 
 def method_accuracy_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -111,6 +42,33 @@ def method_accuracy_table(table: pd.DataFrame) -> pd.DataFrame:
     return runs.merge(with_interval(runs, ["label"], "top1"), on="label")
 
 
+@drawn_from(method_accuracy_table)
+def method_accuracy(data: pd.DataFrame) -> Figure:
+    """Top-1 of each method: mean with 95 % interval, seeds as small points, best on top.
+
+    A method alone (filled) and with KD (hollow) share a row, by whose method alone rows are sorted.
+    """
+    students = data[data["label"] != "teacher"].sort_values("label")
+    alone = students["label"].str.replace(WITH_KD, "", regex=False)
+    order = list(students.groupby(alone)["mean"].first().sort_values().index)
+    figure, (axes,) = new_figure(COLUMN, 0.7 + rows_height(len(order)))
+    for label, colour in (("teacher", TEACHER_COLOUR), ("student", NEUTRAL)):
+        for mean in data.loc[data["label"] == label, "mean"].head(1):
+            axes.axvline(100 * mean, color=colour, ls="--", lw=0.9)
+            axes.annotate(
+                label, (100 * mean, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                textcoords="offset points", ha="center", fontsize=7, color=colour,
+            )  # fmt: skip
+    for label, runs in students.groupby("label"):
+        row = order.index(label.replace(WITH_KD, ""))
+        seed_points(axes, label, 100 * runs["top1"], row)
+        dot(axes, label, interval_of(runs.iloc[0], "mean"), row)
+    named_rows(axes, [name_of(label) for label in order])
+    intervals = f"95 % intervals of {seeds_text(students)}"
+    axes.set_xlabel(f"top-1 accuracy (%)\nhollow: with KD\n{intervals}")
+    return figure
+
+
 def paired_differences_table(table: pd.DataFrame) -> pd.DataFrame:
     """A row a claim about top-1, as :func:`study.statistics.claims_table` judges it."""
     claims = claims_table(table)
@@ -119,16 +77,42 @@ def paired_differences_table(table: pd.DataFrame) -> pd.DataFrame:
     return claims[(claims["metric"] == "top1") & (claims["n"] > 1)].reset_index(drop=True)
 
 
-def training_curves_table(
-    table: pd.DataFrame, methods: Sequence[str] = KEY_METHODS
-) -> pd.DataFrame:
+@drawn_from(paired_differences_table)
+def paired_differences(data: pd.DataFrame) -> Figure:
+    """Forest plot of the claims: paired difference with 95 % interval, and the verdict."""
+    claims = data[::-1].to_dict("records")
+    figure, (axes,) = new_figure(COLUMN, 0.75 + rows_height(len(claims)))
+    no_difference(axes, 100 * smallest_effect("top1"))
+    for row, claim in enumerate(claims):
+        dot(axes, claim["method"], interval_of(claim), row)
+        axes.annotate(
+            claim["verdict"], (1.02, row), xycoords=("axes fraction", "data"),
+            va="center", fontsize=6.5,
+        )  # fmt: skip
+    named_rows(axes, [difference_name(claim["method"], claim["baseline"]) for claim in claims])
+    axes.set_xlabel("difference in top-1 (points)")
+    return figure
+
+
+def training_curves_table(table: pd.DataFrame) -> pd.DataFrame:
     """``label``, ``epoch``; ``mean``, ``low`` and ``high`` (extremes) of monitored accuracy."""
     students = students_of(table)
-    chosen = students[students["label"].isin(methods)]
+    chosen = students[students["label"].isin(KEY_METHODS)]
     if chosen.empty:
         return pd.DataFrame()
     groups = load_histories(chosen).groupby(["label", "epoch"])["accuracy"]
     return groups.agg(mean="mean", low="min", high="max", n="size").reset_index()
+
+
+@drawn_from(training_curves_table)
+def training_curves(data: pd.DataFrame) -> Figure:
+    """Monitored accuracy over epochs: mean of the seeds, and their extremes as a band."""
+    figure, (axes,) = new_figure(COLUMN, 2.7)
+    curves(axes, data, "epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="epoch", ylabel="top-1 accuracy (%)")
+    legend(figure, methods_of(data))
+    return figure
 
 
 def noise_gauge_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -151,112 +135,12 @@ def noise_gauge_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True).assign(noise=noise.resolvable)
 
 
-def attentions_gain_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Gain of DCT over AT and over the student alone, in every setting that has both.
-
-    Columns: ``attentions``, those of :class:`study.statistics.Comparison`. Empty with fewer
-    than two values of ``attentions``.
-    """
-    rows = []
-    for setting in student_settings(table):
-        runs = table[table["setting"] == setting]
-        for pair in GAINS:
-            if set(pair) <= set(runs["label"]):
-                found = vars(paired_comparison(runs, *pair))
-                rows.append({"attentions": int(runs["attentions"].iloc[0]), **found})
-    gains = pd.DataFrame(rows)
-    if gains.empty or gains["attentions"].nunique() < 2:
-        return pd.DataFrame()
-    return gains.sort_values(["baseline", "attentions"]).reset_index(drop=True)
-
-
-def architecture_gain_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Gain of each method over the student alone, for students of several architectures.
-
-    Columns: ``student`` and ``teacher`` (networks), those of
-    :class:`study.statistics.Comparison`. Methods that one architecture alone has are left out,
-    and all are where there is but one.
-    """
-    rows = []
-    for setting in student_settings(table):
-        runs = table[table["setting"] == setting]
-        taught = [label for label in dict.fromkeys(runs["label"]) if label != "student"]
-        for label in taught if "student" in set(runs["label"]) else []:
-            networks = runs.loc[runs["label"] == label, ["student", "teacher"]].iloc[0]
-            rows.append({**networks, **vars(paired_comparison(runs, label, "student"))})
-    gains = pd.DataFrame(rows, columns=["student", "teacher", "method", "n"] if not rows else None)
-    gains = gains[gains["n"] > 0]
-    networks = gains.groupby("method")["student"].transform("nunique")
-    return gains[networks > 1].reset_index(drop=True)
-
-
-WITH_KD = "+kd"
-PAIRS = ((PALETTE[0], "o"), (PALETTE[1], "D"), (PALETTE[2], "s"), (PALETTE[4], "^"))
-
-
-@figure_style()
-def method_accuracy(table: pd.DataFrame) -> Figure:
-    """Top-1 of each method: mean with 95 % interval, seeds as small points, best on top.
-
-    A method alone (filled) and with KD (hollow) share a row, by whose method alone rows are sorted.
-    """
-    data = shown(method_accuracy_table(table))
-    students = data[data["label"] != "teacher"].sort_values("label")
-    alone = students["label"].str.replace(WITH_KD, "", regex=False)
-    order = list(students.groupby(alone)["mean"].first().sort_values().index)
-    figure, (axes,) = new_figure(COLUMN, 0.7 + rows_height(len(order)))
-    reference(axes, data, "teacher", TEACHER_COLOUR)
-    reference(axes, data, "student", NEUTRAL)
-    for label, runs in students.groupby("label"):
-        row = order.index(str(label).replace(WITH_KD, ""))
-        seeds = 100 * runs["top1"], [row - 0.27] * len(runs)
-        axes.plot(*seeds, "o", c=look(str(label)).colour, ms=2, alpha=0.6, mew=0)
-        dot(axes, str(label), 100 * runs.iloc[0][["mean", "low", "high"]], row)
-    named_rows(axes, [name_of(label) for label in order])
-    intervals = f"95 % intervals of {seeds_text(students)}"
-    axes.set_xlabel(f"top-1 accuracy (%)\nhollow: with KD\n{intervals}")
-    return figure
-
-
-@figure_style()
-def paired_differences(table: pd.DataFrame) -> Figure:
-    """Forest plot of the claims: paired difference with 95 % interval, and the verdict."""
-    data = shown(paired_differences_table(table))[::-1]
-    figure, (axes,) = new_figure(COLUMN, 0.75 + rows_height(len(data)))
-    no_difference(axes, 100 * smallest_effect("top1"))
-    for row, claim in enumerate(data.to_dict("records")):
-        values = pd.Series(claim)[["difference", "low", "high"]].astype(float)
-        dot(axes, claim["method"], 100 * values, row)
-        axes.annotate(
-            claim["verdict"], (1.02, row), xycoords=("axes fraction", "data"),
-            va="center", fontsize=6.5,
-        )  # fmt: skip
-    names = [difference_name(*pair) for pair in data[["method", "baseline"]].to_numpy()]
-    named_rows(axes, names)
-    axes.set_xlabel("difference in top-1 (points)")
-    return figure
-
-
-@figure_style()
-def training_curves(table: pd.DataFrame) -> Figure:
-    """Monitored accuracy over epochs: mean of the seeds, and their extremes as a band."""
-    data = shown(training_curves_table(table))
-    figure, (axes,) = new_figure(COLUMN, 2.7)
-    for label in methods_of(data):
-        curve(axes, label, data[data["label"] == label], "epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="epoch", ylabel="top-1 accuracy (%)")
-    legend(figure, methods_of(data))
-    return figure
-
-
-@figure_style()
-def noise_gauge(table: pd.DataFrame) -> Figure:
+@drawn_from(noise_gauge_table)
+def noise_gauge(data: pd.DataFrame) -> Figure:
     """DCT against its twin, which differs in nothing but noise, beside DCT against its rivals.
 
     The band is the mean difference that so many seeds could tell from noise.
     """
-    data = shown(noise_gauge_table(table))
     pairs = list(dict.fromkeys(data["pair"]))[::-1]
     figure, (axes,) = new_figure(COLUMN, 0.75 + 1.3 * ROW * len(pairs))
     no_difference(axes, 100 * data["noise"].iloc[0])
@@ -269,30 +153,62 @@ def noise_gauge(table: pd.DataFrame) -> Figure:
     return figure
 
 
-@figure_style()
-def attentions_gain(table: pd.DataFrame) -> Figure:
+def attentions_gain_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Gain of DCT over AT and over the student alone, in every setting that has both.
+
+    Columns: ``attentions``, those of :class:`study.statistics.Comparison`. Empty with fewer
+    than two values of ``attentions``.
+    """
+    rows: list[dict] = []
+    for setting in student_settings(table):
+        runs = table[table["setting"] == setting]
+        number = int(runs["attentions"].iloc[0])
+        rows += gains(runs, (("dct", "at"), ("dct", "student")), attentions=number)
+    found = pd.DataFrame(rows)
+    if found.empty or found["attentions"].nunique() < 2:
+        return pd.DataFrame()
+    return found.sort_values(["baseline", "attentions"]).reset_index(drop=True)
+
+
+@drawn_from(attentions_gain_table)
+def attentions_gain(data: pd.DataFrame) -> Figure:
     """Gain of DCT over AT and over the student alone, by ``attentions``, with 95 % bands."""
-    data = shown(attentions_gain_table(table))
     figure, (axes,) = new_figure(COLUMN, 2.5)
     axes.axhline(0, color=NEUTRAL, lw=0.8)
     for baseline, gain in data.groupby("baseline"):
-        style, number = look(str(baseline)), gain["attentions"]
-        label = f"DCT − {name_of(str(baseline))}"
-        axes.plot(
-            number, 100 * gain["difference"], "-", marker=style.marker, c=style.colour, label=label
-        )
-        band = 100 * gain["low"], 100 * gain["high"]
-        axes.fill_between(number, *band, color=style.colour, alpha=0.15, lw=0)
+        style, number = look(baseline), gain["attentions"]
+        mean, low, high = interval_of(gain)
+        name = f"DCT − {name_of(baseline)}"
+        axes.plot(number, mean, "-", marker=style.marker, c=style.colour, label=name)
+        axes.fill_between(number, low, high, color=style.colour, alpha=0.15, lw=0)
     axes.set_xticks(sorted(set(data["attentions"])))
     axes.set(xlabel="attentions (objects that define a class)", ylabel="gain in top-1 (points)")
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
-@figure_style()
-def architecture_gain(table: pd.DataFrame) -> Figure:
+def architecture_gain_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Gain of each method over the student alone, for students of several architectures.
+
+    Columns: ``student`` and ``teacher`` (networks), those of
+    :class:`study.statistics.Comparison`. Methods that one architecture alone has are left out,
+    and all are where there is but one.
+    """
+    rows: list[dict] = []
+    for setting in student_settings(table):
+        runs = table[table["setting"] == setting]
+        taught = [label for label in dict.fromkeys(runs["label"]) if label != "student"]
+        for label in taught:
+            networks = runs.loc[runs["label"] == label, ["student", "teacher"]].iloc[0]
+            rows += gains(runs, [(label, "student")], **networks)
+    found = pd.DataFrame(rows, columns=None if rows else ["student", "method"])
+    networks = found.groupby("method")["student"].transform("nunique")
+    return found[networks > 1].reset_index(drop=True)
+
+
+@drawn_from(architecture_gain_table)
+def architecture_gain(data: pd.DataFrame) -> Figure:
     """Gain of each method over the student alone, a colour a pair of teacher and student."""
-    data = shown(architecture_gain_table(table))
     pairs = list(dict.fromkeys(zip(data["teacher"], data["student"], strict=True)))
     order = list(data.groupby("method")["difference"].mean().sort_values().index)
     figure, (axes,) = new_figure(COLUMN, 1.0 + 1.25 * rows_height(len(order)))
@@ -302,7 +218,7 @@ def architecture_gain(table: pd.DataFrame) -> Figure:
         own = data[data["student"] == student].set_index("method")
         for row, method in enumerate(order):
             if method in own.index:
-                mean, low, high = 100 * own.loc[method, ["difference", "low", "high"]].astype(float)
+                mean, low, high = interval_of(own.loc[method])
                 place = row + 0.25 - shift
                 axes.plot([low, high], [place, place], c=colour, lw=1.2)
                 axes.plot(mean, place, marker, c=colour, ms=4)

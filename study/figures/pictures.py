@@ -5,11 +5,10 @@ A figure is closed when it is made: a notebook shows what a cell returns, and sh
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import hsv_to_rgb
+from matplotlib.colors import ListedColormap, hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
@@ -19,7 +18,8 @@ from torch.nn import functional
 
 from kdlib.data.image_data import IGNORED
 from kdlib.losses.dct import dct_matrix
-from study.figures.style import PALETTE, figure_style
+from study.figures.style import figure_style, new_figure
+from study.names import PALETTE
 
 HEAT, SIGNED = "inferno", "RdBu_r"
 HEAT_OPACITY = 0.55
@@ -27,6 +27,27 @@ LEGIBLE_TITLE = 0.95  # inches of a side above which titles have their full size
 SMALLEST_RANGE = 1e-12
 HUE_STEP = 0.618034  # the golden ratio: no two of the first hues are alike
 BACKGROUND_GREY = 0.12
+ATOMS = ListedColormap([*PALETTE, "#e6e6e6"])  # the most frequent ones, and all others
+ATOM_SIDE = 1.15  # inches of a picture's side
+
+
+def as_picture(image: Tensor) -> NDArray[np.uint8]:
+    """An image (3, H, W) as matplotlib shows it, (H, W, 3)."""
+    return image.permute(1, 2, 0).numpy()
+
+
+def picture_panels(
+    rows: int, columns: int, width: float, height: float
+) -> tuple[Figure, list[Axes]]:
+    """A figure of ``width`` and ``height`` inches, and its panels row by row, without axes."""
+    tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
+    return new_figure(width, height, columns, rows, bare=True, layout=tight)
+
+
+def enlarged(attention: Tensor, image: Tensor) -> NDArray[np.float32]:
+    """A map (h, w) at the size of an image (3, H, W), cell by cell."""
+    maps, size = attention[None, None].float(), tuple(image.shape[1:])
+    return functional.interpolate(maps, size=size, mode="nearest")[0, 0].numpy()
 
 
 @figure_style()
@@ -38,17 +59,16 @@ def image_grid(
     Args:
         images: the images.
         titles: one an image.
-        columns: images a row.
+        columns: images per row.
         side: inches of an image's side.
     """
     rows = -(-len(images) // columns)
     height = side + (0.17 if titles else 0.04)
     type_size = 8 * min(1, side / LEGIBLE_TITLE)
-    figure, grid = panels(rows, columns, (side + 0.06) * columns, height * rows)
-    for position, axes in enumerate(grid.flat):
-        if position < len(images):
-            axes.imshow(as_picture(images[position]))
-            axes.set_title(titles[position] if titles else "", pad=2, fontsize=type_size)
+    figure, panels = picture_panels(rows, columns, (side + 0.06) * columns, height * rows)
+    for axes, image, title in zip(panels, images, titles or [""] * len(images), strict=False):
+        axes.imshow(as_picture(image))
+        axes.set_title(title, pad=2, fontsize=type_size)
     return figure
 
 
@@ -68,14 +88,14 @@ def named_maps(
         signed: colours run from minus to plus the largest magnitude, white at 0; else from the
             least value (dark) to the largest (bright).
         one_scale: the same colours mean the same values in all maps; else each has its own.
-        columns: maps a row.
+        columns: maps per row.
         side: inches of a map's side.
     """
     columns = min(columns, len(maps))
     rows = -(-len(maps) // columns)
-    figure, grid = panels(rows, columns, (side + 0.1) * columns, (side + 0.3) * rows)
+    figure, panels = picture_panels(rows, columns, (side + 0.1) * columns, (side + 0.3) * rows)
     together = torch.cat([values.flatten() for values in maps.values()])
-    for axes, (name, values) in zip(grid.flat, maps.items(), strict=False):
+    for axes, (name, values) in zip(panels, maps.items(), strict=False):
         low, high = _limits(together if one_scale else values, signed)
         axes.imshow(values.numpy(), cmap=SIGNED if signed else HEAT, vmin=low, vmax=high)
         axes.set_title(name)
@@ -100,23 +120,17 @@ def attention_overlays(image: Tensor, maps: Mapping[str, Sequence[Tensor]]) -> F
         image: (3, H, W) uint8.
         maps: network's name -> its maps (h, w).
     """
-    stages = max(map(len, maps.values()))
-    figure, grid = panels(len(maps), stages + 1, 1.4 * (stages + 1), 1.5 * len(maps))
-    for line, (name, stage_maps) in zip(grid, maps.items(), strict=True):
-        line[0].imshow(as_picture(image))
-        line[0].set_title(name)
-        for number, (axes, values) in enumerate(zip(line[1:], stage_maps, strict=False), 1):
-            overlay(axes, image, values)
+    columns = 1 + max(map(len, maps.values()))
+    figure, panels = picture_panels(len(maps), columns, 1.4 * columns, 1.5 * len(maps))
+    for row, (name, stages) in enumerate(maps.items()):
+        first, *others = panels[row * columns : (row + 1) * columns]
+        first.imshow(as_picture(image))
+        first.set_title(name)
+        for number, (axes, values) in enumerate(zip(others, stages, strict=False), 1):
+            axes.imshow(as_picture(image).mean(2), cmap="gray")
+            axes.imshow(enlarged(values, image), cmap=HEAT, alpha=HEAT_OPACITY)
             axes.set_title(f"stage {number}: {values.shape[0]} px")
     return figure
-
-
-def overlay(axes: Axes, image: Tensor, attention: Tensor) -> None:
-    """Draw an attention map (h, w) over an image (3, H, W) uint8, cell by cell."""
-    axes.imshow(as_picture(image).mean(2), cmap="gray")
-    size = tuple(image.shape[1:])
-    heat = functional.interpolate(attention[None, None].float(), size=size, mode="nearest")
-    axes.imshow(heat[0, 0].numpy(), cmap=HEAT, alpha=HEAT_OPACITY)
 
 
 def draw_boxes(axes: Axes, boxes: Tensor, names: Sequence[str], relevant: int) -> None:
@@ -155,16 +169,37 @@ def mask_pictures(masks: Tensor) -> Tensor:
     return table[masks.long()].permute(0, 3, 1, 2)
 
 
-def as_picture(image: Tensor) -> NDArray[np.uint8]:
-    """An image (3, H, W) as matplotlib shows it, (H, W, 3)."""
-    return image.permute(1, 2, 0).numpy()
+@figure_style()
+def label_pictures(images: Tensor, maps: Mapping[str, Tensor]) -> Figure:
+    """An image a column; below it the atoms that dominate its pixels, a stage a row.
+
+    Within a row a colour is one atom in all images. The most frequent atoms of these images have
+    a colour each; the others share a light one.
+
+    Args:
+        images: (N, 3, H, W) uint8.
+        maps: name of a stage -> (N, h, w), the dominating atom.
+    """
+    rows, columns = 1 + len(maps), len(images)
+    figure, panels = new_figure(ATOM_SIDE * columns, 1.08 * ATOM_SIDE * rows, columns, rows)
+    for axes in panels:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for axes, image in zip(panels, images, strict=False):
+        axes.imshow(as_picture(image))
+    for row, (name, labels) in enumerate(maps.items(), 1):
+        line = panels[row * columns : (row + 1) * columns]
+        line[0].set_ylabel(name)
+        for axes, ranks in zip(line, _ranked(labels), strict=True):
+            axes.imshow(
+                ranks.numpy(), cmap=ATOMS, vmin=0, vmax=len(PALETTE), interpolation="nearest"
+            )
+    return figure
 
 
-def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray]:
-    """A figure of ``width`` and ``height`` inches, and its panels (rows, columns), without axes."""
-    tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
-    figure, grid = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout=tight)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    plt.close(figure)
-    return figure, grid
+def _ranked(labels: Tensor) -> Tensor:
+    """Labels by how frequent they are, the most frequent 0; all that have no colour share one."""
+    counts = torch.bincount(labels.flatten())
+    ranks = torch.empty_like(counts)
+    ranks[counts.argsort(descending=True, stable=True)] = torch.arange(len(counts))
+    return ranks[labels].clamp_max(len(PALETTE))

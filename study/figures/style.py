@@ -1,11 +1,12 @@
-"""The one style of all figures: size, palette, and a fixed colour and marker for each method."""
+"""The one style of all figures: how they are made, drawn, and written to disk."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -18,95 +19,57 @@ from matplotlib.lines import Line2D
 
 from kdlib.errors import KdlibError
 from kdlib.files import write_atomic, write_json
-from study.names import method_order, name_of
+from study.names import NEUTRAL, look, method_order, name_of
 
 COLUMN, PAGE = 3.5, 7.16  # widths in inches of a column and of a page of the journal
-PALETTE = sns.color_palette("colorblind").as_hex()
-TEACHER_COLOUR = "#222222"
-NEUTRAL = "#666666"
-
-
-class Look(NamedTuple):
-    """How a method is drawn. Modified methods keep their family's colour and marker.
-
-    ``filled`` is false for methods with KD added, ``line`` is dashed for gated ones.
-    """
-
-    colour: str
-    marker: str
-    filled: bool
-    line: str
-
-    @property
-    def face(self) -> str:
-        """Colour inside the marker."""
-        return self.colour if self.filled else "white"
-
-
-FAMILIES: dict[str, tuple[str, str]] = {
-    "teacher": (TEACHER_COLOUR, "*"),
-    "student": (NEUTRAL, "o"),
-    "kd": (PALETTE[5], "s"),
-    "at": (PALETTE[0], "D"),
-    "at_equal_scale": (PALETTE[9], "d"),
-    "dct": (PALETTE[1], "o"),
-    "release_a": (PALETTE[3], "^"),
-    "release_b": (PALETTE[3], "v"),
-    "parseval_twin": (PALETTE[2], "X"),
-    "newl2": (PALETTE[2], "P"),
-    "ours": (PALETTE[4], "p"),
-    "fitnet": (PALETTE[4], "<"),
-    "pkt": (PALETTE[2], "v"),
-    "vid": (PALETTE[8], "s"),
-    "crd": (PALETTE[0], ">"),
-    "semckd": (PALETTE[3], "P"),
-    "sp": (PALETTE[9], "<"),
-    "rkd": (PALETTE[5], ">"),
-    "dkd": (PALETTE[4], "D"),
-    "reviewkd": (PALETTE[8], "X"),
-    "logit_std": (PALETTE[5], "p"),
-    "famkd": (PALETTE[2], "*"),
-    "frskd": (PALETTE[4], "^"),
-    "frskd_dct": (PALETTE[4], "o"),
-    "frskd_pixels": (PALETTE[4], "v"),
-    "srm": (PALETTE[2], "D"),
-    "srm_logits": (PALETTE[1], "D"),
-    "kd_cls": (PALETTE[1], "s"),
-    "loc": (PALETTE[9], "v"),
-    "kd_loc": (PALETTE[0], "^"),
-    "kd_cls_loc": (PALETTE[3], "o"),
-}
-CONTROL = (PALETTE[6], "h")
-
-
-def look(label: str) -> Look:
-    """Colour, marker, filling and line of a method's label, such as ``dct+gate [weight=3]``.
-
-    A method without a family of its own is drawn as a control.
-    """
-    base, *modifiers = label.split(" [")[0].split("+")
-    colour, marker = FAMILIES.get(base, CONTROL)
-    return Look(colour, marker, "kd" not in modifiers, "--" if "gate" in modifiers else "-")
+ROW, TALLEST = 0.21, 8.3  # height in inches of a method's row, and of all rows together
+NO_EFFECT = "#e8e8e8"  # the band in which a difference does not matter
+PNG_BYTES = 300 * 1024
+RESOLUTIONS = (160, 110, 80)  # dots per inch, the first that fits
+STYLE = {
+    "font.size": 8.0, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5, "legend.fontsize": 7, "lines.linewidth": 1.2, "axes.linewidth": 0.7,
+    "grid.linewidth": 0.5, "lines.markersize": 4.5, "legend.frameon": False,
+    "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 120,
+    "pdf.fonttype": 42, "svg.hashsalt": "kdlib",
+}  # fmt: skip
 
 
 @contextmanager
 def figure_style() -> Iterator[None]:
     """The paper style of seaborn, with type that stays legible at column width."""
-    settings = {
-        "font.size": 8.0, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7.5,
-        "ytick.labelsize": 7.5, "legend.fontsize": 7, "lines.linewidth": 1.2, "axes.linewidth": 0.7,
-        "grid.linewidth": 0.5, "lines.markersize": 4.5, "legend.frameon": False,
-        "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 120,
-        "pdf.fonttype": 42, "svg.hashsalt": "kdlib",
-    }  # fmt: skip
-    style = {**sns.axes_style("whitegrid"), **sns.plotting_context("paper"), **settings}
-    with mpl.rc_context({k: v for k, v in style.items() if k in mpl.rcParams}):
+    style = {**sns.axes_style("whitegrid"), **sns.plotting_context("paper"), **STYLE}
+    with mpl.rc_context({name: value for name, value in style.items() if name in mpl.rcParams}):
         yield
 
 
-# A figure on disk: pdf, png and, beside them, where it comes from. The same bytes every time.
-PNG_BYTES = 300 * 1024
-RESOLUTIONS = (160, 110, 80)  # dots an inch, the first that fits
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and its table, both made from the runs of ``study.records.load_records``.
+
+    Called with runs, it draws them, and raises a KdlibError where these have nothing to show.
+    """
+
+    table: Callable[[pd.DataFrame], pd.DataFrame]
+    draw: Callable[[pd.DataFrame], Figure]
+
+    def __call__(self, runs: pd.DataFrame) -> Figure:
+        """The figure of these runs."""
+        return self.of(self.table(runs))
+
+    def of(self, data: pd.DataFrame) -> Figure:
+        """The figure of a table that was made before."""
+        if data.empty:
+            raise KdlibError("These runs have nothing to show here; see study.figures.")
+        with figure_style():
+            return self.draw(data)
+
+
+def drawn_from(
+    table: Callable[[pd.DataFrame], pd.DataFrame],
+) -> Callable[[Callable[[pd.DataFrame], Figure]], Drawing]:
+    """Pairs the function below, which draws a table, with the one that makes it from runs."""
+    return lambda draw: Drawing(table, draw)
 
 
 def figure_provenance(runs: pd.DataFrame, drawn: pd.DataFrame) -> dict[str, Any]:
@@ -139,9 +102,8 @@ def save_figure(figure: Figure, path: Path, provenance: Mapping[str, Any]) -> li
     figure.set_layout_engine("none")
     # Appended, not replaced: a name may hold a dot.
     pdf, png, beside = (Path(f"{path}{suffix}") for suffix in (".pdf", ".png", ".json"))
-    write_atomic(
-        pdf, lambda file: figure.savefig(file, format="pdf", metadata={"CreationDate": None})
-    )
+    undated: dict[str, Any] = {"format": "pdf", "metadata": {"CreationDate": None}}
+    write_atomic(pdf, lambda file: figure.savefig(file, **undated))
     write_atomic(png, lambda file: _save_small_png(figure, file))
     write_json(beside, json.loads(json.dumps(provenance)))
     return [pdf, png, beside]
@@ -155,21 +117,19 @@ def _save_small_png(figure: Figure, file: Path) -> None:
     raise KdlibError(f"{file.name} is larger than {PNG_BYTES} bytes; draw less in one figure.")
 
 
-# What the figures have in common: panels, dots with intervals, rows of methods, legends.
-ROW = 0.21  # inches of height that a method's row takes
-TALLEST = 8.3  # inches that all rows together may take, on a page
-SEEN_AS_NOTHING = "#e8e8e8"  # the band in which a difference does not matter
+def new_figure(
+    width: float, height: float, columns: int = 1, rows: int = 1, bare: bool = False, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure in inches and its panels row by row, without axes where ``bare``.
 
-
-def shown(data: pd.DataFrame) -> pd.DataFrame:
-    """The table itself.
-
-    Raises:
-        KdlibError: it is empty.
+    It is closed at once: a notebook shows what a cell returns, not twice.
     """
-    if data.empty:
-        raise KdlibError("These runs have nothing to show here; see study.figures.")
-    return data
+    options = {"layout": "constrained", "squeeze": False, **options}
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), **options)
+    plt.close(figure)
+    for one in axes.flat if bare else ():
+        one.set_axis_off()
+    return figure, list(axes.flat)
 
 
 def rows_height(count: int) -> float:
@@ -177,21 +137,11 @@ def rows_height(count: int) -> float:
     return min(ROW * count, TALLEST)
 
 
-def new_figure(
-    width: float, height: float, columns: int = 1, rows: int = 1, **options: Any
-) -> tuple[Figure, list[Axes]]:
-    """A figure in inches. It is closed at once: a notebook shows what a cell returns, not twice."""
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **options
-    )
-    plt.close(figure)
-    return figure, list(axes.flat)
-
-
-def dot(axes: Axes, label: str, values: pd.Series, row: float, vertical: bool = False) -> None:
+def dot(
+    axes: Axes, label: str, values: Iterable[float], row: float, *, vertical: bool = False
+) -> None:
     """Mean, low and high as a marker with its interval; without interval where it is missing."""
-    mean, low, high = values
-    style = look(label)
+    (mean, low, high), style = values, look(label)
     if not np.isnan(low):
         line = ([low, high], [row, row])
         axes.plot(*(line[::-1] if vertical else line), style.line, c=style.colour, lw=1.2)
@@ -199,37 +149,43 @@ def dot(axes: Axes, label: str, values: pd.Series, row: float, vertical: bool = 
     axes.plot(*place, style.marker, c=style.colour, mfc=style.face, ms=4.5)
 
 
-def curve(axes: Axes, label: str, data: pd.DataFrame, x: str, scale: float = 100) -> None:
-    """A method's ``mean`` over ``x`` with the band from ``low`` to ``high``, in percent."""
-    style = look(label)
-    axes.plot(
-        data[x], scale * data["mean"], style.line, c=style.colour, marker=style.marker,
-        mfc=style.face, markevery=max(1, len(data) // 5),
-    )  # fmt: skip
-    band = scale * data["low"].astype(float), scale * data["high"].astype(float)
-    axes.fill_between(data[x], *band, color=style.colour, alpha=0.12, lw=0)
+def seed_points(axes: Axes, label: str, values: pd.Series, row: float) -> None:
+    """The runs of a method, as small points below its mean."""
+    places = [row - 0.27] * len(values)
+    axes.plot(values, places, "o", c=look(label).colour, ms=2, alpha=0.6, mew=0)
 
 
-def reference(axes: Axes, data: pd.DataFrame, label: str, colour: str) -> None:
-    """A vertical line at a method's mean, named on top."""
-    values = 100 * data.loc[data["label"] == label, "mean"]
-    if len(values):
-        place = (values.iloc[0], 1.0)
-        axes.axvline(place[0], color=colour, ls="--", lw=0.9)
-        axes.annotate(
-            label, place, xycoords=("data", "axes fraction"), xytext=(0, 2),
-            textcoords="offset points", ha="center", fontsize=7, color=colour,
+def interval_of(row: Mapping[Any, Any], mean: str = "difference") -> tuple[float, float, float]:
+    """Mean, low and high of a table's row, in percent."""
+    return 100 * row[mean], 100 * row["low"], 100 * row["high"]
+
+
+def curves(axes: Axes, data: pd.DataFrame, x: str) -> None:
+    """Each method's ``mean`` over ``x`` with the band from ``low`` to ``high``, in percent."""
+    for label in methods_of(data):
+        own, style = data[data["label"] == label], look(label)
+        axes.plot(
+            own[x], 100 * own["mean"], style.line, c=style.colour, marker=style.marker,
+            mfc=style.face, markevery=max(1, len(own) // 5),
         )  # fmt: skip
+        band = 100 * own["low"].astype(float), 100 * own["high"].astype(float)
+        axes.fill_between(own[x], *band, color=style.colour, alpha=0.12, lw=0)
+
+
+def student_alone(axes: Axes, values: Iterable[float]) -> None:
+    """A dashed line at what a student without a teacher reaches, in percent."""
+    for value in values:
+        axes.axhline(100 * value, color=NEUTRAL, ls="--", lw=0.9)
 
 
 def no_difference(axes: Axes, half: float = 0) -> None:
     """A vertical line at 0; and a band of ``half`` to either side, in which nothing matters."""
     if half:
-        axes.axvspan(-half, half, color=SEEN_AS_NOTHING, lw=0)
+        axes.axvspan(-half, half, color=NO_EFFECT, lw=0)
     axes.axvline(0, color=NEUTRAL, lw=0.8)
 
 
-def named_rows(axes: Axes, names: list[str]) -> None:
+def named_rows(axes: Axes, names: Sequence[str]) -> None:
     """Rows 0, 1, ... from the bottom, with their names."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
@@ -241,10 +197,12 @@ def methods_of(data: pd.DataFrame) -> list[str]:
     return sorted(set(data["label"]), key=method_order)
 
 
-def legend(figure: Figure, labels: list[str], extra: list[Any] | None = None) -> None:
+def legend(
+    figure: Figure, labels: Iterable[str], extra: Sequence[Line2D] = (), columns: int | None = None
+) -> None:
     """The methods' markers above the panels, where they cover nothing."""
-    entries = [entry(label) for label in labels] + (extra or [])
-    columns = 3 if figure.get_figwidth() < PAGE else 6
+    columns = columns or (3 if figure.get_figwidth() < PAGE else 6)
+    entries = [entry(label) for label in labels] + list(extra)
     figure.legend(handles=entries, loc="outside upper center", ncols=columns)
 
 

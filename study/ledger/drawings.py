@@ -6,9 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from study.figures.style import COLUMN, NEUTRAL, PAGE, figure_style, look, name_of
+from study.figures.style import COLUMN, PAGE, figure_style
 from study.ledger.page import METRICS
 from study.ledger.rows import SCENE_DATASETS, published_numbers
+from study.names import NEUTRAL, look, name_of
 
 TITLES = {"top1": "top-1", "top5": "top-5", "mca": "mean class accuracy"}
 ROW = 0.26  # inches of height that a method takes

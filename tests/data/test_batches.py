@@ -1,88 +1,186 @@
-"""Batches: the same epoch again and again, whatever the batch size; augmentation that fits."""
+"""Batches: the same epoch again and again, whatever the batch size; augmentation as published."""
 
+import numpy as np
 import pytest
 import torch
+from photographs import numbered
+from torchvision.transforms import v2
 
-from kdlib.data.batches import Batches, parts_of
-from kdlib.data.image_data import ImageData
+from kdlib.data import batches as module
+from kdlib.data.batches import Batch, Batches, mixture, output_count, parts_of, with_rotations
+from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.errors import KdlibError
+from kdlib.tasks import MIXTURES
+
+CLASSES = 16
+PLAIN = ((0.0,) * 3, (1 / 255,) * 3, "digest")
+NAMES = tuple(map(str, range(200)))
 
 
-def numbered(count: int = 10, size: int = 6) -> ImageData:
-    """Images whose pixels tell which image, row and column they are."""
+def images(count: int = 10, size: int = 6) -> ImageData:
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (count, 3, size, size), generator=generator).byte()
-    labels = torch.arange(count)
-    names = tuple(str(index) for index in range(count))
-    return ImageData(images, labels, names, (0.0,) * 3, (1 / 255,) * 3, "fingerprint")
+    pixels = torch.randint(0, 256, (count, 3, size, size), generator=generator).byte()
+    return ImageData(pixels, torch.arange(count), NAMES[:count], *PLAIN)
 
 
-def epoch(batch_size: int, *augmentation: str, seed: int = 1, number: int = 0):
-    batches = list(Batches(numbered(), batch_size, augmentation).epoch(seed, number))
-    wholes = [(batch.images, batch.labels, batch.indices) for batch in batches]
-    return tuple(torch.cat(parts) for parts in zip(*wholes, strict=True))
+def masked(count: int = 40) -> ImageData:
+    """Images whose pixels' value is their class, so that one shows where the other went."""
+    stream = torch.Generator().manual_seed(0)
+    masks = torch.randint(0, 200, (count, 16, 16), generator=stream, dtype=torch.uint8)
+    pixels = masks[:, None].expand(-1, 3, -1, -1).contiguous()
+    return ImageData(pixels, torch.zeros(count).long(), NAMES, *PLAIN, masks=masks)
 
 
-def test_every_image_comes_once_in_an_epoch():
-    assert sorted(epoch(3)[1].tolist()) == list(range(10))
+def epoch(data: ImageData, size: int, *augmentation: str, seed: int = 1, number: int = 0):
+    made = list(Batches(data, size, augmentation).epoch(seed, number))
+    return tuple(torch.cat(parts) for parts in zip(*(batch[:3] for batch in made), strict=True))
 
 
-def test_the_batch_size_shifts_neither_order_nor_augmentation():
-    for mine, theirs in zip(epoch(3, "flip", "crop"), epoch(7, "flip", "crop"), strict=True):
-        assert torch.equal(mine, theirs)
+def same(one, other) -> bool:
+    return all(torch.equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
 
 
-def test_seeds_and_epochs_give_other_orders():
-    orders = [epoch(5, seed=s, number=n)[2].tolist() for s, n in ((1, 0), (1, 1), (2, 0))]
+EVERY = [
+    (images(), "flip", "crop"),
+    (numbered(), "flip", "random_crop"),
+    (masked(10), "flip", "crop"),
+]
+
+
+@pytest.mark.parametrize(("data", "flip", "cut"), EVERY, ids=["images", "photographs", "masks"])
+def test_an_epoch_is_a_function_of_seed_and_number_alone(data, flip, cut):
+    first = epoch(data, 3, flip, cut)
+    assert same(first, epoch(data, 3, flip, cut)) and same(first, epoch(data, 7, flip, cut))
+    assert sorted(first[2].tolist()) == list(range(10))
+    assert torch.equal(first[2], epoch(data, 5)[2]), "augmentation moves the order"
+    assert not torch.equal(first[0], epoch(data, 3, flip, cut, number=1)[0])
+    orders = [epoch(data, 5, seed=s, number=n)[2].tolist() for s, n in ((1, 0), (1, 1), (2, 0))]
     assert len({tuple(order) for order in orders}) == 3
 
 
-def test_augmentation_leaves_the_order_alone():
-    assert torch.equal(epoch(5)[2], epoch(5, "flip", "crop")[2])
-
-
-def test_flip_mirrors_some_images_and_leaves_the_others():
-    images, _, indices = epoch(5, "flip")
-    plain = numbered().images[indices].float()
-    same = (images.round() == plain).flatten(1).all(1)
-    mirrored = (images.round() == plain.flip(-1)).flatten(1).all(1)
-    assert (same | mirrored).all() and same.any() and mirrored.any()
-
-
-def test_crop_shifts_by_four_pixels_at_most():
-    images, _, indices = epoch(5, "crop")
-    plain = numbered().images[indices].float()
-    padded = torch.nn.functional.pad(plain, [4] * 4)
-    for image, wide in zip(images.round(), padded, strict=True):
+def test_flip_mirrors_some_images_and_crop_shifts_them_by_four_pixels_at_most():
+    data = images()
+    made, _, indices = epoch(data, 5, "flip")
+    plain = data.images[indices].float()
+    kept = (made.round() == plain).flatten(1).all(1)
+    mirrored = (made.round() == plain.flip(-1)).flatten(1).all(1)
+    assert (kept | mirrored).all() and kept.any() and mirrored.any()
+    made, _, indices = epoch(data, 5, "crop")
+    padded = torch.nn.functional.pad(data.images[indices].float(), [4] * 4)
+    for image, wide in zip(made.round(), padded, strict=True):
         windows = [wide[:, y : y + 6, x : x + 6] for y in range(9) for x in range(9)]
         assert any(torch.equal(image, window) for window in windows)
 
 
-def test_images_are_normalised():
-    data = numbered()
-    batch = next(Batches(data, 10).in_order())
-    assert torch.allclose(batch.images, data.images.float(), atol=1e-3)
-    assert len(Batches(data, 4)) == 3
+def test_masks_are_mirrored_and_shifted_with_their_images():
+    data, moved = masked(), 0
+    for batch in Batches(data, 16, ("flip", "crop")).epoch(0, 0):
+        inside = batch.labels != IGNORED
+        assert torch.equal(batch.images[:, 1].round().long()[inside], batch.labels[inside])
+        assert not batch.images[:, 1][~inside].any()
+        assert (batch.labels[:, 4:-4, 4:-4] < 200).all()
+        moved += int((batch.labels != data.masks[batch.indices]).flatten(1).any(1).sum())
+    assert moved > 30
 
 
-def test_an_unknown_augmentation_is_refused():
-    with pytest.raises(KdlibError, match="Unknown augmentation 'flop'.*Did you mean 'flip'"):
-        Batches(numbered(), 3, ("flop",))
+@pytest.mark.parametrize("fits", [True, False])
+def test_images_in_order_are_normalised_wherever_they_are_held(monkeypatch, fits):
+    monkeypatch.setattr(module, "_fits", lambda size, device: fits)
+    data = images()
+    held = Batches(data, 4, ("flip", "crop", "mixup", "sla"))
+    made = list(held.in_order())
+    assert len(held) == len(made) == 3 and all(batch.mixed is None for batch in made)
+    assert held.images is data.images
+    found = torch.cat([batch.images for batch in made])
+    assert torch.allclose(found, data.images.float(), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("data", "names", "says"),
+    [
+        (images(), ("flop",), "Unknown augmentation 'flop'.*Did you mean 'flip'"),
+        (images(), ("mixup", "cutmix"), "Choose one of mixup and cutmix"),
+        (images(), ("random_crop",), "'random_crop'.*use 'crop'"),
+        (masked(), ("sla",), "'sla' changes the label.*pixels have labels. Valid: flip, crop"),
+    ],
+)
+def test_an_augmentation_that_does_not_fit_is_refused(data, names, says):
+    with pytest.raises(KdlibError, match=says):
+        Batches(data, 3, names)
 
 
 @pytest.mark.parametrize(
     ("count", "size", "lengths"),
-    [
-        (8, 4, [4, 4]),
-        (9, 4, [4, 5]),
-        (10, 4, [4, 4, 2]),
-        (3, 1, [1, 1, 1]),
-        (1, 4, [1]),
-        (2, 4, [2]),
-    ],
+    [(8, 4, [4, 4]), (9, 4, [4, 5]), (10, 4, [4, 4, 2]), (3, 1, [1, 1, 1]), (1, 4, [1])],
 )
 def test_no_image_is_left_alone_in_the_last_batch(count, size, lengths):
     """A batch norm of maps of one pixel would have one value, and nothing to take a mean of."""
     parts = parts_of(torch.arange(count), size)
     assert [len(part) for part in parts] == lengths
     assert torch.cat(parts).tolist() == list(range(count))
+
+
+def some(count: int = 6, size: int = 8) -> Batch:
+    made = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return Batch(made, torch.arange(count) % CLASSES, torch.arange(count))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mixup_is_that_of_torchvision(seed):
+    made = mixture(some(), "mixup", np.random.default_rng(seed))
+    share = np.random.default_rng(seed).beta(0.2, 0.2)
+    theirs = v2.MixUp(alpha=0.2, num_classes=CLASSES)
+    expected = theirs.transform(some().images, {"lam": share, "labels": None, "batch_size": 6})
+    torch.testing.assert_close(made.images, expected)
+    assert made.mixed.share == share and torch.equal(made.labels, some().labels)
+    assert made.mixed.labels.tolist() == [5, 0, 1, 2, 3, 4]
+
+
+def test_cutmix_pastes_one_box_of_the_area_that_was_drawn_and_counts_its_pixels():
+    differences = []
+    for seed in range(200):
+        plain, stream = some(2, 64), np.random.default_rng(seed)
+        made = mixture(plain, "cutmix", stream)
+        taken = (made.images != plain.images).any(1)
+        expected = torch.where(taken[:, None], plain.images.roll(1, 0), plain.images)
+        assert torch.equal(made.images, expected) and torch.equal(taken[0], taken[1])
+        rows, columns = taken[0].nonzero(as_tuple=True)
+        if len(rows):
+            assert len(rows) == (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
+        assert made.mixed.share == pytest.approx(1 - len(rows) / 64**2)
+        differences.append(made.mixed.share - np.random.default_rng(seed).beta(1, 1))
+    assert min(differences) > -0.04, "the border can only take of the box"
+    assert (np.abs(differences) < 0.04).mean() > 0.2
+
+
+def test_rotations_are_classes_the_first_are_upright_and_mixed_images_turn_too():
+    plain = mixture(some(), "mixup", np.random.default_rng(0))
+    turned = with_rotations(plain, CLASSES)
+    assert output_count(CLASSES, ("flip", "sla")) == 64 and output_count(CLASSES, ("flip",)) == 16
+    for turns in range(4):
+        part = slice(6 * turns, 6 * turns + 6)
+        assert torch.equal(turned.images[part], torch.rot90(plain.images, turns, (2, 3)))
+        assert torch.equal(turned.labels[part], plain.labels + 16 * turns)
+        assert torch.equal(turned.mixed.labels[part], plain.mixed.labels + 16 * turns)
+        assert torch.equal(turned.indices[part], plain.indices)
+
+
+@pytest.mark.parametrize("name", [*MIXTURES, "sla"])
+def test_mixing_is_a_function_of_the_epoch_and_leaves_order_flips_and_crops(name):
+    data = images(40, 16)
+    plain, first, second, other = (
+        list(Batches(data, 16, ("flip", "crop", *names)).epoch(7, number))
+        for names, number in (((), 0), ((name,), 0), ((name,), 0), ((name,), 1))
+    )
+    for one, two, before in zip(first, second, plain, strict=True):
+        assert torch.equal(one.images, two.images) and torch.equal(one.labels, two.labels)
+        count = len(before.images)
+        assert torch.equal(one.indices[:count], before.indices)
+        assert torch.equal(one.labels[:count], before.labels)
+        if name == "mixup":
+            assert one.mixed.share == two.mixed.share
+            expected = before.images.lerp(before.images.roll(1, 0), 1 - one.mixed.share)
+            torch.testing.assert_close(one.images, expected)
+        if name == "sla":
+            assert torch.equal(one.images[:count], before.images)
+    assert not torch.equal(first[0].images, other[0].images)

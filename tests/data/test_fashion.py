@@ -2,91 +2,55 @@
 
 import gzip
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from data_files import FASHION, write_fashion
 
 from kdlib.data import load_data
-from kdlib.data.fashion import (
-    CLASSES,
-    COLOURS,
-    DEBIAN,
-    OUTFITS,
-    SHA256,
-    dyed,
-    import_dataset,
-    outfits,
-)
+from kdlib.data.fashion import CLASSES, COLOURS, FILES, OUTFITS, dyed
 from kdlib.errors import KdlibError
+from study.data_commands import DEBIAN, import_dataset
 
-needs_real_files = pytest.mark.skipif(
-    not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed"
+pytestmark = pytest.mark.usefixtures("own_cache")
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+def test_plain_and_gzipped_files_give_the_same_images(tmp_path):
+    roots = [write_fashion(tmp_path / str(packed), packed=packed) for packed in (False, True)]
+    plain, packed = (load_data("fashion_mnist", "train", image_size=32, data_root=r) for r in roots)
+    assert plain.images.shape == (60, 3, 32, 32) and plain.labels.dtype == torch.int64
+    assert torch.equal(plain.images, packed.images) and plain.fingerprint == packed.fingerprint
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-9], lambda content: b"\1" * 40, lambda content: b""]
 )
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("KDLIB_DATA", raising=False)
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_plain_and_gzipped_files_give_the_same_images(tmp_path, packed):
-    plain = load_data("fashion_mnist", "train", image_size=32, data_root=write_fashion(tmp_path))
-    root = write_fashion(tmp_path / "other", packed=packed)
-    other = load_data("fashion_mnist", "train", image_size=32, data_root=root)
-    assert plain.images.shape == (60, 3, 32, 32)
-    assert torch.equal(plain.images, other.images) and plain.fingerprint == other.fingerprint
-
-
-def test_the_data_root_can_come_from_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDLIB_DATA", str(write_fashion(tmp_path)))
-    assert len(load_data("fashion_mnist", "test", size=5, image_size=28)) == 5
-
-
-def test_a_missing_data_set_names_every_file_and_the_command(tmp_path):
-    with pytest.raises(KdlibError, match="is missing") as error:
-        load_data("fashion_mnist", "train", data_root=tmp_path)
-    assert all(name in str(error.value) for name in SHA256)
-    assert "kdlib data import" in str(error.value)
-
-
-def test_no_data_root_says_how_to_name_one():
-    with pytest.raises(KdlibError, match="KDLIB_DATA"):
-        load_data("fashion_mnist", "train")
-
-
-def test_a_data_root_that_is_no_folder_is_named(tmp_path):
-    with pytest.raises(KdlibError, match="not a folder"):
-        load_data("fashion_mnist", "train", data_root=tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: b"\1" * 40])
-def test_a_damaged_file_is_named(tmp_path, packed, damage):
+@pytest.mark.parametrize("name", [IMAGES, LABELS])
+def test_a_damaged_file_is_named(tmp_path, packed, damage, name):
     root = write_fashion(tmp_path, packed=packed)
-    name = "train-images-idx3-ubyte" + (".gz" if packed else "")
-    path = root / FASHION / name
+    path = root / FASHION / (name + ".gz" * packed)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(KdlibError, match="train-images.*(damaged|hold)"):
+    with pytest.raises(KdlibError, match=f"{name}.*(damaged|hold)"):
         load_data("fashion_mnist", "train", data_root=root)
 
 
-def test_files_of_unequal_length_are_refused(tmp_path):
+def test_files_that_do_not_belong_together_are_refused(tmp_path):
     root, other = write_fashion(tmp_path), write_fashion(tmp_path / "other", count=70)
-    name = "train-labels-idx1-ubyte"
-    shutil.copy(other / FASHION / name, root / FASHION / name)
+    shutil.copy(other / FASHION / LABELS, root / FASHION / LABELS)
     with pytest.raises(KdlibError, match="60, 28, 28.*70 labels"):
         load_data("fashion_mnist", "train", data_root=root)
-
-
-def test_a_label_out_of_range_is_refused(tmp_path):
-    path = write_fashion(tmp_path) / FASHION / "train-labels-idx1-ubyte"
+    path = write_fashion(tmp_path) / FASHION / LABELS
     path.write_bytes(path.read_bytes()[:-1] + bytes([len(CLASSES)]))
     with pytest.raises(KdlibError, match="labels from 0 to 9"):
         load_data("fashion_mnist", "train", data_root=tmp_path)
+
+
+def test_a_missing_file_names_all_and_the_command(tmp_path):
+    with pytest.raises(KdlibError, match="is missing") as error:
+        load_data("fashion_mnist", "train", data_root=tmp_path)
+    assert all(name in str(error.value) for name in (*FILES, "kdlib data import"))
 
 
 def test_an_outfit_has_no_garment_nor_colour_twice_and_shares_none_with_another():
@@ -98,24 +62,26 @@ def test_an_outfit_has_no_garment_nor_colour_twice_and_shares_none_with_another(
 
 
 @pytest.mark.parametrize(("attentions", "distractors"), [(1, 0), (2, 4), (3, 4), (4, 4)])
-def test_scenes_of_garments_compose(tmp_path, attentions, distractors):
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_scenes_of_garments_compose(tmp_path, attentions, distractors, task):
     data = load_data(
         "fashion_scenes", "train", size=40, image_size=32, data_root=write_fashion(tmp_path),
-        attentions=attentions, distractors=distractors,
+        attentions=attentions, distractors=distractors, task=task,
     )  # fmt: skip
     assert data.images.shape == (40, 3, 32, 32)
-    assert torch.bincount(data.labels).tolist() == [4] * 10
-    assert data.relevance(torch.arange(40)).any((1, 2)).all()
+    if task == "segmentation":
+        assert len(data.classes) == 51 and (data.masks > 0).any((1, 2)).all()
+    else:
+        assert torch.bincount(data.labels).tolist() == [4] * 10
+        assert data.relevance(torch.arange(40)).any((1, 2)).all()
 
 
-def test_more_distractors_than_the_outfits_allow_are_refused(tmp_path):
-    with pytest.raises(KdlibError, match="distractors"):
-        outfits("train", attentions=1, distractors=40, data_root=tmp_path)
-
-
-def test_scenes_need_every_garment_in_every_colour(tmp_path):
+def test_scenes_that_the_files_do_not_suffice_for_are_refused(tmp_path):
+    options = {"size": 10, "data_root": write_fashion(tmp_path, count=20)}
     with pytest.raises(KdlibError, match="too few photographs"):
-        load_data("fashion_scenes", "train", size=10, data_root=write_fashion(tmp_path, count=20))
+        load_data("fashion_scenes", "train", **options)
+    with pytest.raises(KdlibError, match="distractors is 40"):
+        load_data("fashion_scenes", "train", attentions=1, distractors=40, **options)
 
 
 def test_dyed_garments_are_transparent_where_the_photograph_is_black():
@@ -125,7 +91,7 @@ def test_dyed_garments_are_transparent_where_the_photograph_is_black():
     assert red.flatten()[2] > green.flatten()[2]
 
 
-@needs_real_files
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="dataset-fashion-mnist is not installed")
 def test_the_packaged_files_can_be_imported_and_read(tmp_path):
     root = tmp_path / "data"
     assert str(root / FASHION) in import_dataset("fashion_mnist", None, root)
@@ -136,27 +102,16 @@ def test_the_packaged_files_can_be_imported_and_read(tmp_path):
     assert scenes.images.shape == (20, 3, 64, 64)
 
 
-def test_importing_files_that_were_not_published_changes_nothing(tmp_path):
+def test_files_that_cannot_be_imported_are_named_and_nothing_changes(tmp_path):
     source = write_fashion(tmp_path / "source", packed=True) / FASHION
     with pytest.raises(KdlibError, match="not the published file"):
         import_dataset("fashion_mnist", source, tmp_path / "data")
-    assert not list((tmp_path / "data").rglob("*ubyte*"))
-
-
-def test_importing_a_damaged_archive_names_it(tmp_path):
-    source = write_fashion(tmp_path / "source", packed=True) / FASHION
-    path = source / "t10k-labels-idx1-ubyte.gz"
-    for name in SHA256:
+    for name in FILES:
         (source / f"{name}.gz").write_bytes(gzip.compress(b"x")[:-4])
     with pytest.raises(KdlibError, match="cannot be read"):
-        import_dataset("fashion_mnist", path.parent, tmp_path / "data")
-
-
-def test_importing_from_an_empty_folder_lists_what_is_expected(tmp_path):
-    with pytest.raises(KdlibError, match="train-images-idx3-ubyte"):
-        import_dataset("fashion_mnist", Path(tmp_path), tmp_path)
-
-
-def test_a_data_set_that_cannot_be_imported_is_refused(tmp_path):
+        import_dataset("fashion_mnist", source, tmp_path / "data")
+    with pytest.raises(KdlibError, match=IMAGES):
+        import_dataset("fashion_mnist", tmp_path, tmp_path)
     with pytest.raises(KdlibError, match="Unknown data set to import 'scenes'"):
         import_dataset("scenes", tmp_path, tmp_path)
+    assert not list((tmp_path / "data").rglob("*ubyte*"))

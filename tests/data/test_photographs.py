@@ -1,128 +1,221 @@
-"""Photographs: torchvision's pixels, windows to every edge, streams that nothing shifts."""
+"""Photographs: the lists' splits, torchvision's pixels, windows to every edge, damage named."""
 
+import threading
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
 import torch
-from photographs import photograph
+from photographs import (
+    numbered,
+    photograph,
+    write_ade20k,
+    write_mit67,
+    write_places365,
+    write_sun397,
+)
 from PIL import Image
 from torchvision import transforms
+from torchvision.datasets import Places365
 
-from kdlib.data import load_data
+from kdlib.data import listed, load_data
 from kdlib.data.batches import Batches
-from kdlib.data.image_data import ImageData
-from kdlib.data.photographs import Photographs, decoded, resized_shape, resized_side, worker_count
+from kdlib.data.photographs import decoded, resized_shape, resized_side, worker_count
 from kdlib.errors import KdlibError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 SIZES = [(60, 40), (40, 60), (33, 32), (200, 31), (32, 32), (29, 47)]
-SHAPE = (40, 32)
+EXPECTED = {
+    "mit67": (("airport_inside", "bakery"), [4, 4], [4, 4]),
+    "sun397": (("abbey", "bow_window/indoor", "airport"), [3, 3, 3], [3, 3, 3]),
+    "ade20k": (("abbey", "bakery", "misc", "zoo"), [1, 0, 2, 0], [0, 1, 1, 1]),
+    "places365": (("/a/airfield", "/b/bakery/shop"), [1, 1], [1, 1]),
+    "imagefolder": (("cat", "dog"), [6, 6], [6, 6]),
+}
+WRITERS = {"mit67": write_mit67, "sun397": write_sun397, "ade20k": write_ade20k}
 
 
-def numbered(count: int = 10, size: int = 28, read=None) -> ImageData:
-    """Photographs whose pixels tell which one they are of, and their row and column."""
-
-    def picture(position: int) -> np.ndarray:
-        rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
-        return np.stack([np.full(SHAPE, position), rows, columns], axis=-1).astype(np.uint8)
-
-    names = tuple(str(index) for index in range(count))
-    images = Photographs(read or picture, np.arange(count), size)
-    return ImageData(images, torch.arange(count), names, (0.0,) * 3, (1 / 255,) * 3, "digits")
+def write_folder(root: Path, test: str = "val") -> Path:
+    for number, size in enumerate(SIZES):
+        for name in ("cat", "dog"):
+            for split in ("train", test):
+                photograph(root / split / name / f"{number}.png", number, size)
+    return root
 
 
-def epoch(batch_size: int, *augmentation: str, number: int = 0, count: int = 10):
-    batches = Batches(numbered(count), batch_size, augmentation).epoch(1, number)
-    wholes = [(batch.images, batch.labels, batch.indices) for batch in batches]
-    images, labels, indices = (torch.cat(parts) for parts in zip(*wholes, strict=True))
-    return images.round().int(), labels, indices
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A data root that holds all of them, and the photographs of an image folder."""
+    write_places365(tmp_path, lambda name, value: monkeypatch.setattr(Places365, name, value))
+    for write in (*WRITERS.values(), write_folder):
+        write(tmp_path)
+    return tmp_path
+
+
+def load(root, name: str, split: str = "train", size: int | None = None):
+    return load_data(name, split, size=size, image_size=28, data_root=root)
+
+
+@pytest.mark.parametrize("name", listed())
+def test_splits_classes_and_labels_are_those_of_the_lists(root, name):
+    classes, train, test = EXPECTED[name]
+    for split, expected in (("train", train), ("test", test)):
+        data = load(root, name, split)
+        counts = torch.bincount(data.labels, minlength=len(data.classes)).tolist()
+        assert (data.classes, counts) == (classes, expected)
+        assert data.images.centres().shape == (sum(expected), 3, 28, 28)
+        listing = resolve_name(listed()[name])(split, root)
+        assert [listing.labels[n] for n in data.images.positions] == data.labels.tolist()
+    if name in ("mit67", "imagefolder", "sun397"):
+        names = [listing.names[n] for n in data.images.positions]
+        assert all(data.classes[k] in path for k, path in zip(data.labels, names, strict=True))
+        assert names != sorted(names), "the first are of all classes alike"
+
+
+def test_the_fingerprint_knows_the_content_and_not_the_place(root, tmp_path_factory):
+    first = load(root, "mit67").fingerprint
+    elsewhere = write_mit67(tmp_path_factory.mktemp("elsewhere"))
+    assert load(elsewhere, "mit67").fingerprint == first
+    photograph(elsewhere / "mit67" / "Images" / "bakery" / "train_0.jpg", 99)
+    assert load(elsewhere, "mit67").fingerprint != first
+    found = {
+        load(root, "mit67", "test").fingerprint,
+        load(root, "mit67", size=3).fingerprint,
+        first,
+    }
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize(("name", "total"), [("mit67", 60), ("sun397", 90)])
+def test_missing_photographs_are_counted_and_the_first_are_shown(tmp_path, name, total):
+    for path in sorted(WRITERS[name](tmp_path, 30).rglob("*[Tt]ra*.jpg"))[1:]:
+        path.unlink()
+    with pytest.raises(
+        KdlibError, match=f"{total - 1} of {total} photographs are missing"
+    ) as error:
+        load(tmp_path, name)
+    lines = str(error.value).splitlines()
+    assert sum(line.endswith(".jpg") for line in lines) == 20
+    assert any("more" in line for line in lines) and "To get them" in lines[-2]
+
+
+ADE20K = "ADEChallengeData2016/sceneCategories.txt"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "line", "says"),
+    [
+        ("mit67", "mit67/TrainImages.txt", "bakery", r"TrainImages\.txt, line 9: 'bakery'"),
+        ("mit67", "mit67/TestImages.txt", "../x.jpg", "line 9"),
+        ("mit67", "mit67/TestImages.txt", "church/x.jpg", r"(?s)TestImages\.txt has 3.*church"),
+        ("mit67", "mit67/TestImages.txt", "bakery/train_0.jpg", "in the training and in the test"),
+        ("sun397", "SUN397/Training_01.txt", "a/abbey/x.jpg", r"Training_01\.txt, line 10"),
+        ("sun397", "SUN397/Training_01.txt", "/a/../x.jpg", r"Training_01\.txt, line 10"),
+        ("sun397", "SUN397/Training_01.txt", "/a/attic/x.jpg", r"(?s)g_01\.txt has 4.*a/attic"),
+        ("sun397", "SUN397/ClassName.txt", "/a/attic", r"(?s)a/attic"),
+        ("ade20k", ADE20K, "ADE_val_00000009", "line 7"),
+        ("ade20k", ADE20K, "ADE_x_1 zoo", "line 7"),
+        ("mit67", "mit67/TrainImages.txt", None, r"TrainImages\.txt is empty"),
+        ("places365", "places365/places365_val.txt", None, r"val\.txt is not the published list"),
+    ],
+)
+def test_a_list_that_is_wrong_is_refused_with_its_line(root, name, file, line, says):
+    text = (root / file).read_text()
+    (root / file).write_text(f"{text}{line}\n" if line else "\n")
+    with pytest.raises(KdlibError, match=says):
+        load(root, name, "test" if name == "places365" else "train")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_folders_need_the_same_classes_in_both_splits_and_none_empty(tmp_path, split):
+    root = write_folder(tmp_path, "test")
+    assert load(root, "imagefolder", split).fingerprint == load(root, "imagefolder").fingerprint
+    (root / split / "bird").mkdir()
+    with pytest.raises(KdlibError, match="(?s)same classes.*bird"):
+        load(root, "imagefolder")
+    for other in ("train", "test"):
+        (root / other / "bird").mkdir(exist_ok=True)
+    with pytest.raises(KdlibError, match=f"{split}.*bird"):
+        load(root, "imagefolder", split)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_middle_is_torchvision_s_to_the_bit(tmp_path, size):
+def test_pixels_are_torchvision_s_to_the_bit(tmp_path, size):
     for split in ("train", "test"):
         photograph(tmp_path / split / "cat" / "1.png", 1, size)
-    theirs = transforms.Compose(
-        [transforms.Resize(resized_side(28)), transforms.CenterCrop(28), transforms.PILToTensor()]
-    )
-    data = load_data("imagefolder", "test", image_size=28, data_root=tmp_path)
-    with Image.open(tmp_path / "test" / "cat" / "1.png") as picture:
-        assert torch.equal(data.images.centres()[0], theirs(picture.convert("RGB")))
-
-
-def test_the_published_sizes():
+    path = str(tmp_path / "test" / "cat" / "1.png")
+    resize, cut = transforms.Resize(resized_side(28)), transforms.CenterCrop(28)
+    with Image.open(path) as picture:
+        resized = resize(picture.convert("RGB"))
+    found = load(tmp_path, "imagefolder", "test").images.centres()[0]
+    assert torch.equal(found, transforms.PILToTensor()(cut(resized)))
+    assert np.array_equal(decoded(path, resized_side(28)), np.asarray(resized))
+    assert decoded(path, 32).shape == (*resized_shape(path, 32), 3)
+    assert decoded(path).shape == (*size[::-1], 3)
     assert (resized_side(224), resized_side(112)) == (256, 128)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_header_tells_the_shape_of_the_resized_photograph(tmp_path, size):
-    photograph(tmp_path / "1.png", 1, size)
-    path = str(tmp_path / "1.png")
-    assert decoded(path, 32).shape == (*resized_shape(path, 32), 3)
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "LA", "1", "I;16"])
+def test_every_colour_mode_becomes_rgb(tmp_path, mode):
+    path = tmp_path / ("odd.jpg" if mode == "CMYK" else "odd.png")
+    if mode == "I;16":  # a grey image of 16 bits keeps its tones
+        tones = np.linspace(0, 65535, 24 * 24).reshape(24, 24).astype(np.uint16)
+        Image.fromarray(tones).save(path)
+    else:
+        Image.new("RGB", (24, 24), "red").convert(mode).save(path)
+    pixels = decoded(str(path))
+    assert pixels.shape == (24, 24, 3) and pixels.dtype == np.uint8
+    if mode == "I;16":
+        assert pixels[0].mean() < 60 and pixels[-1].mean() > 195
+        assert len(np.unique(pixels)) > 50
 
 
-def test_a_random_crop_is_a_window_and_reaches_every_edge():
-    images, labels, _ = epoch(16, "random_crop", count=250)
-    assert (images[:, 0] == labels[:, None, None]).all()
-    tops, lefts = images[:, 1, 0, 0], images[:, 2, 0, 0]
-    assert (images[:, 1, -1, 0] == tops + 27).all() and (images[:, 2, 0, -1] == lefts + 27).all()
+def test_the_orientation_that_exif_tells_is_not_followed(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    assert decoded(str(tmp_path / "turned.jpg")).shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n broken", None])
+def test_a_file_that_is_broken_is_named_in_the_middle_of_an_epoch(tmp_path, content):
+    path = write_folder(tmp_path) / "train" / "dog" / "3.png"
+    path.write_bytes(path.read_bytes()[:-200] if content is None else content)
+    with pytest.raises(KdlibError, match=r"dog.3\.png cannot be read"):
+        list(Batches(load(tmp_path, "imagefolder"), 2, ("flip",)).epoch(0, 0))
+
+
+def epoch(*augmentation: str, number: int = 0, count: int = 10):
+    batches = list(Batches(numbered(count), 4, augmentation).epoch(1, number))
+    return tuple(torch.cat(parts) for parts in zip(*(b[:3] for b in batches), strict=True))
+
+
+def test_a_random_crop_is_a_window_that_reaches_every_edge_and_moves_nothing_else():
+    made, labels, _ = epoch("random_crop", count=250)
+    made = made.round().int()
+    assert (made[:, 0] == labels[:, None, None]).all()
+    tops, lefts = made[:, 1, 0, 0], made[:, 2, 0, 0]
+    assert (made[:, 1, -1, 0] == tops + 27).all() and (made[:, 2, 0, -1] == lefts + 27).all()
     assert (tops.unique().tolist(), lefts.unique().tolist()) == ([*range(13)], [*range(5)])
+    flipped = [images[:, 2, 0, 0] > images[:, 2, 0, -1] for images, *_ in
+               (epoch("flip", "random_crop"), epoch("flip"))]  # fmt: skip
+    assert torch.equal(*flipped)
+    middle = torch.cat([batch.images for batch in Batches(numbered(), 4).in_order()]).round()
+    assert (middle[:, 1, 0, 0] == 6).all() and (middle[:, 2, 0, 0] == 2).all()
+    assert epoch("flip", "crop")[0].shape == (10, 3, 28, 28)
 
 
-def test_the_batch_size_shifts_neither_order_nor_random_crop():
-    for mine, theirs in zip(
-        epoch(3, "flip", "random_crop"), epoch(7, "flip", "random_crop"), strict=True
-    ):
-        assert torch.equal(mine, theirs)
-
-
-def test_a_random_crop_moves_neither_order_nor_flips():
-    images, _, indices = epoch(4, "flip", "random_crop")
-    plain, _, order = epoch(4, "flip")
-    assert torch.equal(indices, order)
-    assert torch.equal(
-        images[:, 2, 0, 0] > images[:, 2, 0, -1], plain[:, 2, 0, 0] > plain[:, 2, 0, -1]
-    )
-
-
-def test_epochs_give_other_windows_and_evaluation_the_middle():
-    assert not torch.equal(epoch(4, "random_crop")[0], epoch(4, "random_crop", number=1)[0])
-    images = torch.cat([batch.images for batch in Batches(numbered(), 4).in_order()]).round()
-    assert (images[:, 1, 0, 0] == 6).all() and (images[:, 2, 0, 0] == 2).all()
-
-
-def test_parts_of_photographs_are_read_no_earlier_than_asked_for():
+def test_photographs_are_read_no_earlier_than_asked_for_and_threads_end():
     asked = []
-
-    def read(position):
-        asked.append(position)
-        return np.zeros((28, 28, 3), np.uint8)
-
-    data = numbered(read=read).part(4, 7)
-    assert len(data) == len(data.images) == 3 and not asked
-    assert data.first(2).images.centres().shape == (2, 3, 28, 28)
-    assert sorted(asked) == [4, 5]
-
-
-def test_a_stopped_epoch_leaves_no_thread_that_reads(monkeypatch):
-    import threading
-
-    batches = Batches(numbered(), 2, ("random_crop",)).epoch(0, 0)
+    data = numbered(read=lambda position: asked.append(position) or np.zeros((28, 28, 3), "u1"))
+    part = data.part(4, 7)
+    assert len(part) == len(part.images) == 3 and not asked
+    assert part.first(2).images.centres().shape == (2, 3, 28, 28) and sorted(asked) == [4, 5]
+    batches = Batches(data, 2, ("random_crop",)).epoch(0, 0)
     next(batches)
     batches.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("photographs")]
-
-
-def test_random_crop_is_for_photographs_alone():
-    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    data = ImageData(images, torch.zeros(2).long(), ("a",), (0.0,) * 3, (1.0,) * 3, "digits")
-    with pytest.raises(KdlibError, match="'random_crop'.*use 'crop'"):
-        Batches(data, 2, ("random_crop",))
-
-
-def test_photographs_go_with_crop_as_well():
-    assert epoch(4, "flip", "crop")[0].shape == (10, 3, 28, 28)
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "many"])
@@ -130,25 +223,3 @@ def test_a_number_of_workers_that_is_none_is_refused(monkeypatch, given):
     monkeypatch.setenv("KDLIB_WORKERS", given)
     with pytest.raises(KdlibError, match="KDLIB_WORKERS"):
         worker_count()
-
-
-def test_a_data_set_too_large_for_the_device_stays_where_it_is(monkeypatch):
-    from kdlib.data import batches
-
-    monkeypatch.setattr(batches, "_fits", lambda size, device: False)
-    images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
-    data = ImageData(images, torch.arange(6), ("a",) * 6, (0.0,) * 3, (1 / 255,) * 3, "digits")
-    held = Batches(data, 4)
-    assert held.images is images
-    assert torch.equal(torch.cat([b.images for b in held.in_order()]).round(), images.float())
-
-
-def test_the_file_is_named_when_it_breaks_in_the_middle_of_an_epoch(tmp_path):
-    for split in ("train", "test"):
-        for number in range(6):
-            photograph(tmp_path / split / "cat" / f"{number}.jpg", number)
-    broken = Path(tmp_path / "train" / "cat" / "3.jpg")
-    broken.write_bytes(broken.read_bytes()[:-300])
-    data = load_data("imagefolder", "train", image_size=28, data_root=tmp_path)
-    with pytest.raises(KdlibError, match=r"cat/3\.jpg cannot be read"):
-        list(Batches(data, 2, ("flip",)).epoch(0, 0))

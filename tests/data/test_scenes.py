@@ -1,33 +1,30 @@
 """Scenes: reproducible by index, true to their ground truth, never two classes at once."""
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from kdlib.data import dataset_names, load_data
-from kdlib.data.cache import cache_root, cached
-from kdlib.data.render import NOISE, _noise_field
+from kdlib.data import load_data, render
 from kdlib.data.scenes import (
     ATLAS,
     SCENE_CLASSES,
     ObjectBank,
     Recipe,
+    choose_objects,
     compose,
     membership,
     scene_recipe,
+    scenes,
     sprite_bank,
     sprites,
 )
 from kdlib.errors import KdlibError
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 SEED = 3
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
 
 
 def scenes_of(indices, **options):
@@ -35,258 +32,164 @@ def scenes_of(indices, **options):
     return compose(sprite_bank(), recipe, SEED, np.asarray(indices))
 
 
+def chosen(bank: ObjectBank, recipe: Recipe, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (N,) and objects (N, n) of so many scenes, which are not drawn."""
+    indices = np.arange(count)
+    labels = indices % len(recipe.classes)
+    return labels, choose_objects(bank, recipe, SEED, indices, labels)
+
+
 def test_an_image_is_the_same_in_any_batch_and_order():
     together = scenes_of(range(20))
-    backwards = scenes_of(list(range(20))[::-1])
-    alone = [scenes_of([index]) for index in range(20)]
-    assert torch.equal(together.images, backwards.images.flip(0))
-    assert all(torch.equal(together.images[i], one.images[0]) for i, one in enumerate(alone))
-    assert all(torch.equal(together.owners[i], one.owners[0]) for i, one in enumerate(alone))
-
-
-def test_a_large_batch_equals_its_pieces():
-    pieces = [scenes_of(range(start, start + 7)).images for start in range(0, 70, 7)]
-    assert torch.equal(scenes_of(range(70)).images, torch.cat(pieces))
-
-
-def test_another_seed_gives_other_images():
-    other = compose(sprite_bank(), scene_recipe(), SEED + 1, np.arange(4))
-    assert not torch.equal(scenes_of(range(4)).images, other.images)
+    backwards = scenes_of(range(20)[::-1])
+    pieces = [scenes_of(part) for part in (range(7), [7], range(8, 20))]
+    for name in ("images", "labels", "objects", "owners"):
+        whole = getattr(together, name)
+        assert torch.equal(whole, getattr(backwards, name).flip(0))
+        assert torch.equal(whole, torch.cat([getattr(piece, name) for piece in pieces]))
+    other = compose(sprite_bank(), scene_recipe(), SEED + 1, np.arange(20))
+    assert not (other.images == together.images).flatten(1).all(1).any()
 
 
 @pytest.mark.parametrize("attentions", [1, 2, 3, 4])
 @pytest.mark.parametrize("distractors", [0, 4, 6])
 def test_a_scene_has_its_class_quorum_and_no_other(attentions, distractors):
-    scenes = scenes_of(range(320), attentions=attentions, distractors=distractors)
-    table = torch.from_numpy(membership(sprite_bank(), scene_recipe())).long()
-    counts = table[scenes.objects].sum(1)
-    own = counts.gather(1, scenes.labels[:, None]).squeeze(1)
-    others = counts.scatter(1, scenes.labels[:, None], 0)
-    assert (own == attentions).all()
-    assert (others < attentions).all()
-
-
-def test_no_object_is_twice_in_a_scene():
-    objects = scenes_of(range(200)).objects
-    assert all(len(set(row)) == len(row) for row in objects.tolist())
+    recipe = scene_recipe(attentions, distractors)
+    labels, objects = chosen(sprite_bank(), recipe, 320)
+    counts = membership(sprite_bank(), recipe)[objects].sum(1)
+    own = counts[np.arange(320), labels]
+    counts[np.arange(320), labels] = 0
+    assert (own == attentions).all() and (counts < attentions).all()
+    assert all(len(set(row)) == attentions + distractors for row in objects.tolist())
 
 
 def test_classes_are_balanced_and_every_object_occurs():
-    scenes = scenes_of(range(1600))
-    assert torch.bincount(scenes.labels).tolist() == [100] * len(SCENE_CLASSES)
-    assert set(scenes.objects.flatten().tolist()) == set(range(len(sprite_bank().kinds)))
+    labels, objects = chosen(sprite_bank(), scene_recipe(), 1600)
+    assert np.bincount(labels).tolist() == [100] * len(SCENE_CLASSES)
+    assert set(objects.flatten().tolist()) == set(range(len(sprite_bank().kinds)))
+    names = [set(own) for own in SCENE_CLASSES.values()]
+    assert max(len(a & b) for i, a in enumerate(names) for b in names[:i]) == 1
+    assert all(len(own) == 4 for own in names)
 
 
-def test_two_classes_share_at_most_one_object():
-    names = [set(objects) for objects in SCENE_CLASSES.values()]
-    shared = [len(a & b) for i, a in enumerate(names) for b in names[:i]]
-    assert max(shared) <= 1
-    assert all(4 <= len(objects) <= 6 for objects in names)
-
-
-def overlapping_bank(exemplars=1):
-    pictures = torch.full((5, exemplars, 4, 8, 8), 255, dtype=torch.uint8)
-    return ObjectBank(tuple("abcde"), pictures, tinted=True)
+def bank_of(kinds: str, shades: tuple[int, ...] = (255,)) -> ObjectBank:
+    """Opaque squares, an exemplar of each shade."""
+    pictures = torch.full((len(kinds), len(shades), 4, 8, 8), 255, dtype=torch.uint8)
+    pictures[:, :, :3] = torch.tensor(shades).view(1, -1, 1, 1, 1)
+    return ObjectBank(tuple(kinds), pictures)
 
 
 def test_classes_that_overlap_make_no_second_quorum():
     recipe = Recipe({"one": tuple("abc"), "two": tuple("bcd")}, distractors=1)
-    table = torch.from_numpy(membership(overlapping_bank(), recipe)).long()
-    counts = table[compose(overlapping_bank(), recipe, SEED, np.arange(50)).objects].sum(1)
-    assert (counts.min(1).values < 2).all() and (counts.max(1).values == 2).all()
+    counts = membership(bank_of("abcde"), recipe)[chosen(bank_of("abcde"), recipe, 50)[1]].sum(1)
+    assert (counts.min(1) < 2).all() and (counts.max(1) == 2).all()
 
 
-def test_classes_that_cannot_be_told_apart_are_refused():
-    recipe = Recipe({"one": tuple("ab"), "two": tuple("ab")}, distractors=0)
-    with pytest.raises(KdlibError, match="cannot show attentions=2"):
-        compose(overlapping_bank(), recipe, SEED, np.arange(50))
-
-
-def test_a_kind_shows_all_its_exemplars():
-    bank = overlapping_bank(exemplars=3)
-    shades = torch.tensor([40, 120, 250], dtype=torch.uint8)
-    bank.pictures[:, :, :3] = shades.view(1, 3, 1, 1, 1)
-    plain = ObjectBank(bank.kinds, bank.pictures)
+def test_a_kind_shows_all_its_exemplars_and_a_tint_colours_them():
     recipe = Recipe({"one": tuple("abc")}, attentions=1, distractors=0, size=32)
-    scenes = compose(plain, recipe, SEED, np.arange(60))
-    shown = [image[:, mask].float().mean() for image, mask in
-             zip(scenes.images, scenes.relevance, strict=True)]  # fmt: skip
-    nearest = {int((shades.float() - shade).abs().argmin()) for shade in shown}
-    assert nearest == {0, 1, 2}
+    shades = (40, 120, 250)
+    found = compose(bank_of("abc", shades), recipe, SEED, np.arange(60))
+    pairs = zip(found.images, found.relevance, strict=True)
+    shown = [image[:, mask].float().mean() for image, mask in pairs]
+    assert {int((torch.tensor(shades) - shade).abs().argmin()) for shade in shown} == {0, 1, 2}
+    tinted = replace(bank_of("abc"), tinted=True)
+    image = compose(tinted, recipe, SEED, np.arange(1))
+    colour = image.images[0][:, image.relevance[0]].float().mean(1)
+    assert colour.max() - colour.min() > 20
 
 
-def test_masks_boxes_and_relevance_agree():
-    scenes = scenes_of(range(50))
-    masks, boxes = scenes.masks, scenes.boxes
+def test_masks_kinds_boxes_and_relevance_agree():
+    found = scenes_of(range(50), distractors=8)
+    masks = found.masks
     assert (masks.sum(1) <= 1).all(), "two objects own one pixel"
-    assert torch.equal(scenes.relevance, masks[:, : scenes.attentions].any(1))
-    for mask, box in zip(masks.flatten(0, 1), boxes.flatten(0, 1).tolist(), strict=True):
+    assert torch.equal(found.relevance, masks[:, :2].any(1))
+    kinds = (masks * (found.objects + 1)[..., None, None]).sum(1)
+    assert torch.equal(found.kinds.long(), kinds)
+    for mask, box in zip(masks.flatten(0, 1), found.boxes.flatten(0, 1).tolist(), strict=True):
         rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
-        if len(rows):
-            corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-            assert box == [int(corner) for corner in corners]
-        else:
-            assert box == [0, 0, 0, 0]
-
-
-def test_the_objects_that_define_the_class_can_be_seen():
-    masks = scenes_of(range(500)).masks
-    visible = masks[:, :2].sum((2, 3)) > 20
-    assert visible.float().mean() > 0.98
+        corners = (
+            [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else []
+        )
+        assert box == ([int(corner) for corner in corners] or [0, 0, 0, 0])
+    visible = scenes_of(range(300)).masks[:, :2].sum((2, 3)) > 20
+    assert visible.float().mean() > 0.98, "the objects that define the class can be seen"
 
 
 @pytest.mark.parametrize("size", [16, 32, 96])
 def test_any_size(size):
-    scenes = scenes_of(range(4), size=size)
-    assert scenes.images.shape == (4, 3, size, size)
-    assert scenes.images.float().std() > 10
+    found = scenes_of(range(4), size=size)
+    assert found.images.shape == (4, 3, size, size) and found.images.float().std() > 10
 
 
 @pytest.mark.parametrize(
     ("option", "value", "valid"),
     [("attentions", 0, "1 to 4"), ("attentions", 5, "1 to 4"), ("distractors", -1, "0 to 12"),
-     ("size", 4, "16 to 512")],
+     ("size", 4, "image_size is 4.*16 to 512"), ("attentions", True, "whole number")],
 )  # fmt: skip
 def test_an_option_out_of_range_is_refused_with_its_range(option, value, valid):
     with pytest.raises(KdlibError, match=valid):
         replace(scene_recipe(), **{option: value})
 
 
-def test_too_many_objects_are_refused():
-    with pytest.raises(KdlibError, match="valid here: 0 to 7"):
-        scenes_of(range(4), attentions=1, distractors=12)
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        (scene_recipe(1, 12), "valid here: 0 to 7"),
+        (replace(scene_recipe(), classes={"zoo": ("unicorn",)}), "no object 'unicorn'"),
+        (Recipe({"one": ("bed", "car"), "two": ("bed", "car")}), "cannot show attentions=2"),
+    ],
+)
+def test_a_recipe_that_cannot_be_composed_is_refused(recipe, says):
+    with pytest.raises(KdlibError, match=says):
+        chosen(sprite_bank(), recipe, 50)
 
 
-def test_an_unknown_object_is_named():
-    with pytest.raises(KdlibError, match="no object 'unicorn'"):
-        membership(sprite_bank(), Recipe({"zoo": ("unicorn",)}))
-
-
-def test_the_atlas_is_small_and_carries_its_licence():
+def test_the_atlas_is_the_one_that_was_published():
+    """What records know scenes by does not hold for other sprites: fingerprints must change."""
+    bank = sprite_bank()
     assert ATLAS.stat().st_size < 2**20
     assert "MIT License" in (ATLAS.parent / "LICENSE").read_text()
+    assert bank.kinds == tuple(sprites()) and bank.pictures.shape == (68, 1, 4, 64, 64)
+    digest = hashlib.sha256(bank.pictures.numpy().tobytes()).hexdigest()
+    assert (digest[:16], bank.source[:16]) == ("8c43f4c529485e79", "71d2511febc499bb")
 
 
-def test_the_atlas_holds_what_the_classes_use():
-    assert len(sprite_bank().kinds) == len(sprite_bank().pictures) == len(sprites())
-
-
-def test_the_statistics_for_normalisation_are_those_of_the_images():
+def test_normalisation_and_noise_are_what_they_say():
     data = load_data("scenes", "test", size=400)
     images = data.images.float() / 255
     assert torch.allclose(images.mean((0, 2, 3)), torch.tensor(data.mean), atol=0.02)
     assert torch.allclose(images.std((0, 2, 3)), torch.tensor(data.std), atol=0.02)
     assert data.mean == load_data("scenes", "train", size=20).mean
+    field = render._noise_field(64)
+    assert abs(field.std() - render.NOISE) < 0.05 * render.NOISE
+    assert abs(field.mean()) < 0.1 * render.NOISE
 
 
-def test_the_noise_is_as_strong_as_it_says():
-    field = _noise_field(64)
-    assert abs(field.std() - NOISE) < 0.05 * NOISE
-    assert abs(field.mean()) < 0.1 * NOISE
-
-
-@pytest.mark.parametrize("size", [-1, 0, 1])
-def test_a_size_without_images_is_refused(size):
-    with pytest.raises(KdlibError, match="at least 2"):
-        load_data("scenes", "train", size=size)
-
-
-def test_the_smallest_set_still_has_both_parts():
-    assert [len(load_data("scenes", split, size=2)) for split in ("fit", "dev")] == [1, 1]
-
-
-def test_load_data_splits_do_not_overlap():
-    train, fit, dev = (load_data("scenes", split, size=40) for split in ("train", "fit", "dev"))
-    assert (len(train), len(fit), len(dev)) == (40, 32, 8)
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_parts_of_a_split_have_their_own_truth_and_splits_do_not_overlap(task):
+    train, fit, dev, test = (
+        load_data("scenes", split, size=40, image_size=32, task=task)
+        for split in ("train", "fit", "dev", "test")
+    )
+    assert [len(part) for part in (train, fit, dev)] == [40, 32, 8] and dev.task == task
     assert torch.equal(torch.cat([fit.images, dev.images]), train.images)
-    test = load_data("scenes", "test", size=40)
     assert not any((test.images == image).all((1, 2, 3)).any() for image in train.images)
+    places = torch.arange(40)
+    truth = scenes("train", 2, 4, 32, places)
+    assert torch.equal(train.images, truth.images)
+    if task == "segmentation":
+        assert torch.equal(train.masks, truth.kinds) and torch.equal(dev.masks, train.masks[32:])
+        assert train.classes == ("background", *sprite_bank().kinds) and not train.labels.any()
+    else:
+        assert torch.equal(train.relevance(places), truth.relevance)
+        assert torch.equal(dev.relevance(places[:8]), truth.relevance[32:])
+        assert torch.equal(train.labels, truth.labels) and train.relevance(places).any((1, 2)).all()
 
 
-def test_relevance_of_a_part_is_that_of_the_whole():
-    train, dev = (load_data("scenes", split, size=40) for split in ("train", "dev"))
-    positions = torch.arange(8)
-    assert torch.equal(dev.relevance(positions), train.relevance(positions + 32))
-    assert train.relevance(positions).any((1, 2)).all()
+def test_the_fingerprint_changes_with_recipe_difficulty_task_and_split(monkeypatch):
+    def of(split="test", **options):
+        return load_data("scenes", split, size=2, image_size=32, **options).fingerprint
 
-
-def test_the_fingerprint_changes_with_the_recipe():
-    prints = {load_data("scenes", "test", size=2, attentions=a).fingerprint for a in (1, 2, 3)}
-    assert len(prints) == 3
-
-
-def test_the_fingerprint_changes_with_the_difficulty(monkeypatch):
-    before = load_data("scenes", "test", size=2).fingerprint
-    monkeypatch.setattr("kdlib.data.render.NOISE", 0.0)
-    assert load_data("scenes", "test", size=2).fingerprint != before
-
-
-@pytest.mark.parametrize("checksums", [b"", b"{}", bytes(4), b"1234"])
-def test_a_cache_with_bad_checksums_is_made_again(checksums):
-    before = load_data("scenes", "test", size=4).images.clone()
-    (file,) = cache_root().glob("scenes-*/sums")
-    file.write_bytes(checksums)
-    assert torch.equal(load_data("scenes", "test", size=4).images, before)
-
-
-def test_a_truncated_cache_is_made_again():
-    before = load_data("scenes", "test", size=4).images.clone()
-    (file,) = cache_root().glob("scenes-*/images.npy")
-    file.write_bytes(file.read_bytes()[:-1000])
-    assert torch.equal(load_data("scenes", "test", size=4).images, before)
-
-
-def test_what_a_killed_process_left_is_gone_on_with():
-    made = []
-
-    def make(rows, killed=False):
-        if killed and rows[0] == 128:
-            raise KeyboardInterrupt
-        made.append(int(rows[0]))
-        return {"rows": rows, "squares": rows[:, None] ** 2}
-
-    with pytest.raises(KeyboardInterrupt):
-        cached("mine", 300, lambda rows: make(rows, True), progress=False)
-    found = cached("mine", 300, make, progress=False)
-    assert made == [0, 64, 128, 192, 256]
-    assert found["squares"][:, 0].tolist() == [row**2 for row in range(300)]
-
-
-def test_an_empty_setting_means_the_default_cache(monkeypatch):
-    monkeypatch.setenv("KDLIB_CACHE", "")
-    assert cache_root().parts[-2:] == (".cache", "kdlib")
-
-
-def test_a_cache_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(KdlibError, match="set KDLIB_CACHE"):
-        load_data("scenes", "test", size=2)
-
-
-def test_a_damaged_cache_is_made_again():
-    before = load_data("scenes", "test", size=20).images.clone()
-    (file,) = cache_root().glob("scenes-*/images.npy")
-    content = bytearray(file.read_bytes())
-    content[-100] ^= 0xFF
-    file.write_bytes(content)
-    assert torch.equal(load_data("scenes", "test", size=20).images, before)
-
-
-def test_a_failure_while_making_a_cache_leaves_nothing(tmp_path):
-    def fail(rows):
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        cached("broken", 10, fail, progress=False)
-
-
-def test_an_unknown_data_set_lists_the_valid_ones():
-    with pytest.raises(KdlibError, match="Did you mean 'scenes'"):
-        load_data("scene", "train")
-    assert "scenes" in dataset_names()
-
-
-def test_an_unknown_split_lists_the_valid_ones():
-    with pytest.raises(KdlibError, match="test"):
-        load_data("scenes", "validation")
+    found = {of(), of(attentions=1), of(attentions=3), of("train"), of(task="segmentation")}
+    monkeypatch.setattr(render, "NOISE", 0.0)
+    assert len(found | {of()}) == 6

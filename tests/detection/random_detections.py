@@ -7,8 +7,8 @@ threshold occur.
 import numpy as np
 import torch
 
-from kdlib.detection.data import Objects
-from kdlib.detection.models import Detections
+from kdlib.detection.detector import Detections
+from kdlib.detection.objects import Objects
 
 
 def objects_of(boxes, kinds, crowd=None, counts=None, sizes=(32.0**2, 96.0**2)):

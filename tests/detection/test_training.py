@@ -1,128 +1,107 @@
-"""Detectors in the one training loop: records, resume, lock-step, and what is refused."""
+"""Detectors in the one training loop: records, resume, lock-step, photographs, what is refused."""
 
 import json
+import math
+import shutil
 
 import pytest
 import torch
+from detection.detectors import CLASSES, DETECTORS, SIZE, detector
 from safetensors.torch import load_file, save_file
 from training import history_of, killed_at_random, result_of
 
 from kdlib.data import load_data
-from kdlib.detection.evaluation import detect
+from kdlib.detection.batches import DetectionBatches
+from kdlib.detection.evaluation import detect, evaluate_detectors
+from kdlib.detection.losses import CropLoss
+from kdlib.detection.teacher import CropTeacher
 from kdlib.errors import KdlibError
+from kdlib.launch import needed_by
 from kdlib.models import create_model
-from kdlib.runs import RunConfig, needed_by, run_directory
+from kdlib.runs import RunConfig, run_directory
 from kdlib.train import fit
 
 SMALL = {
-    "task": "detection",
-    "student": "scenes_ssd_tiny",
-    "teacher": "scenes_small",
-    "train_size": 32,
-    "test_size": 16,
-    "crop_size": 16,
-    "batch_size": 16,
-    "epochs": 2,
-    "teacher_epochs": 1,
-    "learning_rate": 0.01,
-}
-METHODS = ("student", "kd_cls", "loc", "kd_loc", "kd_cls_loc")
+    "task": "detection", "student": "scenes_ssd_tiny", "teacher": "scenes_small",
+    "train_size": 32, "test_size": 16, "crop_size": 16, "batch_size": 16, "epochs": 2,
+    "teacher_epochs": 1, "learning_rate": 0.01,
+}  # fmt: skip
+TERMS = {
+    "student": set(), "kd_cls": {"kd_cls"}, "loc": {"loc"}, "kd_loc": {"loc", "kd_loc"},
+    "kd_cls_loc": {"kd_cls", "loc", "kd_loc"},
+}  # fmt: skip
+METHODS = tuple(TERMS)
 
 
 def run(**changes):
     return RunConfig.from_dict({**SMALL, **changes}).canonical()
 
 
-def learn(config, root):
+def learn(config, root, **place):
     """Train a run and, before it, its teacher."""
-    for teacher in needed_by([config]):
-        fit([teacher], root, progress=False)
-    return fit([config], root, progress=False)[0]
+    for needed in (*needed_by([config]), config):
+        (record,) = fit([needed], root, progress=False, **place)
+    return record
 
 
 @pytest.fixture(scope="module")
 def group(tmp_path_factory):
-    """All methods of one seed, in lock-step."""
+    """All methods of one seed, in lock-step, and the weights of their teacher before."""
     root = tmp_path_factory.mktemp("group")
     configs = [run(method=method) for method in METHODS]
-    for teacher in needed_by(configs):
-        fit([teacher], root, progress=False)
-    return root, configs, fit(configs, root, progress=False)
+    (teacher,) = needed_by(configs)
+    fit([teacher], root, progress=False)
+    weights = (run_directory(teacher, root) / "weights.safetensors").read_bytes()
+    return root, configs, fit(configs, root, progress=False), weights
 
 
-def test_records_tell_the_quality_and_the_cost(group):
-    for record in group[2]:
+@pytest.fixture
+def taught(group, tmp_path):
+    """A folder with the teacher alone."""
+    (teacher,) = needed_by(group[1])
+    shutil.copytree(run_directory(teacher, group[0]), run_directory(teacher, tmp_path))
+    return tmp_path
+
+
+def test_records_tell_the_quality_the_cost_and_every_term_by_name(group):
+    root, configs, records, _ = group
+    common = {"epoch", "learning_rate", "bbox_regression", "classification", "map50", "seconds"}
+    for config, record in zip(configs, records, strict=True):
         results, cost = record["results"], record["cost"]
         assert 0 <= results["map"] <= results["map50"] <= 1
-        assert len(results["ap_by_iou"]) == 10
-        assert results["last_epoch"] == 2
+        assert len(results["ap_by_iou"]) == 10 and results["last_epoch"] == 2
         assert cost["flops"] > 0 and set(cost["latency_ms"]) == {"1", "16"}
         assert record["ssim"] is None and record["relevance"] is None
+        columns = (run_directory(config, root) / "history.csv").read_text().splitlines()[0]
+        assert set(columns.split(",")) == common | TERMS[config.method]
 
 
-@pytest.mark.parametrize(
-    ("method", "terms"),
-    [
-        ("student", set()),
-        ("kd_cls", {"kd_cls"}),
-        ("loc", {"loc"}),
-        ("kd_loc", {"loc", "kd_loc"}),
-        ("kd_cls_loc", {"kd_cls", "loc", "kd_loc"}),
-    ],
-)
-def test_every_term_is_logged_by_name(group, method, terms):
-    root, configs, _ = group
-    directory = run_directory(configs[METHODS.index(method)], root)
-    columns = (directory / "history.csv").read_text().splitlines()[0].split(",")
-    common = {"epoch", "learning_rate", "bbox_regression", "classification", "map50", "seconds"}
-    assert set(columns) == common | terms
-
-
-def test_the_teacher_is_a_classifier_of_crops_whatever_the_student(group):
-    _, configs, _ = group
+def test_the_teacher_is_a_classifier_of_crops_that_training_leaves_alone(group):
+    root, configs, _, weights = group
     (teacher,) = needed_by(configs)
     assert (teacher.task, teacher.student, teacher.crop_size) == ("crops", "scenes_small", 16)
     assert needed_by([run(method="loc")]) == []
+    assert (run_directory(teacher, root) / "weights.safetensors").read_bytes() == weights
 
 
-def test_alone_and_in_lock_step_are_the_same_to_the_bit(group, tmp_path):
-    _, configs, records = group
-    for method in ("kd_cls_loc", "loc"):
-        place = METHODS.index(method)
-        assert result_of(learn(configs[place], tmp_path)) == result_of(records[place])
-
-
-def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(group, tmp_path):
-    _, configs, records = group
-    config = configs[-1]
-    for teacher in needed_by([config]):
-        fit([teacher], tmp_path, progress=False)
-    killed_at_random(lambda root: fit([config], root, progress=False), tmp_path, 4.0)
-    (record,) = fit([config], tmp_path, progress=False)
-    assert result_of(record) == result_of(records[-1])
-    own, other = (run_directory(config, root) for root in (tmp_path, group[0]))
-    assert history_of(own) == history_of(other)
+def test_alone_killed_or_in_lock_step_a_run_ends_the_same_to_the_bit(group, taught):
+    root, configs, records, _ = group
+    killed_at_random(lambda place: fit([configs[4]], place, progress=False), taught, 3.0)
+    for place in (2, 4):
+        (record,) = fit([configs[place]], taught, progress=False)
+        assert result_of(record) == result_of(records[place])
+        own, other = (run_directory(configs[place], folder) for folder in (taught, root))
+        assert history_of(own) == history_of(other)
 
 
 def test_weights_of_a_run_find_what_its_record_says(group):
     """A reader who loads them gets the detector that was judged."""
-    root, configs, records = group
+    root, configs, records, _ = group
     data = load_data("scenes", "test", task="detection", size=16)
-    detector = create_model("scenes_ssd_tiny", 68, image_size=64, mean=data.mean, std=data.std)
-    weights = load_file(run_directory(configs[1], root) / "weights.safetensors")
-    detector.load_state_dict(weights)
-    found = detect(detector, data)
+    network = create_model("scenes_ssd_tiny", 68, image_size=64, mean=data.mean, std=data.std)
+    network.load_state_dict(load_file(run_directory(configs[1], root) / "weights.safetensors"))
+    found = detect(network, data)
     assert sum(len(one.scores) for one in found) == records[1]["results"]["detections"]
-
-
-def test_training_leaves_the_teachers_weights_alone(group, tmp_path):
-    config = run(method="kd_cls_loc")
-    (teacher,) = needed_by([config])
-    fit([teacher], tmp_path, progress=False)
-    path = run_directory(teacher, tmp_path) / "weights.safetensors"
-    before = path.read_bytes()
-    fit([config], tmp_path, progress=False)
-    assert path.read_bytes() == before
 
 
 def test_a_plain_detector_is_one_run_whatever_crops_and_teacher_would_be():
@@ -131,58 +110,39 @@ def test_a_plain_detector_is_one_run_whatever_crops_and_teacher_would_be():
     assert run(method="loc", crop_size=16).run_id != run(method="loc", crop_size=24).run_id
 
 
-def test_a_teacher_of_other_classes_is_refused(tmp_path):
+def test_a_teacher_that_is_missing_or_of_other_classes_is_refused(tmp_path):
     other = tmp_path / "other.safetensors"
     network = create_model("scenes_small", 5)
     save_file(network.state_dict(), other, {"facts": json.dumps({"classes": 5})})
-    config = run(method="kd_cls", teacher_weights=str(other))
-    with pytest.raises(KdlibError, match="5"):
-        fit([config], tmp_path, progress=False)
+    for weights, words in ((str(other), "5"), (None, "Train it first")):
+        with pytest.raises(KdlibError, match=words):
+            fit([run(method="kd_cls", teacher_weights=weights)], tmp_path, progress=False)
 
 
-def test_a_missing_teacher_is_told_with_what_to_do(tmp_path):
-    with pytest.raises(KdlibError, match="Train it first"):
-        fit([run(method="kd_cls")], tmp_path, progress=False)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"method": "kd"}, "not for task 'detection'"),
-        ({"method": "dct"}, "Valid there: student, kd_cls, loc, kd_loc, kd_cls_loc"),
-        (
-            {"method": "kd_cls", "task": "classification", "student": "scenes_small"},
-            "for detection",
-        ),
-        ({"method": "kd_cls", "teacher": "none"}, "name a teacher"),
-        ({"method": "loc", "method_options": {"layers": []}}, "at least one"),
-        ({"method": "loc", "method_options": {"layers": [-2]}}, "-1 for the pixels"),
-        ({"method": "loc", "method_options": {"layers": [0]}}, "name a teacher"),
-        ({"method": "kd_loc", "method_options": {"loc": -1.0}}, "not be negative"),
-        (
-            {"method": "kd_cls", "method_options": {"sigmoid": "softmax"}},
-            "kl_ce, kl_bce",
-        ),
-        ({"method": "kd_cls", "method_options": {"temperature": 0.0}}, "greater than 0"),
-        ({"method": "kd_cls", "method_options": {"beta": 1.0}}, "Unknown option"),
-        ({"method": "kd_cls", "method_options": {"layers": 3}}, "like its default"),
-        ({"student": "scenes_small"}, "not for task 'detection'"),
-        ({"augmentation": ["mixup"]}, "Unknown augmentation"),
-        ({"method": "kd_loc", "method_options": {"layers": [9]}}, "stages"),
-    ],
-)
-def test_what_makes_no_sense_is_refused_with_the_reason(changes, words, tmp_path):
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"method": "kd"}, "not for task 'detection'"),
+    ({"method": "dct"}, "Valid there: student, kd_cls, loc, kd_loc, kd_cls_loc"),
+    ({"method": "kd_cls", "task": "classification", "student": "scenes_small"}, "for detection"),
+    ({"method": "kd_cls", "teacher": "none"}, "name a teacher"),
+    ({"method": "loc", "method_options": {"layers": []}}, "at least one"),
+    ({"method": "loc", "method_options": {"layers": [-2]}}, "-1 for the pixels"),
+    ({"method": "loc", "method_options": {"layers": [0]}}, "name a teacher"),
+    ({"method": "kd_loc", "method_options": {"loc": -1.0}}, "not be negative"),
+    ({"method": "kd_cls", "method_options": {"sigmoid": "softmax"}}, "kl_ce, kl_bce"),
+    ({"method": "kd_cls", "method_options": {"temperature": 0.0}}, "greater than 0"),
+    ({"method": "kd_cls", "method_options": {"beta": 1.0}}, "Unknown option"),
+    ({"method": "kd_cls", "method_options": {"layers": 3}}, "like its default"),
+    ({"method": "kd_loc", "method_options": {"layers": [9]}}, "stages"),
+    ({"method": "kd_cls+kd"}, "takes no modifier"),
+    ({"method": "kd_loc+gate"}, "takes no modifier"),
+    ({"student": "scenes_small"}, "not for task 'detection'"),
+    ({"augmentation": ["mixup"]}, "Unknown augmentation"),
+])  # fmt: skip
+def test_what_makes_no_sense_is_refused_with_the_reason(changes, words, taught):
     config = run(**changes)
     with pytest.raises(KdlibError, match=words):
-        learn(config, tmp_path)
-    assert not (run_directory(config, tmp_path) / "record.json").exists()
-
-
-@pytest.mark.parametrize("method", ["kd_cls+kd", "kd_loc+gate"])
-def test_kd_and_gate_are_no_modifiers_here(method, tmp_path):
-    config = run(method=method)
-    with pytest.raises(KdlibError, match="takes no modifier"):
-        fit([config], tmp_path, progress=False)
+        learn(config, taught)
+    assert not (run_directory(config, taught) / "record.json").exists()
 
 
 def test_methods_with_crops_of_different_sizes_do_not_share_a_step(tmp_path):
@@ -191,15 +151,64 @@ def test_methods_with_crops_of_different_sizes_do_not_share_a_step(tmp_path):
         fit(pair, tmp_path, progress=False)
 
 
-def test_another_precision_trains_too(tmp_path):
-    record = learn(run(method="kd_cls_loc", precision="bfloat16", epochs=1), tmp_path)
-    assert record["provenance"]["precision"] == "bfloat16"
+def test_another_precision_trains_too(taught):
+    config = run(method="kd_cls_loc", precision="bfloat16", epochs=1)
+    assert learn(config, taught)["provenance"]["precision"] == "bfloat16"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_trains_too(tmp_path):
-    config = run(method="kd_cls_loc")
-    (teacher,) = needed_by([config])
-    fit([teacher], tmp_path, device="cuda", progress=False)
-    (record,) = fit([config], tmp_path, device="cuda", progress=False)
+    record = learn(run(method="kd_cls_loc"), tmp_path, device="cuda")
     assert record["provenance"]["device"] == "cuda"
+
+
+def step(name: str, dataset: str, root, network=None):
+    """Loss terms of one step on photographs, whose gradients are checked."""
+    data = load_data(dataset, "train", task="detection", data_root=root)
+    classes = len(data.classes)
+    network = network or create_model(name, classes, image_size=SIZE)
+    teacher = CropTeacher(create_model("scenes_small", classes), 16, data.mean, data.std)
+    batches = DetectionBatches(data.first(4), 4, ("flip", "photometric", "iou_crop"), workers=0)
+    (batch,) = batches.epoch(0, 0)
+    answer = network.train()(batch.images, batch.targets)
+    taught = CropLoss()(answer.positives, network, batch, *teacher.teach(batch))
+    loss = torch.stack([*answer.losses.values(), *taught.values()]).sum()
+    loss.backward()
+    assert set(taught) == {"kd_cls", "loc", "kd_loc"} and math.isfinite(loss.item())
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+    network.zero_grad()
+    test = load_data(dataset, "test", task="detection", data_root=root)
+    (quality,) = evaluate_detectors([network], test.first(2))
+    assert 0 <= quality["results"]["map"] <= 1
+    assert len(quality["results"]["per_class"]) == classes
+
+
+@pytest.mark.parametrize("name", [name for name in DETECTORS if "scenes" not in name])
+def test_each_detector_of_torchvision_takes_a_step_on_photographs(name, photographs):
+    dataset, root = photographs
+    if dataset == "voc":
+        step(name, dataset, root, detector(name))
+        assert CLASSES == 20
+    elif name == "ssdlite320_mobilenet_v3_large":
+        step(name, dataset, root)
+
+
+def test_a_whole_run_on_photographs_ends_twice_the_same(photographs, tmp_path):
+    """Loaded, cropped, trained, evaluated, recorded, as any other run."""
+    dataset, root = photographs
+    config = run(
+        dataset=dataset, teacher="resnet8", method="kd_cls_loc", train_size=4, test_size=2,
+        image_size=SIZE, crop_size=32, epochs=1, batch_size=2, augmentation=("flip", "zoom_out"),
+    )  # fmt: skip
+    once, again = (learn(config, tmp_path / place, data_root=root) for place in ("1", "2"))
+    assert result_of(once) == result_of(again)
+
+
+def test_images_without_any_object_are_trained_on_as_background(photographs):
+    data = load_data(photographs[0], "train", task="detection", data_root=photographs[1])
+    empty = int(data.objects.counts.argmin())
+    (batch,) = DetectionBatches(data.part(empty, empty + 1), 1).in_order()
+    network = create_model("scenes_retinanet_tiny", len(data.classes), image_size=SIZE).train()
+    answer = network(batch.images, batch.targets)
+    assert len(batch.targets[0]["boxes"]) == len(answer.positives.images) == 0
+    assert answer.losses["classification"].item() > 0

@@ -14,7 +14,6 @@ from kdlib.srm.atoms import (
     explained,
 )
 from kdlib.srm.losses import SparseBlock
-from study.figures.atoms import label_pictures
 
 
 def test_a_tally_adds_up_energy_error_and_dead_atoms():
@@ -72,11 +71,3 @@ def test_an_atom_is_told_by_the_object_on_which_it_fires():
     assert table["share"].tolist() == [1, 1, 1]
     assert table["chance"].tolist() == [0.5, 0.25, 0.25]
     assert table["frequency"].tolist() == [0.5, 0.25, 0.25]
-
-
-def test_labels_are_drawn_under_their_images():
-    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    maps = {"stage 1": torch.arange(32).view(2, 4, 4) + 20, "stage 2": torch.ones(2, 2, 2).long()}
-    figure = label_pictures(images, maps)
-    drawn = [axes.images[0].get_array() for axes in figure.axes]
-    assert len(drawn) == 6 and np.max(drawn[2]) == 10 and np.max(drawn[4]) == 0

@@ -1,14 +1,15 @@
-"""Small batches for detectors, and one detector of each name for all tests of a file."""
+"""Small batches for detectors, and one detector of each name for all tests of a process."""
 
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from kdlib.detection.models import Detector
-from kdlib.models import create_model
+from kdlib.detection.detector import Detector
+from kdlib.models import MODELS, create_model
 
-CLASSES, SIZE = 5, 64
+DETECTORS = [name for name, model in MODELS.items() if model.task == "detection"]
+CLASSES, SIZE = 20, 64
 SIZES = {"fasterrcnn_resnet50_fpn": 32}
 """Of the network that would take seconds a step otherwise."""
 BOXES = ([[4.0, 5, 20, 22], [30, 30, 50, 46]], [[2.0, 6, 42, 44]])

@@ -1,0 +1,220 @@
+"""torchvision's detectors as students: their losses, and what they say of each object beside them.
+
+The networks are torchvision's, neither changed nor copied: its matching of anchors to objects, its
+sampling, its losses, its box coder and its selection of detections are used as they are. What they
+hand from one of their methods to the next is watched for the length of one step.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Literal, NamedTuple, TypeAlias
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.ssd import SSD
+
+from kdlib.errors import KdlibError
+
+Network: TypeAlias = SSD | RetinaNet | FasterRCNN
+
+
+class Detections(NamedTuple):
+    """The n objects that a detector finds in one image.
+
+    Attributes:
+        boxes: (n, 4) float, x1, y1, x2, y2 in pixels of the image as it was given, x2 and y2
+            exclusive.
+        kinds: (n,) int64, the class of each object, 0 to C - 1; the background has none.
+        scores: (n,) float, how sure the detector is, 0 to 1.
+    """
+
+    boxes: Tensor
+    kinds: Tensor
+    scores: Tensor
+
+
+class Positives(NamedTuple):
+    """The P anchors (or proposals) of a batch that torchvision matches to an object.
+
+    Attributes:
+        logits: (P, C + 1), 0 the background, with their graph.
+        boxes: (P, 4) predicted, x1, y1, x2, y2 as fractions of the image's width and height,
+            with their graph; a box that leaves the image is not clamped.
+        images: (P,) int64, index of the image in the batch.
+        objects: (P,) int64, index of the object among this image's targets.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    images: Tensor
+    objects: Tensor
+
+
+class Answer(NamedTuple):
+    """What a detector returns in training.
+
+    Attributes:
+        losses: torchvision's own, by its own names; their sum is what is minimised.
+        positives: what the detector says at its anchors or proposals that have an object.
+    """
+
+    losses: dict[str, Tensor]
+    positives: Positives
+
+
+class Detector(nn.Module):
+    """One of torchvision's detectors that also tells what it says at its positives.
+
+    A batch without any object has no positives, and trains as torchvision lets it: as background
+    in RetinaNet and Faster R-CNN; SSD takes three negatives per positive, thus none.
+
+    Heads and anchors are float32 whatever autocast says: anchors in bfloat16 would be pixels off.
+
+    Args:
+        network: torchvision's, with C + 1 classes, 0 the background.
+        classes: C.
+    """
+
+    def __init__(self, network: Network, classes: int) -> None:
+        super().__init__()
+        self.network, self.classes = network, classes
+        self.scores: Literal["softmax", "sigmoid"] = (
+            "sigmoid" if isinstance(network, RetinaNet) else "softmax"
+        )
+        for head in _heads(network):
+            head.register_forward_hook(lambda _head, _given, output: _float32(output))
+        owner = network.rpn if isinstance(network, FasterRCNN) else network
+        owner.anchor_generator.register_forward_pre_hook(_ask_in_float32)
+
+    def forward(
+        self, images: Sequence[Tensor] | Tensor, targets: Sequence[dict[str, Tensor]] | None = None
+    ) -> Answer | list[Detections]:
+        """The losses of a batch in training, its detections in evaluation.
+
+        Args:
+            images: B of (3, h, w), 0 to 1, not normalised; their sizes may differ.
+            targets: in training, of each image ``boxes`` (n, 4), pixels, and ``labels`` (n,)
+                int64, 1 to C; n may be 0. Ignored in evaluation.
+
+        Raises:
+            KdlibError: no targets in training.
+        """
+        if not self.training:
+            return [_detections(found) for found in self.network(list(images))]
+        if targets is None:
+            raise KdlibError("A detector in training mode needs targets: give them, or call eval.")
+        answer = _answer_of_proposals if isinstance(self.network, FasterRCNN) else _answer_of_grid
+        return answer(self.network, list(images), list(targets))
+
+
+def _answer_of_grid(network: SSD | RetinaNet, images: list[Tensor], targets: Any) -> Answer:
+    """Of a detector that has its anchors on a grid: each that is matched to an object counts."""
+    owner = network.head if isinstance(network, RetinaNet) else network
+    with watched(network.transform, "forward") as prepared, watched(owner, "compute_loss") as calls:
+        losses = network(images, targets)
+    given = calls[0].given
+    matches, anchors = torch.stack(given["matched_idxs"]), torch.stack(given["anchors"])
+    rows = torch.where(matches >= 0)  # image and anchor; below 0 there is no object
+    codes = given["head_outputs"]["bbox_regression"][rows]
+    boxes = _decoded(network.box_coder, codes, anchors[rows], rows[0], prepared[0])
+    logits = given["head_outputs"]["cls_logits"][rows]
+    return Answer(losses, Positives(logits, boxes, rows[0], matches[rows]))
+
+
+def _answer_of_proposals(network: FasterRCNN, images: list[Tensor], targets: Any) -> Answer:
+    """Of Faster R-CNN: the sampled proposals of an object.
+
+    It predicts one box per class; the box of the object's own class is taken, as its loss does.
+    """
+    heads = network.roi_heads
+    with (
+        watched(network.transform, "forward") as prepared,
+        watched(heads, "select_training_samples") as samplings,
+        watched(heads.box_predictor, "forward") as predictions,
+    ):
+        losses = network(images, targets)
+    proposals, objects, labels, _ = samplings[0].result
+    logits, codes = _float32(predictions[0].result)
+    label = torch.cat(labels)
+    (chosen,) = torch.where(label > 0)
+    counts = torch.tensor([len(boxes) for boxes in proposals], device=label.device)
+    owners = torch.arange(len(counts), device=label.device).repeat_interleave(counts)[chosen]
+    own = codes.reshape(len(codes), -1, 4)[chosen, label[chosen]]
+    boxes = _decoded(heads.box_coder, own, torch.cat(proposals)[chosen], owners, prepared[0])
+    return Answer(losses, Positives(logits[chosen], boxes, owners, torch.cat(objects)[chosen]))
+
+
+def _decoded(
+    coder: BoxCoder, codes: Tensor, anchors: Tensor, images: Tensor, prepared: "Call"
+) -> Tensor:
+    """Predicted boxes (P, 4), as fractions of the sides of their own images, before padding."""
+    sizes = prepared.result[0].image_sizes
+    boxes = coder.decode_single(codes, anchors)
+    sides = boxes.new_tensor([(width, height, width, height) for height, width in sizes])
+    return boxes / sides[images]
+
+
+def _detections(found: dict[str, Tensor]) -> Detections:
+    """Labels begin at 1, kinds at 0; RetinaNet has an output 0, too, which is no class."""
+    real = found["labels"] > 0
+    return Detections(found["boxes"][real], found["labels"][real] - 1, found["scores"][real])
+
+
+def _heads(network: Network) -> list[Any]:
+    if isinstance(network, FasterRCNN):
+        return [network.rpn.head, network.roi_heads.box_predictor]
+    return [network.head]
+
+
+def _ask_in_float32(_generator: nn.Module, given: tuple[Any, list[Tensor]]) -> Any:
+    """Only the shapes and the type of the features are read: they need not be copied."""
+    images, features = given
+    return images, [f.new_zeros((), dtype=torch.float32).expand(f.shape) for f in features]
+
+
+def _float32(output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return output.float()
+    if isinstance(output, dict):
+        return {name: _float32(value) for name, value in output.items()}
+    return type(output)(_float32(value) for value in output)
+
+
+class Call(NamedTuple):
+    """One call of a watched method: its arguments by name, and what it returned."""
+
+    given: dict[str, Any]
+    result: Any
+
+
+@contextmanager
+def watched(owner: object, method: str) -> Iterator[list[Call]]:
+    """Note every call of a method as long as the context is open; after it, all is as before.
+
+    For torchvision's detectors, which hand their matching to a method of their own and return
+    sums only. Nothing stays on the object, so that no graph of a step outlives it.
+
+    Args:
+        owner: the object; of an ``nn.Module``, ``forward`` can be watched too.
+        method: name of the method.
+
+    Yields:
+        The calls, in their order.
+    """
+    calls: list[Call] = []
+    original = getattr(owner, method)
+    signature = inspect.signature(original)
+
+    @wraps(original)
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        calls.append(Call(dict(signature.bind(*args, **kwargs).arguments), result))
+        return result
+
+    with patch.object(owner, method, noting):  # on the object: it hides the class's method
+        yield calls

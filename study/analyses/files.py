@@ -1,0 +1,159 @@
+"""The files of an analysis, in the directory of their run: numbers, attention maps, answers."""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jsonschema import Draft202012Validator
+from PIL import Image
+from torch import Tensor
+
+from kdlib.checkpoints import load_tensors, save_tensors
+from kdlib.errors import KdlibError
+from kdlib.files import write_text
+from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, MAPS_FILE
+
+DIGITS = 6
+JPEG_QUALITY = 85
+
+
+class AttentionMaps(NamedTuple):
+    """What a network attends to in some test images.
+
+    Attributes:
+        images: (3, H, W) uint8 each.
+        stages: maps (n, h, w) uint8 of each stage, fine to coarse, each scaled to 0..255.
+        positions: of the images in the test set.
+        labels: names of their classes.
+        predicted: names of the classes that the network gives them.
+    """
+
+    images: tuple[Tensor, ...]
+    stages: tuple[Tensor, ...]
+    positions: tuple[int, ...]
+    labels: tuple[str, ...]
+    predicted: tuple[str, ...]
+
+
+class Answers(NamedTuple):
+    """A network's answers to the first images of a test set.
+
+    Attributes:
+        labels: (n,) int64, the true classes.
+        answers: (n,) int64, the network's.
+        classes: names.
+        images: the first few, (3, H, W) uint8 each; of a teacher alone.
+    """
+
+    labels: Tensor
+    answers: Tensor
+    classes: tuple[str, ...]
+    images: tuple[Tensor, ...]
+
+
+def save_maps(directory: Path, maps: AttentionMaps) -> None:
+    """Write attention maps into a run's directory, whole or not at all."""
+    tensors = {f"stage_{number}": stage for number, stage in enumerate(maps.stages, 1)}
+    facts = {"positions": maps.positions, "labels": maps.labels, "predicted": maps.predicted}
+    save_tensors(Path(directory) / MAPS_FILE, tensors | _as_jpegs(maps.images), facts)
+
+
+def load_maps(directory: Path) -> AttentionMaps:
+    """Read what :func:`save_maps` wrote; a KdlibError if it is missing or damaged."""
+    tensors, facts = load_tensors(Path(directory) / MAPS_FILE)
+    named = [tuple(facts[name]) for name in ("positions", "labels", "predicted")]
+    return AttentionMaps(_from_jpegs(tensors), _numbered(tensors, "stage"), *named)
+
+
+def save_answers(directory: Path, found: Answers) -> None:
+    """Write answers into a run's directory, whole or not at all."""
+    tensors = {"labels": found.labels.to(torch.int16), "answers": found.answers.to(torch.int16)}
+    facts = {"classes": found.classes}
+    save_tensors(Path(directory) / ANSWERS_FILE, tensors | _as_jpegs(found.images), facts)
+
+
+def load_answers(directory: Path) -> Answers:
+    """Read what :func:`save_answers` wrote; a KdlibError if it is missing or damaged."""
+    tensors, facts = load_tensors(Path(directory) / ANSWERS_FILE)
+    labels, answers = (tensors[name].long() for name in ("labels", "answers"))
+    return Answers(labels, answers, tuple(facts["classes"]), _from_jpegs(tensors))
+
+
+def _numbered(tensors: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, ...]:
+    count = sum(name.startswith(f"{prefix}_") for name in tensors)
+    return tuple(tensors[f"{prefix}_{number}"] for number in range(1, count + 1))
+
+
+def _as_jpegs(images: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    return {f"image_{number}": _as_jpeg(image) for number, image in enumerate(images, 1)}
+
+
+def _as_jpeg(image: Tensor) -> Tensor:
+    file = BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "jpeg", quality=JPEG_QUALITY)
+    return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+
+
+def _from_jpegs(tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    contents = (BytesIO(one.numpy().tobytes()) for one in _numbered(tensors, "image"))
+    return tuple(torch.from_numpy(np.array(Image.open(one))).permute(2, 0, 1) for one in contents)
+
+
+def write_analysis(directory: Path, analysis: Mapping[str, Any]) -> Path:
+    """Write the analysis of a run beside its record: a line a key, numbers with six digits."""
+    lines = (
+        f"{json.dumps(name)}: {json.dumps(_rounded(value), sort_keys=True, allow_nan=False)}"
+        for name, value in sorted(analysis.items())
+    )
+    path = Path(directory) / ANALYSIS_FILE
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    return path
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {name: _rounded(one) for name, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def read_analysis(path: Path) -> dict[str, Any]:
+    """Read and check an analysis.
+
+    Raises:
+        KdlibError: it is missing, damaged, or not that of the run in whose directory it lies.
+    """
+    advice = "Delete it, and analyse the run again."
+    try:
+        analysis = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise KdlibError(f"{path} is not a readable analysis ({error}). {advice}") from error
+    problem = next(iter(_schema().iter_errors(analysis)), None)
+    if problem is not None:
+        where = ".".join(str(part) for part in problem.absolute_path) or "the analysis"
+        raise KdlibError(f"{path}: {where}: {problem.message[:300]}. {advice}")
+    if analysis["run_id"] != Path(path).parent.name:
+        raise KdlibError(f"{path} is the analysis of '{analysis['run_id']}'. {advice}")
+    return analysis
+
+
+@cache
+def _schema() -> Draft202012Validator:
+    text = files("study.analyses").joinpath("analysis.schema.json").read_text(encoding="utf-8")
+    return Draft202012Validator(json.loads(text))
+
+
+def analyses_of(runs: pd.DataFrame) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Row and analysis of each of ``runs`` (of ``load_records``) that has one."""
+    for row in runs.to_dict("records"):
+        path = Path(row["directory"]) / ANALYSIS_FILE
+        if path.exists():
+            yield row, read_analysis(path)

@@ -1,0 +1,105 @@
+"""What the tables of the figures have in common: which runs, means and their intervals, gains."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdlib.errors import KdlibError
+from study.analyses import ANALYSIS_FILE
+from study.analyses import KEY_METHODS as ANALYSED
+from study.analyses.files import analyses_of
+from study.records import student_settings, teacher_runs
+from study.statistics import paired_comparison, t_interval
+
+# What a reader can tell apart in one panel; the other methods are in the tables.
+KEY_METHODS = (
+    "student", "kd", "at", "at_equal_scale", "release_a", "parseval_twin", "dct", "dct+kd",
+)  # fmt: skip
+
+
+def students_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the table's one student setting.
+
+    Raises:
+        KdlibError: there are several settings.
+    """
+    settings = student_settings(table)
+    if len(settings) > 1:
+        raise KdlibError("The runs have several settings; choose one by its 'setting'.")
+    return table[table["setting"].isin(settings)]
+
+
+def without_variants(students: pd.DataFrame) -> pd.DataFrame:
+    """Runs without FRSKD's variants, which notebook 10 compares: FRSKD stands for them.
+
+    What the published weights do to so short a training would leave other methods no room.
+    """
+    return students[~students["method"].str.startswith("frskd_")]
+
+
+def having(file: str, runs: pd.DataFrame) -> pd.DataFrame:
+    """Those of the runs in whose directory a file lies."""
+    kept = runs["directory"].map(lambda directory: (Path(directory) / file).exists())
+    return runs[kept.astype(bool)]
+
+
+def with_teachers_that_have(file: str, table: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """The methods' runs of the one setting that have a file; their teachers, labelled ``teacher``.
+
+    Empty without such a student: a teacher alone is no comparison.
+    """
+    students = students_of(table)
+    chosen = having(file, students[students["label"].isin(methods)])
+    if chosen.empty:
+        return chosen
+    teachers = teacher_runs(table, chosen["setting"].iloc[0]).assign(label="teacher")
+    return pd.concat([teachers, chosen])
+
+
+def from_analyses(
+    table: pd.DataFrame,
+    rows_of: Callable[[Mapping[str, Any]], Iterable[dict[str, Any]]],
+    methods: Sequence[str] = ANALYSED,
+) -> pd.DataFrame:
+    """The rows that ``rows_of`` makes of each run's analysis, with the run's ``label``."""
+    runs = with_teachers_that_have(ANALYSIS_FILE, table, methods)
+    rows = [
+        {"label": run["label"], **row}
+        for run, analysis in analyses_of(runs)
+        for row in rows_of(analysis)
+    ]
+    return pd.DataFrame(rows)
+
+
+def with_interval(rows: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
+    """``mean`` of a column in each group, its 95 % interval (missing with one value) and ``n``."""
+    found = []
+    for key, values in rows.groupby(keys)[column] if len(rows) else ():
+        low, high = t_interval(values.to_numpy(float))
+        mean = {"mean": values.mean(), "low": low, "high": high, "n": len(values)}
+        found.append({**dict(zip(keys, key, strict=True)), **mean})
+    return pd.DataFrame(found)
+
+
+def gains(
+    runs: pd.DataFrame, pairs: Iterable[tuple[str, str]], metric: str = "top1", **identity: Any
+) -> Iterator[dict[str, Any]]:
+    """A row a pair of methods with common seeds: ``identity`` and the paired comparison."""
+    known = set(runs["label"])
+    for method, baseline in pairs:
+        if {method, baseline} <= known:
+            found = paired_comparison(runs, method, baseline, metric)
+            if found.n:
+                yield {**identity, **vars(found)}
+
+
+def in_order(rows: pd.DataFrame, column: str, order: Sequence[str], *then: str) -> pd.DataFrame:
+    """Rows sorted by the place of a column's value in ``order``, ``then`` by other columns."""
+    place = {value: number for number, value in enumerate(order)}
+    return rows.sort_values(
+        [column, *then],
+        key=lambda values: values.map(place) if values.name == column else values,
+        kind="stable",
+    )

@@ -1,0 +1,434 @@
+"""Detectors: torchvision's losses and detections, the positives beside them, and what is built."""
+
+import gc
+import weakref
+from contextlib import contextmanager
+from copy import deepcopy
+from urllib.error import URLError
+
+import pytest
+import torch
+from detection.detectors import CLASSES, DETECTORS, SIZE, detector, images, nothing, targets
+from torch import nn, optim
+from torchvision import models as tv
+from torchvision.models import detection
+from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
+
+from kdlib.detection.detector import Answer, Detections, watched
+from kdlib.detection.models import SSD_SMALLEST
+from kdlib.errors import KdlibError
+from kdlib.models import check_task, create_model
+from kdlib.models.cost import count_parameters, flops
+
+torch.set_num_threads(1)
+
+HEAVY = ("ssd300_vgg16", "retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn")
+LIGHT = [name for name in DETECTORS if name not in HEAVY]
+"""One of each kind at least: what the heavy ones share with these is tested on these."""
+LITE, FASTER = "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_fpn"
+GRIDS = [name for name in LIGHT if name != FASTER]
+SMALL = ["scenes_ssd_tiny", "scenes_retinanet_tiny", FASTER]
+
+
+def answered(network, found=None) -> Answer:
+    """A step's answer; the seed is that of the proposals' sampling."""
+    torch.manual_seed(1)
+    return network.train()(images(), targets() if found is None else found)
+
+
+@contextmanager
+def plain(network):
+    """torchvision's network as it comes, without what a Detector hangs on it."""
+    hooks = [h for m in network.network.modules() for h in (m._forward_hooks, m._forward_pre_hooks)]
+    kept = [dict(own) for own in hooks]
+    for own in hooks:
+        own.clear()
+    yield network.network
+    for own, hung in zip(hooks, kept, strict=True):
+        own.update(hung)
+
+
+def matched(network, found):
+    """Anchors and the object of each, by torchvision's own parts, one after the other."""
+    batch, targets = network.transform(images(), found)
+    features = list(network.backbone(batch.tensors).values())
+    anchors = network.anchor_generator(batch, features)
+    pairs = zip(targets, anchors, strict=True)
+    objects = [network.proposal_matcher(box_iou(t["boxes"], a)) for t, a in pairs]
+    return targets, network.head(features), anchors, objects
+
+
+def true_boxes(positives) -> torch.Tensor:
+    """The targets' boxes of all positives, as fractions of their images' sides."""
+    sides = [torch.tensor([i.shape[2], i.shape[1]] * 2) for i in images()]
+    pairs = zip(positives.images.tolist(), positives.objects.tolist(), strict=True)
+    return torch.stack([targets()[i]["boxes"][o] / sides[i] for i, o in pairs])
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_losses_and_detections_are_torchvisions_to_the_bit(name):
+    network = detector(name)
+    with plain(network) as theirs:
+        torch.manual_seed(1)
+        expected = theirs.train()(images(), targets())
+    losses = answered(network).losses
+    assert losses.keys() == expected.keys()
+    assert all(torch.equal(losses[key], expected[key]) for key in expected)
+    with torch.no_grad():
+        found = network.eval()(images())
+        with plain(network) as theirs:
+            expected = theirs(images())
+    for detections, their in zip(found, expected, strict=True):
+        assert isinstance(detections, Detections)
+        real = their["labels"] > 0
+        kept = [their[key][real] for key in ("boxes", "labels", "scores")]
+        assert all(map(torch.equal, detections, (kept[0], kept[1] - 1, kept[2])))
+    assert network.scores == ("sigmoid" if "retinanet" in name else "softmax")
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_losses_and_positives_reach_what_they_should(name):
+    network = detector(name)
+    losses, positives = answered(network)
+    count = len(positives.images)
+    assert count > 0 and network.classes == CLASSES
+    assert positives.logits.shape == (count, CLASSES + 1) and positives.boxes.shape == (count, 4)
+    assert positives.images.dtype == positives.objects.dtype == torch.int64
+    network.zero_grad()
+    sum(losses.values()).backward(retain_graph=True)
+    gradients = [p.grad for p in network.parameters() if p.requires_grad]
+    assert all(g is not None and g.isfinite().all() for g in gradients)
+    for tensor in (positives.logits, positives.boxes):
+        network.zero_grad()
+        tensor.sum().backward(retain_graph=True)
+        first = next(p for p in network.network.backbone.parameters() if p.dim() == 4)
+        assert first.grad.isfinite().all() and first.grad.any()
+    network.zero_grad()
+
+
+@pytest.mark.parametrize("name", [*GRIDS, "ssd300_vgg16"])
+def test_positives_are_the_anchors_that_torchvision_matches(name):
+    network = detector(name)
+    with plain(network) as theirs:
+        _, outputs, _, objects = matched(theirs.train(), targets())
+    positives = answered(network).positives
+    for image, of_anchor in enumerate(objects):
+        (chosen,) = torch.where(of_anchor >= 0)
+        here = positives.images == image
+        assert torch.equal(positives.objects[here], of_anchor[chosen])
+        assert torch.equal(positives.logits[here], outputs["cls_logits"][image, chosen])
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_perfect_regression_gives_the_boxes_of_the_targets(name):
+    network = detector(name)
+    inner = network.network
+    with plain(network):
+        resized, _, anchors, objects = matched(inner.train(), targets())
+    codes = [
+        inner.box_coder.encode_single(t["boxes"][o.clamp(min=0)], a)
+        for t, a, o in zip(resized, anchors, objects, strict=True)
+    ]
+    with answering(inner.head, lambda output: {**output, "bbox_regression": torch.stack(codes)}):
+        positives = answered(network).positives
+    torch.testing.assert_close(positives.boxes, true_boxes(positives), atol=1e-4, rtol=0)
+    with answering(inner.head, lambda out: {**out, "bbox_regression": torch.stack(codes) + 30}):
+        assert (answered(network).positives.boxes[:, 2:] > 1).all()  # left as they are
+
+
+@contextmanager
+def answering(module, change):
+    """A module whose output is changed."""
+    hook = module.register_forward_hook(lambda _module, _given, output: change(output))
+    yield
+    hook.remove()
+
+
+def test_positive_proposals_overlap_their_objects_and_take_the_box_of_their_class(monkeypatch):
+    network = detector(FASTER)
+    heads, sampled = network.network.roi_heads, []
+    sample, predict = heads.select_training_samples, heads.box_predictor.forward
+
+    def sampling(*given):
+        sampled[:] = sample(*given)
+        return tuple(sampled)
+
+    def predicting(features):
+        codes = torch.cat(sampled[3]) * perfect  # of every class the same, but of label 0 nonsense
+        each = codes[:, None].repeat(1, CLASSES + 1, 1)
+        each[:, 0] = 7
+        return predict(features)[0], each.flatten(1)
+
+    monkeypatch.setattr(heads, "select_training_samples", sampling)
+    monkeypatch.setattr(heads.box_predictor, "forward", predicting)
+    perfect = 1
+    positives = answered(network).positives
+    torch.testing.assert_close(positives.boxes, true_boxes(positives), atol=1e-4, rtol=0)
+    assert len(positives.images) == sum((labels > 0).sum() for labels in sampled[2])
+    perfect = 0  # the boxes are the proposals now
+    positives = answered(network).positives
+    assert (box_iou(positives.boxes, true_boxes(positives)).diagonal() >= 0.5 - 1e-5).all()
+    found = set(zip(positives.images.tolist(), positives.objects.tolist(), strict=True))
+    assert found == {(0, 0), (0, 1), (1, 0)}  # the objects themselves are proposals
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_a_batch_without_objects_has_no_positives_and_trains(name):
+    network = detector(name)
+    losses, positives = answered(network, [nothing(), nothing()])
+    assert [len(part) for part in positives] == [0, 0, 0, 0]
+    assert positives.logits.shape == (0, CLASSES + 1) and positives.boxes.shape == (0, 4)
+    total = sum(losses.values()) + positives.logits.sum() + positives.boxes.sum()
+    total.backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+    is_ssd = not isinstance(network.network, RetinaNet | FasterRCNN)
+    assert (total == 0) if is_ssd else (total > 0)  # SSD takes its negatives by the positives
+    network.zero_grad()
+    positives = answered(network, [nothing(), targets()[1]]).positives
+    assert set(positives.images.tolist()) == {1} and set(positives.objects.tolist()) == {0}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_step_leaves_nothing_behind_even_if_it_fails(name):
+    network = detector(name)
+    before = [(module, set(vars(module))) for module in network.modules()]
+    gc.collect()
+    gc.disable()
+    try:
+        answer = answered(network)
+        tensors = (*answer.losses.values(), answer.positives.logits, answer.positives.boxes)
+        graphs = [weakref.ref(tensor) for tensor in tensors]
+        del answer, tensors
+        assert all(graph() is None for graph in graphs)  # by counting references alone
+    finally:
+        gc.enable()
+    flat = {"boxes": torch.tensor([[4.0, 4, 4, 9]]), "labels": torch.tensor([1])}
+    with pytest.raises(AssertionError, match="positive height and width"):
+        answered(network, [flat, nothing()])
+    with torch.no_grad():
+        network.eval()(images())
+    assert all(set(vars(module)) == names for module, names in before)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_copy_is_whole_and_its_own_in_any_memory_format(name):
+    network = detector(name)
+    copy = deepcopy(network)
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            parameter.mul_(0.5)
+    expected = answered(network)
+    assert not torch.equal(answered(copy).positives.logits, expected.positives.logits)
+    copy.load_state_dict(network.state_dict())
+    assert all(map(torch.equal, answered(copy).positives, expected.positives))
+    for key, loss in answered(copy.to(memory_format=torch.channels_last)).losses.items():
+        torch.testing.assert_close(loss, expected.losses[key], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["scenes_ssd", "scenes_retinanet", *SMALL])
+def test_bfloat16_leaves_losses_anchors_and_boxes_in_float32(name):
+    network = detector(name)
+    exact = answered(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, positives = answered(network)
+        found = network.eval()(images())
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert positives.logits.dtype == positives.boxes.dtype == torch.float32
+    assert found[0].boxes.dtype == found[0].scores.dtype == torch.float32
+    if name != FASTER:  # the anchors are the same, thus the matching
+        for key, loss in losses.items():
+            torch.testing.assert_close(loss, exact.losses[key], rtol=0.05, atol=0.02)
+        assert torch.equal(positives.images, exact.positives.images)
+        assert torch.equal(positives.objects, exact.positives.objects)
+
+
+def test_an_output_that_is_no_class_is_not_a_detection():
+    network = deepcopy(detector("scenes_retinanet_tiny"))
+    bias = network.network.head.classification_head.cls_logits.bias
+    with torch.no_grad():
+        bias.view(-1, CLASSES + 1)[:, 0] = 5
+        bias.view(-1, CLASSES + 1)[:, 3] = 4
+        found = network.eval()(images())
+    assert {kind for one in found for kind in one.kinds.tolist()} <= {2}
+
+
+class Adder:
+    def add(self, first: int, second: int = 1) -> int:
+        return first + second
+
+
+def test_calls_are_noted_by_the_names_of_their_arguments():
+    adder, layer = Adder(), nn.Linear(2, 3)
+    with watched(adder, "add") as calls:
+        assert adder.add(1, 2) == 3 and adder.add(second=5, first=4) == 9 and adder.add(7) == 8
+    adder.add(1, 1)
+    given = [{"first": 1, "second": 2}, {"first": 4, "second": 5}, {"first": 7}]
+    assert calls == [*zip(given, (3, 9, 8), strict=True)] and not vars(adder)
+    before = set(vars(layer))
+    with watched(layer, "forward") as calls:
+        output = layer(torch.zeros(1, 2))
+    assert calls[0].result is output and set(vars(layer)) == before
+
+
+def test_watching_nests_and_ends_with_an_error():
+    adder = Adder()
+    with pytest.raises(TypeError), watched(adder, "add"):
+        adder.add(None, 1)
+    assert not vars(adder)
+    adder.add = lambda first, second: first * second
+    with watched(adder, "add") as outer, watched(adder, "add") as inner:
+        assert adder.add(3, 4) == 12
+    assert adder.add(5, 5) == 25 and outer == inner and len(outer) == 1
+
+
+def anchors(name: str, size: int) -> torch.Tensor:
+    """(A, 4), in pixels, of one image of ``size`` pixels."""
+    features = [torch.zeros(1, 1, size // stride, size // stride) for stride in (8, 16)]
+    batch = ImageList(torch.zeros(1, 3, size, size), [(size, size)])
+    return create_model(name, 5, image_size=size).network.anchor_generator(batch, features)[0]
+
+
+@pytest.mark.parametrize(("name", "count", "low"), [
+    ("scenes_ssd", 320, 0.9), ("scenes_retinanet", 160, 0.8),
+])  # fmt: skip
+def test_few_anchors_fit_the_objects_of_scenes_and_grow_with_the_image(name, count, low):
+    found, larger = anchors(name, 64), anchors(name, 128)
+    assert found.shape == (count, 4)
+    generator = torch.Generator().manual_seed(0)
+    sides = 13 + 12 * torch.rand(500, 2, generator=generator)  # of what is within 64 x 64
+    corners = (64 - sides) * torch.rand(500, 2, generator=generator)
+    best = box_iou(torch.cat([corners, corners + sides], dim=1), found).amax(1)
+    assert (best >= 0.5).float().mean() > low
+    first, second = (boxes[:4, 2:] - boxes[:4, :2] for boxes in (found, larger))
+    torch.testing.assert_close(second, 2 * first, rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [
+    ("scenes_ssd", 0.1e6, 0.13e6), ("scenes_ssd_tiny", 0, 0.02e6),
+    ("scenes_retinanet", 0.25e6, 0.35e6), ("scenes_retinanet_tiny", 0, 0.02e6),
+])  # fmt: skip
+def test_those_of_scenes_are_small(name, low, high):
+    assert low < count_parameters(create_model(name, 5)) < high
+
+
+@pytest.mark.parametrize("name", ["scenes_ssd", "scenes_retinanet"])
+def test_a_few_steps_find_two_squares(name):
+    torch.manual_seed(0)
+    images = torch.full((2, 3, 64, 64), 0.4)
+    boxes = torch.tensor([[6.0, 8, 24, 26], [36, 30, 54, 48]])
+    images[0, 0, 8:26, 6:24], images[1, 2, 30:48, 36:54] = 1, 1
+    targets = [{"boxes": boxes[i : i + 1], "labels": torch.tensor([i + 1])} for i in range(2)]
+    network = create_model(name, 2).train()
+    optimiser = optim.AdamW(network.parameters(), lr=5e-3)
+    for _ in range(40):
+        optimiser.zero_grad()
+        sum(network(list(images), targets).losses.values()).backward()
+        optimiser.step()
+    with torch.no_grad():
+        found = network.train(False)(list(images))
+    for index, detections in enumerate(found):
+        assert detections.kinds[0] == index and detections.scores[0] > 0.3
+        assert box_iou(detections.boxes[:1], boxes[index : index + 1]) > 0.3
+
+
+def test_without_options_a_detector_is_the_one_that_torchvision_builds():
+    torch.manual_seed(3)
+    ours = create_model(LITE, 90).network
+    torch.manual_seed(3)
+    theirs = getattr(detection, LITE)(weights=None, weights_backbone=None, num_classes=91)
+    pairs = zip(ours.state_dict().items(), theirs.state_dict().items(), strict=True)
+    assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+    assert repr(ours.transform) == repr(theirs.transform)
+    published = detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["num_params"]
+    assert count_parameters(ours) == published
+
+
+def test_ssd300_has_its_published_size_and_fewer_levels_on_small_images():
+    with torch.device("meta"):
+        whole = create_model("ssd300_vgg16", 90)
+        backbone = create_model("ssd300_vgg16", 1, image_size=SSD_SMALLEST).network.backbone
+        maps = backbone(torch.zeros(1, 3, SSD_SMALLEST, SSD_SMALLEST))
+        assert [features.shape[-1] for features in maps.values()][-1] == 1
+        with pytest.raises(RuntimeError, match="[Kk]ernel size"):
+            backbone(torch.zeros(1, 3, SSD_SMALLEST - 1, SSD_SMALLEST - 1))
+    published = detection.SSD300_VGG16_Weights.COCO_V1.meta["num_params"]
+    assert count_parameters(whole) == published
+    assert whole.network.transform.fixed_size == (300, 300)
+    assert whole.network.anchor_generator.steps is not None
+    small = detector("ssd300_vgg16").network
+    assert len(small.anchor_generator.aspect_ratios) == 1 + len(small.backbone.extra) == 4
+    assert small.transform.image_std == whole.network.transform.image_std
+
+
+def test_images_are_resized_as_asked():
+    lite, faster = (detector(name).network.transform for name in (LITE, FASTER))
+    lite.eval(), faster.eval()
+    assert lite(images())[0].image_sizes == [(64, 64), (64, 64)]
+    assert faster(images())[0].image_sizes == [(64, 64), (64, 85)]
+    long = faster([torch.rand(3, 20, 200)])[0].image_sizes[0]
+    assert long == (10, 107)  # the longer side is bounded, in torchvision's proportion
+
+
+def test_mean_and_deviation_normalise_the_images():
+    network = create_model("scenes_ssd_tiny", 5, mean=(0.1, 0.2, 0.3), std=torch.tensor([1, 2, 4]))
+    batch, _ = network.network.transform([torch.full((3, 64, 64), 0.5)])
+    expected = torch.tensor([0.4, 0.15, 0.05])
+    torch.testing.assert_close(batch.tensors.mean((0, 2, 3)), expected)
+    assert create_model("scenes_ssd_tiny", 5, image_size=None, mean=None).classes == 5
+
+
+@pytest.mark.parametrize("name", [LITE, FASTER])
+def test_a_backbone_begins_with_the_weights_that_are_named(name, monkeypatch):
+    state = tv.mobilenet_v3_large().state_dict()
+    fetch = "torchvision.models._api.load_state_dict_from_url"
+    monkeypatch.setattr(fetch, lambda *_args, **_kwargs: state)
+    network = create_model(name, CLASSES, image_size=SIZE, weights="IMAGENET1K_V1")
+    found = {tuple(p.shape): p for p in network.network.backbone.parameters() if p.dim() == 4}
+    first = state["features.0.0.weight"]
+    assert torch.equal(found[tuple(first.shape)], first)
+    assert len(answered(network).positives.images) > 0
+    with pytest.raises(KdlibError, match=r"weights of mobilenet_v3_large 'COCO_V1'.*IMAGENET1K_V2"):
+        create_model(name, CLASSES, weights="COCO_V1")
+
+
+def test_ssd300_takes_the_original_weights_and_says_where_they_go(monkeypatch):
+    def offline(*_args, **_kwargs):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with (
+        torch.device("meta"),
+        pytest.raises(KdlibError, match=r"no route to host.*vgg16_features-\S+\.pth in .*points"),
+    ):
+        create_model("ssd300_vgg16", CLASSES, weights="DEFAULT")
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"image_size": 16}, "image_size of a detector is 16; give whole pixels, at least 32"),
+    ({"image_size": 64.0}, "image_size of a detector is 64.0"),
+    ({"mean": [0.5]}, r"mean of a detector is \[0.5\]; give three numbers"),
+    ({"mean": [0.5, 0.5, float("nan")]}, "mean of a detector"),
+    ({"std": [0.2, 0.0, 0.2]}, "give three positive numbers"),
+    ({"weights": "DEFAULT"}, "Unknown option of model '.*'.*image_size, mean, std"),
+    ({"size": 64}, "Unknown option of model '"),
+])  # fmt: skip
+def test_input_that_cannot_be_is_refused(options, message):
+    with pytest.raises(KdlibError, match=message):
+        create_model("scenes_ssd", 5, **options)
+    if "weights" not in options:
+        with pytest.raises(KdlibError, match=message):
+            create_model("ssd300_vgg16", 5, **options)
+
+
+def test_each_network_does_its_task():
+    check_task("scenes_ssd", "detection"), check_task("resnet18", "crops")
+    with pytest.raises(KdlibError, match="'resnet18' is not for task 'detection'.*ssd300_vgg16"):
+        check_task("resnet18", "detection")
+    for task in ("crops", "segmentation"):
+        with pytest.raises(KdlibError, match=f"'scenes_ssd' is not for task '{task}'"):
+            check_task("scenes_ssd", task)
+    with pytest.raises(KdlibError, match="needs targets: give them, or call eval"):
+        detector("scenes_ssd_tiny").train()(images())
+    assert flops(detector("scenes_ssd_tiny"), SIZE) > 1e5

@@ -1,0 +1,266 @@
+"""KD_cls and KD_loc: what they are, where their gradients go, and what the teacher sees."""
+
+import pytest
+import torch
+from detection.detectors import nothing
+from torch.autograd import gradcheck
+from torch.distributions import Bernoulli, kl_divergence
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.transforms.v2 import functional as tv
+
+from kdlib.detection.batches import DetectionBatch
+from kdlib.detection.losses import RECOGNITION, CropLoss, crop_distance, pooled
+from kdlib.detection.teacher import CropTeacher, EarlyStages, sampled_crops
+from kdlib.errors import KdlibError
+from kdlib.losses.logits import kd_per_image
+from kdlib.models import create_model
+
+POSITIVES, CLASSES, SIZE, SIDE, CROP = 5, 7, 8, 64, 16
+HALF = (0.5, 0.5, 0.5)
+FIRST = torch.tensor([0])
+
+
+@pytest.fixture
+def logits():
+    stream = torch.Generator().manual_seed(0)
+    student = torch.randn(POSITIVES, CLASSES + 1, generator=stream, dtype=torch.float64) * 3
+    teacher = torch.randn(POSITIVES, CLASSES, generator=stream, dtype=torch.float64) * 3
+    return student.requires_grad_(), teacher.requires_grad_()
+
+
+@pytest.mark.parametrize("form", RECOGNITION)
+def test_recognition_is_positive_finite_and_teaches_the_student_alone(form, logits):
+    (student, teacher), loss = logits, RECOGNITION[form]
+    assert loss(student, teacher, 2.0).shape == (POSITIVES,)
+    assert (loss(student, teacher, 2.0) > 0).all()
+    assert gradcheck(lambda z: loss(z, teacher, 2.0), student)
+    loss(student, teacher, 2.0).sum().backward()
+    assert student.grad.abs().sum() > 0 and teacher.grad is None
+    if form == "softmax":  # descending lowers the background's logit
+        assert (student.grad[:, 0] > 0).all()
+    else:  # these leave the unused background alone, and vanish where the networks agree
+        assert not student.grad[:, 0].any()
+        same = torch.cat([torch.zeros(POSITIVES, 1), teacher.detach()], dim=1)
+        assert loss(same, teacher, 2.0).abs().max() < 1e-12
+    assert loss(student.bfloat16(), teacher.bfloat16(), 2.0).dtype == torch.float32
+    sure = torch.tensor([[-300.0, 300.0, -300.0]], requires_grad=True)
+    found = loss(sure, torch.tensor([[-300.0, 300.0]]), 1.0).sum()
+    found.backward()
+    assert torch.isfinite(found) and torch.isfinite(sure.grad).all()
+
+
+def test_forms_of_recognition_are_known_divergences(logits):
+    student, teacher = (one.detach() for one in logits)
+    surely_not = torch.cat([torch.full((POSITIVES, 1), -1e9), teacher], dim=1)
+    expected = kd_per_image(student, surely_not, 3.0)  # a teacher that gives background nothing
+    torch.testing.assert_close(RECOGNITION["softmax"](student, teacher, 3.0), expected)
+    told, answer = Bernoulli(logits=teacher / 2), Bernoulli(logits=student[:, 1:] / 2)
+    binary = RECOGNITION["kl_bce"](student, teacher, 2.0)
+    torch.testing.assert_close(binary, 4 * kl_divergence(told, answer).mean(1))
+    student[:, 3] *= -1  # the release swaps yes and no of the true class: the sum is the same
+    teacher[:, 2] *= -1  # output 3 is class 2, since output 0 is the background
+    torch.testing.assert_close(RECOGNITION["kl_bce"](student, teacher, 2.0), binary)
+
+
+def test_shares_ignore_a_common_factor_of_the_sigmoids():
+    few = torch.tensor([[0.0, -9.0, -10.0]])  # far from saturation a sigmoid is an exponential
+    more, teacher = few - torch.tensor([0.0, 2.0, 2.0]), torch.tensor([[-5.0, -6.0]])
+    close = (RECOGNITION["kl_ce"](one, teacher, 1.0) for one in (few, more))
+    torch.testing.assert_close(*close, atol=1e-2, rtol=0)
+
+
+@pytest.fixture
+def images():
+    """Two smooth images of different sizes."""
+    stream = torch.Generator().manual_seed(1)
+    few = [
+        torch.rand(3, *shape, generator=stream, dtype=torch.float64) for shape in ((5, 6), (4, 9))
+    ]
+    return [tv.resize(one, [4 * one.shape[-2], 4 * one.shape[-1]], antialias=True) for one in few]
+
+
+# Of numbers that put no sample on the centre of a pixel, where bilinear values have a kink.
+BOXES = torch.tensor(
+    [[0.1137, 0.2071, 0.6113, 0.8939], [0.3137, 0.0571, 0.8071, 0.7139], [0.0, 0.0, 1.0, 1.0]]
+).double()
+OWNERS = torch.tensor([1, 0, 1])
+
+
+def test_a_crop_is_what_slicing_and_torchvision_give():
+    image = torch.rand(3, 20, 30)
+    crop = sampled_crops([image[:, :8, :8]], torch.tensor([[0.0, 0.0, 1.0, 1.0]]), FIRST, SIZE)
+    torch.testing.assert_close(crop[0], image[:, :8, :8])
+    box = torch.tensor([[6 / 30, 4 / 20, 14 / 30, 12 / 20]])
+    torch.testing.assert_close(sampled_crops([image], box, FIRST, SIZE)[0], image[:, 4:12, 6:14])
+    box = torch.tensor([[6 / 30, 4 / 20, 10 / 30, 8 / 20]])
+    crop = sampled_crops([image], box, FIRST, 16)
+    expected = tv.resized_crop(image, 4, 6, 4, 4, [16, 16], antialias=False)
+    torch.testing.assert_close(crop[0, :, 2:-2, 2:-2], expected[:, 2:-2, 2:-2])
+
+
+def test_each_box_is_cut_out_of_its_own_image_whatever_their_order(images):
+    together = sampled_crops(images, BOXES, OWNERS, SIZE)
+    for row, (box, owner) in enumerate(zip(BOXES, OWNERS, strict=True)):
+        alone = sampled_crops([images[owner]], box[None], FIRST, SIZE)
+        torch.testing.assert_close(together[row], alone[0])
+    assert sampled_crops(images, BOXES[:0], OWNERS[:0], SIZE).shape == (0, 3, SIZE, SIZE)
+
+
+def test_numeric_gradients_of_boxes_and_distance_agree(images):
+    boxes = BOXES[:2].clone().requires_grad_()
+    assert gradcheck(lambda b: sampled_crops(images, b, OWNERS[:2], 5), boxes, eps=1e-7, atol=1e-4)
+    target = sampled_crops(images, BOXES[:2] + 0.03, OWNERS[:2], SIZE)
+
+    def distance(boxes):
+        return crop_distance(sampled_crops(images, boxes, OWNERS[:2], SIZE), target)
+
+    assert gradcheck(distance, boxes, eps=1e-7, atol=1e-4)
+    assert not crop_distance(target, target.clone()).any()
+
+
+def test_descending_moves_a_shifted_box_to_the_object():
+    """A white blob on black: the box that cuts half of it moves there, whichever side it is."""
+    rows = torch.linspace(-1, 1, 40, dtype=torch.float64)
+    blob = torch.exp(-8 * (rows[:, None] ** 2 + rows[None] ** 2)).expand(3, 40, 40)
+    truth = torch.tensor([[0.25, 0.25, 0.75, 0.75]]).double()
+    target = sampled_crops([blob], truth, FIRST, SIZE)
+    for shift in (-0.1, 0.1):
+        box = (truth + torch.tensor([shift, 0, shift, 0])).requires_grad_()
+        crop_distance(sampled_crops([blob], box, FIRST, SIZE), target).sum().backward()
+        assert -box.grad[0, [0, 2]].sum() * shift < 0
+
+
+@pytest.mark.parametrize(
+    "box", [[0.4, 0.2, 0.4, 0.6], [1.2, 0.1, 1.5, 0.4], [-3.0, -2.0, -1.0, -1.0]]
+)
+def test_a_box_without_area_or_outside_stays_finite(images, box):
+    boxes = torch.tensor([box], dtype=torch.float64, requires_grad=True)
+    crop = sampled_crops(images[:1], boxes, FIRST, SIZE)
+    crop.sum().backward()
+    assert torch.isfinite(crop).all() and torch.isfinite(boxes.grad).all()
+    box = torch.tensor([[-0.2, 0.1, 0.5, 1.3]], dtype=torch.float64, requires_grad=True)
+    sampled_crops(images[:1], box, FIRST, SIZE).pow(2).sum().backward()
+    assert (box.grad[0] == 0).tolist() == [True, False, False, True]  # edges beyond the image
+
+
+def test_pooling_leaves_small_maps_as_they_are():
+    maps = torch.rand(2, 3, 4, 4)
+    assert torch.equal(pooled(maps, 16), maps)
+    assert pooled(maps, 2).shape == (2, 3, 2, 2)
+    torch.testing.assert_close(pooled(maps, 1)[..., 0, 0], maps.mean((2, 3)))
+
+
+STOPPING = ("scenes_small", "resnet20", "resnet18", "mobilenet_v2")
+
+
+@pytest.mark.parametrize("name", [*STOPPING, "wrn_16_2"])
+def test_early_stages_are_those_of_the_whole_network_and_cost_less(name):
+    network = create_model(name, 5).eval().requires_grad_(False)
+    images, costs = torch.rand(2, 3, 64, 64, requires_grad=True), []
+    early = EarlyStages(network, 1).eval()
+    for part in (early, network):
+        with FlopCounterMode(display=False) as counter:
+            whole = part(images)
+        costs.append(counter.get_total_flops())
+    assert (costs[0] < 0.8 * costs[1]) == (name in STOPPING)
+    for count in (1, 3):
+        found = EarlyStages(network, count).eval()(images)
+        assert all(map(torch.equal, found, whole.stages)) and len(found) == count
+    own = {id(parameter) for parameter in network.parameters()}
+    assert {id(parameter) for parameter in early.parameters()} <= own
+    early(images)[0].sum().backward()
+    assert images.grad.abs().sum() > 0
+
+
+DETECTORS = {
+    "scenes_ssd_tiny": ("head.classification_head", "head.regression_head"),
+    "scenes_retinanet_tiny": ("head.classification_head", "head.regression_head"),
+    "fasterrcnn_mobilenet_v3_large_fpn": (
+        "roi_heads.box_predictor.cls_score",
+        "roi_heads.box_predictor.bbox_pred",
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=DETECTORS)
+def scene(request):
+    """A detector's answer to two images of two objects each, a teacher, the detector's branches."""
+    torch.manual_seed(0)
+    detector = create_model(request.param, 3, image_size=SIDE, mean=HALF, std=HALF).train()
+    teacher = CropTeacher(create_model("scenes_small", 3), CROP, HALF, HALF)
+    boxes = torch.tensor([[4.0, 6.0, 24.0, 26.0], [30.0, 30.0, 52.0, 50.0]])
+    targets = [{"boxes": boxes + shift, "labels": torch.tensor([1, 3])} for shift in (0.0, 5.0)]
+    batch = DetectionBatch([torch.rand(3, SIDE, SIDE) for _ in targets], targets, torch.arange(2))
+    answer = detector(batch.images, batch.targets)
+    assert len(answer.positives.images) >= 4, "every object has a positive"
+    branches = [detector.network.get_submodule(path) for path in DETECTORS[request.param]]
+    return detector, teacher, batch, answer.positives, branches
+
+
+def terms_of(scene, positives=None, batch=None, **options):
+    detector, teacher, own, answered, _ = scene
+    batch = batch or own
+    return CropLoss(**options)(positives or answered, detector, batch, *teacher.teach(batch))
+
+
+def reached(module):
+    """Whether any gradient that is not zero has come to a module's parameters."""
+    return any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in module.parameters())
+
+
+@pytest.mark.parametrize(("options", "names", "branch"), [
+    ({"cls": 1.0, "loc": 0.0}, {"kd_cls"}, 0),
+    ({"cls": 0.0, "loc": 1.0, "layers": (-1,)}, {"loc"}, 1),
+    ({"cls": 0.0, "loc": 1.0, "layers": (0,)}, {"kd_loc"}, 1),
+    ({"cls": 0.0, "loc": 1.0, "layers": (-1, 0, 1)}, {"loc", "kd_loc"}, 1),
+])  # fmt: skip
+def test_each_term_reaches_its_branch_alone_and_never_the_teacher(scene, options, names, branch):
+    detector, teacher, batch, _, branches = scene
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    detector.zero_grad()
+    teacher.train()
+    terms = terms_of(scene, **options)
+    torch.stack(list(terms.values())).sum().backward(retain_graph=True)
+    assert set(terms) == names and reached(detector.network.backbone)
+    assert [reached(one) for one in branches] == [branch == 0, branch == 1]
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    known = teacher(batch)
+    assert not any(one.requires_grad for one in (known.crops, known.logits, *known.stages))
+
+
+def test_a_predicted_box_equal_to_its_target_costs_nothing(scene):
+    _, teacher, batch, positives, _ = scene
+    rows = teacher(batch).starts[positives.images] + positives.objects
+    truth = torch.cat([target["boxes"] / SIDE for target in batch.targets])[rows]
+    for shift, low, high in ((0, -1, 1e-5), (0.05, 1e-3, 1e9)):
+        moved = positives._replace(boxes=truth + shift)
+        terms = terms_of(scene, moved, cls=0.0, loc=1.0, layers=(-1, 0, 1))
+        assert all(low < term.item() < high for term in terms.values())
+
+
+def test_images_without_objects_change_nothing_and_batches_without_any_cost_nothing(scene):
+    """Rows of the targets are found by image, so an empty one in front must shift nothing."""
+    detector, _, batch, positives, _ = scene
+    longer = batch._replace(
+        images=[torch.rand(3, SIDE, SIDE), *batch.images], targets=[nothing(), *batch.targets]
+    )
+    beside = terms_of(scene, positives._replace(images=positives.images + 1), longer)
+    for name, term in terms_of(scene).items():
+        torch.testing.assert_close(beside[name], term)
+    empty = batch._replace(targets=[nothing(), nothing()])
+    answer = detector(empty.images, empty.targets)
+    terms = terms_of(scene, answer.positives, empty)
+    total = torch.stack([*answer.losses.values(), *terms.values()]).sum()
+    total.backward()
+    assert torch.isfinite(total) and set(terms) == {"kd_cls", "loc", "kd_loc"}
+    assert not any(term.item() for term in terms.values())
+
+
+def test_a_teacher_that_cannot_answer_says_so(scene):
+    teacher = CropTeacher(None, CROP, HALF, HALF)
+    assert teacher.stages_of(torch.zeros(1, 3, CROP, CROP), 0) == ()
+    with pytest.raises(KdlibError, match="there is no teacher: name one"):
+        teacher.stages_of(torch.zeros(1, 3, CROP, CROP), 1)
+    with pytest.raises(KdlibError, match=r"has 3 stages, so layers may be -1 \(pixels\) to 2"):
+        scene[1].stages_of(torch.zeros(1, 3, CROP, CROP), 4)

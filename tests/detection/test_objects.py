@@ -1,0 +1,165 @@
+"""The table of objects; crops by their boxes; the boxes of Scenes are the composer's own truth."""
+
+import numpy as np
+import pytest
+import torch
+from data_files import SHADES, write_fashion
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdlib.data import load_data, tasks_of
+from kdlib.data.batches import Batches
+from kdlib.data.image_data import ImageData
+from kdlib.data.scenes import scenes, sprite_bank
+from kdlib.detection.objects import COCO_SIZES, Found, Objects, cropped, tabled
+from kdlib.errors import KdlibError
+
+SHAPES = [(64, 48), (20, 10), (30, 30)]
+OF_ONE = st.lists(
+    st.builds(Found, st.tuples(*[st.integers(-20, 90)] * 4), st.integers(0, 9), st.booleans()),
+    max_size=4,
+)
+
+
+def loaded(split: str = "test", size: int = 10, **options) -> ImageData:
+    return load_data("scenes", split, size=size, **{"task": "detection", **options})
+
+
+@given(st.lists(OF_ONE, min_size=3, max_size=3))
+def test_each_image_has_its_own_objects_clipped_or_dropped(found):
+    objects, rows = tabled(found, SHAPES), []
+    assert len(objects) == 3 and objects.sizes == COCO_SIZES == (1024, 9216)
+    for index, (of_image, (width, height)) in enumerate(zip(found, SHAPES, strict=True)):
+        clipped = [
+            ([max(0, x1), max(0, y1), min(width, x2), min(height, y2)], kind, crowd)
+            for (x1, y1, x2, y2), kind, crowd in of_image
+        ]
+        kept = [one for one in clipped if one[0][2] > one[0][0] and one[0][3] > one[0][1]]
+        boxes, kinds, crowd = objects.of(index)
+        assert [*zip(boxes.tolist(), kinds.tolist(), crowd.tolist(), strict=True)] == kept
+        assert boxes.shape == (len(kept), 4) and boxes.dtype == torch.float32
+        rows += [index] * len(kept)
+    assert objects.owners.tolist() == rows
+    counted = objects.counted()
+    assert len(counted) == 3 and counted.kinds.tolist() == objects.kinds[~objects.crowd].tolist()
+    part = objects.part(1, 9)
+    assert len(part) == 2 and len(objects.part(1, 1)) == 0
+    assert all(map(torch.equal, part.of(1), objects.of(2)))
+
+
+@pytest.mark.parametrize(("box", "left"), [
+    ((3.5, 3.5, 3.75, 9), [[3.5, 3.5, 3.75, 9]]),  # thinner than a pixel: stays
+    ((4, 4, 4, 9), []),  # no width
+    ((9, 9, 4, 4), []),  # corners swapped
+    ((64, 0, 80, 10), []),  # outside, touching the edge
+])  # fmt: skip
+def test_a_box_that_is_left_without_area_is_dropped(box, left):
+    assert tabled([[Found(box, 3)]], SHAPES[:1]).boxes.tolist() == left
+
+
+def of_rectangles() -> ImageData:
+    """One image, 4 x 4 pixels a rectangle of its own value, and one without objects."""
+    values = torch.arange(4, dtype=torch.uint8).view(2, 2) * 50 + 20
+    image = values.repeat_interleave(4, 0).repeat_interleave(4, 1).expand(3, 8, 8)
+    boxes = [(0, 0, 4, 4), (4, 0, 8, 4), (0, 4, 8, 8)]
+    found = [Found(box, kind, kind == 2) for kind, box in enumerate(boxes)]
+    images = torch.stack([torch.zeros_like(image), image])
+    plain, objects = ((0.0,) * 3, (1.0,) * 3), tabled([[], found], [(8, 8), (8, 8)])
+    return ImageData(images, torch.zeros(2).long(), tuple("abc"), *plain, "01", objects=objects)
+
+
+def test_a_crop_shows_what_is_in_its_box_and_nothing_else():
+    crops = cropped(of_rectangles(), 8)
+    assert crops.images.shape == (2, 3, 8, 8) and crops.labels.tolist() == [0, 1]  # no crowd
+    for crop, value in zip(crops.images, (20, 70), strict=True):
+        assert (crop == value).all()  # a margin, or its neighbour's pixels, would show
+    assert (crops.task, crops.objects, crops.classes) == ("classification", None, ("a", "b", "c"))
+
+
+def test_a_box_of_any_shape_is_stretched_to_a_square():
+    data, crops = loaded(), loaded(task="crops", crop_size=24)
+    assert crops.images.shape == (len(data.objects.kinds), 3, 24, 24)
+    assert torch.equal(crops.labels, data.objects.kinds)
+    x1, y1, x2, y2 = data.objects.boxes[7].int().tolist()
+    window = data.images[int(data.objects.owners[7]), :, y1:y2, x1:x2].float().unsqueeze(0)
+    expected = torch.nn.functional.interpolate(window, size=24, mode="bilinear", antialias=True)
+    assert (crops.images[7] - expected[0]).abs().max() <= 1.5
+
+
+def test_crops_are_cut_out_of_their_own_split():
+    fit, dev, whole = (loaded(split, task="crops") for split in ("fit", "dev", "train"))
+    assert torch.equal(torch.cat([fit.images, dev.images]), whole.images)
+    assert len({fit.fingerprint, dev.fingerprint, whole.fingerprint}) == 3
+    own = cropped(loaded("dev"), 32)
+    assert torch.equal(dev.images, own.images) and dev.fingerprint == own.fingerprint
+
+
+def test_crops_of_photographs_are_read_when_asked_for(photographs):
+    name, root = photographs
+    data = load_data(name, "test", task="crops", crop_size=16, data_root=root)
+    assert len(data) == 5  # the difficult one, or the crowd, is left out
+    batch = next(Batches(data, 8).in_order())
+    middle = batch.images[:, :, 8, 8] * torch.tensor(data.std) + torch.tensor(data.mean)
+    shades = torch.tensor([SHADES[data.classes[label]] for label in data.labels])
+    assert (255 * middle - shades).abs().max() < 8
+
+
+@pytest.mark.parametrize("crop_size", [7, 513, 32.0, True])
+def test_a_crop_size_out_of_range_is_refused(crop_size):
+    with pytest.raises(KdlibError, match=f"crop_size is {crop_size}; .* 8 to 512"):
+        loaded(task="crops", crop_size=crop_size)
+
+
+def test_nothing_to_cut_out_is_refused():
+    with pytest.raises(KdlibError, match="none of the images has an object"):
+        cropped(of_rectangles().first(1), 8)
+    with pytest.raises(KdlibError, match="images with objects, and this data has none"):
+        cropped(loaded(task="crops"), 8)
+
+
+def test_each_object_of_scenes_has_the_box_of_what_is_seen_of_it():
+    data, truth = loaded(size=12), scenes("test", 2, 4, 64, torch.arange(12))
+    assert torch.equal(data.images, truth.images) and data.task == "detection"
+    assert data.classes == sprite_bank().kinds and not data.labels.any()
+    assert data.objects.counts.tolist() == [6] * 12 and not data.objects.crowd.any()
+    for image in range(12):
+        boxes, kinds, _ = data.objects.of(image)
+        assert kinds.tolist() == truth.objects[image].tolist()
+        for place, box in enumerate(boxes.int().tolist()):
+            rows, columns = np.nonzero(truth.owners[image].numpy() == place + 1)
+            assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+def test_objects_that_are_hardly_seen_are_left_out():
+    data, truth = loaded(size=200, distractors=12), scenes("test", 2, 12, 64, torch.arange(200))
+    seen = truth.masks.flatten(2).sum(2)
+    assert (seen < 20).any()
+    assert torch.equal(data.objects.counts, (seen >= 20).sum(1))
+    assert torch.equal(data.objects.kinds, truth.objects[seen >= 20])
+    assert (data.objects.boxes[:, 2:] > data.objects.boxes[:, :2]).all()
+
+
+@pytest.mark.parametrize("image_size", [32, 64])
+def test_a_third_of_the_objects_is_small_and_a_third_large(image_size):
+    objects: Objects = loaded(size=300, image_size=image_size).objects
+    areas = (objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(1)
+    small, large = objects.sizes
+    shares = ((areas < small).float().mean(), (areas >= large).float().mean())
+    assert shares == pytest.approx((1 / 3, 1 / 3), abs=0.07)
+
+
+def test_scenes_of_garments_have_objects_and_parts_have_their_own(tmp_path):
+    root = write_fashion(tmp_path, 200)
+    data = load_data("fashion_scenes", "train", size=4, data_root=root, task="detection")
+    assert len(data.classes) == 50 and data.objects.counts.tolist() == [6] * 4
+    whole, dev = loaded("train").objects, loaded("dev").objects
+    assert len(dev) == 2 and all(map(torch.equal, dev.of(1), whole.of(9)))
+
+
+def test_which_data_sets_have_objects():
+    assert tasks_of("coco") == ("detection", "crops")
+    assert tasks_of("voc") == ("segmentation", "detection", "crops")
+    with pytest.raises(KdlibError, match="cifar100.*detection.*scenes, fashion_scenes, voc, coco"):
+        load_data("cifar100", "train", task="detection")
+    with pytest.raises(KdlibError, match="'coco' has no truth for task 'classification'"):
+        load_data("coco", "train")

@@ -1,0 +1,164 @@
+"""Pictures show what they are given, and show it once; boxes say what is right about them."""
+
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from detection.random_detections import detections_of, objects_of, random_case
+from matplotlib.patches import Rectangle
+
+from kdlib.data.image_data import IGNORED, ImageData
+from kdlib.detection.error_types import ERRORS, error_types
+from kdlib.detection.objects import WholePhotographs
+from kdlib.errors import KdlibError
+from kdlib.losses.dct import dct_2d
+from study.figures.boxes import MARKS, detection_grid, errors_of_images, judge_image
+from study.figures.pictures import (
+    attention_overlays,
+    basis_mosaic,
+    draw_boxes,
+    image_grid,
+    label_pictures,
+    mask_pictures,
+    named_maps,
+)
+
+
+@pytest.fixture
+def images():
+    return torch.arange(3 * 3 * 8 * 8).view(3, 3, 8, 8).remainder(256).to(torch.uint8)
+
+
+def test_grid_has_a_panel_an_image_and_leaves_no_figure_open(images):
+    figure = image_grid(images, ["a", "b", "c"], columns=2)
+    shown = [axes for axes in figure.axes if axes.images]
+    assert [axes.get_title() for axes in shown] == ["a", "b", "c"]
+    assert (shown[1].images[0].get_array() == images[1].permute(1, 2, 0).numpy()).all()
+    assert not plt.get_fignums()
+
+
+def test_classes_of_masks_have_colours_of_their_own():
+    colours = mask_pictures(torch.arange(256).view(1, 16, 16))[0].flatten(1).T
+    assert colours.dtype == torch.uint8 and colours[IGNORED].tolist() == [255] * 3
+    assert int(colours[0].max()) < 50
+    assert len({tuple(colour) for colour in colours[:70].tolist()}) == 70
+
+
+def test_scales_are_symmetric_if_signed_and_shared_if_asked():
+    maps = {"x": torch.tensor([[-1.0, 3.0, float("nan")]]), "flat": torch.zeros(2, 2)}
+    first, flat = (axes.images[0].get_clim() for axes in named_maps(maps, signed=True).axes)
+    assert first == (-3, 3) and flat[0] < flat[1]
+    limits = [axes.images[0].get_clim() for axes in named_maps(maps, one_scale=True).axes]
+    assert limits == [(-1, 3), (-1, 3)]
+
+
+def test_overlays_show_a_stage_a_column(images):
+    maps = [torch.rand(4, 4), torch.rand(2, 2)]
+    figure = attention_overlays(images[0], {"teacher": maps, "student": maps})
+    stages = ["stage 1: 4 px", "stage 2: 2 px"]
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["teacher", *stages, "student", *stages]
+    assert figure.axes[1].images[1].get_array().shape == (8, 8)
+
+
+def test_labels_are_drawn_under_their_images(images):
+    maps = {"stage 1": torch.arange(48).view(3, 4, 4) + 20, "stage 2": torch.ones(3, 2, 2).long()}
+    drawn = [axes.images[0].get_array() for axes in label_pictures(images, maps).axes]
+    assert len(drawn) == 9 and np.max(drawn[3]) == 10 and np.max(drawn[6]) == 0
+
+
+def test_boxes_of_the_class_stand_out():
+    _, axes = plt.subplots()
+    draw_boxes(axes, torch.tensor([[0, 0, 2, 2], [4, 4, 8, 6]]), ["car", "key"], relevant=1)
+    first, second = axes.patches
+    assert first.get_edgecolor() != second.get_edgecolor()
+    assert (second.get_width(), second.get_height()) == (4, 2)
+    plt.close()
+
+
+def test_each_basis_picture_has_one_coefficient():
+    mosaic = basis_mosaic(4)
+    assert mosaic.shape == (19, 19)
+    expected = torch.zeros(4, 4, dtype=torch.float64)
+    expected[1, 2] = 1
+    torch.testing.assert_close(dct_2d(mosaic[None, 5:9, 10:14])[0], expected)
+
+
+HERE, THERE, FAR = [0, 0, 20, 20], [30, 30, 50, 50], [55, 0, 64, 10]
+CLASSES = ("cat", "dog", "bird", "a name that is rather long", "cow")
+
+
+def data_of(objects, images=None):
+    count = len(objects)
+    if images is None:
+        images = torch.arange(count * 3 * 48 * 64).remainder(256).byte().view(count, 3, 48, 64)
+    same = (0.5, 0.5, 0.5)
+    labels = torch.zeros(count, dtype=torch.int64)
+    return ImageData(images, labels, CLASSES, same, same, "0", objects=objects)
+
+
+def test_every_box_has_its_verdict():
+    objects = objects_of([HERE, THERE, FAR], [0, 1, 2])
+    boxes = [HERE, THERE, [32, 30, 50, 50], HERE, [5, 30, 15, 44], FAR]
+    found = detections_of(boxes, [0, 2, 1, 0, 3, 2], [0.9, 0.8, 0.7, 0.6, 0.5, 0.1])
+    one = judge_image(found, objects, sure=0.3)
+    told = zip(map(tuple, one.boxes.tolist()), one.kinds.tolist(), one.types, strict=True)
+    assert sorted(told) == [
+        (tuple(HERE), 0, "dupe"), (tuple(HERE), 0, "right"), ((5, 30, 15, 44), 3, "bkg"),
+        (tuple(THERE), 2, "cls"), ((32, 30, 50, 50), 1, "right"), (tuple(FAR), 2, "miss"),
+    ]  # fmt: skip
+    assert np.isnan(one.scores[one.types.index("miss")])
+
+
+def test_image_by_image_there_are_the_errors_of_all_together():
+    found, objects = random_case(3)
+    together = error_types(found, objects, 5)
+    for name in ERRORS:
+        counts = errors_of_images(found, objects, name, sure=0.0)
+        assert int(counts.sum()) == together[name]["count"] and name in MARKS
+    assert len(counts) == len(found)
+
+
+def test_a_row_a_detector_and_a_column_an_image():
+    found, objects = random_case(0)
+    figure = detection_grid(data_of(objects), {"alone": found, "taught": found}, [0, 4, 1])
+    grid = np.array(figure.axes).reshape(3, 3)
+    counts = [[sum(isinstance(p, Rectangle) for p in axes.patches) for axes in row] for row in grid]
+    assert counts[0] == [len(objects.of(number)[1]) for number in (0, 4, 1)]
+    assert counts[1] == counts[2] and counts[1][2] == int((~objects.of(1)[2]).sum())
+    assert [row[0].texts[-1].get_text() for row in grid] == ["truth", "alone", "taught"]
+    assert not plt.get_fignums()
+    figure.draw_without_rendering()
+    drawn = figure.get_tightbbox()
+    assert drawn.min.min() >= -0.01 and (drawn.max <= figure.get_size_inches() + 0.01).all()
+
+
+def test_names_can_be_left_out_and_long_ones_are_cut():
+    data = data_of(objects_of([HERE], [3]))
+    grids = (detection_grid(data, {}, [0], **how) for how in ({}, {"names": False}))
+    texts = [[text.get_text() for text in figure.axes[0].texts] for figure in grids]
+    assert texts == [["a name that is r", "truth"], ["truth"]]
+
+
+def test_photographs_are_read_when_they_are_drawn():
+    shapes = [(20, 30, 3), (40, 60, 3)]
+    photographs = WholePhotographs(lambda n: np.zeros(shapes[n], np.uint8), np.array([1, 0]))
+    objects = objects_of([HERE, [0, 0, 9, 9]], [0, 1], counts=[1, 1])
+    figure = detection_grid(data_of(objects, photographs), {}, [1, 0])
+    assert [axes.images[0].get_array().shape for axes in figure.axes] == shapes
+
+
+def test_what_cannot_be_drawn_is_told():
+    found, objects = random_case(0)
+    data = data_of(objects)
+    for detections, positions, message in (
+        ({"x": found[1:]}, [0], "'x' has detections of 29 images, but there are 30"),
+        ({"x": found}, [30], "no image 30; there are 0 to 29"),
+        ({"x": found}, [], "at least one position"),
+    ):
+        with pytest.raises(KdlibError, match=message):
+            detection_grid(data, detections, positions)
+    with pytest.raises(KdlibError, match="load task='detection'"):
+        detection_grid(replace(data, objects=None), {}, [0])
