@@ -18,7 +18,6 @@ from kdlib.detection.trainee import DetectorTrainee
 from kdlib.models import create_model
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything
-from kdlib.trainee import Lesson
 
 PLAIN = "student"
 
@@ -51,7 +50,7 @@ class DetectorBench:
         network = create_model(config.teacher, classes).to(memory_format=torch.channels_last)
         self.teacher = CropTeacher(network, config.crop_size, *colours).to(device)
         self.cutter = CropTeacher(None, config.crop_size, *colours).to(device)
-        own = (classes, NOWHERE, device, precision, Lesson(None, data.labels, *colours))
+        own = (data, None, NOWHERE, device, precision)
         plain = replace(config, method=PLAIN, method_options={}, weight=None).canonical()
         every = {**runs, PLAIN: plain}
         self.trainees = {method: DetectorTrainee(run, *own) for method, run in every.items()}

@@ -15,8 +15,8 @@ from benchmarks.steps import Bench, same_weights
 from benchmarks.timing import Ratio, clock_of, ratios
 from kdlib.data import load_data
 from kdlib.errors import KdlibError
+from kdlib.optimise import resolve_precision
 from kdlib.runs import RunConfig, provenance
-from kdlib.trainee import resolve_precision
 from study.export import limited_threads, machine_name
 
 METHODS = ("kd", "at", "dct", "dct+kd")

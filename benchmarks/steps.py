@@ -14,10 +14,9 @@ from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher, TeacherOutput
 from kdlib.models import create_model
-from kdlib.models.cost import output_shapes
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything
-from kdlib.trainee import Lesson, Trainee
+from kdlib.trainee import Trainee
 
 NOWHERE = Path("no-runs")
 LEARNING_RATE = 0.01
@@ -55,8 +54,7 @@ class Bench:
         network = create_model(config.teacher, classes)
         self.teacher = FrozenTeacher(network.to(device).to(memory_format=torch.channels_last))
         self.device, self.precision = device, precision
-        lesson = Lesson(output_shapes(network, config.image_size), data.labels)
-        own = (classes, NOWHERE, device, precision, lesson)
+        own = (data, self.teacher, NOWHERE, device, precision)
         runs = {
             method: replace(config, method=method, method_options=dict(options.get(method, {})))
             for method in methods

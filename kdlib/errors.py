@@ -7,9 +7,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from difflib import get_close_matches
+from functools import wraps
 from types import FrameType, NoneType, UnionType
-from typing import Any, NoReturn, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Union, cast, get_args, get_origin
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+Made = TypeVar("Made")
 
 LONGEST_SHOWN = 80
 
@@ -36,6 +43,42 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> KdlibError:
     return KdlibError(
         f"Unknown {kind} '{shown(name)}'.{hint} Valid: {', '.join(choices) or 'none'}."
     )
+
+
+def refusal(error: "ValidationError", valid: Iterable[str] = (), within: str = "") -> KdlibError:
+    """What pydantic refuses first, as a user is told it: the field, its value, what is valid.
+
+    Args:
+        error: of pydantic.
+        valid: names of the fields that there are.
+        within: name of the whole, where it has no fields.
+    """
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, KdlibError):
+        return cause
+    name = ".".join(map(str, (*filter(None, [within]), *first["loc"])))
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return unknown("run parameter", name, valid)
+    says = str(cause or first["msg"].replace("Input should", "it should").replace("tuple", "list"))
+    return KdlibError(f"{shown(name)} is {quoted(first['input'])}; {says}.")
+
+
+def kindly(cls: type[Made]) -> type[Made]:
+    """Let a class of pydantic tell what it refuses as :func:`refusal` does."""
+    build = cls.__init__
+
+    @wraps(build)
+    def init(self: Any, *args: Any, **values: Any) -> None:
+        from pydantic import ValidationError
+
+        try:
+            build(self, *args, **values)
+        except ValidationError as error:
+            raise refusal(error, [one.name for one in fields(cast("Any", cls))]) from error
+
+    cls.__init__ = init  # type: ignore[method-assign]
+    return cls
 
 
 def checked_options(given: Mapping[str, object], valid: Iterable[str], owner: str) -> None:

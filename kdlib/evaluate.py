@@ -1,22 +1,182 @@
 """Evaluation: accuracies or IoU, likeness of attention to the teacher's, relevance of attention."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from itertools import accumulate
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
-from kdlib.frskd.segmentation import SegmentationMarks
-from kdlib.losses.attention import maps_of, paired_maps, pool_to_common_size
+from kdlib.files import load_weights
+from kdlib.losses.attention import attention_maps, maps_of, paired_maps, pool_to_common_size
+from kdlib.models import create_model
+from kdlib.runs import is_finished, run_directory
+from kdlib.tasks import TASKS
 from kdlib.team import ALONE, Team
+
+if TYPE_CHECKING:
+    from kdlib.runs import RunConfig
+
+BATCH_SIZE = 250
+LARGEST_ANSWER = 1 << 26  # numbers that a batch's logits may be: 256 MB
+# Classes up to which a record holds all confusions; the 1055 of ADE20K would be a million numbers.
+MOST_CONFUSED = 200
+
+
+# What a network answers.
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; the models' own modes come back afterwards."""
+    modes = [model.training for model in models]
+    try:
+        for model in models:
+            model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for model, mode in zip(models, modes, strict=True):
+            model.train(mode)
+
+
+def predict(
+    model: nn.Module,
+    data: ImageData,
+    batch_size: int = BATCH_SIZE,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+    team: Team = ALONE,
+) -> Tensor:
+    """Logits (N, K) of all images in order: float32, on the CPU. The model's mode is restored.
+
+    Several processes (``team``) each take a part of the batches, and all have all logits.
+    """
+    with evaluating(model):
+        batches = _batches(data, batch_size, device, team)
+        logits = [_answer(model, batch, precision).logits.float().cpu() for batch in batches]
+    return torch.cat(team.in_order(logits))
+
+
+def _batches(
+    data: ImageData, batch_size: int, device: torch.device | str, team: Team
+) -> Iterator[Batch]:
+    for batch in Batches(data, batch_size, device=device, team=team).in_order():
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        yield batch._replace(images=images)
+
+
+def _answer(model: nn.Module, batch: Batch, precision: str) -> Any:
+    with torch.autocast(batch.images.device.type, torch.bfloat16, precision == "bfloat16"):
+        return model(batch.images)
+
+
+def trained_network(config: "RunConfig", root: Path, classes: int, **options: Any) -> nn.Module:
+    """The network that a finished run left, on the CPU and in eval mode.
+
+    Args:
+        config: the run.
+        root: the folder of all runs.
+        classes: number of classes.
+        options: of :func:`kdlib.models.create_model`; a detector's ``image_size``, ``mean`` and
+            ``std`` are no weights.
+
+    Raises:
+        KdlibError: the run is not finished, or its weights are for other classes.
+    """
+    directory = run_directory(config, Path(root))
+    if not is_finished(config, Path(root)):
+        raise KdlibError(f"{directory} holds no finished run; train it first with fit.")
+    network = create_model(config.student, classes, **options)
+    load_weights(network, directory / "weights.safetensors", classes)
+    return network.eval()
+
+
+def predicted(network: nn.Module, data: ImageData) -> Tensor:
+    """The class (N,) that a network gives each image of ``data``."""
+    return predict(network, data).argmax(1)
+
+
+@torch.no_grad()
+def attention_on(network: nn.Module, data: ImageData) -> tuple[Tensor, ...]:
+    """Attention maps (N, h, w) of each stage, fine to coarse, for all images of ``data``."""
+    batch = next(Batches(data, len(data)).in_order())
+    return attention_maps(network.eval()(batch.images).stages)
+
+
+# How many answers are right.
+def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Accuracies as fractions, from logits (N, K) and labels (N,), every image weighing the same.
+
+    Returns:
+        ``top1``, ``top5`` (the best K where K < 5); ``mca``, the mean class accuracy over the
+        classes that occur in ``labels``; ``mca_all``, the same with classes that do not occur
+        counted as 0 (the convention of the paper's release, which caps ADE20K at 63.7 %);
+        ``per_class``, accuracy of each class, ``None`` where it does not occur; ``confusion``,
+        counts (K, K), true class by predicted class, ``None`` above ``MOST_CONFUSED`` classes.
+
+    Raises:
+        KdlibError: there are no images, or a label has no logit.
+    """
+    classes = logits.shape[1]
+    if len(labels) == 0 or int(labels.max()) >= classes:
+        raise KdlibError(
+            f"{len(labels)} labels do not fit logits of {classes} classes; evaluate at least one "
+            "image, with the classes that the network was made for."
+        )
+    ranked = logits.topk(min(5, classes)).indices
+    hits = ranked == labels[:, None]
+    pairs = torch.bincount(labels * classes + ranked[:, 0], minlength=classes**2)
+    confusion = pairs.view(classes, classes).tolist()
+    counts = labels.bincount(minlength=classes).tolist()
+    per_class = [confusion[c][c] / counts[c] if counts[c] else None for c in range(classes)]
+    present = [accuracy for accuracy in per_class if accuracy is not None]
+    *_, total = accumulate(present)  # sum() rounds otherwise from Python 3.12 on
+    return {
+        "top1": hits[:, 0].float().mean(dtype=torch.float64).item(),
+        "top5": hits.any(1).float().mean(dtype=torch.float64).item(),
+        "mca": total / len(present),
+        "mca_all": total / classes,
+        "per_class": per_class,
+        "confusion": confusion if classes <= MOST_CONFUSED else None,
+    }
+
+
+class ClassificationMarks:
+    """The answers to all images, for :func:`classification_metrics`.
+
+    Args:
+        classes: number of classes K.
+        team: the processes that each add a part of the batches; results are of all of them.
+    """
+
+    def __init__(self, classes: int, team: Team = ALONE) -> None:
+        self.team = team
+        self.logits: list[Tensor] = []
+        self.labels: list[Tensor] = []
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Keep a batch: logits (B, K), labels (B,)."""
+        self.logits.append(logits.float().cpu())
+        self.labels.append(labels.cpu())
+
+    def results(self) -> dict[str, Any]:
+        """See :func:`classification_metrics`."""
+        logits, labels = map(self.team.in_order, (self.logits, self.labels))
+        return classification_metrics(torch.cat(logits), torch.cat(labels))
+
+
+def marks_of(data: ImageData, team: Team = ALONE) -> Any:
+    """What counts the answers to a data set: ``add(logits, labels)``, then ``results()``."""
+    return resolve_name(TASKS[data.task].marks)(len(data.classes), team)
 
 
 # Does attention lie on the objects that define the class? Measured against ground truth.
@@ -100,120 +260,7 @@ def _gaussian_matrix(side: int, taps: int) -> Tensor:
     return functional.conv1d(padded, (kernel / kernel.sum())[None, None])[:, 0].T.contiguous()
 
 
-BATCH_SIZE = 250
-LARGEST_ANSWER = 1 << 26  # numbers that a batch's logits may be: 256 MB
-# Classes up to which a record holds all confusions; the 1055 of ADE20K would be a million numbers.
-MOST_CONFUSED = 200
-
-
-def predict(
-    model: nn.Module,
-    data: ImageData,
-    batch_size: int = BATCH_SIZE,
-    *,
-    device: torch.device | str = "cpu",
-    precision: str = "float32",
-    team: Team = ALONE,
-) -> Tensor:
-    """Logits (N, K) of all images in order: float32, on the CPU. The model's mode is restored.
-
-    Several processes (``team``) each take a part of the batches, and all have all logits.
-    """
-    with evaluating(model):
-        batches = _batches(data, batch_size, device, team)
-        logits = [_answer(model, batch, precision).logits.float().cpu() for batch in batches]
-    return torch.cat(team.in_order(logits))
-
-
-def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Accuracies as fractions, from logits (N, K) and labels (N,), every image weighing the same.
-
-    Returns:
-        ``top1``, ``top5`` (the best K where K < 5); ``mca``, the mean class accuracy over the
-        classes that occur in ``labels``; ``mca_all``, the same with classes that do not occur
-        counted as 0 (the convention of the paper's release, which caps ADE20K at 63.7 %);
-        ``per_class``, accuracy of each class, ``None`` where it does not occur; ``confusion``,
-        counts (K, K), true class by predicted class, ``None`` above ``MOST_CONFUSED`` classes.
-
-    Raises:
-        KdlibError: there are no images, or a label has no logit.
-    """
-    classes = logits.shape[1]
-    if len(labels) == 0 or int(labels.max()) >= classes:
-        raise KdlibError(
-            f"{len(labels)} labels do not fit logits of {classes} classes; evaluate at least one "
-            "image, with the classes that the network was made for."
-        )
-    ranked = logits.topk(min(5, classes)).indices
-    hits = ranked == labels[:, None]
-    confusion = confusion_matrix(labels.numpy(), ranked[:, 0].numpy(), labels=range(classes))
-    counts = confusion.sum(1)
-    present = [confusion[c, c] / counts[c] for c in range(classes) if counts[c]]
-    return {
-        "top1": hits[:, 0].float().mean(dtype=torch.float64).item(),
-        "top5": hits.any(1).float().mean(dtype=torch.float64).item(),
-        "mca": float(sum(present) / len(present)),
-        "mca_all": float(sum(present) / classes),
-        "per_class": [
-            float(confusion[c, c] / counts[c]) if counts[c] else None for c in range(classes)
-        ],
-        "confusion": confusion.tolist() if classes <= MOST_CONFUSED else None,
-    }
-
-
-class Marks(Protocol):
-    """What a task counts of one network's answers."""
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch."""
-
-    def results(self) -> dict[str, Any]:
-        """What a record says of them all."""
-        ...
-
-
-class ClassificationMarks:
-    """The answers to all images, for :func:`classification_metrics`.
-
-    Args:
-        team: the processes that each add a part of the batches; results are of all of them.
-    """
-
-    def __init__(self, team: Team = ALONE) -> None:
-        self.team = team
-        self.logits: list[Tensor] = []
-        self.labels: list[Tensor] = []
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Keep a batch: logits (B, K), labels (B,)."""
-        self.logits.append(logits.float().cpu())
-        self.labels.append(labels.cpu())
-
-    def results(self) -> dict[str, Any]:
-        """See :func:`classification_metrics`."""
-        logits, labels = map(self.team.in_order, (self.logits, self.labels))
-        return classification_metrics(torch.cat(logits), torch.cat(labels))
-
-
-MARKS: dict[str, Callable[[ImageData, Team], Marks]] = {
-    "classification": lambda data, team: ClassificationMarks(team),
-    "segmentation": lambda data, team: SegmentationMarks(len(data.classes), team),
-}
-
-
-def stage_ssim(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> list[Tensor]:
-    """SSIM (B,) of the attention maps (B, H, W) of each stage; see :mod:`kdlib.evaluate`."""
-    return [ssim_per_image(*pair) for pair in zip(student_maps, teacher_maps, strict=True)]
-
-
-def attention_relevance(maps: Sequence[Tensor], relevance: Tensor) -> dict[str, list[Tensor]]:
-    """``energy_share`` and ``pointing`` (B,) of each stage; see :mod:`kdlib.evaluate`."""
-    return {
-        "energy_share": [energy_share(stage, relevance) for stage in maps],
-        "pointing": [pointing_hit(stage, relevance) for stage in maps],
-    }
-
-
+# All of it in one pass.
 def evaluate_students(
     students: Sequence[nn.Module],
     teacher: nn.Module | None,
@@ -239,68 +286,18 @@ def evaluate_students(
     Raises:
         KdlibError: no images, or labels that do not fit.
     """
-    tallies = [Tally(MARKS[data.task](data, team), team) for _ in students]
+    marks = [marks_of(data, team) for _ in students]
+    sums: list[list[dict[str, Tensor]]] = [[] for _ in students]
     with evaluating(*students, *([teacher] if teacher is not None else [])):
         for batch in _batches(data, images_at_once(data, batch_size), device, team):
             taught = None if teacher is None else _answer(teacher, batch, precision)
-            for student, tally in zip(students, tallies, strict=True):
+            for number, student in enumerate(students):
                 answer = _answer(student, batch, precision)
-                tally.add(answer, batch, _attention_measures(answer, taught, batch, data))
-    return [tally.summary(len(data)) for tally in tallies]
-
-
-class Tally:
-    """What is known of one student, batch after batch."""
-
-    def __init__(self, marks: Marks, team: Team = ALONE) -> None:
-        self.marks, self.team = marks, team
-        self.measures: list[dict[str, Tensor]] = []
-
-    def add(self, answer: Any, batch: Batch, measures: Iterator[tuple[str, Tensor]]) -> None:
-        """Count a batch: its output, and its measures (stages, B) by name."""
-        self.marks.add(answer.logits, batch.labels)
-        self.measures.append({name: values.double().sum(-1).cpu() for name, values in measures})
-
-    def summary(self, count: int) -> dict[str, Any]:
-        """``results``, ``ssim`` and ``relevance`` over all batches, which held ``count`` images."""
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
-        for batch in self.team.in_order(self.measures):
-            for name, values in batch.items():
-                sums[name] = sums[name] + values
-        means = {name: (total / count).tolist() for name, total in sums.items()}
-        return {
-            "results": self.marks.results(),
-            "ssim": means.pop("ssim", None),
-            "relevance": _nested(means),
-        }
-
-
-def _attention_measures(
-    student: Any, teacher: Any | None, batch: Batch, data: ImageData
-) -> Iterator[tuple[str, Tensor]]:
-    """Named measures of a batch, (stages, B) each; names have the form ``network.measure``."""
-    if teacher is not None:
-        mine, theirs = zip(*paired_maps(student, teacher), strict=True)
-        yield "ssim", torch.stack(stage_ssim(mine, theirs))
-    if data.relevance is None:
-        return
-    relevance = data.relevance(batch.indices.cpu()).to(batch.images.device)
-    yield "chance", relevance.float().mean((1, 2))
-    for name, output in (("student", student), ("teacher", teacher)):
-        if output is not None:
-            for measure, stages in attention_relevance(maps_of(output), relevance).items():
-                yield f"{name}.{measure}", torch.stack(stages)
-
-
-def _nested(means: dict[str, Any]) -> dict[str, Any] | None:
-    nested: dict[str, Any] = {}
-    for name, value in means.items():
-        network, _, measure = name.partition(".")
-        if measure:
-            nested.setdefault(network, {})[measure] = value
-        else:
-            nested[network] = value
-    return nested or None
+                marks[number].add(answer.logits, batch.labels)
+                measures = _attention_measures(answer, taught, batch, data)
+                sums[number].append({n: v.double().sum(-1).cpu() for n, v in measures})
+    attention = [_means(team.in_order(own), len(data)) for own in sums]
+    return [{"results": own.results(), **more} for own, more in zip(marks, attention, strict=True)]
 
 
 def images_at_once(data: ImageData, batch_size: int) -> int:
@@ -311,28 +308,36 @@ def images_at_once(data: ImageData, batch_size: int) -> int:
     return max(1, min(batch_size, LARGEST_ANSWER // (len(data.classes) * side**2)))
 
 
-def _batches(
-    data: ImageData, batch_size: int, device: torch.device | str, team: Team
-) -> Iterator[Batch]:
-    for batch in Batches(data, batch_size, device=device, team=team).in_order():
-        images = batch.images.contiguous(memory_format=torch.channels_last)
-        yield batch._replace(images=images)
+def _attention_measures(
+    student: Any, teacher: Any | None, batch: Batch, data: ImageData
+) -> Iterator[tuple[str, Tensor]]:
+    """Named measures of a batch, (stages, B) each; names have the form ``network.measure``."""
+    if teacher is not None:
+        pairs = paired_maps(student, teacher)
+        yield "ssim", torch.stack([ssim_per_image(*pair) for pair in pairs])
+    if data.relevance is None:
+        return
+    relevance = data.relevance(batch.indices.cpu()).to(batch.images.device)
+    yield "chance", relevance.float().mean((1, 2))
+    for name, output in (("student", student), ("teacher", teacher)):
+        if output is not None:
+            maps = maps_of(output)
+            yield f"{name}.energy_share", torch.stack([energy_share(m, relevance) for m in maps])
+            yield f"{name}.pointing", torch.stack([pointing_hit(m, relevance) for m in maps])
 
 
-def _answer(model: nn.Module, batch: Batch, precision: str) -> Any:
-    with torch.autocast(batch.images.device.type, torch.bfloat16, precision == "bfloat16"):
-        return model(batch.images)
-
-
-@contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; the models' own modes come back afterwards."""
-    modes = [model.training for model in models]
-    try:
-        for model in models:
-            model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for model, mode in zip(models, modes, strict=True):
-            model.train(mode)
+def _means(batches: Sequence[dict[str, Tensor]], count: int) -> dict[str, Any]:
+    """``ssim`` and ``relevance`` from the sums of batches, which held ``count`` images."""
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+    for batch in batches:
+        for name, values in batch.items():
+            sums[name] = sums[name] + values
+    means = {name: (total / count).tolist() for name, total in sums.items()}
+    found: dict[str, Any] = {"ssim": means.pop("ssim", None), "relevance": None}
+    if means:
+        relevance: dict[str, Any] = {"chance": means.pop("chance")}
+        for name, value in means.items():
+            network, _, measure = name.partition(".")
+            relevance.setdefault(network, {})[measure] = value
+        found["relevance"] = relevance
+    return found

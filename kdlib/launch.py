@@ -2,15 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdlib.errors import EXIT_MISTAKE, KdlibError, ended
-from kdlib.methods import run_before
-from kdlib.runs import RunConfig, run_directory
+from kdlib.runs import RunConfig, earlier, run_directory
 from kdlib.tasks import TASKS
 from kdlib.team import Team, launched_team, left_by_others
 from kdlib.train import fit
@@ -18,19 +15,19 @@ from kdlib.trainee import DivergedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; returns the exit status (2: told in one line what is wrong)."""
+    """Train; returns the exit status (2: one line says what is wrong)."""
     options = parser().parse_args(arguments)
     return ended(lambda: launch(options))
 
 
 def launch(options: argparse.Namespace) -> int:
-    """Train in this process's place in a launch; what all processes meet, one of them tells."""
+    """Train in this process's place in a launch; what all processes meet, one of them reports."""
     team = Team()
     try:
         team = launched_team(options.device, options.sync_batch_norm)
         train(options, team)
     except KdlibError as error:
-        _tell(error, team)
+        _report(error, team)
         return EXIT_MISTAKE
     except RuntimeError as error:
         if team.size == 1 or not left_by_others(error):
@@ -41,19 +38,26 @@ def launch(options: argparse.Namespace) -> int:
     return 0
 
 
+def _report(error: KdlibError, team: Team) -> None:
+    """One line for all: of errors that all processes meet, the main one's."""
+    if team.is_main:
+        print(error, file=sys.stderr)
+    elif not isinstance(error, DivergedError):
+        print(f"process {team.rank} of {team.size}: {error}", file=sys.stderr)
+
+
 def train(options: argparse.Namespace, team: Team) -> None:
     """Train the run of ``options.config`` and, first, those whose files it reads.
 
     Raises:
         KdlibError: see :func:`read_config` and :func:`kdlib.train.fit`.
     """
-    with team.main_first():  # the main process tells what is wrong with it
+    with team.main_first():  # the main process says what is wrong with it
         run = read_config(options.config)
         runs = [*earlier([run]), run]
     how: dict[str, Any] = {"data_root": options.data_root, "device": options.device}
-    how |= {"progress": not options.no_progress, "team": team}
     for config in runs:
-        (record,) = fit([config], options.runs, **how)
+        record = fit(config, options.runs, progress=not options.no_progress, team=team, **how)
         if team.is_main:
             print(_headline(config, record, options.runs), flush=True)
 
@@ -65,6 +69,8 @@ def read_config(path: Path) -> RunConfig:
         KdlibError: there is no such file, it is no mapping in YAML, or a field or its value is
             not valid.
     """
+    import yaml
+
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -74,7 +80,7 @@ def read_config(path: Path) -> RunConfig:
         raise KdlibError(
             f"{path} holds no fields of a run; write one a line, such as 'method: dct+kd'."
         )
-    return RunConfig.from_dict(values).canonical()
+    return RunConfig(**values).canonical()
 
 
 def _headline(config: RunConfig, record: dict[str, Any], runs: Path) -> str:
@@ -83,14 +89,6 @@ def _headline(config: RunConfig, record: dict[str, Any], runs: Path) -> str:
     reached = record.get("results", {}).get(metric)
     said = "finished" if reached is None else f"{metric} {100 * reached:.2f} %"
     return f"{config.method}: {said}: {run_directory(config, runs) / 'record.json'}"
-
-
-def _tell(error: KdlibError, team: Team) -> None:
-    """One line for all: of errors that all processes meet, the main one's."""
-    if team.is_main:
-        print(error, file=sys.stderr)
-    elif not isinstance(error, DivergedError):
-        print(f"process {team.rank} of {team.size}: {error}", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -102,50 +100,15 @@ def parser() -> argparse.ArgumentParser:
         epilog="several GPUs: accelerate launch --multi_gpu --num_processes 4 -m kdlib.train "
         "--config run.yaml. Without GPUs: add --device cpu.",
     )
-    add = top.add_argument
-    add(
-        "--config",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="fields of a run in YAML, such as 'method: dct+kd'; all have defaults",
-    )
-    add(
-        "--runs",
-        type=Path,
-        default=Path("runs"),
-        metavar="FOLDER",
-        help="of all runs; shared, if processes run on several machines (default: runs)",
-    )
-    add("--data-root", type=Path, metavar="FOLDER", help="of the real data sets")
+    add: Any = top.add_argument
+    where: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
+    fields = "fields of a run in YAML, such as 'method: dct+kd'; all have defaults"
+    add("--config", type=Path, required=True, metavar="FILE", help=fields)
+    shared = "of all runs; shared, if processes run on several machines (default: runs)"
+    add("--runs", default=Path("runs"), help=shared, **where)
+    add("--data-root", help="of the real data sets", **where)
     add("--device", choices=("cpu", "cuda"), help="default: GPUs if there are any")
-    add(
-        "--sync-batch-norm",
-        action="store_true",
-        help="batch norms over the images of all GPUs, not of each by itself",
-    )
+    norms = "batch norms over the images of all GPUs, not of each by itself"
+    add("--sync-batch-norm", action="store_true", help=norms)
     add("--no-progress", action="store_true", help="show no bar")
     return top
-
-
-def earlier(runs: Iterable[RunConfig]) -> list[RunConfig]:
-    """All runs that must be finished before ``runs``, in an order in which they can be trained."""
-    needed = needed_by(runs)
-    return each_once([*earlier(needed), *needed]) if needed else []
-
-
-def teacher_of(run: RunConfig) -> list[RunConfig]:
-    """The run that trains the teacher of a run, if one does."""
-    untaught = run.teacher == "none" or run.teacher_weights
-    return [] if untaught else [run.teacher_config()]
-
-
-def each_once(runs: Iterable[RunConfig]) -> list[RunConfig]:
-    """Runs without repetition, in their order."""
-    return list({run.run_id: run for run in runs}.values())
-
-
-def needed_by(runs: Iterable[RunConfig]) -> list[RunConfig]:
-    """The runs whose files these read: their teachers, and what they start from; each once."""
-    before = ((*teacher_of(run), run_before(run)) for run in runs)
-    return each_once(one for found in before for one in found if one is not None)

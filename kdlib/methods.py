@@ -157,6 +157,7 @@ _frskd = partial(
     fitted=True,
     self_taught=True,
     tasks=DENSE,
+    trainee="kdlib.frskd.trainee:SelfTaught",
 )
 # A classifier in a detector: p of a crop by the teacher, of a positive by the student.
 _crops = partial(Method, "kdlib.detection.losses:CropLoss", tasks=BOXES)

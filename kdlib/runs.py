@@ -6,109 +6,78 @@ import platform
 import re
 import subprocess
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, field, fields, replace
 from datetime import UTC, datetime
-from functools import cache, cached_property
-from importlib.metadata import version
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+)
+from pydantic.dataclasses import dataclass
 
 from kdlib.data import load_data
-from kdlib.data.image_data import ImageData
-from kdlib.errors import KdlibError, check_kind, quoted, shown, unknown
-from kdlib.files import checksum, locked, remove_remains, write_json
-from kdlib.methods import is_self_taught
+from kdlib.errors import KdlibError, kindly, refusal, shown, unknown
+from kdlib.files import locked, remove_remains, write_json
+from kdlib.methods import is_self_taught, run_before
 from kdlib.models import FIRST_NAMES, current_name
 from kdlib.tasks import AUGMENTATIONS, MIXING, TASKS
 
 if TYPE_CHECKING:
-    from kdlib.trainee import Trainee
+    from kdlib.data.image_data import ImageData
 
 
-# What the fields of a run may be, as far as it can be told without data or networks.
-CHOICES = {
-    "precision": ("float32", "bfloat16", "auto"),
-    "schedule": ("one_cycle", "step", "constant"),
-    "split": ("train", "dev"),
-    "optimiser": ("sgd", "adam"),
-    "task": tuple(TASKS),
-}
-NAMES = ("dataset", "teacher", "student", "method")
-ABOVE_0 = ("learning_rate", "temperature", "teacher_learning_rate", "gradient_clip")
-FROM_1 = (
-    "attentions", "image_size", "train_size", "test_size", "epochs", "teacher_epochs",
-    "batch_size", "milestones", "crop_size",
-)  # fmt: skip
-FROM_0 = ("distractors", "data_seed", "init_seed", "teacher_seed")
-WEIGHTS = ("weight", "ce_weight", "kd_weight", "momentum", "weight_decay")
-LARGEST = 2**63 - 1
-"""Of a whole number, where arrays and random streams can still count with it."""
-LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
-    (ABOVE_0, lambda number: number > 0, "greater than 0"),
-    (FROM_1, lambda number: number >= 1, "1 or more"),
-    ((*FROM_0, *WEIGHTS), lambda number: number >= 0, "0 or more"),
-    (("momentum",), lambda number: number < 1, "less than 1"),
-    ((*FROM_1, *FROM_0), lambda number: number <= LARGEST, f"at most {LARGEST}"),
-)
-
-
-def check_values(values: Mapping[str, Any], annotations: Mapping[str, Any]) -> None:
-    """Refuse values of another kind than their annotations', unknown names, and odd numbers.
-
-    Raises:
-        KdlibError: names the field, its value and what is valid.
-    """
-    for name, annotation in annotations.items():
-        check_kind(name, values[name], annotation)
-    for name, valid in CHOICES.items():
-        if values[name] not in valid:
-            raise unknown(name, values[name], valid)
-    for name in NAMES:
-        _check_name(name, values[name])
-    _check_numbers(values)
-    _check_json("method_options", values["method_options"])
-
-
-def _check_name(field: str, name: str) -> None:
+# Types of fields: what can be told of them without data or networks.
+def _name(value: str) -> str:
     """Names are parts of that of a run's directory: none may lead out of it."""
-    if not re.fullmatch(r"[\w.+-]{1,80}", name, re.ASCII):
-        raise KdlibError(
-            f"{field} is {quoted(name)}; a name has 1 to 80 letters, digits and . _ + - alone."
-        )
+    if not re.fullmatch(r"[\w.+-]{1,80}", value, re.ASCII):
+        raise ValueError("a name has 1 to 80 letters, digits and . _ + - alone")
+    return value
 
 
-def _check_numbers(values: Mapping[str, Any]) -> None:
-    for names, holds, words in LIMITS:
-        for name in names:
-            for number in _numbers(values[name]):
-                if not holds(number):
-                    raise KdlibError(f"{name} is {shown(number)}; it must be {words}.")
-
-
-def _numbers(value: Any) -> tuple[float, ...]:
-    """Those of a field: none, one or several."""
-    if value is None:
-        return ()
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
-def _check_json(field: str, value: Any) -> None:
+def _json(value: dict[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise KdlibError(
-            f"{field} is {shown(value)}; give numbers, texts, lists and mappings of these "
-            f"({shown(str(error))})."
-        ) from error
+        reason = shown(str(error))
+        raise ValueError(f"give numbers, texts, lists and mappings of these ({reason})") from error
+    return value
 
 
-SCHEMA_VERSION = 2
-"""Of records; version 1 is from before records had checksums, and is read as well."""
-HISTORY = "history.csv"
+def _one_of(*valid: str) -> AfterValidator:
+    def check(value: str, info: ValidationInfo) -> str:
+        if value not in valid:
+            raise unknown(str(info.field_name), value, valid)
+        return value
+
+    return AfterValidator(check)
+
+
+LARGEST = 2**63 - 1
+"""Of a whole number, where arrays and random streams can still count with it."""
+_as_given = WrapValidator(lambda value, check: (check(value), value)[1])
+"""1 stays 1, and 1.0 stays 1.0: a hash tells them apart."""
+_listed = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+Name = Annotated[str, AfterValidator(_name)]
+Network = Annotated[Name, AfterValidator(current_name)]
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _as_given]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False), _as_given]
+Momentum = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), _as_given]
+Options = Annotated[dict[str, Any], AfterValidator(_json)]
+
 ADDED_LATER = (
     "start", "teacher_start", "teacher_learning_rate", "task", "gradient_clip", "crop_size",
 )  # fmt: skip
@@ -119,7 +88,8 @@ OF_KD = ("kd_weight", "temperature")
 NETWORKS = ("teacher", "student")
 
 
-@dataclass(frozen=True)
+@kindly
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class RunConfig:
     """Everything that decides a run; the notebooks' parameters have the same names.
 
@@ -133,60 +103,51 @@ class RunConfig:
     objects) or ``crops`` (classification of objects that are cut out, ``crop_size`` pixels a side:
     what the teacher of a detector has learnt). Gradients whose norm exceeds ``gradient_clip`` are
     scaled down to it; ``None`` leaves all as they are.
+
+    Raises:
+        KdlibError: an unknown field, or a value that a field cannot have; names what is valid.
     """
 
-    dataset: str = "scenes"
-    attentions: int = 2
-    distractors: int = 4
-    image_size: int = 64
-    train_size: int | None = None
-    test_size: int | None = None
-    teacher: str = "scenes_large"
-    student: str = "scenes_medium"
-    method: str = "student"
-    method_options: dict[str, Any] = field(default_factory=dict)
-    weight: float | None = None
-    ce_weight: float | None = None
-    kd_weight: float = 1.0
-    temperature: float = 4.0
-    epochs: int = 15
-    teacher_epochs: int = 15
+    dataset: Name = "scenes"
+    attentions: Count = 2
+    distractors: Seed = 4
+    image_size: Count = 64
+    train_size: Count | None = None
+    test_size: Count | None = None
+    teacher: Network = "scenes_large"
+    student: Network = "scenes_medium"
+    method: Name = "student"
+    method_options: Options = field(default_factory=dict)
+    weight: Weight | None = None
+    ce_weight: Weight | None = None
+    kd_weight: Weight = 1.0
+    temperature: Positive = 4.0
+    epochs: Count = 15
+    teacher_epochs: Count = 15
     teacher_weights: str | None = None
     start: str | None = None
     teacher_start: str | None = None
-    teacher_learning_rate: float | None = None
-    batch_size: int = 128
-    optimiser: str = "sgd"
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: str = "one_cycle"
-    milestones: tuple[int, ...] = ()
-    augmentation: tuple[str, ...] = ("flip",)
-    data_seed: int = 0
-    init_seed: int = 0
-    teacher_seed: int = 0
-    precision: str = "float32"
-    split: str = "train"
-    task: str = "classification"
-    gradient_clip: float | None = None
-    crop_size: int = 32
-
-    def __post_init__(self) -> None:
-        """Check every value that can be checked without data or networks."""
-        check_values(vars(self), _annotations())
-        for name in ("milestones", "augmentation"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in NETWORKS:
-            object.__setattr__(self, name, current_name(getattr(self, name)))
+    teacher_learning_rate: Positive | None = None
+    batch_size: Count = 128
+    optimiser: Annotated[str, _one_of("sgd", "adam")] = "sgd"
+    learning_rate: Positive = 0.1
+    momentum: Momentum = 0.9
+    weight_decay: Weight = 5e-4
+    schedule: Annotated[str, _one_of("one_cycle", "step", "constant")] = "one_cycle"
+    milestones: Annotated[tuple[Count, ...], _listed] = ()
+    augmentation: Annotated[tuple[str, ...], _listed] = ("flip",)
+    data_seed: Seed = 0
+    init_seed: Seed = 0
+    teacher_seed: Seed = 0
+    precision: Annotated[str, _one_of("float32", "bfloat16", "auto")] = "float32"
+    split: Annotated[str, _one_of("train", "dev")] = "train"
+    task: Annotated[str, _one_of(*TASKS)] = "classification"
+    gradient_clip: Positive | None = None
+    crop_size: Count = 32
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":
-        """Build from parameters; an unknown name is an error that lists the valid ones."""
-        valid = [item.name for item in fields(cls)]
-        for name in values:
-            if name not in valid:
-                raise unknown("run parameter", name, valid)
+        """Build from parameters."""
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -195,7 +156,7 @@ class RunConfig:
 
     def to_file(self) -> dict[str, Any]:
         """The same as files hold it, old and new ones alike: networks by their first names."""
-        return _renamed(self.to_dict(), lambda name: FIRST_NAMES.get(name, name))
+        return _renamed(self.to_dict(), _first_name)
 
     def canonical(self) -> "RunConfig":
         """The same run without what it does not depend on: no teacher, no distillation options."""
@@ -214,7 +175,7 @@ class RunConfig:
 
     @property
     def input_size(self) -> int:
-        """Pixels a side of what the network sees."""
+        """Side in pixels of what the network sees."""
         return self.crop_size if self.task == "crops" else self.image_size
 
     @cached_property
@@ -226,8 +187,7 @@ class RunConfig:
     @cached_property
     def run_id(self) -> str:
         """A readable slug and ten digits of the hash: the name of the run's directory."""
-        student = FIRST_NAMES.get(self.student, self.student)
-        parts = (self.dataset, f"a{self.attentions}", student, self.method)
+        parts = (self.dataset, f"a{self.attentions}", _first_name(self.student), self.method)
         suffix = "" if self.split == "train" else f"-{self.split}"
         return f"{'-'.join(parts)}-s{self.init_seed}{suffix}-{self.config_hash[:10]}"
 
@@ -237,20 +197,25 @@ class RunConfig:
         Students of mixed images have the teacher of all others; a detector's teacher has learnt
         its objects, cut out.
         """
-        seeds: dict[str, Any] = {"data_seed": self.teacher_seed, "init_seed": self.teacher_seed}
-        rate = self.teacher_learning_rate or self.learning_rate
-        schedule: dict[str, Any] = {"epochs": self.teacher_epochs, "learning_rate": rate}
-        whole: dict[str, Any] = {"augmentation": [a for a in self.augmentation if a not in MIXING]}
+        plain: dict[str, Any] = {
+            "student": self.teacher, "start": self.teacher_start, "method": "student",
+            "data_seed": self.teacher_seed, "init_seed": self.teacher_seed,
+            "epochs": self.teacher_epochs,
+            "learning_rate": self.teacher_learning_rate or self.learning_rate,
+            "augmentation": [name for name in self.augmentation if name not in MIXING],
+        }  # fmt: skip
         if self.task == "detection":
             crops = [name for name in self.augmentation if name in AUGMENTATIONS]
-            whole = {"augmentation": crops, "task": "crops"}
-        plain = replace(self, student=self.teacher, start=self.teacher_start, method="student")
-        return replace(plain, **seeds, **schedule, **whole).canonical()
+            plain |= {"augmentation": crops, "task": "crops"}
+        return replace(self, **plain).canonical()
+
+
+def _first_name(network: str) -> str:
+    return FIRST_NAMES.get(network, network)
 
 
 def _renamed(config: Mapping[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
-    """A configuration with its networks' names given by ``rename``."""
-    return {**config, **{name: rename(config[name]) for name in NETWORKS if name in config}}
+    return {**config, **{role: rename(config[role]) for role in NETWORKS if role in config}}
 
 
 def as_hashed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,21 +224,16 @@ def as_hashed(config: Mapping[str, Any]) -> dict[str, Any]:
     The fields of ``ADDED_LATER`` that are at their defaults are left out; networks have the names
     that they had first.
     """
-    config = _renamed(config, lambda name: FIRST_NAMES.get(name, name))
     defaults = {item.name: item.default for item in fields(RunConfig)}
     neutral = {name for name in ADDED_LATER if config.get(name) == defaults[name]}
-    return {name: value for name, value in config.items() if name not in neutral}
-
-
-@cache
-def _annotations() -> dict[str, Any]:
-    return get_type_hints(RunConfig)
+    kept = {name: value for name, value in config.items() if name not in neutral}
+    return _renamed(kept, _first_name)
 
 
 def configs_of(
     methods: Sequence[str], options: Sequence[Mapping[str, Any]], shared: Mapping[str, Any]
 ) -> list[RunConfig]:
-    """One run a method.
+    """One run per method.
 
     Args:
         methods: method strings.
@@ -281,10 +241,13 @@ def configs_of(
         shared: the fields that all have in common.
 
     Raises:
-        KdlibError: no methods, not as many options, or an unknown field.
+        KdlibError: no methods, not as many options, or a field that is not valid.
     """
-    check_kind("methods", methods, list[str])
-    check_kind("options", options, list[dict])
+    for name, given, kind in (("methods", methods, str), ("options", options, dict[str, Any])):
+        try:
+            TypeAdapter(list[kind]).validate_python(given)  # type: ignore[valid-type]
+        except ValidationError as error:
+            raise refusal(error, within=name) from error
     if not methods:
         raise KdlibError("The list of methods is empty; give at least one, such as [student].")
     own = options or [{}] * len(methods)
@@ -294,7 +257,36 @@ def configs_of(
             "in the same order ({} where it has none), or [] if none has any."
         )
     runs = zip(methods, own, strict=True)
-    return [RunConfig.from_dict({**shared, "method": m, **o}).canonical() for m, o in runs]
+    return [RunConfig(**{**shared, "method": m, **o}).canonical() for m, o in runs]
+
+
+# Runs whose files a run reads.
+def needed_by(runs: Iterable[RunConfig]) -> list[RunConfig]:
+    """The runs whose files these read: their teachers, and what they start from; each once."""
+    before = ((*teacher_of(run), run_before(run)) for run in runs)
+    return each_once(one for found in before for one in found if one is not None)
+
+
+def earlier(runs: Iterable[RunConfig]) -> list[RunConfig]:
+    """All runs that must be finished before ``runs``, in an order in which they can be trained."""
+    needed = needed_by(runs)
+    return each_once([*earlier(needed), *needed]) if needed else []
+
+
+def teacher_of(run: RunConfig) -> list[RunConfig]:
+    """The run that trains the teacher of a run, if one does."""
+    untaught = run.teacher == "none" or run.teacher_weights
+    return [] if untaught else [run.teacher_config()]
+
+
+def each_once(runs: Iterable[RunConfig]) -> list[RunConfig]:
+    """Runs without repetition, in their order."""
+    return list({run.run_id: run for run in runs}.values())
+
+
+# The files of a run.
+SCHEMA_VERSION = 2
+"""Of records with a checksum; version 1, from before there was one, is read as well."""
 
 
 def run_directory(config: RunConfig, root: Path) -> Path:
@@ -321,33 +313,27 @@ def is_finished(config: RunConfig, root: Path) -> bool:
 def write_record(directory: Path, record: Mapping[str, Any]) -> Path:
     """Write ``record.json``, last of all a run's files, under its final name or not at all.
 
-    It holds checksums of itself and of the history, and what killed processes left beside it goes:
-    who writes it has the run's lock.
+    It holds a checksum of itself and of the history, and what killed processes left beside it
+    goes: who writes it has the run's lock.
     """
     path = Path(directory) / "record.json"
-    remove_remains(Path(directory))
-    write_json(path, sealed(record, Path(directory)))
+    remove_remains(path.parent)
+    sealed = record["schema_version"] == SCHEMA_VERSION
+    sums = {"checksum": _checksum(record, path.parent)} if sealed else {}
+    write_json(path, {**record, **sums})
     return path
 
 
-def sealed(record: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """A record with the checksums by which :func:`read_record` knows that nothing has changed."""
-    if record["schema_version"] != SCHEMA_VERSION:
-        return dict(record)
-    history = Path(directory) / HISTORY
-    sums = {HISTORY: checksum(history)} if history.exists() else {}
-    return {**record, "checksums": {**sums, "record": _checksum(record)}}
-
-
-def _checksum(record: Mapping[str, Any]) -> int:
-    """Of what a record says, however it is written; its checksums left out."""
-    said = {name: value for name, value in record.items() if name != "checksums"}
-    plain = json.loads(json.dumps(said, allow_nan=False))  # keys that are numbers become text
-    return zlib.crc32(json.dumps(plain, sort_keys=True).encode())
+def _checksum(record: Mapping[str, Any], directory: Path) -> int:
+    """CRC-32 of what a record says, however it is written, and of the history beside it."""
+    plain = json.loads(json.dumps(record, allow_nan=False))  # keys that are numbers become text
+    history = directory / "history.csv"
+    start = zlib.crc32(history.read_bytes()) if history.exists() else 0
+    return zlib.crc32(json.dumps(plain, sort_keys=True).encode(), start)
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read one ``record.json``, without its checksums, networks by the names of today.
+    """Read one ``record.json``, without its checksum, networks by the names of today.
 
     Raises:
         KdlibError: the file is missing, damaged, or of another schema version; or the history
@@ -365,35 +351,25 @@ def read_record(path: Path) -> dict[str, Any]:
             f"{path} has schema version {found}; this kdlib reads 1 and {SCHEMA_VERSION}. "
             "Delete it and run again, or read it with the kdlib that wrote it."
         )
-    if found == SCHEMA_VERSION:
-        _check_sums(record, Path(path))
-    read = {name: value for name, value in record.items() if name != "checksums"}
-    return {**read, "config": _renamed(read["config"], current_name)} if "config" in read else read
-
-
-def _check_sums(record: Mapping[str, Any], path: Path) -> None:
-    """Compare a record, and the history beside it, with the record's checksums."""
-    known = record.get("checksums")
-    sums = known if isinstance(known, dict) else {}
-    if sums.get("record") != _checksum(record):
+    checksum = record.pop("checksum", None)
+    if found == SCHEMA_VERSION and checksum != _checksum(record, Path(path).parent):
         raise KdlibError(
-            f"{path} is damaged: its checksum differs. Delete it and run again, or put back a copy."
+            f"{path} is damaged, or the history.csv beside it is: their checksum differs. Delete "
+            "both and run again, or put back a copy."
         )
-    history = path.parent / HISTORY
-    if HISTORY in sums and history.exists() and checksum(history) != sums[HISTORY]:
-        raise KdlibError(
-            f"{history} is damaged: it is not what {path.name} was written with. Delete both and "
-            "run again, or put back a copy."
-        )
+    if isinstance(record.get("config"), dict):
+        record["config"] = _renamed(record["config"], current_name)
+    return record
 
 
 def provenance(config: RunConfig, device: str, precision: str, fingerprint: str) -> dict[str, Any]:
     """What a sceptic needs to know of a result: code, packages, device, seeds, data, time."""
-    packages = ("torch", "torchvision", "numpy")
+    import torch
+
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "versions": {"python": platform.python_version(), **_versions()},
         "device": device,
         "precision": precision,
         "threads": torch.get_num_threads(),
@@ -401,6 +377,15 @@ def provenance(config: RunConfig, device: str, precision: str, fingerprint: str)
         "data_fingerprint": fingerprint,
         "utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that numbers depend on, as far as they are installed."""
+    found = {}
+    for package in ("torch", "torchvision", "numpy"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _git(*arguments: str) -> str | None:
@@ -413,8 +398,8 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-# The data of a run: what it learns from, and what it is judged by.
-def training_data(config: RunConfig, data_root: Path | None) -> ImageData:
+# The data of a run.
+def training_data(config: RunConfig, data_root: Path | None) -> "ImageData":
     """The training set; of a run that is to choose something, without its dev split.
 
     Raises:
@@ -423,7 +408,7 @@ def training_data(config: RunConfig, data_root: Path | None) -> ImageData:
     return _loaded(config, "train" if config.split == "train" else "fit", data_root)
 
 
-def evaluation_data(config: RunConfig, data_root: Path | None) -> ImageData:
+def evaluation_data(config: RunConfig, data_root: Path | None) -> "ImageData":
     """The test set; of a run that is to choose something, the dev split.
 
     Raises:
@@ -432,72 +417,8 @@ def evaluation_data(config: RunConfig, data_root: Path | None) -> ImageData:
     return _loaded(config, "test" if config.split == "train" else "dev", data_root)
 
 
-def _loaded(config: RunConfig, split: str, data_root: Path | None) -> ImageData:
-    return load_data(
-        config.dataset,
-        split,
-        size=config.test_size if split == "test" else config.train_size,
-        task=config.task,
-        image_size=config.image_size,
-        attentions=config.attentions,
-        distractors=config.distractors,
-        crop_size=config.crop_size,
-        data_root=data_root,
-    )
-
-
-# What the record of a finished run holds.
-def make_record(
-    trainee: "Trainee",
-    data: ImageData,
-    measured: Mapping[str, Any],
-    history: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """All that is known of a finished run, as ``record.json`` holds it.
-
-    Args:
-        trainee: the run.
-        data: what it was trained on.
-        measured: its quality, from :meth:`kdlib.trainee.Trainee.measure`.
-        history: its epochs; of a run that finished none, what was watched at its start.
-    """
-    config = trainee.config
-    if "results" in measured:
-        results = {**measured["results"], **_epochs(trainee, history)}
-        measured = {**measured, "results": results}
-    source = provenance(config, str(trainee.device), trainee.precision, data.fingerprint)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": config.run_id,
-        "config": config.to_file(),
-        "config_hash": config.config_hash,
-        **measured,
-        "diverged": str(trainee.failure) if trainee.failure else None,
-        "cost": _cost(trainee, len(data.labels)),
-        "provenance": {**source, **trainee.team.facts},
-    }
-
-
-def _epochs(trainee: "Trainee", history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Which epoch is the result, and which was the best of those whose quality was watched."""
-    measures = TASKS[trainee.config.task]
-    last = {"last_epoch": trainee.epoch, "best_epoch": trainee.epoch}
-    if measures.monitored not in history[-1]:
-        return last
-    best = max(history, key=lambda row: row[measures.monitored])
-    return {
-        **last,
-        "best_epoch": best["epoch"],
-        f"best_monitored_{measures.metric}": best[measures.monitored],
-        f"last_monitored_{measures.metric}": history[-1][measures.monitored],
-    }
-
-
-def _cost(trainee: "Trainee", images: int) -> dict[str, Any]:
-    """Of the network that is kept, and of its training with so many ``images`` an epoch."""
-    seconds = trainee.seconds
-    return {
-        **trainee.cost(),
-        "train_seconds": seconds,
-        "images_per_second": images * trainee.epoch / seconds if seconds else 0.0,
-    }
+def _loaded(config: RunConfig, split: str, data_root: Path | None) -> "ImageData":
+    size = config.test_size if split == "test" else config.train_size
+    names = ("task", "image_size", "attentions", "distractors", "crop_size")
+    own: dict[str, Any] = {name: getattr(config, name) for name in names}
+    return load_data(config.dataset, split, size=size, data_root=data_root, **own)

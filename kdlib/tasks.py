@@ -12,17 +12,24 @@ class Measures:
         metrics: all that are one number, fractions, in the order in which tables show them.
         trainee: what trains its networks, as ``module:name``, where methods do not say it.
         monitored: column of ``history.csv`` with that metric on some of the evaluation set.
+        marks: what counts a network's answers, as ``module:name``.
     """
 
     metric: str
     metrics: tuple[str, ...]
     monitored: str
     trainee: str | None = None
+    marks: str = "kdlib.evaluate:ClassificationMarks"
 
 
 TASKS: dict[str, Measures] = {
     "classification": Measures("top1", ("top1", "top5", "mca", "mca_all"), "accuracy"),
-    "segmentation": Measures("miou", ("miou", "pixel_accuracy"), "miou"),
+    "segmentation": Measures(
+        "miou",
+        ("miou", "pixel_accuracy"),
+        "miou",
+        marks="kdlib.frskd.segmentation:SegmentationMarks",
+    ),
     "detection": Measures(
         "map", ("map", "map50", "map75"), "map50", "kdlib.detection.trainee:DetectorTrainee"
     ),

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
 
 LEAST = 2
 """Images of a process in a step: a batch norm of maps of one pixel needs two."""
@@ -72,10 +71,8 @@ class Team:
     def own(self, batch: Tensor, neighbour: bool = False) -> tuple[Tensor, Portion | None]:
         """The part of a batch's positions (B,) that this process has, and which part that is.
 
-        Args:
-            batch: positions of images.
-            neighbour: put the image before the part's first one in front of it, too; it is not
-                counted. Before the batch's first image comes its last.
+        With ``neighbour`` the image before the part's first one is put in front of it; it is not
+        counted. Before the batch's first image comes its last.
         """
         if self.size == 1:
             return batch, None
@@ -94,35 +91,31 @@ class Team:
 
     def in_order(self, mine: list[Item]) -> list[Item]:
         """What all processes made of their :meth:`turns`, in the order of the items."""
-        if self.size == 1:
-            return mine
         rounds = zip_longest(*([(item,) for item in items] for items in self.gathered(mine)))
         return [turn[0] for turn in chain.from_iterable(rounds) if turn is not None]
 
     def gathered(self, mine: Item) -> list[Item]:
         """What each process has, in their order; tensors must be on the CPU."""
-        if self.size == 1:
-            return [mine]
-        found: list[Any] = [None] * self.size
-        distributed.all_gather_object(found, mine)
+        found: list[Any] = [mine] * self.size
+        if self.size > 1:
+            distributed.all_gather_object(found, mine)
         return found
 
     def from_main(self, value: Item) -> Item:
         """What the main process has."""
-        if self.size == 1:
-            return value
         held = [value]
-        distributed.broadcast_object_list(held, src=0, device=self.device)
+        if self.size > 1:
+            distributed.broadcast_object_list(held, src=0, device=self.device)
         return held[0]
 
     def means(self, terms: Mapping[str, Tensor], portion: Portion | None) -> dict[str, Tensor]:
         """Loss terms (scalars) as means over the whole batch's images, without a graph."""
-        told = {name: term.detach() for name, term in terms.items()}
+        own = {name: term.detach() for name, term in terms.items()}
         if portion is None:
-            return told
-        total = torch.stack(list(told.values())).double() * portion.share
+            return own
+        total = torch.stack(list(own.values())).double() * portion.share
         distributed.all_reduce(total)
-        return dict(zip(told, total, strict=True))
+        return dict(zip(own, total, strict=True))
 
     def weighted(self, loss: Tensor, portion: Portion | None) -> Tensor:
         """A loss whose gradients' mean over processes is that of the whole batch's mean."""
@@ -130,22 +123,20 @@ class Team:
 
     def readied(self, parts: nn.Module) -> nn.Module:
         """The parts with the batch norms that this team is for; their tensors stay the same."""
-        if self.size == 1 or not self.synchronised:
-            return parts
-        return nn.SyncBatchNorm.convert_sync_batchnorm(parts)
+        alone = self.size == 1 or not self.synchronised
+        return parts if alone else nn.SyncBatchNorm.convert_sync_batchnorm(parts)
 
     def wrapped(self, parts: nn.Module, some_unused: bool = False) -> nn.Module:
         """What a step calls: the parts, whose gradients processes average.
 
-        Buffers are not sent in every step, as is usual; :meth:`share_buffers` does it once an
-        epoch.
-
-        Args:
-            parts: the modules that learn; all processes begin with the main one's tensors.
-            some_unused: whether a step may leave some parameters without a gradient.
+        All processes begin with the main one's tensors. Buffers are not sent in every step, as is
+        usual: :meth:`share_buffers` does it once an epoch. ``some_unused``: a step may leave some
+        parameters without a gradient.
         """
         if self.size == 1:
             return parts
+        from torch.nn.parallel import DistributedDataParallel
+
         return DistributedDataParallel(
             parts,
             forward_sync_buffers=False,
@@ -155,9 +146,8 @@ class Team:
 
     def share_buffers(self, parts: nn.Module) -> None:
         """Give all processes the main one's buffers: running means above all."""
-        if self.size > 1:
-            for buffer in parts.buffers():
-                distributed.broadcast(buffer, src=0)
+        for buffer in parts.buffers() if self.size > 1 else ():
+            distributed.broadcast(buffer, src=0)
 
     def wait(self) -> None:
         """Go on when all processes have come here."""
@@ -168,7 +158,7 @@ class Team:
     def main_first(self) -> Iterator[None]:
         """The main process does what is inside first, then all others.
 
-        It makes what others then find on the disk, and is the one to tell what is wrong.
+        It makes what others then find on the disk, and is the one to say what is wrong.
         """
         if not self.is_main:
             self.wait()
@@ -196,8 +186,7 @@ def launched_team(device: str | None = None, synchronised: bool = False) -> Team
     return Team(state.process_index, state.num_processes, state.device, synchronised)
 
 
-def left_by_others(error: Exception) -> bool:
+def left_by_others(error: RuntimeError) -> bool:
     """Whether an error is no more than that another process of the team has ended."""
-    told = str(error).lower()
     lost = ("gloo", "nccl", "connection", "peer")
-    return isinstance(error, RuntimeError) and any(word in told for word in lost)
+    return any(word in str(error).lower() for word in lost)

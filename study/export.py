@@ -26,18 +26,15 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from tqdm.auto import tqdm
 
-from kdlib.checkpoints import load_weights
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError, unknown
-from kdlib.evaluate import BATCH_SIZE, ClassificationMarks, Marks, images_at_once
-from kdlib.files import write_atomic, write_json
-from kdlib.frskd.segmentation import SegmentationMarks
-from kdlib.launch import earlier
+from kdlib.evaluate import BATCH_SIZE, images_at_once, marks_of
+from kdlib.files import load_weights, write_atomic, write_json
 from kdlib.methods import parse_method
 from kdlib.models import create_model
 from kdlib.models.cost import count_parameters, flops
-from kdlib.runs import RunConfig, evaluation_data, provenance, read_record, run_directory
+from kdlib.runs import RunConfig, earlier, evaluation_data, provenance, read_record, run_directory
 from kdlib.tasks import TASKS
 from study.jobs import plain_job, students_job
 from study.records import validate_record
@@ -484,8 +481,7 @@ def compare(network: Exported, images: Tensor, plan: Plan) -> dict[str, Any]:
 @torch.inference_mode()
 def score(answer: Answer, data: ImageData, bar: Callable[..., tqdm]) -> float:
     """The metric that the task of ``data`` is judged by, 0 to 1, over all its images."""
-    dense = data.task == "segmentation"
-    marks: Marks = SegmentationMarks(len(data.classes)) if dense else ClassificationMarks()
+    marks = marks_of(data)
     with bar(total=len(data)) as shown:
         for images, labels in pixel_batches(data, images_at_once(data, BATCH_SIZE)):
             marks.add(answer(images), labels)

@@ -23,8 +23,7 @@ from filelock import FileLock, Timeout
 
 from kdlib.errors import EXIT_FAILED, EXIT_MISTAKE, KdlibError, ended
 from kdlib.files import write_text
-from kdlib.launch import earlier, needed_by
-from kdlib.runs import RunConfig, is_finished, run_directory
+from kdlib.runs import RunConfig, earlier, is_finished, needed_by, run_directory
 from study.notebooks import ExecutionError, execute_notebook, find_notebook
 from study.profiles import lockstep_groups
 

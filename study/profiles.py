@@ -26,14 +26,13 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdlib.data.batches import Batch
+from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher
 from kdlib.errors import KdlibError, check_kind, checked_options, unknown
-from kdlib.launch import each_once, teacher_of
 from kdlib.methods import STAGES, method_of, parse_method, tuned_field
 from kdlib.models import create_model
-from kdlib.models.cost import output_shapes
-from kdlib.runs import RunConfig
-from kdlib.trainee import Lesson, Trainee
+from kdlib.runs import RunConfig, each_once, teacher_of
+from kdlib.trainee import Trainee
 
 # What a training step costs in operations, and how far the same operations would take another.
 NOWHERE = Path("no-runs")
@@ -61,10 +60,9 @@ def training_flops(config: RunConfig) -> int:
     images = torch.zeros(IMAGES, 3, config.image_size, config.image_size)
     truth = labels[:IMAGES] if config.pixels is None else images[:, 0].long()
     batch = Batch(images, truth, labels[:IMAGES])
-    teacher = _budget_teacher(config)
-    shapes = None if teacher is None else output_shapes(teacher.network, config.image_size)
-    cpu, lesson = torch.device("cpu"), Lesson(shapes, labels)
-    trainee = Trainee(config, CLASSES, NOWHERE, cpu, "float32", lesson)
+    teacher, names = _budget_teacher(config), tuple(map(str, range(CLASSES)))
+    data = ImageData(images, labels, names, mean=(0.0,) * 3, std=(1.0,) * 3, fingerprint="")
+    trainee = Trainee(config, data, teacher, NOWHERE, torch.device("cpu"), "float32")
     trainee.parts.train()
     with FlopCounterMode(display=False) as counter:
         taught = None if teacher is None else teacher(images)

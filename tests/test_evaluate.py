@@ -11,11 +11,12 @@ from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
 from kdlib.evaluate import (
     MOST_CONFUSED,
-    attention_relevance,
     classification_metrics,
+    energy_share,
     evaluate_students,
+    pointing_hit,
     predict,
-    stage_ssim,
+    ssim_per_image,
     window_width,
 )
 from kdlib.models.output import Output
@@ -114,14 +115,14 @@ def direct_ssim(x: np.ndarray, y: np.ndarray, width: int) -> float:
 @pytest.mark.parametrize(("side", "width"), [(32, 11), (11, 11), (8, 7), (7, 7), (4, 3), (2, 1)])
 def test_ssim_equals_the_definition_at_every_size(side, width):
     x, y = np.random.default_rng(side).random((2, side, side))
-    (found,) = stage_ssim([torch.tensor(x)[None]], [torch.tensor(y)[None]])
+    found = ssim_per_image(torch.tensor(x)[None], torch.tensor(y)[None])
     assert window_width(side) == width
     assert found.item() == pytest.approx(direct_ssim(x, y, width), abs=2e-5)
 
 
 def test_ssim_ignores_offset_and_scale_and_is_finite_for_constant_maps():
     maps = torch.rand(3, 9, 9)
-    same, flat = stage_ssim([maps, torch.ones(3, 9, 9)], [5 + 3 * maps, maps])
+    same, flat = ssim_per_image(maps, 5 + 3 * maps), ssim_per_image(torch.ones(3, 9, 9), maps)
     assert torch.allclose(same, torch.ones(3), atol=1e-4)
     assert flat.isfinite().all() and (flat < 0.5).all()
 
@@ -129,7 +130,7 @@ def test_ssim_ignores_offset_and_scale_and_is_finite_for_constant_maps():
 def test_ssim_of_unequal_sizes_compares_at_the_smaller():
     maps = torch.rand(2, 8, 8)
     enlarged = maps.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    assert torch.allclose(stage_ssim([enlarged], [maps])[0], torch.ones(2), atol=1e-5)
+    assert torch.allclose(ssim_per_image(enlarged, maps), torch.ones(2), atol=1e-5)
 
 
 def test_relevance_equals_that_of_the_enlarged_map():
@@ -137,20 +138,19 @@ def test_relevance_equals_that_of_the_enlarged_map():
     attention, masks = stream.random((5, 4, 4)), stream.random((5, 16, 16)) < 0.4
     enlarged = attention.repeat(4, 1).repeat(4, 2)
     expected = (enlarged * masks).sum((1, 2)) / enlarged.sum((1, 2))
-    found = attention_relevance([torch.tensor(attention)], torch.tensor(masks))
-    assert found["energy_share"][0].numpy() == pytest.approx(expected)
+    maps, relevance = torch.tensor(attention), torch.tensor(masks)
+    assert energy_share(maps, relevance).numpy() == pytest.approx(expected)
     peaks = enlarged == enlarged.max((1, 2), keepdims=True)
     hits = [masks[i][peaks[i]].mean() for i in range(5)]
-    assert found["pointing"][0].numpy() == pytest.approx(hits)
+    assert pointing_hit(maps, relevance).numpy() == pytest.approx(hits)
 
 
 @pytest.mark.parametrize("value", [0.0, 2.0])
 def test_attention_that_knows_nothing_scores_the_relevant_area(value):
     masks = torch.rand(4, 16, 16) < 0.2
-    found = attention_relevance([torch.full((4, 4, 4), value)], masks)
-    area = masks.float().mean((1, 2))
-    assert torch.allclose(found["energy_share"][0], area)
-    assert torch.allclose(found["pointing"][0], area)
+    area, maps = masks.float().mean((1, 2)), torch.full((4, 4, 4), value)
+    assert torch.allclose(energy_share(maps, masks), area)
+    assert torch.allclose(pointing_hit(maps, masks), area)
 
 
 def test_perfect_attention_scores_one():
@@ -158,8 +158,7 @@ def test_perfect_attention_scores_one():
     masks[0, 4:8, 8:12] = True
     attention = torch.zeros(1, 4, 4)
     attention[0, 1, 2] = 3.0
-    found = attention_relevance([attention], masks)
-    assert found["energy_share"][0].item() == found["pointing"][0].item() == 1
+    assert energy_share(attention, masks).item() == pointing_hit(attention, masks).item() == 1
 
 
 def test_a_pass_over_the_data_does_not_depend_on_the_batch_size(data):

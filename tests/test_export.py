@@ -17,9 +17,9 @@ from training import tiny
 from benchmarks import deployment
 from kdlib.data.batches import Batches
 from kdlib.errors import KdlibError
+from kdlib.evaluate import trained_network
 from kdlib.runs import evaluation_data, read_record, write_record
 from kdlib.train import fit
-from kdlib.trainee import trained_network
 from study.cli import main
 from study.export import (
     FORMATS,

@@ -6,7 +6,7 @@ import pytest
 from data_files import FASHION, write_fashion
 from training import TINY
 
-from kdlib.checkpoints import save_tensors
+from kdlib.files import save_tensors
 from kdlib.models import create_model
 from study.cli import main
 

@@ -9,7 +9,7 @@ from pretrained import write_imagenet_weights
 from torch import hub
 
 from kdlib import models as cost
-from kdlib.checkpoints import load_tensors
+from kdlib.files import load_tensors
 from kdlib.runs import run_directory
 from kdlib.train import fit
 from study.profiles import expand, teachers

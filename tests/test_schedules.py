@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from kdlib import trainee as precision
+from kdlib import optimise as precision
+from kdlib.optimise import learning_rate, resolve_precision
 from kdlib.runs import RunConfig
-from kdlib.trainee import learning_rate, resolve_precision
 
 
 def rates(config: RunConfig, steps_per_epoch: int) -> list[float]:
-    total = config.epochs * steps_per_epoch
-    return [learning_rate(config, done, total) for done in range(total)]
+    epochs, steps = config.epochs, range(config.epochs * steps_per_epoch)
+    return [learning_rate(config, done, epochs, steps_per_epoch) for done in steps]
 
 
 def test_steps_are_those_of_the_papers_cifar_protocol():

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from training import history_of, result_of, tiny
 
-from kdlib.checkpoints import load_tensors, save_tensors
 from kdlib.distill import FrozenTeacher
 from kdlib.errors import KdlibError
+from kdlib.files import load_tensors, save_tensors
 from kdlib.models import create_model
 from kdlib.runs import RunConfig, run_directory
 from kdlib.seeds import derive_seed, seed_everything
@@ -144,8 +144,8 @@ def killed_after(root: Path, delay: float, config: RunConfig) -> int:
 
 
 def test_no_teacher_tensor_moves(taught, monkeypatch):
-    from kdlib import train
-    from kdlib.train import load_teacher
+    from kdlib import trainee as train
+    from kdlib.trainee import load_teacher
 
     held = []
     load = load_teacher

@@ -6,8 +6,8 @@ from training import tiny
 
 from kdlib.data import load_data
 from kdlib.errors import KdlibError
+from kdlib.evaluate import attention_on, predicted, trained_network
 from kdlib.train import fit
-from kdlib.trainee import attention_on, predicted, trained_network
 
 
 @pytest.fixture(scope="module")

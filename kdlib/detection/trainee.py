@@ -1,6 +1,7 @@
 """A detector in training: torchvision's losses, and what a classifier of crops adds to them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -11,6 +12,7 @@ from kdlib.detection.batches import DetectionBatches
 from kdlib.detection.detector import Detector
 from kdlib.detection.evaluation import detector_cost, evaluate_detectors
 from kdlib.detection.losses import BoxDistiller, CropLoss
+from kdlib.detection.teacher import CropTeacher
 from kdlib.distill import Learner, check_method_task, method_loss
 from kdlib.errors import KdlibError
 from kdlib.methods import weights_of
@@ -18,7 +20,8 @@ from kdlib.models import MODELS, create_model
 from kdlib.runs import RunConfig
 from kdlib.seeds import derive_seed, seed_everything
 from kdlib.tasks import TASKS
-from kdlib.trainee import Lesson, Trainee
+from kdlib.team import Team
+from kdlib.trainee import Trainee
 
 MONITORED = 200
 """Images on which an epoch's row is measured: finding objects takes longer than telling classes."""
@@ -32,10 +35,29 @@ class DetectorTrainee(Trainee):
     shown: list[Tensor]
     """Images that the finished detector is timed with."""
 
-    def _build(self, lesson: Lesson | None) -> nn.Module:
+    @staticmethod
+    def batches_for(
+        data: ImageData, config: RunConfig, device: torch.device, team: Team
+    ) -> DetectionBatches:
+        """Lists of images with boxes."""
+        return DetectionBatches(data, config.batch_size, config.augmentation, device, team=team)
+
+    @staticmethod
+    def teacher_for(
+        configs: Sequence[RunConfig], root: Path, data: ImageData, device: torch.device
+    ) -> CropTeacher | None:
+        """The classifier of a group with what cuts its crops; the latter alone for pixels."""
+        found = Trainee.teacher_for(configs, root, data, device)
+        cutting = [config for config in configs if config.method != "student"]
+        if not cutting:
+            return found
+        network = None if found is None else found.network
+        return CropTeacher(network, cutting[0].crop_size, data.mean, data.std).to(device)
+
+    def _build(self, data: ImageData, teacher: Any) -> nn.Module:
         # torchvision's normalise as their backbones were trained; ours as these images are.
-        own = lesson is not None and not MODELS[self.config.student].pretrained
-        self.colours = {"mean": lesson.mean, "std": lesson.std} if lesson and own else {}
+        own = not MODELS[self.config.student].pretrained
+        self.colours = {"mean": data.mean, "std": data.std} if own else {}
         self.student = cast("Detector", self._untrained())
         self.distiller = create_box_distiller(self.config)
         return DetectorLearner(self.student, self.distiller)
@@ -50,9 +72,6 @@ class DetectorTrainee(Trainee):
     def deployed(self) -> nn.Module:
         """The detector as it is: nothing of its training is part of it."""
         return self.student
-
-    def refined(self) -> None:
-        """No detector brings a teacher of its own."""
 
     def monitor(self, few: ImageData, teacher: nn.Module | None) -> dict[str, float]:
         """The mAP at an IoU of 0.5 of some held-out images."""

@@ -9,12 +9,10 @@ from typing import Any, cast
 
 from torch import Tensor, nn, optim
 
-from kdlib.checkpoints import load_tensors, load_weights, save_tensors
 from kdlib.data.image_data import ImageData
 from kdlib.distill import Distiller, create_distiller
 from kdlib.errors import KdlibError
-from kdlib.files import write_text
-from kdlib.losses.pair import Pair
+from kdlib.files import load_tensors, load_weights, save_tensors, write_text
 from kdlib.methods import run_before
 from kdlib.models.cost import count_parameters
 from kdlib.models.output import Shapes
@@ -24,7 +22,7 @@ from kdlib.srm.atoms import compare_with_centroids, dictionary_quality
 from kdlib.srm.losses import Blocks, InitialisationLoss, ReconstructionLoss, dictionaries
 from kdlib.srm.options import SrmOptions
 from kdlib.srm.probe import classifier_of, embeddings, fit_probe, install, stage_pixels
-from kdlib.trainee import Lesson, Trainee, as_csv
+from kdlib.trainee import Trainee, as_csv
 
 PREFIX = "blocks."
 RATE_STEP = 0.1
@@ -81,13 +79,11 @@ class DictionaryLearner(Trainee):
     best: ReconstructionLoss
     """Part of the checkpoint, so that a run that was killed keeps the best state too."""
 
-    def _build(self, lesson: Lesson | None) -> nn.Module:
-        if lesson is None or lesson.shapes is None:
+    def _build(self, data: ImageData, teacher: Any) -> nn.Module:
+        if teacher is None:
             raise KdlibError("A dictionary describes a teacher: give the run one, not 'none'.")
-        seed = derive_seed(self.config.init_seed, "distiller")
-        seed_everything(seed)
-        known = (lesson.shapes, lesson.shapes, lesson.labels)
-        pair = Pair(*known, self.config.batch_size, seed, self.classes)
+        seed_everything(derive_seed(self.config.init_seed, "distiller"))
+        pair = self._pair(teacher.network, data, teacher, self.classes)
         self.distiller = create_distiller(self.config, pair).to(self.device)
         self.loss = cast("ReconstructionLoss", self.distiller.method_loss)
         self.best = deepcopy(self.loss).requires_grad_(False)
@@ -164,8 +160,8 @@ class DictionaryLearner(Trainee):
 class Initialised(Trainee):
     """A student that learns from the labels of the teacher's codes; a linear probe judges it."""
 
-    def _build(self, lesson: Lesson | None) -> nn.Module:
-        parts = super()._build(lesson)
+    def _build(self, data: ImageData, teacher: Any) -> nn.Module:
+        parts = super()._build(data, teacher)
         learned = learned_dictionaries(finished_before(self.config, self.root), self.root)
         loss = cast("InitialisationLoss", self.distiller.method_loss)
         loss.teachers.load_state_dict(learned.state_dict())
@@ -184,8 +180,8 @@ class Initialised(Trainee):
 class Continued(Trainee):
     """A student that learns its task from where its initialisation left it."""
 
-    def _build(self, lesson: Lesson | None) -> nn.Module:
-        parts = super()._build(lesson)
+    def _build(self, data: ImageData, teacher: Any) -> nn.Module:
+        parts = super()._build(data, teacher)
         fresh = deepcopy(classifier_of(self.student).state_dict())
         directory = run_directory(finished_before(self.config, self.root), self.root)
         load_weights(self.student, directory / "weights.safetensors", self.classes)

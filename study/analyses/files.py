@@ -15,9 +15,8 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 from torch import Tensor
 
-from kdlib.checkpoints import load_tensors, save_tensors
 from kdlib.errors import KdlibError
-from kdlib.files import write_text
+from kdlib.files import load_tensors, save_tensors, write_text
 from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, MAPS_FILE
 
 DIGITS = 6

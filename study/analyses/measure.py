@@ -16,12 +16,11 @@ from kdlib.data import load_data
 from kdlib.data.image_data import ImageData
 from kdlib.data.photographs import Photographs
 from kdlib.errors import KdlibError
-from kdlib.evaluate import predict
+from kdlib.evaluate import attention_on, predict, trained_network
 from kdlib.losses.dct import dct_2d
 from kdlib.methods import parse_method
 from kdlib.runs import RunConfig, provenance, read_record
 from kdlib.seeds import generator
-from kdlib.trainee import attention_on, trained_network
 from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, KEY_METHODS, MAPS_FILE
 from study.analyses.files import (
     Answers,

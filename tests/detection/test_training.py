@@ -16,9 +16,8 @@ from kdlib.detection.evaluation import detect, evaluate_detectors
 from kdlib.detection.losses import CropLoss
 from kdlib.detection.teacher import CropTeacher
 from kdlib.errors import KdlibError
-from kdlib.launch import needed_by
 from kdlib.models import create_model
-from kdlib.runs import RunConfig, run_directory
+from kdlib.runs import RunConfig, needed_by, run_directory
 from kdlib.train import fit
 
 SMALL = {

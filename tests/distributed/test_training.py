@@ -15,13 +15,13 @@ from torch import Tensor
 from training import tiny
 
 from kdlib import train
-from kdlib.checkpoints import load_tensors
 from kdlib.data import load_data
 from kdlib.data.batches import Batch
 from kdlib.detection.evaluation import evaluate_detectors
 from kdlib.distill import TeacherOutput
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, predict
+from kdlib.files import load_tensors
 from kdlib.models import create_model
 from kdlib.runs import RunConfig, run_directory
 from kdlib.seeds import seed_everything
@@ -98,7 +98,7 @@ def test_losses_are_those_of_one_process_within_1e_5(sizes, teacher, tmp_path, m
     configs = [tiny(method=m, teacher_weights=teacher, **sizes) for m in METHODS]
     mine, theirs = together(partial(trained, configs, tmp_path / "two"))
     assert mine == theirs
-    monkeypatch.setattr(train, "_trainee_of", lambda config: InParts)
+    monkeypatch.setattr(train, "trainee_of", lambda config: InParts)
     one = fit(configs, tmp_path / "one", progress=False)
     for config, record, reference in zip(configs, mine, one, strict=True):
         rows, expected = (rows_of(config, tmp_path / name) for name in ("two", "one"))

@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from training import history_of, result_of
 
-from kdlib.checkpoints import load_tensors
 from kdlib.errors import leave_when_asked
-from kdlib.files import PARTIAL
+from kdlib.files import PARTIAL, load_tensors
 from kdlib.runs import RunConfig, read_record, run_directory
 from kdlib.train import fit
 

@@ -13,12 +13,12 @@ from faults.processes import copy_of
 from photographs import write_mit67
 from training import tiny
 
-from kdlib.checkpoints import load_tensors, save_tensors
 from kdlib.data import listed
 from kdlib.data.cache import cached
 from kdlib.data.photograph_cache import Resized, build
 from kdlib.data.photographs import open_source
 from kdlib.errors import KdlibError
+from kdlib.files import load_tensors, save_tensors
 from kdlib.runs import read_record, run_directory
 from kdlib.train import fit
 from study.records import find_records

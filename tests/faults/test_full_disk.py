@@ -13,14 +13,13 @@ from faults.processes import check_like, copy_of, learning, outcome, remains, wi
 from photographs import write_mit67
 from training import tiny
 
-from kdlib.checkpoints import load_tensors
 from kdlib.data import listed
 from kdlib.data.cache import cached
 from kdlib.data.photograph_cache import Resized
 from kdlib.data.photograph_cache import build as resized_build
 from kdlib.data.photographs import open_source
 from kdlib.errors import KdlibError
-from kdlib.files import UnwritableError
+from kdlib.files import UnwritableError, load_tensors
 from kdlib.runs import run_directory
 from kdlib.train import fit
 

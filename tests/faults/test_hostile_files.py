@@ -17,12 +17,12 @@ from torchvision import models
 from training import tiny
 
 import kdlib
-from kdlib.checkpoints import load_tensors
 from kdlib.data import listed, load_data
 from kdlib.data.cache import cached
 from kdlib.data.photograph_cache import Resized, build
 from kdlib.data.photographs import open_source
 from kdlib.errors import KdlibError
+from kdlib.files import load_tensors
 from kdlib.models import create_model
 from kdlib.runs import read_record, run_directory
 from kdlib.train import fit

@@ -10,8 +10,8 @@ import torch
 from faults.processes import check_like, copy_of
 from training import tiny
 
-from kdlib.checkpoints import load_tensors
 from kdlib.errors import KdlibError
+from kdlib.files import load_tensors
 from kdlib.runs import run_directory
 from kdlib.train import fit
 from kdlib.trainee import Trainee

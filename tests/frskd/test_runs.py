@@ -7,17 +7,18 @@ import torch
 from photographs import write_voc
 from training import history_of, result_of, tiny
 
-from kdlib.checkpoints import load_tensors
 from kdlib.data import load_data
 from kdlib.data.batches import Batch
-from kdlib.data.image_data import IGNORED
+from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.errors import KdlibError
-from kdlib.evaluate import evaluate_students, predict
+from kdlib.evaluate import evaluate_students, predict, trained_network
+from kdlib.files import load_tensors
+from kdlib.frskd.trainee import refined_network
 from kdlib.models import cost, create_model
 from kdlib.models.cost import flops
 from kdlib.runs import RunConfig, run_directory
 from kdlib.train import fit
-from kdlib.trainee import Lesson, Trainee, refined_network, trained_network
+from kdlib.trainee import Trainee
 from study.jobs import plan
 from study.profiles import expand, plain_epochs, training_flops
 from study.records import load_records, recorded_tasks, validate_record
@@ -189,8 +190,10 @@ def test_what_means_nothing_for_pixels_is_refused(changes, says, tmp_path):
 
 
 def trainee(config: RunConfig, root) -> Trainee:
-    lesson = Lesson(None, torch.zeros(8, dtype=torch.int64))
-    return Trainee(config, 69, root, torch.device("cpu"), "float32", lesson)
+    labels, names = torch.zeros(8, dtype=torch.int64), tuple(map(str, range(69)))
+    images = torch.zeros(8, 3, SIDE, SIDE, dtype=torch.uint8)
+    data = ImageData(images, labels, names, (0.0,) * 3, (1.0,) * 3, fingerprint="")
+    return Trainee(config, data, None, root, torch.device("cpu"), "float32")
 
 
 def batch_of(labels: torch.Tensor) -> Batch:

@@ -11,11 +11,11 @@ from training import tiny
 
 from kdlib import models
 from kdlib.errors import KdlibError
+from kdlib.evaluate import trained_network
 from kdlib.models import check_task, create_model, register_model
 from kdlib.models.output import Output
 from kdlib.runs import run_directory
 from kdlib.train import fit
-from kdlib.trainee import trained_network
 
 
 class Backbone(nn.Module):

@@ -34,7 +34,7 @@ HALVES = {f"{name} bfloat16": {"precision": "bfloat16"} for name in ASKED["bfloa
 RUNS: Entry = {**{name: {} for name in ASKED["methods"]}, **HALVES, **ASKED["runs"]}
 VARYING = {
     "train_seconds", "images_per_second", "latency_ms", "seconds", "commit", "dirty", "versions",
-    "utc", "checksums",
+    "utc", "checksum", "checksums",
 }  # fmt: skip
 """Of records and histories: clocks, and where the code came from."""
 

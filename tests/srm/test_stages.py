@@ -10,16 +10,16 @@ import pytest
 import torch
 from training import history_of, tiny
 
+import kdlib.trainee
 from kdlib import train
-from kdlib.checkpoints import load_tensors
 from kdlib.data import load_data
 from kdlib.errors import KdlibError
-from kdlib.launch import earlier
+from kdlib.evaluate import predicted, trained_network
+from kdlib.files import load_tensors
 from kdlib.methods import run_before
 from kdlib.models import cost
-from kdlib.runs import RunConfig, configs_of, read_record, run_directory
+from kdlib.runs import RunConfig, configs_of, earlier, read_record, run_directory
 from kdlib.srm.stages import Continued
-from kdlib.trainee import predicted, trained_network
 from study.jobs import plan
 from study.profiles import expand, lockstep_groups
 from study.records import find_records, load_records, validate_record
@@ -44,7 +44,7 @@ def taught() -> list[tuple[torch.nn.Module, dict[str, torch.Tensor]]]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, taught) -> Path:
     """A folder with all four runs."""
-    root, load = tmp_path_factory.mktemp("whole"), train.load_teacher
+    root, load = tmp_path_factory.mktemp("whole"), kdlib.trainee.load_teacher
 
     def remember(*arguments):
         teacher = load(*arguments)
@@ -52,7 +52,7 @@ def whole(tmp_path_factory, taught) -> Path:
         return teacher
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "load_teacher", remember)
+        patch.setattr(kdlib.trainee, "load_teacher", remember)
         patch.setattr(cost, "_latency", lambda *_: 1.0)
         for run in (TEACHER, DICTIONARY, INITIALISATION, srm()):
             train.fit([run], root, progress=False)
@@ -60,9 +60,9 @@ def whole(tmp_path_factory, taught) -> Path:
 
 
 def trainee(run: RunConfig, root: Path):
-    task = train.prepare([run], root, None, "cpu")
-    lesson = train._lesson(task, run.image_size)
-    return train._trainee_of(run)(run, 16, root, task.device, "float32", lesson)
+    group = train.prepare([run], root, None, "cpu")
+    own = (group.data, group.teacher, root, group.device, "float32")
+    return train.trainee_of(run)(run, *own)
 
 
 def test_the_stages_share_out_the_epochs_and_share_what_they_can():
