@@ -11,7 +11,6 @@ from matplotlib.lines import Line2D
 from scipy import stats
 
 from study.figures.style import COLUMN, NEUTRAL, PAGE, figure_style, look
-from study.names import name_of
 from study.ledger.page import METRICS, interval, nine_cells
 from study.ledger.rows import (
     AGREES,
@@ -22,6 +21,7 @@ from study.ledger.rows import (
     our_methods,
     published_numbers,
 )
+from study.names import name_of
 from study.results import markdown_table
 
 AS_RELEASED, AT_ITS_WORD = "as released", "at its word"
