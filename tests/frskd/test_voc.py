@@ -19,7 +19,8 @@ SIDE = 512
 
 
 @pytest.fixture
-def root(tmp_path, own_cache) -> Path:
+def root(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
     return write_voc(tmp_path)
 
 
