@@ -21,7 +21,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from kdlib.detection.detector import Detector
 from kdlib.errors import KdlibError
-from kdlib.models.cifar import ThreeStageResNet
+from kdlib.models.cifar import basic_resnet
 from kdlib.models.output import StagedBackbone
 from kdlib.models.torchvision import fetching
 
@@ -74,7 +74,7 @@ class CoarseStages(nn.Module):
 
     def __init__(self, widths: Widths, pyramid: int = 0) -> None:
         super().__init__()
-        network = ThreeStageResNet(1, 1, widths, (2, 2, 2, 2))
+        network = basic_resnet(1, widths)
         self.stages = StagedBackbone(network.stem, network.stages)
         channels = list(widths[-COARSE:])
         self.pyramid = FeaturePyramidNetwork(channels, pyramid) if pyramid else nn.Identity()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdlib.data.image_data import IGNORED
 from kdlib.errors import KdlibError
 from kdlib.frskd.self_teacher import BiFPN, PixelHead, reduced
-from kdlib.models.cifar import ThreeStageResNet, Widths, initialise
+from kdlib.models.cifar import Widths, basic_resnet, initialise
 from kdlib.models.output import Output, StagedBackbone
 from kdlib.team import ALONE, Team
 
@@ -57,7 +57,7 @@ class Segmenter(nn.Module):
 
 def scenes_segmenter(classes: int, widths: Widths, width: int) -> Segmenter:
     """The stages of a Scenes classifier at 1/4 to 1/16 of the image, with a pyramid."""
-    network = ThreeStageResNet(classes, 1, widths, (2, 2, 2, 2))
+    network = basic_resnet(classes, widths)
     return Segmenter(StagedBackbone(network.stem, network.stages), widths[1:], classes, width)
 
 

@@ -15,13 +15,10 @@ if TYPE_CHECKING:
 
 
 class Model(NamedTuple):
-    """A network, by what builds it.
+    """A network: what builds it, ``module:name``, from the number of classes and its options.
 
-    Attributes:
-        build: as ``module:name``; takes the number of classes.
-        options: what it is built with besides.
-        task: ``classification``, which is that of crops too, ``segmentation`` or ``detection``.
-        pretrained: whether torchvision has weights to begin with.
+    ``task`` is ``classification``, which is that of crops too, ``segmentation`` or ``detection``;
+    ``pretrained`` networks can begin with weights of torchvision.
     """
 
     build: str | Callable[..., "nn.Module"]
@@ -33,21 +30,26 @@ class Model(NamedTuple):
 def _model(
     module: str, name: str, pretrained: bool = False, task: str = "classification", **options: Any
 ) -> Model:
-    return Model(f"{module}:{name}", options, task, pretrained)
+    return Model(f"kdlib.{module}:{name}", options, task, pretrained)
 
 
-_cifar = partial(_model, "kdlib.models.cifar")
-_scenes = partial(_cifar, "ThreeStageResNet", blocks=1, strides=(2, 2, 2, 2))
-_torchvision = partial(_model, "kdlib.models.torchvision")
+_cifar = partial(_model, "models.cifar")
+_basic = partial(_cifar, "basic_resnet", strides=(1, 1, 2, 2))
+_scenes = partial(_cifar, "basic_resnet")
+_torchvision = partial(_model, "models.torchvision")
 _tapped = partial(_torchvision, "TappedNetwork", True)
-_segmenter = partial(_model, "kdlib.frskd.segmentation", task="segmentation")
-_detector = partial(_model, "kdlib.detection.models", task="detection")
 _resnet = partial(_tapped, logits="fc", stages=("layer1", "layer2", "layer3", "layer4"))
-WIDE = (32, 64, 128, 256)
+_segmenter = partial(_model, "frskd.segmentation", task="segmentation")
+_detector = partial(_model, "detection.models", task="detection")
+NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
 MOBILE_STAGES = ("features.3", "features.6", "features.13", "features.18")
+DETECTORS = (
+    "ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "retinanet_resnet50_fpn",
+    "fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_resnet50_fpn",
+)  # fmt: skip
 MODELS: dict[str, Model] = {
-    **{f"resnet{n}": _cifar("cifar_resnet", depth=n) for n in (8, 14, 20, 32, 44, 56, 110)},
-    **{f"resnet{n}x4": _cifar("cifar_resnet", depth=n, widths=WIDE) for n in (8, 32)},
+    **{f"resnet{6 * n + 2}": _basic(blocks=n, widths=NARROW) for n in (1, 2, 3, 5, 7, 9, 18)},
+    **{f"resnet{6 * n + 2}x4": _basic(blocks=n, widths=WIDE) for n in (1, 5)},
     "wrn_16_2": _cifar("WideResNet", depth=16, width=2),
     "wrn_40_1": _cifar("WideResNet", depth=40, width=1),
     "wrn_40_2": _cifar("WideResNet", depth=40, width=2),
@@ -72,16 +74,7 @@ MODELS: dict[str, Model] = {
     "scenes_ssd_tiny": _detector("scenes_ssd", widths=(4, 4, 8, 16)),
     "scenes_retinanet": _detector("scenes_retinanet", widths=(16, 16, 32, 64), pyramid=48),
     "scenes_retinanet_tiny": _detector("scenes_retinanet", widths=(4, 4, 8, 16), pyramid=8),
-    **{
-        name: _detector("torchvision_detector", True, network=name)
-        for name in (
-            "ssd300_vgg16",
-            "ssdlite320_mobilenet_v3_large",
-            "retinanet_resnet50_fpn",
-            "fasterrcnn_mobilenet_v3_large_fpn",
-            "fasterrcnn_resnet50_fpn",
-        )
-    },
+    **{name: _detector("torchvision_detector", True, network=name) for name in DETECTORS},
 }
 BUILT_IN = frozenset(MODELS)
 DETECTOR_OPTIONS = ("image_size", "mean", "std")
@@ -114,25 +107,19 @@ def register_model(
 ) -> None:
     """Make a network of your own known to ``create_model`` and ``fit``, in this process.
 
-    ``build`` takes the number of classes K and returns any module, whose forward takes images
-    (B, 3, H, W). Where that returns
+    ``build`` makes any module of the number of classes K. Where that returns, for images
+    (B, 3, H, W),
 
     - an ``Output``, it is used as it is;
     - a list of feature maps, fine to coarse, their mean over pixels and a linear classifier are
       added: ``lambda classes: timm.create_model("resnet34", features_only=True)``;
-    - logits (B, K), ``stages`` says how to read the stages: by the names of the layers that
-      return them, fine to coarse (the embedding is then the mean of the last), or by a function
+    - logits (B, K), ``stages`` tells the stages: names of the layers that return them, fine to
+      coarse (the embedding is then the mean of the last), or a function
       ``(network, images) -> Output``.
 
-    A run knows a network by its name: give another architecture another name.
-
-    Args:
-        name: a new one, or one that was registered before.
-        build: makes the network.
-        task: ``classification``; ``segmentation``, with logits (B, K, H, W); or ``detection``, for
-            a :class:`kdlib.detection.detector.Detector`.
-        stages: for networks that return logits.
-        image_size: pixels a side of the image with which a network is tried when it is built.
+    A run knows a network by its ``name``: give another architecture another one. ``task`` may be
+    ``segmentation``, with logits (B, K, H, W), or ``detection``, of a ``Detector``. Every network
+    is tried with one image of ``image_size`` pixels a side when it is built.
 
     Raises:
         KdlibError: a name of kdlib's own, or no such task; when it is built, what is wrong with it.
@@ -183,13 +170,11 @@ def create_model(name: str, num_classes: int, **options: Any) -> "nn.Module":
             image size or a mean that cannot be.
     """
     model = _named(name)
-    finds = model.task == "detection"
-    valid = ("weights",) * model.pretrained + DETECTOR_OPTIONS * finds
+    valid = ("weights",) * model.pretrained + DETECTOR_OPTIONS * (model.task == "detection")
     if options and not valid:
         given = ", ".join(options)
         raise KdlibError(f"Model '{name}' has no options: remove {given}, or choose another model.")
     checked_options(options, valid, f"model '{name}'")
-    if finds:
-        options = {option: value for option, value in options.items() if value is not None}
+    options = {option: value for option, value in options.items() if value is not None}
     build = resolve_name(model.build) if isinstance(model.build, str) else model.build
     return build(num_classes, **model.options, **options)

@@ -25,6 +25,29 @@ class ReadNetwork(nn.Module):
         return self.read(self.network, images)
 
 
+class WatchedNetwork(nn.Module):
+    """A classifier whose stages are what its layers of these names return."""
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.names = network, tuple(names)
+        self.seen: dict[str, Tensor] = {}
+        layers = dict(network.named_modules())
+        for name in names:
+            if name not in layers:
+                raise unknown(f"layer of {type(network).__name__}", name, filter(None, layers))
+            layers[name].register_forward_hook(partial(self._see, name))
+
+    def _see(self, name: str, layer: nn.Module, given: Any, made: Tensor) -> None:
+        self.seen[name] = made
+
+    def forward(self, images: Tensor) -> Output:
+        """Images (B, 3, H, W), normalised -> logits, stages, mean of the last stage."""
+        logits = self.network(images)
+        stages = tuple(self.seen.pop(name) for name in self.names)
+        return Output(logits, stages, stages[-1].mean((2, 3)))
+
+
 class ClassifiedFeatures(nn.Module):
     """A backbone that returns a list of feature maps, fine to coarse, with a linear classifier."""
 
@@ -39,26 +62,6 @@ class ClassifiedFeatures(nn.Module):
         return Output(self.classifier(embedding), stages, embedding)
 
 
-def read_layers(network: nn.Module, images: Tensor, names: Sequence[str]) -> Output:
-    """Run a classifier; what the layers of these names return are the stages."""
-    found: dict[str, Tensor] = {}
-
-    def keep(name: str, layer: nn.Module, given: Any, made: Tensor) -> None:
-        found[name] = made
-
-    layers = dict(network.named_modules())
-    for name in names:
-        if name not in layers:
-            raise unknown(f"layer of {type(network).__name__}", name, filter(None, layers))
-    hooks = [layers[name].register_forward_hook(partial(keep, name)) for name in names]
-    try:
-        logits = network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return Output(logits, tuple(found[name] for name in names), found[names[-1]].mean((2, 3)))
-
-
 def adapted(
     classes: int,
     build: Callable[[int], nn.Module],
@@ -71,9 +74,10 @@ def adapted(
         KdlibError: a layer that it does not have, or an answer that cannot be made an ``Output``.
     """
     network = build(classes)
-    if stages is not None:
-        read = stages if callable(stages) else partial(read_layers, names=tuple(stages))
-        network = ReadNetwork(network, read)
+    if callable(stages):
+        network = ReadNetwork(network, stages)
+    elif stages is not None:
+        network = WatchedNetwork(network, stages)
     answer = answer_to_zeros(network, image_size)
     if type(answer) in (list, tuple):
         return ClassifiedFeatures(network, answer[-1].shape[1], classes)

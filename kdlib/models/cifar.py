@@ -3,10 +3,10 @@
 They have the sizes of Tian 2020 (arXiv 1910.10699). Stages are read after a ReLU.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from kdlib.models.output import Output, StagedNetwork
 
 Network = TypeVar("Network", bound=nn.Module)
 Widths = tuple[int, int, int, int]
+Three = tuple[int, int, int]
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -48,20 +49,13 @@ def initialise(network: Network) -> Network:
     return network
 
 
-def _stages(
-    block: Callable[..., nn.Module],
-    widths: Sequence[int],
-    counts: Sequence[int],
-    strides: Sequence[int],
-) -> list[nn.Sequential]:
+def _stages(block: Any, widths: Widths, counts: Three, strides: Three) -> list[nn.Sequential]:
     """Stages of so many blocks; the first block of each changes channels and resolution."""
-    sizes = zip(widths, widths[1:], counts, strides, strict=False)
-    return [
-        nn.Sequential(
-            block(inputs, outputs, stride), *(block(outputs, outputs) for _ in range(1, n))
-        )
-        for inputs, outputs, n, stride in sizes
-    ]
+    stages = []
+    for inputs, outputs, count, stride in zip(widths, widths[1:], counts, strides, strict=False):
+        first = block(inputs, outputs, stride)
+        stages.append(nn.Sequential(first, *(block(outputs, outputs) for _ in range(1, count))))
+    return stages
 
 
 class BasicBlock(nn.Module):
@@ -84,25 +78,17 @@ class BasicBlock(nn.Module):
         return functional.relu(hidden + self.shortcut(features), inplace=True)
 
 
-class ThreeStageResNet(StagedNetwork):
+def basic_resnet(
+    classes: int, widths: Widths, blocks: int = 1, strides: Widths = (2, 2, 2, 2)
+) -> StagedNetwork:
     """Stem and three stages of ``blocks`` basic blocks each (He 2016, section 4.2).
 
-    ``widths`` are the channels of the stem and of the stages, ``strides`` theirs. The Scenes
-    networks have all strides 2, so that a laptop trains them in a minute.
+    ``widths`` are the channels of the stem and of the stages, ``strides`` theirs. Those of Scenes
+    are all 2, so that a laptop trains these networks in a minute.
     """
-
-    def __init__(
-        self, classes: int, blocks: int, widths: Widths, strides: Widths = (1, 1, 2, 2)
-    ) -> None:
-        stem = conv_norm(3, widths[0], 3, strides[0])
-        stages = _stages(BasicBlock, widths, (blocks,) * 3, strides[1:])
-        super().__init__(stem, stages, nn.Linear(widths[-1], classes))
-        initialise(self)
-
-
-def cifar_resnet(classes: int, depth: int, widths: Widths = (16, 16, 32, 64)) -> ThreeStageResNet:
-    """ResNet of ``depth`` = 6 n + 2 layers."""
-    return ThreeStageResNet(classes, (depth - 2) // 6, widths)
+    stem = conv_norm(3, widths[0], 3, strides[0])
+    stages = _stages(BasicBlock, widths, (blocks, blocks, blocks), strides[1:])
+    return initialise(StagedNetwork(stem, stages, nn.Linear(widths[-1], classes)))
 
 
 class PreActivationBlock(nn.Module):
@@ -135,8 +121,9 @@ class WideResNet(nn.Module):
         super().__init__()
         widths, blocks = (16, 16 * width, 32 * width, 64 * width), (depth - 4) // 6
         self.stem = conv3x3(3, widths[0])
-        stages = _stages(PreActivationBlock, widths, (blocks,) * 3, (1, 2, 2))
-        self.stages = nn.ModuleList(stages)
+        self.stages = nn.ModuleList(
+            _stages(PreActivationBlock, widths, (blocks, blocks, blocks), (1, 2, 2))
+        )
         self.bn = nn.BatchNorm2d(widths[-1])
         self.classifier = nn.Linear(widths[-1], classes)
         initialise(self)

@@ -52,14 +52,10 @@ def pretrained(build: Callable[..., nn.Module], weights: str | None) -> nn.Modul
 
 
 class TappedNetwork(nn.Module):
-    """A torchvision classifier that also returns its stages and its pooled features.
+    """A classifier of ``torchvision.models`` that also returns stages and pooled features.
 
-    Args:
-        classes: K; a classifier of another size is replaced, else it stays, perhaps pretrained.
-        network: its name in ``torchvision.models``.
-        stages: names of the nodes after which a stage is read.
-        logits: name of the linear layer that gives the logits.
-        weights: torchvision's name of pretrained weights; None for a random start.
+    ``stages`` are names of nodes, ``logits`` that of the classifier, which is replaced where it is
+    not of K classes, else stays, perhaps pretrained with torchvision's ``weights`` of that name.
     """
 
     def __init__(

@@ -1,24 +1,20 @@
-"""What dictionaries explain, compared with k-means, and which objects each atom fires on."""
+"""How much of features dictionaries explain, alone and compared with k-means."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
 from kdlib.losses.attention import working_precision
-from kdlib.srm.losses import Blocks, SparseBlock, local_labels, reconstruction
+from kdlib.srm.losses import SparseBlock
 from kdlib.srm.probe import outputs
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ROUNDS = 100
 """Of k-means, at most."""
@@ -94,24 +90,21 @@ def compare_with_centroids(
     Raises:
         KdlibError: there are fewer pixels than atoms.
     """
-    block, features = deepcopy(block).cpu(), held_out.double().numpy()
-    centroids = centroids_of(learned_from, block.atoms.shape[1], seed)
+    block, features = deepcopy(block).cpu().requires_grad_(False), held_out.double().numpy()
+    kept, atoms = block.kept or block.atoms.shape[1], block.atoms.double().T.numpy()
+    centroids = centroids_of(learned_from, len(atoms), seed)
+    own = block.restored(held_out[:, :, None, None])[:, :, 0, 0].double().numpy()
+    restored = {
+        ("SRM", "its own", kept): own,
+        ("k-means", "nearest", 1): _nearest(features, centroids, 1),
+        ("k-means", "mean of the nearest", kept): _nearest(features, centroids, kept),
+        ("SRM", "matching pursuit", kept): _pursued(features, atoms, kept),
+        ("k-means", "matching pursuit", kept): _pursued(features, centroids, kept),
+    }
     return [
-        {"dictionary": name, "code": code, "kept": kept, "explained": explained(features, restored)}
-        for name, code, kept, restored in _restored(block, centroids, held_out, features)
+        {"dictionary": name, "code": code, "kept": used, "explained": explained(features, values)}
+        for (name, code, used), values in restored.items()
     ]
-
-
-def _restored(
-    block: SparseBlock, centroids: Floats, held_out: Tensor, features: Floats
-) -> Iterator[tuple[str, str, int, Floats]]:
-    kept = block.kept or block.atoms.shape[1]
-    atoms = block.atoms.detach().double().T.numpy()
-    yield "SRM", "its own", kept, _by_block(block, held_out)
-    for code, count in {"nearest": 1, "mean of the nearest": kept}.items():
-        yield "k-means", code, count, _nearest(features, centroids, count)
-    for name, dictionary in (("SRM", atoms), ("k-means", centroids)):
-        yield name, "matching pursuit", kept, _pursued(features, dictionary, kept)
 
 
 def explained(features: Floats, restored: Floats) -> float:
@@ -134,13 +127,6 @@ def centroids_of(features: Tensor, count: int, seed: int = 0) -> Floats:
     return clusters.fit(features.double().numpy()).cluster_centers_.astype(np.float64)
 
 
-@torch.no_grad()
-def _by_block(block: SparseBlock, pixels: Tensor) -> Floats:
-    """What the block's codes give back of pixels (m, D)."""
-    codes = block(pixels[:, :, None, None])
-    return reconstruction(codes, block.atoms)[:, :, 0, 0].double().numpy()
-
-
 def _nearest(features: Floats, centroids: Floats, count: int) -> Floats:
     """The mean of the ``count`` nearest centroids of each pixel."""
     distances = torch.cdist(torch.from_numpy(features), torch.from_numpy(centroids))
@@ -158,58 +144,3 @@ def _pursued(features: Floats, dictionary: Floats, count: int) -> Floats:
         warnings.filterwarnings("ignore", message="Orthogonal matching pursuit ended prematurely")
         codes = sparse_encode(features, unit, algorithm="omp", n_nonzero_coefs=count)
     return codes @ unit
-
-
-@torch.no_grad()
-def label_maps(blocks: Blocks, teacher: nn.Module, data: ImageData) -> tuple[Tensor, ...]:
-    """The dominating atom at each pixel of each stage: (N, h, w) each, for all images."""
-    batches = [
-        [local_labels(block(stage)) for block, stage in zip(blocks, found.stages, strict=True)]
-        for found in outputs(teacher, data)
-    ]
-    return tuple(torch.cat(stage) for stage in zip(*batches, strict=True))
-
-
-def atom_table(labels: Tensor, masks: Tensor, classes: Sequence[str], atoms: int) -> "pd.DataFrame":
-    """For each atom the object on which it fires more than chance would have it.
-
-    A pixel of a stage counts for all pixels of the image that lie under it.
-
-    Args:
-        labels: (N, h, w), the dominating atom.
-        masks: (N, H, W), the class of each pixel, as data for segmentation have them.
-        classes: their names, the background among them.
-        atoms: M.
-
-    Returns:
-        A row for each atom that dominates anywhere, the most frequent first: ``atom``,
-        ``frequency`` (its share of all pixels), ``fires on`` (the object, or the background, whose
-        share exceeds its own share of all pixels most), ``share`` (of the atom's pixels that lie
-        there), ``chance`` (of all pixels), ``times chance``.
-    """
-    import pandas as pd
-
-    counts = _counts(labels, masks, atoms, len(classes)).double()
-    chance = counts.sum(0) / counts.sum()
-    shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
-    best = (shares - chance).argmax(1)
-    table = pd.DataFrame(
-        {
-            "atom": range(atoms),
-            "frequency": (counts.sum(1) / counts.sum()).tolist(),
-            "fires on": [classes[kind] for kind in best.tolist()],
-            "share": shares.gather(1, best[:, None])[:, 0].tolist(),
-            "chance": chance[best].tolist(),
-        }
-    )
-    table["times chance"] = table["share"] / table["chance"]
-    alive = table[table["frequency"] > 0]
-    return alive.sort_values("frequency", ascending=False, kind="stable", ignore_index=True)
-
-
-def _counts(labels: Tensor, masks: Tensor, atoms: int, classes: int) -> Tensor:
-    """Pixels (M, classes) at which an atom and a class meet."""
-    size = (masks.shape[-2], masks.shape[-1])
-    spread = functional.interpolate(labels[:, None].double(), size=size, mode="nearest")[:, 0]
-    together = spread.long() * classes + masks.long()
-    return torch.bincount(together.flatten(), minlength=atoms * classes).view(atoms, classes)

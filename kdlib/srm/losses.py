@@ -105,10 +105,14 @@ class SparseBlock(nn.Module):
         codes = self.logits(features).sigmoid()
         return codes if self.kept is None else keep_largest(codes, self.kept)
 
+    def restored(self, features: Tensor) -> Tensor:
+        """What the codes of features (B, D, H, W) stand for, of the same shape."""
+        return reconstruction(self(features), self.atoms)
+
     def errors(self, features: Tensor) -> Tensor:
         """Mean squared error (B,) of what the codes of features (B, D, H, W) give back."""
-        restored = reconstruction(self(features), self.atoms)
-        return (restored - working_precision(features)).square().mean(dim=(1, 2, 3))
+        difference = self.restored(features) - working_precision(features)
+        return difference.square().mean(dim=(1, 2, 3))
 
 
 class Blocks(nn.ModuleList):

@@ -4,15 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from atoms import atom_table
 
 from kdlib.errors import KdlibError
-from kdlib.srm.atoms import (
-    StageTally,
-    atom_table,
-    centroids_of,
-    compare_with_centroids,
-    explained,
-)
+from kdlib.srm.atoms import StageTally, centroids_of, compare_with_centroids, explained
 from kdlib.srm.losses import SparseBlock
 
 
