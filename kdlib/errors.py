@@ -108,6 +108,12 @@ def checked_values(given: Mapping[str, object], defaults: Mapping[str, object], 
             )
 
 
+def check_range(name: str, value: int, low: int, high: int) -> None:
+    """Refuse a ``value`` that is no whole number from ``low`` to ``high``."""
+    if type(value) is not int or not low <= value <= high:
+        raise KdlibError(f"{name} is {value}; it must be a whole number, {low} to {high}.")
+
+
 def quoted(value: object) -> str:
     """A value as :func:`shown` tells it; text in quotation marks."""
     return f"'{shown(value)}'" if isinstance(value, str) else shown(value)

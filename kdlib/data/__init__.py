@@ -4,17 +4,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kdlib.errors import KdlibError, unknown
+from kdlib.errors import KdlibError, check_range, unknown
 from kdlib.tasks import TASKS
 
 if TYPE_CHECKING:
     from kdlib.data.image_data import ImageData
 
-Loader = Callable[..., "ImageData"] | str
-"""From a split, ``train`` or ``test``, and the options of :func:`load_data` to its images; or the
-``module:name`` of such a function."""
+Loader = Callable[..., Any] | str
+"""From ``train`` or ``test`` and the options of :func:`load_data` to ``ImageData``; or the
+``module:name`` of what does it."""
 
 
 class DataSet(NamedTuple):
@@ -24,7 +24,7 @@ class DataSet(NamedTuple):
     images: Loader | None = None  # its loader where images have labels
     masks: Loader | None = None  # where their pixels have
     boxes: Loader | None = None  # where their objects have, and boxes, by which they can be cut out
-    source: str | None = None  # what loaders are given first: what composes scenes, or reads lists
+    source: Loader | None = None  # given to these first: what composes scenes, or reads lists
 
 
 COMPOSED = (
@@ -83,19 +83,14 @@ TRUTHS = dict(zip(TASKS, ("images", "masks", "boxes", "boxes"), strict=True))
 """Which loader of a data set a task needs."""
 SPLITS, SMALLEST, DEV_SHARE = ("train", "fit", "dev", "test"), 2, 0.2
 CROP_SIZES = (8, 512)
+CROPPED = "kdlib.detection.objects:cropped"
 
 
-def register_data(
-    name: str,
-    about: str,
-    images: Loader | None = None,
-    masks: Loader | None = None,
-    boxes: Loader | None = None,
-) -> None:
-    """Add a data set of your own, as :class:`DataSet` has it; a name that is taken is refused."""
+def register_data(name: str, about: str, **loaders: Loader) -> None:
+    """Add a data set of your own, by the loaders of :class:`DataSet`; no name is taken twice."""
     if name in DATASETS:
         raise KdlibError(f"There is a data set '{name}' already; choose another name.")
-    DATASETS[name] = DataSet(about, images, masks, boxes)
+    DATASETS[name] = DataSet(about, **loaders)
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -106,20 +101,6 @@ def dataset_names() -> tuple[str, ...]:
 def tasks_of(name: str) -> tuple[str, ...]:
     """The tasks that a data set has the truth for."""
     return tuple(task for task in TASKS if getattr(DATASETS[name], TRUTHS[task]))
-
-
-def _loader(name: str, task: str) -> Callable[..., "ImageData"]:
-    """What loads a data set for a task."""
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
-    if task not in TASKS:
-        raise unknown("task", task, TASKS)
-    if task not in tasks_of(name):
-        valid = ", ".join(other for other in DATASETS if task in tasks_of(other))
-        raise KdlibError(f"'{name}' has no truth for task '{task}'. Valid for it: {valid}.")
-    load, source = getattr(DATASETS[name], TRUTHS[task]), DATASETS[name].source
-    load = resolve_name(load) if isinstance(load, str) else load
-    return partial(load, resolve_name(source)) if source else load
 
 
 def load_data(
@@ -155,27 +136,33 @@ def load_data(
         KdlibError: unknown name, split or task, a data set without the truth for that task, data
             missing or damaged, an option out of range.
     """
-    from kdlib.data.roots import check_range
-
     load = _loader(name, task)
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     if size is not None and size < SMALLEST:
         raise KdlibError(f"size is {size}; it must be at least {SMALLEST}, or None for all.")
     check_range("crop_size", crop_size, *CROP_SIZES)
-    data = load(
-        "test" if split == "test" else "train",
-        size=size,
-        image_size=image_size,
-        attentions=attentions,
-        distractors=distractors,
-        data_root=Path(data_root) if data_root else None,
-    )
+    composition = {"attentions": attentions, "distractors": distractors}
+    place = {"image_size": image_size, "data_root": Path(data_root) if data_root else None}
+    whole = load("test" if split == "test" else "train", size=size, **place, **composition)
+    data = _part(whole, split)
+    return resolve_name(CROPPED)(data, crop_size) if task == "crops" else data
+
+
+def _loader(name: str, task: str) -> Callable[..., "ImageData"]:
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    if task not in tasks_of(name):
+        valid = ", ".join(other for other in DATASETS if task in tasks_of(other))
+        raise KdlibError(f"'{name}' has no truth for task '{task}'. Valid for it: {valid}.")
+    found = (getattr(DATASETS[name], TRUTHS[task]), DATASETS[name].source)
+    load, *source = (resolve_name(one) if isinstance(one, str) else one for one in found if one)
+    return partial(load, *source)
+
+
+def _part(data: "ImageData", split: str) -> "ImageData":
     kept = min(round(len(data) * (1 - DEV_SHARE)), len(data) - 1)
     parts = {"fit": (0, kept), "dev": (kept, len(data))}
-    data = data.part(*parts[split]) if split in parts else data
-    if task != "crops":
-        return data
-    from kdlib.detection.objects import cropped
-
-    return cropped(data, crop_size)
+    return data.part(*parts[split]) if split in parts else data

@@ -57,18 +57,14 @@ class Batches:
 
     Args:
         data: the images.
-        batch_size: images a batch; the last of an epoch may be smaller, see :func:`parts_of`.
-        augmentation: any of ``AUGMENTATIONS``; ``flip`` mirrors half of the images, ``crop``
-            pads by four pixels with the mean colour and cuts a random window, ``random_crop``
-            cuts a random window, not the middle one, out of a photograph, to the ends of its
-            longer side; ``mixup`` and ``cutmix`` are :func:`mixture`, ``sla`` is
-            :func:`with_rotations`. Masks are mirrored and cut with their images, and not mixed.
+        batch_size: images per batch; the last of an epoch may be smaller, see :func:`parts_of`.
+        augmentation: ``flip`` mirrors half of the images, ``crop`` pads by four pixels with the
+            mean colour and cuts a random window, ``random_crop`` cuts one out of a photograph;
+            ``mixup`` and ``cutmix`` are :func:`mixture`, ``sla`` is :func:`with_rotations`. Masks
+            are mirrored and cut with their images. What does not fit the images is refused.
         device: where the batches are made.
         team: the processes that share the work. Each has its part of every batch of an epoch, and
             in order every ``team.size``-th batch as a whole.
-
-    Raises:
-        KdlibError: an augmentation that does not exist, or not for these images.
     """
 
     def __init__(
@@ -193,7 +189,7 @@ def _check(augmentation: tuple[str, ...], data: ImageData) -> None:
 def parts_of(order: Tensor, size: int) -> list[Tensor]:
     """Parts of ``size`` positions, of which the last may be smaller, but is never a single one.
 
-    That one joins the part before it: a batch norm of maps of one pixel needs two images at least.
+    That joins the part before: a batch norm of maps of one pixel needs two images at least.
     """
     parts = list(order.split(size))
     if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
@@ -239,10 +235,7 @@ def mixture(batch: Batch, name: str, stream: np.random.Generator) -> Batch:
 def _pasted(
     images: Tensor, others: Tensor, share: float, stream: np.random.Generator
 ) -> tuple[Tensor, float]:
-    """A box of ``1 - share`` of the image taken from the others; the share that is left.
-
-    The box's middle is uniform; what lies outside of the image is cut off, and counted so.
-    """
+    """A box of ``1 - share`` of the others, its middle uniform; the share left, as it is cut."""
     size = np.array(images.shape[-2:])
     half = (size * np.sqrt(1 - share) / 2).astype(int)
     middle = stream.integers(size)

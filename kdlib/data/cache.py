@@ -6,16 +6,16 @@ damaged is noticed, and only that is made again.
 """
 
 import errno
-import math
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -28,7 +28,7 @@ AHEAD = 16
 """Units that a worker makes before they are written."""
 OTHERWISE = "set KDLIB_CACHE to another folder"
 
-Arrays = dict[str, NDArray]
+Arrays = Mapping[str, NDArray]
 Integers = NDArray[np.int64]
 Make = Callable[[int], Arrays | None]
 """From a unit to its rows of each array; ``None`` leaves it out."""
@@ -77,19 +77,16 @@ class Cache:
         self._open()
 
     def _open(self) -> None:
-        self.arrays: Arrays = {}
+        self.arrays: dict[str, np.memmap] = {}
         self.sums = np.zeros(len(self.starts) - 1, np.uint32)
         try:
-            sums = np.fromfile(self.folder / "sums", np.uint32)
-            arrays = {path.stem: self._mapped(path) for path in sorted(self.folder.glob("*.npy"))}
+            sums, paths = np.fromfile(self.folder / "sums", np.uint32), self.folder.glob("*.npy")
+            arrays = {path.stem: open_memmap(path, self._mode) for path in paths}
             lengths = {len(array) for array in arrays.values() if array.flags.c_contiguous}
         except Exception:  # a damaged header ends in whatever Python's own parser raises
             return
         if len(sums) == len(self.sums) and lengths == {self.starts[-1]}:
             self.arrays, self.sums = arrays, sums
-
-    def _mapped(self, path: Path) -> NDArray:
-        return np.asarray(np.lib.format.open_memmap(path, mode=self._mode))
 
     def is_whole(self) -> bool:
         """Whether all was written; :meth:`lacking` knows whether it is undamaged, too."""
@@ -122,27 +119,20 @@ class Cache:
             self._open()
             if lacking := self.lacking():
                 bar = tqdm(total=len(lacking), desc=self.folder.name, disable=not progress)
-                self._write(lacking, _made(make, lacking, workers, bar))
+                for unit, rows in _made(make, lacking, workers, bar):
+                    if unit == lacking[0] or not self.arrays:
+                        self._prepare(lacking, rows)
+                    self._write(unit, rows)
                 self._open()
 
-    def _write(self, lacking: list[int], made: Iterator[tuple[int, Arrays]]) -> None:
-        for number, (unit, rows) in enumerate(made):
-            if number == 0:
-                self._prepare(lacking, rows)
-            start = int(self.starts[unit])
-            for name, values in rows.items():
-                path, array = self.folder / f"{name}.npy", self.arrays[name]
-                header = path.stat().st_size - array.nbytes
-                _put(path, header + start * array.strides[0], values)
-            _put(self.folder / "sums", 4 * unit, np.array([_sum(rows, start)], np.uint32))
-
-    def _prepare(self, lacking: list[int], example: Arrays) -> None:
+    def _prepare(self, lacking: list[int], rows: Arrays) -> None:
         """Make files for rows like these, unless they are there, and check that there is room."""
-        if _form(example) != _form(self.arrays):
+        if _form(rows) != _form(self.arrays):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir()
-            for name, values in example.items():
-                self._begin(self.folder / f"{name}.npy", values)
+            for name, values in rows.items():  # of the full length, though they take no room yet
+                shape = (int(self.starts[-1]), *values.shape[1:])
+                open_memmap(self.folder / f"{name}.npy", "w+", values.dtype, shape)
             (self.folder / "sums").write_bytes(bytes(self.sums.nbytes))
             self._open()
         row = sum(array.strides[0] for array in self.arrays.values())
@@ -150,14 +140,12 @@ class Cache:
         if needed > shutil.disk_usage(self.folder).free:
             raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB are needed")
 
-    def _begin(self, path: Path, example: NDArray) -> None:
-        """A file of its full length that takes no room yet."""
-        shape = (int(self.starts[-1]), *example.shape[1:])
-        described = np.lib.format.header_data_from_array_1_0(example)
-        header = {**described, "fortran_order": False, "shape": shape}
-        with path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            file.truncate(file.tell() + math.prod(shape) * example.itemsize)
+    def _write(self, unit: int, rows: Arrays) -> None:
+        start = int(self.starts[unit])
+        for name, values in rows.items():
+            array = self.arrays[name]
+            _put(self.folder / f"{name}.npy", array.offset + start * array.strides[0], values)
+        _put(self.folder / "sums", 4 * unit, np.array([_sum(rows, start)], np.uint32))
 
 
 def _made(make: Make, units: list[int], workers: int, bar: tqdm) -> Iterator[tuple[int, Arrays]]:

@@ -122,15 +122,11 @@ OUTFITS: dict[str, dict[str, str]] = {
 }
 """Scene class -> its garments -> their colours.
 
-Ten kinds of garment alone cannot make multi-attention scenes: that two of its garments name a
-class, two classes may share one garment at most, and of four garments out of ten there are only
-five such classes (the packing number D(10, 4, 2)); beside two garments of a class, a single other
-garment could then be shown without naming a second class. In five colours the ten kinds are fifty
-objects. The ten outfits use forty of them, each once, so that they obey the quorum rule with any
-number of attentions from 1 to 4; the other ten belong to no class and are the distractors where
-one object decides. Nothing cheaper than a garment *in* its colour tells a class: every garment is
-in four outfits, in four colours, and in the fifth colour in none; every colour is in eight
-outfits, and in none for two of the garments; an outfit has no garment and no colour twice.
+Ten kinds of garment alone make too few classes that share one garment at most (the packing number
+D(10, 4, 2) is 5). In five colours they are fifty objects: the outfits use forty, each once, so
+that any number of attentions from 1 to 4 names one class; the other ten are distractors. Nothing
+but a garment *in* its colour tells a class: every garment is in four outfits in four colours,
+every colour in eight outfits, and no outfit has a garment or a colour twice.
 """
 
 COLOURS: dict[str, tuple[float, float, float]] = {

@@ -20,18 +20,17 @@ class ImageData:
     """Images with labels, with the class of each pixel, or with objects.
 
     Attributes:
-        images: (N, 3, H, W) uint8, ready to be moved to a device whole; or N photographs, which
-            are read when they are asked for, of one size or, for detectors, each of its own.
+        images: (N, 3, H, W) uint8; or N photographs, which are read when they are asked for, of
+            one size or, for detectors, each of its own.
         labels: (N,) int64, in ``range(len(classes))``; all 0 where pixels or objects have classes
             instead.
         classes: names of the classes, in the order of the labels, or of the objects' kinds.
-        mean: mean of each channel in 0..1, for normalisation.
-        std: standard deviation of each channel in 0..1.
+        mean, std: mean and standard deviation of each channel in 0..1, for normalisation.
         fingerprint: hexadecimal digits that change when the content does.
         relevance: from positions (n,) to masks (n, H, W) bool of the pixels of the objects that
             define the class; ``None`` where there is no such ground truth.
-        masks: (N, H, W) uint8, the class of each pixel, or ``IGNORED`` where it does
-            not count; ``None`` where images have labels, or where photographs bring their masks.
+        masks: (N, H, W) uint8, the class of each pixel, or ``IGNORED``; ``None`` where images have
+            labels, or where photographs bring their masks.
         objects: the objects of each image; ``None`` where it is not objects that have classes.
     """
 

@@ -7,13 +7,18 @@ whose checksum is compared when it is first read.
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdlib.data.cache import Arrays, Cache, chunks
-from kdlib.data.photographs import Pixels, Source, resized_shape, shown_lines
+from kdlib.data.roots import shown_lines
 from kdlib.errors import KdlibError
 from kdlib.files import write_text
+
+if TYPE_CHECKING:
+    from kdlib.data.photographs import Source
 
 CHANNELS = 3
 SHAPES = "-shapes"
@@ -23,7 +28,7 @@ OWNER = "folder.txt"  # tells where the photographs of a cache lie
 class Resized:
     """The resized photographs of a split, as far as they are in the cache."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: "Source") -> None:
         self.source, self.count = source, len(source.listing.names)
         self.name = f"{source.listing.dataset}-{source.split}-{source.side}-{source.key}"
         self.shapes = Cache(f"{self.name}{SHAPES}", chunks(self.count))
@@ -40,7 +45,7 @@ class Resized:
         """Whether all photographs were written."""
         return self.pixels.is_whole() and not self.shapes.lacking()
 
-    def read(self, position: int) -> Pixels:
+    def read(self, position: int) -> NDArray[np.uint8]:
         """One photograph (H, W, 3), a view of the file.
 
         Raises:
@@ -56,7 +61,7 @@ class Resized:
         return self.pixels.arrays["pixels"][start:stop].reshape(*self.sides[position], CHANNELS)
 
 
-def build(source: Source, workers: int, progress: bool = True) -> Path:
+def build(source: "Source", workers: int, progress: bool = True) -> Path:
     """Make the cache of a split by so many threads, or go on making it; returns its folder.
 
     Raises:
@@ -67,7 +72,7 @@ def build(source: Source, workers: int, progress: bool = True) -> Path:
 
     def shapes(chunk: int) -> Arrays:
         rows = range(*kept.shapes.starts[chunk : chunk + 2])
-        return {"sides": np.array([_shape(source, row) for row in rows], np.int64)}
+        return {"sides": np.array([source.shape(row) for row in rows], np.int64)}
 
     def pixels(position: int) -> Arrays | None:
         try:
@@ -90,14 +95,6 @@ def build(source: Source, workers: int, progress: bool = True) -> Path:
         )
     _remove_outdated(kept)
     return kept.pixels.folder
-
-
-def _shape(source: Source, position: int) -> tuple[int, int]:
-    """One without a header takes no room; that it cannot be read is told with all others."""
-    try:
-        return resized_shape(source.listing.path(position), source.side)
-    except KdlibError:
-        return 0, 0
 
 
 def _remove_outdated(kept: Resized) -> None:

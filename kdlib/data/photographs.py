@@ -8,7 +8,7 @@ Python's global lock, so threads use all cores, and none is left behind when a r
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,8 +22,9 @@ from PIL import Image
 from torch import Tensor
 
 from kdlib.data.image_data import ImageData
-from kdlib.data.roots import IMAGE_SIZES, check_range, checked_root, fingerprint
-from kdlib.errors import KdlibError
+from kdlib.data.photograph_cache import Resized
+from kdlib.data.roots import IMAGE_SIZES, checked_root, fingerprint, shown_lines
+from kdlib.errors import KdlibError, check_range
 from kdlib.seeds import generator
 
 Pixels = NDArray[np.uint8]
@@ -34,7 +35,6 @@ PUBLISHED_SIDES = (256, 224)
 """The published protocol resizes to the first and cuts out the second."""
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """All that Pillow raises for damaged files."""
-SHOWN = 20  # missing files or classes that an error lists
 VARIABLE, MOST_WORKERS = "KDLIB_WORKERS", 16
 AHEAD = 2  # batches that are made before they are asked for
 PLACE_BITS = 31  # a place is a share of a side's room before the window, times 2**31
@@ -61,12 +61,6 @@ def decoded(path: str, side: int | None = None) -> Pixels:
             height, width = _resized(picture.size, side)
             pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
         return np.asarray(pixels)
-
-
-def resized_shape(path: str, side: int) -> tuple[int, int]:
-    """Height and width of what :func:`decoded` gives, from the file's header alone."""
-    with _opened(path) as picture:
-        return _resized(picture.size, side)
 
 
 @contextmanager
@@ -126,12 +120,6 @@ def _facts(path: str) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def shown_lines(lines: Sequence[str]) -> str:
-    """The first ``SHOWN`` lines, indented, and how many more there are."""
-    more = [f"... and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
-    return "\n".join(f"  {line}" for line in [*lines[:SHOWN], *more])
-
-
 @dataclass(frozen=True)
 class Source:
     """A split's files as they are now."""
@@ -149,6 +137,14 @@ class Source:
     def read(self, position: int) -> Pixels:
         """Decode one photograph."""
         return decoded(self.listing.path(position), self.side)
+
+    def shape(self, position: int) -> tuple[int, int]:
+        """Height and width of what :meth:`read` gives, from its header; 0, 0 if it has none."""
+        try:
+            with _opened(self.listing.path(position)) as picture:
+                return _resized(picture.size, self.side)
+        except KdlibError:
+            return 0, 0
 
 
 Lister = Callable[[str, Path], Listing]
@@ -180,8 +176,6 @@ def load_photographs(
     The order is random so that the first of them are of all classes alike, and so is the fifth
     that is held out for choices.
     """
-    from kdlib.data.photograph_cache import Resized
-
     source = open_source(lister, split, image_size, data_root)
     listing, kept = source.listing, Resized(source)
     order = torch.randperm(len(listing.names), generator=generator(0, listing.dataset, "order"))

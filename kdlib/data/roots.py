@@ -1,17 +1,18 @@
-"""What loaders share: where real data sets lie, which sizes are valid, digests of content."""
+"""What loaders share: where real data sets lie, how they are resized, digests of content."""
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from torch import Tensor
 from torch.nn import functional
 
-from kdlib.errors import KdlibError
+from kdlib.errors import KdlibError, check_range
 
 VARIABLE = "KDLIB_DATA"
 IMAGE_SIZES = (16, 512)
+SHOWN = 20  # lines that an error lists, of files or classes
 
 
 def checked_root(given: Path | str | None, exists: bool = True) -> Path:
@@ -36,10 +37,10 @@ def missing(dataset: str, lacking: Path, layout: str, remedy: str) -> KdlibError
     )
 
 
-def check_range(name: str, value: int, low: int, high: int) -> None:
-    """Refuse a ``value`` that is no whole number from ``low`` to ``high``."""
-    if type(value) is not int or not low <= value <= high:
-        raise KdlibError(f"{name} is {value}; it must be a whole number, {low} to {high}.")
+def shown_lines(lines: Sequence[str]) -> str:
+    """The first ``SHOWN`` lines, indented, and how many more there are."""
+    more = [f"... and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
+    return "\n".join(f"  {line}" for line in [*lines[:SHOWN], *more])
 
 
 def resized(images: Tensor, image_size: int) -> Tensor:

@@ -18,8 +18,8 @@ from torch import Tensor
 from kdlib.data.cache import Arrays, cached
 from kdlib.data.image_data import Colour, ImageData
 from kdlib.data.render import Integers, ObjectBank, difficulty, render, uniforms
-from kdlib.data.roots import IMAGE_SIZES, check_range, fingerprint
-from kdlib.errors import KdlibError
+from kdlib.data.roots import IMAGE_SIZES, fingerprint
+from kdlib.errors import KdlibError, check_range
 from kdlib.seeds import derive_seed
 
 ATLAS = Path(__file__).parent / "atlas" / "sprites.npz"

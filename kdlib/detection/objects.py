@@ -20,8 +20,8 @@ from kdlib.data import CROP_SIZES
 from kdlib.data.cache import Arrays, cached
 from kdlib.data.image_data import ImageData
 from kdlib.data.photographs import Photographs, Pixels, decoded
-from kdlib.data.roots import check_range, fingerprint
-from kdlib.errors import KdlibError
+from kdlib.data.roots import fingerprint
+from kdlib.errors import KdlibError, check_range
 
 COCO_SIZES = (32.0**2, 96.0**2)
 """Areas where small objects end and large ones begin, in COCO's evaluation."""

@@ -25,9 +25,9 @@ from kdlib.data.photographs import (
     middle,
     placed,
 )
-from kdlib.data.roots import IMAGE_SIZES, check_range, checked_root, fingerprint
+from kdlib.data.roots import IMAGE_SIZES, checked_root, fingerprint
 from kdlib.data.voc import CLASSES, MASKS, PARTS, listed, published
-from kdlib.errors import KdlibError
+from kdlib.errors import KdlibError, check_range
 from kdlib.seeds import generator
 
 SCALES = (0.5, 2.0)
