@@ -174,6 +174,8 @@ def _reason(error: Exception) -> str:
     """Why a command failed, for who gave it."""
     if isinstance(error, KdlibError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}. Install what is missing: python -m pip install 'kdlib[study]'"
     if isinstance(error, OSError):
         return f"The system refused: {error}. What is finished is kept."
     # A GPU's has another class, by a name that tells it without PyTorch.

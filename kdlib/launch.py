@@ -1,6 +1,7 @@
 """``python -m kdlib.train``: one run from a file, by one process or by several."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,24 +64,35 @@ def train(options: argparse.Namespace, team: Team) -> None:
 
 
 def read_config(path: Path) -> RunConfig:
-    """The run that a YAML file describes: fields of :class:`~kdlib.runs.RunConfig`.
+    """The run that a file describes, JSON or YAML: fields of :class:`~kdlib.runs.RunConfig`.
 
     Raises:
-        KdlibError: there is no such file, it is no mapping in YAML, or a field or its value is
-            not valid.
+        KdlibError: there is no such file, it is no mapping, or a field or its value is not valid.
     """
-    import yaml
-
+    kind, read = ("JSON", json.loads) if path.suffix == ".json" else ("YAML", _from_yaml)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        values = read(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise KdlibError(f"{path} cannot be read as YAML ({reason}).") from error
+        raise KdlibError(f"{path} cannot be read as {kind} ({reason}).") from error
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise KdlibError(
             f"{path} holds no fields of a run; write one a line, such as 'method: dct+kd'."
         )
     return RunConfig(**values).canonical()
+
+
+def _from_yaml(text: str) -> Any:
+    try:
+        import yaml
+    except ModuleNotFoundError as error:
+        raise KdlibError(
+            "YAML needs a package: python -m pip install pyyaml; or write JSON, to a file .json"
+        ) from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def _headline(config: RunConfig, record: dict[str, Any], runs: Path) -> str:
@@ -102,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add: Any = top.add_argument
     where: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
-    fields = "fields of a run in YAML, such as 'method: dct+kd'; all have defaults"
+    fields = "fields of a run in YAML (or .json), such as 'method: dct+kd'; all have defaults"
     add("--config", type=Path, required=True, metavar="FILE", help=fields)
     shared = "of all runs; shared, if processes run on several machines (default: runs)"
     add("--runs", default=Path("runs"), help=shared, **where)

@@ -4,10 +4,12 @@
 itself is a team of one, for which nothing here changes anything.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple, TypeVar
 
@@ -178,11 +180,14 @@ def launched_team(device: str | None = None, synchronised: bool = False) -> Team
             are any.
         synchronised: see :class:`Team`.
     """
+    alone = Team(device=torch.device(device) if device else None)
+    if find_spec("accelerate") is None and os.environ.get("WORLD_SIZE", "1") == "1":
+        return alone
     from accelerate import PartialState
 
     state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
     if state.num_processes == 1:
-        return Team(device=torch.device(device) if device else None)
+        return alone
     return Team(state.process_index, state.num_processes, state.device, synchronised)
 
 

@@ -1,1 +1,19 @@
 """The evidence: profiles and jobs, records, tables, statistics, figures, pages, commands."""
+
+from pathlib import Path
+
+from kdlib.errors import KdlibError
+
+
+def of_clone(folder: Path) -> Path:
+    """A folder that the study reads and that only the repository has.
+
+    Raises:
+        KdlibError: it is not there, since the package was installed without its repository.
+    """
+    if not folder.is_dir():
+        raise KdlibError(
+            f"There is no {folder.name}/ beside the installed study: it belongs to the repository. "
+            "Clone that and install it in place: python -m pip install --editable '.[notebooks]'"
+        )
+    return folder

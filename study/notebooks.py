@@ -29,6 +29,7 @@ from traitlets import default
 
 from kdlib.errors import KdlibError, checked_options, quoted, same_kind, shown, unknown
 from kdlib.files import write_text, writing
+from study import of_clone
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 STARTUP_LIMIT_S = 180
@@ -78,7 +79,7 @@ class PrivateKernelManager(PrivateSockets, AsyncKernelManager):
 
 def notebook_names() -> tuple[str, ...]:
     """Names of the project's notebooks, in reading order."""
-    return tuple(sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")))
+    return tuple(sorted(path.stem for path in of_clone(NOTEBOOKS).glob("*.ipynb")))
 
 
 def find_notebook(name: str) -> Path:

@@ -33,6 +33,7 @@ from kdlib.methods import STAGES, method_of, parse_method, tuned_field
 from kdlib.models import create_model
 from kdlib.runs import RunConfig, each_once, teacher_of
 from kdlib.trainee import Trainee
+from study import of_clone
 
 # What a training step costs in operations, and how far the same operations would take another.
 NOWHERE = Path("no-runs")
@@ -114,7 +115,7 @@ SAME_WEIGHT = {
 
 def profile_names() -> tuple[str, ...]:
     """Names of the profiles that exist."""
-    return tuple(sorted(path.stem for path in PROFILES.glob("*.yaml")))
+    return tuple(sorted(path.stem for path in of_clone(PROFILES).glob("*.yaml")))
 
 
 def read_profile(name: str) -> dict[str, Any]:

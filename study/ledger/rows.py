@@ -13,6 +13,7 @@ from kdlib.errors import KdlibError
 from kdlib.methods import parse_method
 from kdlib.runs import RunConfig
 from kdlib.tasks import MIXING, TASKS
+from study import of_clone
 from study.profiles import expand, profile_names, read_profile
 from study.records import runs_of, student_settings
 from study.statistics import (
@@ -150,7 +151,7 @@ def published_numbers() -> pd.DataFrame:
     how much of the way from student to teacher the method goes (1 is all of it); and ``alpha``,
     of the points of the sweep. What the cell or the method lacks is missing.
     """
-    table = pd.read_csv(PUBLISHED / "published.csv", dtype={"value": str})
+    table = pd.read_csv(of_clone(PUBLISHED) / "published.csv", dtype={"value": str})
     table = table.fillna({"teacher": "", "note": ""})
     table = table.assign(printed=table["value"], value=table["value"].astype(float))
     # What a detector alone reaches does not depend on who teaches it in another row.

@@ -1,0 +1,153 @@
+"""The wheel trains where only the declared packages are, without the repository."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import packages_distributions as distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from kdlib.errors import KdlibError
+from study import of_clone
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+ROOMS = {
+    "kdlib": ("photographs", "yaml", "distributed"), "kdlib/detection": ("detection",),
+    "kdlib/srm": ("srm",), "kdlib/frskd": ("photographs",), "study": ("study",),
+    "study/notebooks.py": ("study", "notebooks"), "study/export.py": ("study", "export"),
+}  # fmt: skip
+"""The extras that a room's imports come from, beside the core's dependencies."""
+WITH_TORCH = "filelock"
+
+
+def named(extra):
+    """Names of an extra's packages, those of the extras that it takes in too."""
+    for text in EXTRAS[extra]:
+        requirement = Requirement(text)
+        if requirement.name == "kdlib":
+            for other in requirement.extras:
+                yield from named(other)
+        else:
+            yield requirement.name.lower()
+
+
+def imports(path):
+    """Top-level names of all modules that a file imports, in its functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name.split(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
+
+
+def room_of(path):
+    name = path.relative_to(ROOT).as_posix()
+    return max((room for room in ROOMS if name.startswith(room)), key=len)
+
+
+def test_each_room_imports_what_its_extra_declares():
+    core = {Requirement(text).name for text in PROJECT["dependencies"]} | {WITH_TORCH}
+    packages, ours = distributions(), {"kdlib", "study", *sys.stdlib_module_names}
+    for path in (path for top in ("kdlib", "study") for path in (ROOT / top).rglob("*.py")):
+        declared = core | {name for extra in ROOMS[room_of(path)] for name in named(extra)}
+        for module in set(imports(path)) - ours:
+            found = {name.lower().replace("_", "-") for name in packages[module]}
+            assert found & declared, f"{path} imports {module} of {found}"
+
+
+def with_needs(names, seen=None):
+    """The installed distributions of some names, and all that these require."""
+    seen = {} if seen is None else seen
+    for name in names:
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:  # of a GPU's build of PyTorch, say
+            continue
+        if found.name not in seen:
+            seen[found.name] = found
+            needs = map(Requirement, found.requires or ())
+            met = [n.name for n in needs if n.marker is None or n.marker.evaluate({"extra": ""})]
+            with_needs(met, seen)
+    return seen
+
+
+def link(found: Distribution, site):
+    """Let a distribution be imported from ``site``."""
+    tops = {Path(str(file)).parts[0] for file in found.files or () if ".." not in str(file)}
+    for top in tops:
+        if not (site / top).exists():
+            (site / top).symlink_to(Path(str(found.locate_file(top))))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder of packages: the wheel, its declared dependencies, and what these require."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = folder.glob("kdlib-*.whl")
+    site = folder / "site"
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(site)
+    needed = [Requirement(text).name for text in PROJECT["dependencies"]]
+    for found in with_needs(needed).values():
+        link(found, site)
+    assert not (site / "pandas").exists() and not (site / "yaml").exists()
+    return site
+
+
+def run(site, code, folder):
+    """Run code that can import nothing but the standard library and what is in ``site``."""
+    program = f"import sys; sys.path.insert(0, {str(site)!r})\n{code}"
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [sys.executable, "-I", "-S", "-c", program]
+    return subprocess.run(words, cwd=folder, env=plain, capture_output=True, text=True)
+
+
+SMALL = {
+    "method": "dct", "student": "scenes_small", "teacher": "scenes_small", "train_size": 40,
+    "test_size": 20, "image_size": 32, "batch_size": 20, "epochs": 1, "teacher_epochs": 1,
+}  # fmt: skip
+
+
+def test_the_wheel_trains_a_dct_student_and_its_teacher_without_the_repository(site, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(SMALL))
+    (tmp_path / "run.yaml").write_text("method: dct")
+    command = "from kdlib.launch import main\nsys.exit(main(['--config', {!r}, '--no-progress']))"
+    done = run(site, command.format("run.json"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*/record.json")]
+    assert [one["provenance"]["commit"] for one in records] == [None, None]
+    assert {one["config"]["method"] for one in records} == {"student", "dct"}
+    refused = run(site, command.format("run.yaml"), tmp_path)
+    assert refused.returncode == 2
+    assert "pip install pyyaml" in refused.stderr
+
+
+def test_the_command_names_the_extra_that_it_lacks(site, tmp_path):
+    done = run(site, "from study.__main__ import main\nsys.exit(main())", tmp_path)
+    assert done.returncode == 2
+    assert "kdlib[study]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_study_says_what_the_repository_alone_has(tmp_path):
+    with pytest.raises(KdlibError, match=r"There is no profiles/ .* Clone"):
+        of_clone(tmp_path / "profiles")
+
+
+def test_the_metadata_says_what_it_is_and_ships_types(site):
+    (metadata,) = site.glob("kdlib-*.dist-info/METADATA")
+    text = metadata.read_text(encoding="utf-8")
+    assert "Description-Content-Type: text/markdown" in text
+    assert "# kdlib" in text
+    assert all((site / name / "py.typed").exists() for name in ("kdlib", "study"))
