@@ -103,7 +103,7 @@ def _row(root: Path, decoded: ImageData, epochs: int) -> dict[str, Any]:
         "decoded": on_the_fly,
         "cached": _speeds(cached, epochs),
         "making": round(len(decoded) / making),
-        "gigabytes": round((folder / "pixels.npy").stat().st_size / 1e9, 2),
+        "gigabytes": round((folder / "pixels" / "pixels.npy").stat().st_size / 1e9, 2),
         "same_pixels": same_pixels(decoded, cached),
     }
 

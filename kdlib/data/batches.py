@@ -107,19 +107,16 @@ class Batches:
         for (indices, portion), pixels in zip(own, stored, strict=True):
             if "flip" in self.augmentation:  # of whole numbers: a quarter of the bytes
                 pixels = torch.where(flips[indices].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
-            images, labels = self._normalised(pixels), self._labels(indices, pixels)
+            batch = self._batch(pixels, indices)._replace(portion=portion)
             if "crop" in self.augmentation:
-                images = _shifted(images, shifts[indices])
-                if labels.ndim > 1:
-                    labels = _shifted(labels.unsqueeze(1), shifts[indices], IGNORED).squeeze(1)
-            yield self._mixed(Batch(images, labels, indices, portion=portion), chance)
+                batch = _cropped(batch, shifts[indices])
+            yield self._mixed(batch, chance)
 
     def in_order(self) -> Iterator[Batch]:
         """Every image once, in its place, not augmented; of several processes, in their turn."""
         order = torch.arange(len(self.labels), device=self.labels.device)
         parts = self.team.turns(parts_of(order, self.batch_size))
-        for indices, pixels in zip(parts, self._stored(parts, None), strict=True):
-            yield Batch(self._normalised(pixels), self._labels(indices, pixels), indices)
+        return map(self._batch, self._stored(parts, None), parts)
 
     def _stored(self, parts: Sequence[Tensor], places: Tensor | None) -> Iterator[Tensor]:
         """Each part's images (B, 3, H, W) uint8, wherever they lie, on the device.
@@ -139,11 +136,10 @@ class Batches:
         masks = self.masks[part.to(self.masks.device)].to(images.device)
         return torch.cat([pixels, masks.unsqueeze(1)], dim=1)
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        return pixels[:, :3].float().div_(255).sub_(self._mean).div_(self._std)
-
-    def _labels(self, indices: Tensor, pixels: Tensor) -> Tensor:
-        return pixels[:, 3].long() if pixels.shape[1] > 3 else self.labels[indices]
+    def _batch(self, pixels: Tensor, indices: Tensor) -> Batch:
+        images = pixels[:, :3].float().div_(255).sub_(self._mean).div_(self._std)
+        labels = pixels[:, 3].long() if pixels.shape[1] > 3 else self.labels[indices]
+        return Batch(images, labels, indices)
 
     @property
     def _looks_back(self) -> bool:
@@ -199,11 +195,16 @@ def parts_of(order: Tensor, size: int) -> list[Tensor]:
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:
     """Images or masks on the device, if they fit there; else as they are."""
-    return images.to(device) if _fits(images.nbytes, device) else images
+    cuda = device.type == "cuda"
+    fit = not cuda or images.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+    return images.to(device) if fit else images
 
 
-def _fits(size: int, device: torch.device) -> bool:
-    return device.type != "cuda" or size <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+def _cropped(batch: Batch, shifts: Tensor) -> Batch:
+    images, labels = _shifted(batch.images, shifts), batch.labels
+    if labels.ndim > 1:
+        labels = _shifted(labels.unsqueeze(1), shifts, IGNORED).squeeze(1)
+    return batch._replace(images=images, labels=labels)
 
 
 def _shifted(images: Tensor, shifts: Tensor, margin: int = 0) -> Tensor:

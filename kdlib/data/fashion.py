@@ -10,7 +10,6 @@ import gzip
 import zlib
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -41,13 +40,6 @@ REMEDY = (
 )
 
 
-class Garments(NamedTuple):
-    """A split as it was published."""
-
-    images: Tensor  # (N, 28, 28) uint8, a bright garment on black
-    labels: Tensor  # (N,) int64, positions in ``CLASSES``
-
-
 def load_fashion_mnist(
     split: str, size: int | None, image_size: int, data_root: Path | None, **others: int
 ) -> ImageData:
@@ -55,16 +47,19 @@ def load_fashion_mnist(
 
     The three channels are one and the same memory. The published order, which is random, is kept.
     """
-    garments = read_garments(split, checked_root(data_root))
-    padded = functional.pad(garments.images, [PADDING] * 4)
+    garments, labels = read_garments(split, checked_root(data_root))
+    padded = functional.pad(garments, [PADDING] * 4)
     images = resized(padded.unsqueeze(1), image_size).expand(-1, 3, -1, -1)
-    digest = fingerprint(("fashion_mnist", PADDING, image_size), garments)
-    whole = ImageData(images, garments.labels, CLASSES, MEAN, STD, digest)
+    digest = fingerprint(("fashion_mnist", PADDING, image_size), (garments, labels))
+    whole = ImageData(images, labels, CLASSES, MEAN, STD, digest)
     return whole.first(size or len(whole))
 
 
-def read_garments(split: str, root: Path) -> Garments:
-    """The photographs of a split; files that are missing, damaged or others are refused."""
+def read_garments(split: str, root: Path) -> tuple[Tensor, Tensor]:
+    """(N, 28, 28) uint8, bright garments on black, and (N,) int64, their positions in ``CLASSES``.
+
+    Files that are missing, damaged or others are refused.
+    """
     stem = "train" if split == "train" else "t10k"
     files = []
     for plain in (root / FOLDER / f"{stem}-{part}" for part in PARTS):
@@ -77,7 +72,7 @@ def read_garments(split: str, root: Path) -> Garments:
         raise KdlibError(f"{files[0]} and its labels hold {shapes}; expected N x 28 x 28 and N.")
     if labels.numel() == 0 or labels.max() >= len(CLASSES):
         raise KdlibError(f"{files[1]} must hold labels from 0 to {len(CLASSES) - 1}.")
-    return Garments(images, labels.long())
+    return images, labels.long()
 
 
 def plain_or_packed(plain: Path) -> Path | None:
@@ -168,8 +163,8 @@ def garment_bank(root: Path, split: str) -> ObjectBank:
     A photograph is dyed in one colour only, so the training set gives 1,200 of each object (6,000
     of each garment) and the test set 200.
     """
-    garments = read_garments(split, root)
-    found = [garments.images[garments.labels == label] for label in range(len(CLASSES))]
+    garments, labels = read_garments(split, root)
+    found = [garments[labels == label] for label in range(len(CLASSES))]
     count = min(map(len, found)) // len(COLOURS)
     if count == 0:
         raise KdlibError(
@@ -182,7 +177,7 @@ def garment_bank(root: Path, split: str) -> ObjectBank:
         for place, colour in enumerate(COLOURS.values())
     ]
     kinds = tuple(f"{colour} {garment}" for garment in CLASSES for colour in COLOURS)
-    source = fingerprint((OUTFITS, COLOURS, OPACITY, DARKEST, DYE), garments)
+    source = fingerprint((OUTFITS, COLOURS, OPACITY, DARKEST, DYE), (garments, labels))
     return ObjectBank(kinds, torch.stack(pictures), source=source)
 
 

@@ -1,8 +1,8 @@
 """Resized photographs in a cache, so that an epoch does not wait for decoding.
 
-There are two caches for a split in a state of its files: the height and width of each photograph,
-from their headers, and the pixels of all, one photograph after the other, each a unit of its own
-whose checksum is compared when it is first read.
+A folder for a split in a state of its files holds two caches: the height and width of each
+photograph, from their headers, and the pixels of all, one photograph after the other, each a unit
+of its own whose checksum is compared when it is first read.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.data.cache import Arrays, Cache, chunks
+from kdlib.data.cache import Arrays, Cache, cache_root, chunks
 from kdlib.data.roots import shown_lines
 from kdlib.errors import KdlibError
 from kdlib.files import write_text
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from kdlib.data.photographs import Source
 
 CHANNELS = 3
-SHAPES = "-shapes"
 OWNER = "folder.txt"  # tells where the photographs of a cache lie
 
 
@@ -30,15 +29,16 @@ class Resized:
 
     def __init__(self, source: "Source") -> None:
         self.source, self.count = source, len(source.listing.names)
-        self.name = f"{source.listing.dataset}-{source.split}-{source.side}-{source.key}"
-        self.shapes = Cache(f"{self.name}{SHAPES}", chunks(self.count))
+        self.kind = f"{source.listing.dataset}-{source.split}-{source.side}-"
+        self.folder = cache_root() / f"{self.kind}{source.key}"
+        self.shapes = Cache(f"{self.folder.name}/shapes", chunks(self.count))
         self.open()
 
     def open(self) -> None:
         """Find the pixels, whose places follow from the shapes."""
         self.sides = self.shapes.arrays.get("sides", np.zeros((self.count, 2), np.int64))
         ends = self.sides.prod(axis=1).cumsum() * CHANNELS
-        self.pixels = Cache(self.name, np.append(0, ends), mode="r")
+        self.pixels = Cache(f"{self.folder.name}/pixels", np.append(0, ends), mode="r")
         self.sound = np.zeros(self.count, bool)
 
     def is_whole(self) -> bool:
@@ -53,7 +53,7 @@ class Resized:
         """
         if not self.sound[position] and not self.pixels.is_sound(position):
             raise KdlibError(
-                f"{self.pixels.folder} is damaged at photograph {position}: its checksum differs. "
+                f"{self.folder} is damaged at photograph {position}: its checksum differs. "
                 "Delete this folder and run again; the photographs themselves are elsewhere."
             )
         self.sound[position] = True
@@ -85,7 +85,7 @@ def build(source: "Source", workers: int, progress: bool = True) -> Path:
         return {"pixels": picture.reshape(-1)}
 
     kept.shapes.fill(shapes, workers, progress)
-    write_text(kept.shapes.folder / OWNER, str(source.listing.folder))
+    write_text(kept.folder / OWNER, str(source.listing.folder))
     kept.open()
     kept.pixels.fill(pixels, workers, progress)
     if faults:
@@ -94,14 +94,12 @@ def build(source: "Source", workers: int, progress: bool = True) -> Path:
             f"{shown_lines(sorted(faults))}"
         )
     _remove_outdated(kept)
-    return kept.pixels.folder
+    return kept.folder
 
 
 def _remove_outdated(kept: Resized) -> None:
     """Remove caches of earlier states of the same files, which nothing will read again."""
-    folder, source = kept.pixels.folder, kept.source
-    for owner in folder.parent.glob(f"{kept.name.removesuffix(source.key)}*{SHAPES}/{OWNER}"):
-        other = owner.parent.with_name(owner.parent.name.removesuffix(SHAPES))
-        if other != folder and owner.read_text(encoding="utf-8") == str(source.listing.folder):
-            shutil.rmtree(other, ignore_errors=True)
+    for owner in cache_root().glob(f"{kept.kind}*/{OWNER}"):
+        same = owner.read_text(encoding="utf-8") == str(kept.source.listing.folder)
+        if same and owner.parent != kept.folder:
             shutil.rmtree(owner.parent, ignore_errors=True)

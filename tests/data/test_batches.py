@@ -6,7 +6,6 @@ import torch
 from photographs import numbered
 from torchvision.transforms import v2
 
-from kdlib.data import batches as module
 from kdlib.data.batches import Batch, Batches, mixture, output_count, parts_of, with_rotations
 from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.errors import KdlibError
@@ -83,9 +82,7 @@ def test_masks_are_mirrored_and_shifted_with_their_images():
     assert moved > 30
 
 
-@pytest.mark.parametrize("fits", [True, False])
-def test_images_in_order_are_normalised_wherever_they_are_held(monkeypatch, fits):
-    monkeypatch.setattr(module, "_fits", lambda size, device: fits)
+def test_images_in_order_are_normalised_and_nothing_else():
     data = images()
     held = Batches(data, 4, ("flip", "crop", "mixup", "sla"))
     made = list(held.in_order())

@@ -19,7 +19,6 @@ from kdlib.data.scenes import (
     scene_recipe,
     scenes,
     sprite_bank,
-    sprites,
 )
 from kdlib.errors import KdlibError
 
@@ -149,7 +148,8 @@ def test_the_atlas_is_the_one_that_was_published():
     bank = sprite_bank()
     assert ATLAS.stat().st_size < 2**20
     assert "MIT License" in (ATLAS.parent / "LICENSE").read_text()
-    assert bank.kinds == tuple(sprites()) and bank.pictures.shape == (68, 1, 4, 64, 64)
+    assert len(bank.kinds) == 68 and bank.pictures.shape == (68, 1, 4, 64, 64)
+    assert (bank.kinds[0], bank.kinds[-1]) == ("bathtub", "lollipop")
     digest = hashlib.sha256(bank.pictures.numpy().tobytes()).hexdigest()
     assert (digest[:16], bank.source[:16]) == ("8c43f4c529485e79", "71d2511febc499bb")
 

@@ -162,12 +162,12 @@ def rows(numbers: np.ndarray) -> dict[str, np.ndarray]:
     return {"squares": np.repeat(numbers[:, None] ** 2, 4, axis=1)}
 
 
-@pytest.mark.parametrize("name", ["pixels.npy", "sums", "sides.npy"])
+@pytest.mark.parametrize("name", ["pixels/pixels.npy", "pixels/sums", "shapes/sides.npy"])
 def test_resized_photographs(tmp_path, monkeypatch, name, trials, tally):
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
     opened = open_source(resolve_name(listed()["mit67"]), "train", 28, write_mit67(tmp_path))
     folder = build(opened, workers=1, progress=False)
-    path = (Resized(opened).shapes.folder if name == "sides.npy" else folder) / name
+    path = folder / name
     whole = [Resized(opened).read(position).copy() for position in range(8)]
     content = path.read_bytes()
     for damage, changed in damages(content, trials // 2):
@@ -183,6 +183,6 @@ def read_all(found: Resized, whole: list[np.ndarray]) -> str:
     try:
         assert all(np.array_equal(found.read(n), one) for n, one in enumerate(whole)), "unnoticed"
     except KdlibError as error:
-        check_text(str(error), found.pixels.folder / "pixels.npy")
+        check_text(str(error), found.folder / "pixels.npy")
         return "told"
     return "harmless"

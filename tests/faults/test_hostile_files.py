@@ -119,7 +119,7 @@ def test_resized_photographs(tmp_path, monkeypatch, form, tally):
     root = write_mit67(tmp_path)
     opened = open_source(resolve_name(listed()["mit67"]), "train", 28, root)
     folder = build(opened, workers=1, progress=False)
-    for path in [*folder.glob("*.npy"), Resized(opened).shapes.folder / "sides.npy"]:
+    for path in folder.rglob("*.npy"):
         path.write_bytes(hostile(tmp_path / "marker")[form])
     assert len(load_data("mit67", "train", image_size=28, data_root=root)) == 8
     assert build(opened, workers=1, progress=False) == folder and Resized(opened).is_whole()
