@@ -26,12 +26,8 @@ EFFICIENT_CHANNELS = (24, 40, 112, 320, 320, 320)
 class Segmenter(nn.Module):
     """A backbone, one BiFPN, and a :class:`PixelHead`.
 
-    Args:
-        backbone: from images (B, 3, H, W) to maps (B, C, h, w), fine to coarse.
-        channels: C of each of these.
-        classes: number of classes K.
-        width: channels of all levels of the pyramid.
-        head_depth: separable convolutions of the head; a node of the pyramid has one.
+    The backbone makes maps of so many ``channels``, fine to coarse; all levels of the pyramid have
+    ``width``. The head has ``head_depth`` separable convolutions, a node of the pyramid one.
     """
 
     def __init__(
@@ -89,11 +85,9 @@ def efficientdet(classes: int, backbone: str, width: int, weights: str | None = 
 
 
 class SegmentationMarks:
-    """How well a network's masks fit, batch after batch: IoU from a table of confusions.
+    """How well masks of K classes fit, batch after batch: IoU from a table of confusions.
 
-    Args:
-        classes: number of classes K.
-        team: the processes that each add a part of the batches; results are of all of them.
+    Each process of the ``team`` adds a part of the batches; results are of all of them.
     """
 
     def __init__(self, classes: int, team: Team = ALONE) -> None:

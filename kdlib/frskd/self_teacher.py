@@ -27,10 +27,7 @@ LARGEST = 1024
 class RefinedNetwork(nn.Module):
     """A student with its self-teacher as one network, whose answer is the self-teacher's.
 
-    Args:
-        student: the classifier; its own logits are not read.
-        self_teacher: from the student's stages to an ``Output``.
-        classes: logits beyond these, of rotated images, are left out.
+    Logits beyond ``classes``, of rotated images, are left out.
     """
 
     def __init__(self, student: nn.Module, self_teacher: nn.Module, classes: int) -> None:
@@ -95,10 +92,8 @@ def reduced(features: Tensor, size: tuple[int, int] | None = None) -> Tensor:
 class BiFPN(nn.Module):
     """One pass down the levels and one up again.
 
-    Args:
-        inputs: channels of each level that comes in, fine to coarse.
-        widths: channels that each level works in and goes out with.
-        depth: separable convolutions in a node.
+    From ``inputs`` channels of each level, fine to coarse, to ``widths``, in which it works;
+    ``depth`` separable convolutions are in a node.
     """
 
     def __init__(self, inputs: Sequence[int], widths: Sequence[int], depth: int = 2) -> None:
@@ -174,9 +169,6 @@ class SelfTeacher(nn.Module):
         common: all levels work in so many channels instead; ``None`` for ``width``.
         depth: separable convolutions in a node of the pyramid.
         repeat: how many pyramids follow one another.
-
-    Raises:
-        KdlibError: a number that is below 1.
     """
 
     def __init__(

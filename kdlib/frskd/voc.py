@@ -117,12 +117,8 @@ def load_voc(
 ) -> ImageData:
     """Pascal VOC 2007 and 2012: photographs, each pixel one of 20 things or background.
 
-    Args:
-        split: ``train`` or ``test``.
-        size: only so many, of a random order that is always the same.
-        image_size: pixels a side of a window; 512 shows photographs at their own resolution.
-        data_root: folder that holds ``VOCdevkit``; ``None`` reads ``KDLIB_DATA``.
-        composition: options of composed data sets, which mean nothing here.
+    See ``load_data``. The order is random, and always the same; windows of 512 pixels a side show
+    photographs at their own resolution.
 
     Raises:
         KdlibError: a list, a photograph or a mask is missing; when they are read, one is damaged.

@@ -73,16 +73,10 @@ def compare_with_centroids(
 ) -> list[dict[str, Any]]:
     """How much of held-out pixels each dictionary and each way of coding gives back.
 
-    Both dictionaries have M atoms. SRM's own code is one product, a sigmoid and a choice of the s
-    largest; a centroid's own is to be the nearest, or the mean of the s nearest. ``matching
-    pursuit`` gives either dictionary the best codes: s atoms chosen one after the other, with
-    coefficients by least squares, which SRM's codes are not.
-
-    Args:
-        block: a learned dictionary with sparse codes.
-        learned_from: (n, D), pixels for k-means.
-        held_out: (m, D), others.
-        seed: of k-means.
+    SRM's dictionary, and M centroids of the pixels ``learned_from`` (n, D), are tried on others
+    (m, D). SRM's own code is one product, a sigmoid and a choice of the s largest; a centroid's own
+    is to be the nearest, or the mean of the s nearest. ``matching pursuit`` gives either dictionary
+    the best codes: s atoms chosen one after the other, with coefficients by least squares.
 
     Returns:
         Rows of ``dictionary``, ``code``, ``kept`` (atoms in a code), ``explained``.

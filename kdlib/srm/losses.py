@@ -82,12 +82,9 @@ def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class SparseBlock(nn.Module):
-    """Describes every pixel of a stage by its similarity to M atoms.
+    """Describes every pixel of a stage of D channels by its similarity to M atoms.
 
-    Args:
-        channels: D of the stage.
-        atoms: M.
-        kept: how many of the largest similarities of a pixel are kept; ``None`` for all.
+    The ``kept`` largest similarities of a pixel are kept; ``None`` for all.
     """
 
     def __init__(self, channels: int, atoms: int, kept: int | None = None) -> None:

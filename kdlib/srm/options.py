@@ -1,18 +1,24 @@
 """The options of SRM, and the runs that an SRM student starts from."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from kdlib.errors import KdlibError, checked_values, unknown
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from kdlib.errors import checked_options, kindly
 
 if TYPE_CHECKING:
     from kdlib.runs import RunConfig
 
-CHOICES = {"targets": ("global-local", "local", "global"), "classifier": ("fresh", "probe")}
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-@dataclass(frozen=True)
+@kindly
+@dataclass(frozen=True, config=ConfigDict(strict=True))
 class SrmOptions:
     """Options of SRM; the defaults are those of its paper on CIFAR-100.
 
@@ -23,40 +29,25 @@ class SrmOptions:
         dictionary_epochs: epochs that the dictionaries are learned for.
         dictionary_rate: of Adam, at first.
         dictionary_steps: shares of those epochs after which the rate falls to a tenth.
-        targets: which labels initialise the student: ``global-local``, ``local`` or ``global``.
+        targets: which labels initialise the student.
         release: whether the pixels' cross-entropy takes the codes for logits, as released, or
             what the codes are the sigmoid of.
-        init_share: share of a student's epochs that the initialisation takes, 0 to 1; 160 of 360
-            as published.
+        init_share: share of a student's epochs that the initialisation takes; 160 of 360 as
+            published.
         classifier: what the student classifies with at first: ``fresh``, the one that every
             student of its seed has, or ``probe``, the linear probe of the initialised features
             (the paper's two-step variant).
-
-    Raises:
-        KdlibError: a value that is out of range.
     """
 
-    mu: float = 2.0
-    sparsity: float = 0.02
-    dictionary_epochs: int = 100
-    dictionary_rate: float = 1e-3
-    dictionary_steps: tuple[float, ...] = (0.1, 0.7)
-    targets: str = "global-local"
+    mu: Positive = 2.0
+    sparsity: Share = 0.02
+    dictionary_epochs: Annotated[int, Field(gt=0)] = 100
+    dictionary_rate: Positive = 1e-3
+    dictionary_steps: Sequence[float] = (0.1, 0.7)
+    targets: Literal["global-local", "local", "global"] = "global-local"
     release: bool = True
-    init_share: float = 0.444
-    classifier: str = "fresh"
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without networks."""
-        for name in ("mu", "dictionary_epochs", "dictionary_rate"):
-            if not getattr(self, name) > 0:
-                raise KdlibError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
-        for name in ("sparsity", "init_share"):
-            if not 0 < getattr(self, name) < 1:
-                raise KdlibError(f"{name} is {getattr(self, name)}; valid: between 0 and 1.")
-        for name, valid in CHOICES.items():
-            if getattr(self, name) not in valid:
-                raise unknown(name, getattr(self, name), valid)
+    init_share: Share = 0.444
+    classifier: Literal["fresh", "probe"] = "fresh"
 
     @classmethod
     def given(cls, options: Mapping[str, Any]) -> "SrmOptions":
@@ -65,7 +56,7 @@ class SrmOptions:
         Raises:
             KdlibError: an unknown option, or a value of another kind or out of range.
         """
-        checked_values(options, {item.name: item.default for item in fields(cls)}, "SRM")
+        checked_options(options, [one.name for one in fields(cls)], "SRM")
         return cls(**options)
 
     def atoms(self, channels: int) -> int:

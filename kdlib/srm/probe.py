@@ -77,16 +77,9 @@ def classifier_of(network: nn.Module) -> nn.Linear:
 def fit_probe(embeddings: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Multinomial logistic regression on standardised features, by L-BFGS from zero.
 
-    The same arguments give the same probe: nothing is drawn, and all images are one batch. It
-    agrees with scikit-learn's, which has no row for a class that does not occur.
-
-    Args:
-        embeddings: (N, D).
-        labels: (N,), below ``classes``.
-        classes: K; one that does not occur gets no weight.
-
-    Returns:
-        Weight (K, D) and bias (K,) for the features as they are, float32.
+    Embeddings (N, D) and labels (N,) give weight (K, D) and bias (K,) for the features as they
+    are, in float32: always the same, for nothing is drawn and all images are one batch. It agrees
+    with scikit-learn's, but that a class that does not occur has a row too, without weight.
     """
     features = embeddings.double()
     mean, std = features.mean(0), features.std(0, correction=0)

@@ -181,7 +181,7 @@ def test_a_stage_that_is_missing_is_named(whole, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [({"mux": 2}, "Did you mean 'mu'"), ({"mu": 0}, "mu is 0"), ({"sparsity": 1}, "sparsity is 1"),
-     ({"targets": "both"}, "global-local"), ({"classifier": "new"}, "fresh, probe")],
+     ({"targets": "both"}, "global-local"), ({"classifier": "new"}, "'fresh' or 'probe'")],
 )  # fmt: skip
 def test_an_option_that_means_nothing_is_refused(options, says):
     with pytest.raises(KdlibError, match=says):
