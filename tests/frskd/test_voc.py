@@ -90,28 +90,23 @@ def test_what_is_missing_is_named(root, tmp_path):
         loaded(root)
 
 
-def _halve(path: Path) -> None:
+def halve(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def _colours(path: Path) -> None:
-    Image.new("RGB", (60, 40)).save(path)
+def painted(mode: str, size: tuple[int, int], value: int = 0):
+    return lambda path: Image.new(mode, size, value).save(path)
 
 
-def _smaller(path: Path) -> None:
-    Image.new("L", (30, 40)).save(path)
-
-
-def _no_class(path: Path) -> None:
-    Image.new("L", (60, 40), 21).save(path)
+PHOTOGRAPH, MASK = "JPEGImages/000004.jpg", "SegmentationClass/000004.png"
 
 
 @pytest.mark.parametrize(("damage", "file", "says"), [
-    (_halve, "JPEGImages/000004.jpg", r"000004\.jpg cannot be read"),
-    (_halve, "SegmentationClass/000004.png", r"000004\.png cannot be read"),
-    (_colours, "SegmentationClass/000004.png", r"000004\.png is of shape \(40, 60, 3\)"),
-    (_smaller, "SegmentationClass/000004.png", r"000004\.png is of shape \(40, 30\)"),
-    (_no_class, "SegmentationClass/000004.png", r"000004\.png has the values 21; valid: 0 to 20"),
+    (halve, PHOTOGRAPH, r"000004\.jpg cannot be read"),
+    (halve, MASK, r"000004\.png cannot be read"),
+    (painted("RGB", (60, 40)), MASK, r"000004\.png is of shape \(40, 60, 3\)"),
+    (painted("L", (30, 40)), MASK, r"000004\.png is of shape \(40, 30\)"),
+    (painted("L", (60, 40), 21), MASK, r"000004\.png has the values 21; valid: 0 to 20"),
 ])  # fmt: skip
 def test_what_is_damaged_is_named(damage, file, says, root):
     damage(folder(root) / file)

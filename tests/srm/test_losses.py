@@ -64,17 +64,14 @@ def test_codes_labels_and_errors_are_those_of_the_largest_similarities(block):
     restored = (expected @ block.atoms.detach().numpy().T).transpose(0, 3, 1, 2)
     errors = np.square(restored - features.numpy()).mean((1, 2, 3))
     assert_allclose(block.errors(features).detach(), errors, rtol=1e-5)
+    loss, (_, teacher) = ReconstructionLoss(pair_of(SHAPES), sparsity=0.3), outputs()
+    summed = sum(b.errors(f) for b, f in zip(loss.blocks, teacher.stages, strict=True))
+    assert_allclose(loss(None, teacher, None).detach(), summed.detach(), rtol=1e-6)
 
 
 def test_ties_at_the_threshold_survive():
     codes = torch.tensor([[0.5, 0.9, 0.5, 0.5, 0.1]])
     assert keep_largest(codes, 2).tolist() == [pytest.approx([0.5, 0.9, 0.5, 0.5, 0.0])]
-
-
-def test_dictionaries_are_judged_by_the_sum_over_stages():
-    loss, (_, teacher) = ReconstructionLoss(pair_of(SHAPES), sparsity=0.3), outputs()
-    expected = sum(b.errors(f) for b, f in zip(loss.blocks, teacher.stages, strict=True))
-    assert_allclose(loss(None, teacher, None).detach(), expected.detach(), rtol=1e-6)
 
 
 def test_the_image_loss_is_the_binary_cross_entropy_of_mean_codes():
@@ -95,49 +92,39 @@ def test_the_pixel_loss_is_the_cross_entropy_over_atoms():
     assert_allclose(pixel_loss(certain, torch.zeros(1, 2, 2, dtype=torch.long)), floor, rtol=1e-5)
 
 
+LARGER = Shapes(((4, 8, 8), (6, 4, 4)), 6)
+DEEPER = Shapes(((2, 8, 8), *SHAPES.stages), 6)
+
+
+@pytest.mark.parametrize("shapes", [
+    (SHAPES, SHAPES), (LARGER, SHAPES), (SHAPES, LARGER), (SHAPES, DEEPER),
+], ids=["equal", "larger student", "larger teacher", "deeper teacher"])  # fmt: skip
 @pytest.mark.parametrize("release", [True, False])
-def test_the_initialisation_is_both_losses_summed_over_stages(release):
+@pytest.mark.parametrize("targets", ["global-local", "global", "local"])
+def test_the_initialisation_is_both_losses_summed_over_stages(shapes, release, targets):
     torch.manual_seed(0)
-    loss = InitialisationLoss(pair_of(SHAPES), mu=2, sparsity=0.25, release=release)
-    student, teacher = outputs()
-    expected = {"global": 0.0, "local": 0.0}
-    for mine, theirs, f_s, f_t in zip(
-        loss.students, loss.teachers, student.stages, teacher.stages, strict=True
-    ):
-        codes = torch.from_numpy(by_hand(theirs, f_t)).float()
-        logits = mine.logits(f_s).detach()
+    given = {"mu": 2, "sparsity": 0.25, "release": release, "targets": targets}
+    loss, (student, teacher) = InitialisationLoss(pair_of(*shapes), **given), outputs(*shapes)
+    expected = dict.fromkeys(targets.split("-"), 0.0)
+    blocks = zip(loss.students, list(loss.teachers)[-2:], strict=True)
+    stages = zip(student.stages, teacher.stages[-2:], strict=True)
+    for (mine, theirs), pair in zip(blocks, stages, strict=True):
+        # The larger map is pooled, and labels are made of the pooled teacher's features.
+        pooled = torch.nn.AdaptiveAvgPool2d(min(stage.shape[-1] for stage in pair))
+        logits = mine.logits(pooled(pair[0])).detach()
+        codes = torch.from_numpy(by_hand(theirs, pooled(pair[1]))).float()
         taken = logits.sigmoid() if release else logits
-        expected["global"] += image_loss(logits.sigmoid(), codes.mean((1, 2)))
-        expected["local"] += pixel_loss(taken, codes.argmax(-1))
+        parts = {
+            "global": image_loss(logits.sigmoid(), codes.mean((1, 2))),
+            "local": pixel_loss(taken, codes.argmax(-1)),
+        }
+        expected = {name: total + parts[name] for name, total in expected.items()}
     found = loss.terms(student, teacher)
+    assert set(found) == set(expected)
     for name, value in expected.items():
         assert_allclose(found[name].detach(), value, rtol=1e-5)
     total = loss(student, teacher, None).detach()
-    assert_allclose(total, expected["global"] + expected["local"], rtol=1e-5)
-
-
-@pytest.mark.parametrize("targets", ["global", "local", "global-local"])
-def test_targets_say_which_labels_there_are(targets):
-    terms = InitialisationLoss(pair_of(SHAPES), targets=targets).terms(*outputs())
-    assert sorted(terms) == targets.split("-")
-
-
-@pytest.mark.parametrize(("mine", "theirs"), [(8, 4), (4, 8), (6, 4)])
-def test_the_larger_map_is_pooled_and_labels_come_from_the_pooled_teacher(mine, theirs):
-    shapes = Shapes(((3, mine, mine),), 3), Shapes(((5, theirs, theirs),), 5)
-    loss, (student, teacher) = InitialisationLoss(pair_of(*shapes)), outputs(*shapes)
-    common = torch.nn.AdaptiveAvgPool2d(min(mine, theirs))
-    f_s, f_t = common(student.stages[0]), common(teacher.stages[0])
-    codes = next(iter(loss.teachers))(f_t)
-    expected = pixel_loss(next(iter(loss.students))(f_s), codes.argmax(-1))
-    assert_allclose(loss.terms(student, teacher)["local"].detach(), expected.detach(), rtol=1e-5)
-
-
-def test_a_deeper_teacher_gives_labels_of_its_deepest_stages():
-    deeper = Shapes(((2, 8, 8), *SHAPES.stages), 6)
-    loss = InitialisationLoss(pair_of(SHAPES, deeper), mu=2)
-    assert [block.atoms.shape for block in loss.students] == [(4, 8), (6, 12)]
-    assert loss(*outputs(SHAPES, deeper), None).shape == (BATCH,)
+    assert_allclose(total, sum(expected.values()), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -206,24 +193,19 @@ FEATURES = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("atoms", "kept"), [(6, 2), (6, 1), (6, 6), (1, 1)])
 @pytest.mark.parametrize("name", FEATURES)
-def test_what_is_degenerate_stays_finite(name, atoms, kept, dtype):
-    torch.manual_seed(0)
-    teacher, student = SparseBlock(3, atoms, kept), SparseBlock(3, atoms)
-    features = FEATURES[name].clone().to(dtype).requires_grad_()
-    codes = teacher(features.detach()).detach()
-    logits = student.logits(features)
-    losses = [
-        teacher.errors(features),
-        image_loss(logits.sigmoid(), codes.mean((1, 2))),
-        pixel_loss(logits, codes.argmax(-1)),
-    ]
-    for loss in losses:
-        assert loss.dtype == torch.float32 and loss.isfinite().all()
-    torch.stack(losses).sum().backward()
-    for tensor in (features, *teacher.parameters(), *student.parameters()):
-        assert tensor.grad.isfinite().all()
+def test_what_is_degenerate_stays_finite(name, dtype):
+    for atoms, kept in ((6, 2), (6, 1), (6, 6), (1, 1)):
+        torch.manual_seed(0)
+        teacher, student = SparseBlock(3, atoms, kept), SparseBlock(3, atoms)
+        features = FEATURES[name].clone().to(dtype).requires_grad_()
+        codes, logits = teacher(features.detach()).detach(), student.logits(features)
+        images = image_loss(logits.sigmoid(), codes.mean((1, 2)))
+        losses = (teacher.errors(features), images, pixel_loss(logits, codes.argmax(-1)))
+        assert all(loss.dtype == torch.float32 and loss.isfinite().all() for loss in losses)
+        torch.stack(losses).sum().backward()
+        for tensor in (features, *teacher.parameters(), *student.parameters()):
+            assert tensor.grad.isfinite().all()
 
 
 def test_atoms_that_are_equal_or_dead_and_a_certain_student_do_no_harm():
