@@ -57,6 +57,11 @@ Annotation: TypeAlias = tuple[tuple[int, int], list[Found]]
 """What a file says of one photograph: width and height, and its objects."""
 
 
+class _Sides(BaseModel):
+    width: PositiveInt
+    height: PositiveInt
+
+
 def photographs_with_objects(
     listing: Listing, count: int, annotation: Callable[[int], Annotation], size: int | None
 ) -> ImageData:
@@ -67,9 +72,6 @@ def photographs_with_objects(
         count: number of photographs.
         annotation: what is known of the photograph at a position in the listing.
         size: only so many of them.
-
-    Raises:
-        KdlibError: a file is missing, or an annotation is damaged.
     """
     facts = torch.from_numpy(listing.facts()[:, 0])
     order = torch.randperm(count, generator=generator(0, listing.dataset, "order"))[:size]
@@ -109,18 +111,6 @@ def damaged(file: Path, place: str, problem: str) -> KdlibError:
 
 
 # COCO 2017's objects (Lin 2014, arXiv 1405.0312).
-COCO_CLASSES = (
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
-    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
-    "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella",
-    "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
-    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange",
-    "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant",
-    "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
-    "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
-    "teddy bear", "hair drier", "toothbrush",
-)  # fmt: skip
 COCO_PARTS = {"train": "train2017", "test": "val2017"}
 COCO_LAYOUT = """
 ROOT/coco/train2017/*.jpg
@@ -133,11 +123,9 @@ COCO_REMEDY = (
 )
 
 
-class _CocoPicture(BaseModel):
+class _CocoPicture(_Sides):
     id: int
     file_name: Annotated[str, Field(min_length=1)]
-    width: PositiveInt
-    height: PositiveInt
 
 
 class _CocoCategory(BaseModel):
@@ -171,10 +159,11 @@ def load_coco(
     for path in (file, folder / part):
         if not path.exists():
             raise missing("coco", path, COCO_LAYOUT, COCO_REMEDY)
-    content = checked(_CocoFile, file, file.read_bytes())
+    content, classes = checked(_CocoFile, file, file.read_bytes()), coco_classes()
     pictures = sorted(content.images, key=lambda picture: picture.id)
-    names, found = tuple(picture.file_name for picture in pictures), _coco_objects(content, file)
-    listing = Listing("coco", folder / part, names, (0,) * len(names), COCO_CLASSES, COCO_REMEDY)
+    found = _coco_objects(content, file, classes)
+    names = tuple(picture.file_name for picture in pictures)
+    listing = Listing("coco", folder / part, names, (0,) * len(names), classes, COCO_REMEDY)
 
     def annotation(position: int) -> Annotation:
         picture = pictures[position]
@@ -183,9 +172,24 @@ def load_coco(
     return photographs_with_objects(listing, len(names), annotation, size)
 
 
-def _coco_objects(content: _CocoFile, file: Path) -> dict[int, list[Found]]:
+def coco_classes() -> tuple[str, ...]:
+    """The eighty, in the order of their numbers; torchvision's list has what they leave out."""
+    from torchvision.models.detection import SSD300_VGG16_Weights
+
+    every = SSD300_VGG16_Weights.COCO_V1.meta["categories"]
+    return tuple(name for name in every if name not in ("__background__", "N/A"))
+
+
+def _coco_objects(
+    content: _CocoFile, file: Path, classes: tuple[str, ...]
+) -> dict[int, list[Found]]:
     """The objects of each photograph, by its number."""
-    kinds = {one.id: _coco_kind(one, file) for one in content.categories}
+    kinds: dict[int, int] = {}
+    for category in content.categories:
+        if category.name not in classes:
+            problem = f"'{category.name}' is not one of COCO's 80 classes"
+            raise damaged(file, f"category {category.id}", problem)
+        kinds[category.id] = classes.index(category.name)
     found: dict[int, list[Found]] = {picture.id: [] for picture in content.images}
     for one in content.annotations:
         if one.image_id not in found or one.category_id not in kinds:
@@ -198,39 +202,21 @@ def _coco_objects(content: _CocoFile, file: Path) -> dict[int, list[Found]]:
     return found
 
 
-def _coco_kind(category: _CocoCategory, file: Path) -> int:
-    if category.name not in COCO_CLASSES:
-        problem = f"'{category.name}' is not one of COCO's 80 classes"
-        raise damaged(file, f"category {category.id}", problem)
-    return COCO_CLASSES.index(category.name)
-
-
 # Pascal VOC's objects: pixels count from 1, and a box includes its last one.
-class _VocSize(BaseModel):
-    width: PositiveInt
-    height: PositiveInt
-
-
-class _VocBox(BaseModel):
-    xmin: FiniteFloat
-    ymin: FiniteFloat
-    xmax: FiniteFloat
-    ymax: FiniteFloat
+VOC_PLACES = ("name", "bndbox/xmin", "bndbox/ymin", "bndbox/xmax", "bndbox/ymax", "difficult")
 
 
 class _VocObject(BaseModel):
     name: str
-    bndbox: _VocBox
+    xmin: FiniteFloat
+    ymin: FiniteFloat
+    xmax: FiniteFloat
+    ymax: FiniteFloat
     difficult: FiniteFloat = 0
 
 
-class _VocAnnotation(BaseModel):
-    size: _VocSize
-    objects: list[_VocObject] = Field(default=[], alias="object")
-
-
-class _VocFile(BaseModel):
-    annotation: _VocAnnotation
+class _VocFile(_Sides):
+    objects: list[_VocObject]
 
 
 def load_voc_objects(
@@ -267,21 +253,24 @@ def read_annotation(path: Path) -> Annotation:
         KdlibError: it is missing or no XML, a field is missing or not a number, or a class is not
             one of the twenty.
     """
-    from torchvision.datasets import VOCDetection
-
     try:
-        tree = VOCDetection.parse_voc_xml(ElementTree.parse(path).getroot())
+        root = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError) as error:
         raise KdlibError(f"{path} cannot be read as XML ({error}). Get it again.") from error
-    content = checked(_VocFile, path, tree).annotation
-    found = [_voc_object(one, number, path) for number, one in enumerate(content.objects, 1)]
-    return (content.size.width, content.size.height), found
+    objects = [_texts(one, VOC_PLACES) for one in root.findall("object")]
+    sides = _texts(root, ("size/width", "size/height"))
+    content = checked(_VocFile, path, {**sides, "objects": objects})
+    found = []
+    for number, one in enumerate(content.objects, 1):
+        if one.name not in BOXES.classes:
+            problem = f"its class is '{one.name}'; valid: {', '.join(BOXES.classes)}"
+            raise damaged(path, f"object {number}", problem)
+        corners = (one.xmin - 1, one.ymin - 1, one.xmax, one.ymax)
+        found.append(Found(corners, BOXES.classes.index(one.name), one.difficult != 0))
+    return (content.width, content.height), found
 
 
-def _voc_object(one: _VocObject, number: int, path: Path) -> Found:
-    if one.name not in BOXES.classes:
-        problem = f"its class is '{one.name}'; valid: {', '.join(BOXES.classes)}"
-        raise damaged(path, f"object {number}", problem)
-    box = one.bndbox
-    corners = (box.xmin - 1, box.ymin - 1, box.xmax, box.ymax)
-    return Found(corners, BOXES.classes.index(one.name), one.difficult != 0)
+def _texts(element: ElementTree.Element, places: tuple[str, ...]) -> dict[str, str]:
+    """What stands at places in an element, by their last names; what is not there is left out."""
+    found = {place.split("/")[-1]: element.findtext(place) for place in places}
+    return {name: text.strip() for name, text in found.items() if text is not None}

@@ -26,45 +26,33 @@ Network: TypeAlias = SSD | RetinaNet | FasterRCNN
 class Detections(NamedTuple):
     """The n objects that a detector finds in one image.
 
-    Attributes:
-        boxes: (n, 4) float, x1, y1, x2, y2 in pixels of the image as it was given, x2 and y2
-            exclusive.
-        kinds: (n,) int64, the class of each object, 0 to C - 1; the background has none.
-        scores: (n,) float, how sure the detector is, 0 to 1.
+    Boxes are x1, y1, x2, y2 in pixels of the image as it was given, x2 and y2 exclusive.
     """
 
-    boxes: Tensor
-    kinds: Tensor
-    scores: Tensor
+    boxes: Tensor  # (n, 4) float
+    kinds: Tensor  # (n,) int64, the class, 0 to C - 1; the background has none
+    scores: Tensor  # (n,) float, how sure the detector is, 0 to 1
 
 
 class Positives(NamedTuple):
     """The P anchors (or proposals) of a batch that torchvision matches to an object.
 
-    Attributes:
-        logits: (P, C + 1), 0 the background, with their graph.
-        boxes: (P, 4) predicted, x1, y1, x2, y2 as fractions of the image's width and height,
-            with their graph; a box that leaves the image is not clamped.
-        images: (P,) int64, index of the image in the batch.
-        objects: (P,) int64, index of the object among this image's targets.
+    Predicted boxes are x1, y1, x2, y2 as fractions of the image's width and height; one that leaves
+    the image is not clamped. Logits and boxes have their graph.
     """
 
-    logits: Tensor
-    boxes: Tensor
-    images: Tensor
-    objects: Tensor
+    logits: Tensor  # (P, C + 1), 0 the background
+    boxes: Tensor  # (P, 4)
+    images: Tensor  # (P,) int64, index of the image in the batch
+    objects: Tensor  # (P,) int64, index of the object among this image's targets
 
 
 class Answer(NamedTuple):
-    """What a detector returns in training.
+    """What a detector returns in training."""
 
-    Attributes:
-        losses: torchvision's own, by its own names; their sum is what is minimised.
-        positives: what the detector says at its anchors or proposals that have an object.
-    """
-
-    losses: dict[str, Tensor]
+    losses: dict[str, Tensor]  # torchvision's own, by its own names; their sum is minimised
     positives: Positives
+    scores: Literal["softmax", "sigmoid"]  # what makes scores of the logits
 
 
 class Detector(nn.Module):
@@ -83,9 +71,6 @@ class Detector(nn.Module):
     def __init__(self, network: Network, classes: int) -> None:
         super().__init__()
         self.network, self.classes = network, classes
-        self.scores: Literal["softmax", "sigmoid"] = (
-            "sigmoid" if isinstance(network, RetinaNet) else "softmax"
-        )
         for head in _heads(network):
             head.register_forward_hook(lambda _head, _given, output: _float32(output))
         owner = network.rpn if isinstance(network, FasterRCNN) else network
@@ -123,7 +108,8 @@ def _answer_of_grid(network: SSD | RetinaNet, images: list[Tensor], targets: Any
     codes = given["head_outputs"]["bbox_regression"][rows]
     boxes = _decoded(network.box_coder, codes, anchors[rows], rows[0], prepared[0])
     logits = given["head_outputs"]["cls_logits"][rows]
-    return Answer(losses, Positives(logits, boxes, rows[0], matches[rows]))
+    positives = Positives(logits, boxes, rows[0], matches[rows])
+    return Answer(losses, positives, "sigmoid" if isinstance(network, RetinaNet) else "softmax")
 
 
 def _answer_of_proposals(network: FasterRCNN, images: list[Tensor], targets: Any) -> Answer:
@@ -146,7 +132,8 @@ def _answer_of_proposals(network: FasterRCNN, images: list[Tensor], targets: Any
     owners = torch.arange(len(counts), device=label.device).repeat_interleave(counts)[chosen]
     own = codes.reshape(len(codes), -1, 4)[chosen, label[chosen]]
     boxes = _decoded(heads.box_coder, own, torch.cat(proposals)[chosen], owners, prepared[0])
-    return Answer(losses, Positives(logits[chosen], boxes, owners, torch.cat(objects)[chosen]))
+    positives = Positives(logits[chosen], boxes, owners, torch.cat(objects)[chosen])
+    return Answer(losses, positives, "softmax")
 
 
 def _decoded(
@@ -197,14 +184,8 @@ def watched(owner: object, method: str) -> Iterator[list[Call]]:
     """Note every call of a method as long as the context is open; after it, all is as before.
 
     For torchvision's detectors, which hand their matching to a method of their own and return
-    sums only. Nothing stays on the object, so that no graph of a step outlives it.
-
-    Args:
-        owner: the object; of an ``nn.Module``, ``forward`` can be watched too.
-        method: name of the method.
-
-    Yields:
-        The calls, in their order.
+    sums only. Nothing stays on the object, so that no graph of a step outlives it. Of an
+    ``nn.Module``, ``forward`` can be watched too.
     """
     calls: list[Call] = []
     original = getattr(owner, method)

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdlib.detection.detector import Detections
-from kdlib.detection.evaluation import (
+from kdlib.detection.average_precision import (
     Detected,
     Pairs,
     Truth,
@@ -15,6 +14,7 @@ from kdlib.detection.evaluation import (
     overlapping,
     truth_rows,
 )
+from kdlib.detection.detector import Detections
 from kdlib.detection.objects import Objects
 
 FOREGROUND = 0.5  # t_f: from this IoU on an object of the right class is found
@@ -45,13 +45,8 @@ def error_types(
     away, ``false_neg`` no longer asks for any object that is not found.
 
     As the authors' tidecv 1.0.1 does, but for what keeps to COCO: classes without objects have no
-    AP, detections on a crowd are no errors, at most 100 detections a class and image count, and a
-    gain is of fractions, not of percents.
-
-    Args:
-        detections: of each image.
-        objects: of the same images.
-        classes: number of classes C.
+    AP, detections on a crowd are no errors, at most 100 detections per class and image count, and a
+    gain is in fractions, not in percents.
 
     Returns:
         ``count`` and ``dap``, the gain, at least 0, of each of ``ERRORS``, ``false_pos`` and
@@ -76,19 +71,15 @@ def error_types(
 class Verdicts(NamedTuple):
     """What becomes of every detection and every object.
 
-    Attributes:
-        types: (D,) str: :data:`RIGHT`; the error, one of :data:`ERRORS`; or :data:`LEFT_OUT`
-            where it lies on a crowd, and is neither.
-        targets: (D,) int64, the row of the object that it found (right) or would have found with
-            another class (cls) or another box (loc); -1 without one.
-        found: (M,) bool, the objects that a right detection has.
-        missed: (M,) bool, the objects that count and that no detection has or aims at.
+    A detection is :data:`RIGHT`, one of :data:`ERRORS`, or :data:`LEFT_OUT` where it lies on a
+    crowd. Its target is the row of the object that it found, or would have found with another class
+    (cls) or another box (loc); -1 without one.
     """
 
-    types: np.ndarray
-    targets: np.ndarray
-    found: np.ndarray
-    missed: np.ndarray
+    types: np.ndarray  # (D,) str
+    targets: np.ndarray  # (D,) int64
+    found: np.ndarray  # (M,) bool: a right detection has it
+    missed: np.ndarray  # (M,) bool: it counts, and no detection has it or aims at it
 
 
 def judged(found: Detected, truth: Truth) -> Verdicts:
@@ -112,12 +103,7 @@ def judged(found: Detected, truth: Truth) -> Verdicts:
 def _matched(pairs: Pairs, detections: int) -> np.ndarray:
     """COCO's greedy matching: the surest detection first takes the object it overlaps most.
 
-    Args:
-        pairs: of the same class.
-        detections: their number D; rows in order of class and image, the surest first.
-
-    Returns:
-        (D,) int64, the row of the object, -1 without one.
+    Of pairs of one class, the row (D,) of the object of each detection, -1 without one.
     """
     near = pairs.where(pairs.iou >= FOREGROUND)
     order = np.lexsort((-near.truth, -near.iou, near.found))  # of equals COCO takes the last
@@ -130,11 +116,7 @@ def _matched(pairs: Pairs, detections: int) -> np.ndarray:
 
 
 def _mistakes(pairs: Pairs, same: np.ndarray, detections: int) -> tuple[np.ndarray, np.ndarray]:
-    """What would be wrong with each detection if it found nothing, see :func:`error_types`.
-
-    Returns:
-        The types (D,) str and the rows (D,) int64 of the objects aimed at, -1 without one.
-    """
+    """What would be wrong with each detection (D,) if it found nothing, and the row it aims at."""
     mine, my_iou = _nearest(pairs.where(same), detections)
     others, others_iou = _nearest(pairs.where(~same), detections)
     loc = (my_iou >= BACKGROUND) & (my_iou < FOREGROUND)
@@ -164,19 +146,12 @@ def _counts(verdicts: Verdicts, truth: Truth) -> dict[str, int]:
 
 
 class Points(NamedTuple):
-    """Detections, before they become a curve of precision over recall.
+    """Detections, before they become a curve of precision over recall."""
 
-    Attributes:
-        kinds: (D,) int64.
-        scores: (D,) float64.
-        right: (D,) bool.
-        counted: (D,) bool; where it is not, there is no detection.
-    """
-
-    kinds: np.ndarray
-    scores: np.ndarray
-    right: np.ndarray
-    counted: np.ndarray
+    kinds: np.ndarray  # (D,) int64
+    scores: np.ndarray  # (D,) float64
+    right: np.ndarray  # (D,) bool
+    counted: np.ndarray  # (D,) bool; where it is not, there is no detection
 
 
 def curve_points(found: Detected, verdicts: Verdicts) -> Points:
@@ -219,15 +194,10 @@ def _first_to_aim(found: Detected, verdicts: Verdicts) -> np.ndarray:
 
 
 def ap50(points: Points, asked: np.ndarray, classes: np.ndarray) -> float:
-    """Mean over classes of the AP of each, COCO's of 101 recalls.
+    """Mean AP, COCO's of 101 recalls, of the ``classes`` (C,) with so many objects ``asked`` (C,).
 
     A class without detections and, after a repair, without objects is left out; where every class
     is, nothing is wrong any more: 1.
-
-    Args:
-        points: the detections, those of equal score in COCO's order.
-        asked: (C,) number of objects.
-        classes: (C,) bool, the classes that count.
     """
     kept = np.flatnonzero(points.counted)
     kept = kept[np.lexsort((-points.scores[kept], points.kinds[kept]))]
@@ -241,12 +211,7 @@ def ap50(points: Points, asked: np.ndarray, classes: np.ndarray) -> float:
 
 
 def _average_precision(right: np.ndarray, asked: int) -> float:
-    """Mean of the best precision at or beyond each of 101 recalls.
-
-    Args:
-        right: (n,) bool, the surest detection first.
-        asked: number of objects; 0 gives 0.
-    """
+    """Mean of the best precision at or beyond each of 101 recalls; the surest detection first."""
     if asked == 0:
         return 0.0
     hits = np.cumsum(right)

@@ -15,8 +15,8 @@ from kdlib.losses.attention import divide, working_precision
 
 if TYPE_CHECKING:
     from kdlib.detection.batches import DetectionBatch
-    from kdlib.detection.detector import Detector, Positives
-    from kdlib.detection.teacher import CropTargets, CropTeacher
+    from kdlib.detection.detector import Answer
+    from kdlib.detection.teacher import CropTargets
 
 
 # KD_cls: a classifier's answer to an object's crop, taught to a detector's class scores.
@@ -103,7 +103,7 @@ def crop_distance(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 class CropLoss(nn.Module):
-    """What a detector learns from a classifier, in terms by name.
+    """What a detector learns from a classifier, in weighted terms by name.
 
     Args:
         cls: weight of KD_cls; 0 leaves it out.
@@ -118,6 +118,9 @@ class CropLoss(nn.Module):
     Raises:
         KdlibError: a weight below 0, no layer, a layer below -1, an unknown form.
     """
+
+    name, weight = "crops", 1.0
+    """Of the method, and of all its terms: set by who builds it for a run."""
 
     def __init__(
         self,
@@ -136,48 +139,51 @@ class CropLoss(nn.Module):
         self.layers, self.pixels, self.features = tuple(layers), pixels, features
 
     @property
+    def needs_teacher(self) -> bool:
+        """Whether crops are asked for, of a classifier or as they are."""
+        return self.cls > 0 or self.loc > 0
+
+    @property
     def needs_classifier(self) -> bool:
         """Whether pixels alone would not do."""
         return self.cls > 0 or (self.loc > 0 and max(self.layers) > PIXELS)
 
     def forward(
-        self,
-        positives: "Positives",
-        student: "Detector",
-        batch: "DetectionBatch",
-        teacher: "CropTeacher",
-        targets: "CropTargets",
+        self, answer: "Answer", targets: "CropTargets | None", batch: "DetectionBatch"
     ) -> dict[str, Tensor]:
-        """``kd_cls``, ``loc`` and ``kd_loc``, as far as they are asked for.
+        """``kd_cls``, ``loc`` and ``kd_loc``, as far as they are asked for and there are targets.
 
         Each is a mean over the batch's positives; without any, 0 with a graph.
         """
+        if targets is None:
+            return {}
+        terms = self._terms(answer, targets, batch)
+        return {name: self.weight * term for name, term in terms.items()}
+
+    def _terms(
+        self, answer: "Answer", targets: "CropTargets", batch: "DetectionBatch"
+    ) -> dict[str, Tensor]:
+        positives, terms = answer.positives, {}
         if len(positives.images) == 0:
             nothing = positives.logits.float().sum() + positives.boxes.sum()
             names = ["kd_cls"] * bool(self.cls) + [*map(_term, self.layers)] * bool(self.loc)
             return dict.fromkeys(names, nothing)
         rows = targets.starts[positives.images] + positives.objects
-        terms: dict[str, Tensor] = {}
         if self.cls:
-            terms["kd_cls"] = self.cls * self._recognition(positives, student, targets, rows)
+            form = "softmax" if answer.scores == "softmax" else self.sigmoid
+            if targets.logits is None:
+                raise KdlibError("KD_cls has no classifier to learn from: name a teacher.")
+            taught = targets.logits[rows]
+            losses = RECOGNITION[form](positives.logits, taught, self.temperature)
+            terms["kd_cls"] = self.cls * losses.mean()
         if self.loc:
-            crops = teacher.cut(batch.images, positives.boxes, positives.images)
-            terms |= self._location(crops, teacher, targets, rows)
+            crops = targets.teacher.cut(batch.images, positives.boxes, positives.images)
+            terms |= self._location(crops, targets, rows)
         return terms
 
-    def _recognition(
-        self, positives: "Positives", student: "Detector", targets: "CropTargets", rows: Tensor
-    ) -> Tensor:
-        if targets.logits is None:
-            raise KdlibError("KD_cls has no classifier to learn from: name a teacher.")
-        form = "softmax" if student.scores == "softmax" else self.sigmoid
-        return RECOGNITION[form](positives.logits, targets.logits[rows], self.temperature).mean()
-
-    def _location(
-        self, crops: Tensor, teacher: "CropTeacher", targets: "CropTargets", rows: Tensor
-    ) -> dict[str, Tensor]:
+    def _location(self, crops: Tensor, targets: "CropTargets", rows: Tensor) -> dict[str, Tensor]:
         # Layer -1, the pixels, is the last entry of each.
-        seen = (*teacher.stages_of(crops, max(self.layers) + 1), crops)
+        seen = (*targets.teacher.stages_of(crops, max(self.layers) + 1), crops)
         meant = (*targets.stages[: len(seen) - 1], targets.crops)
         terms: dict[str, Tensor] = {}
         for layer in self.layers:
@@ -208,35 +214,3 @@ def _check(cls: float, loc: float, temperature: float, sigmoid: str, layers: Seq
     forms = [form for form in RECOGNITION if form != "softmax"]
     if sigmoid not in forms:
         raise KdlibError(f"sigmoid is '{sigmoid}'; valid: {', '.join(forms)}.")
-
-
-class BoxDistiller(nn.Module):
-    """A method's terms for a detector, weighted; torchvision's own losses stand beside them.
-
-    Args:
-        name: the method's name.
-        method_loss: what is learnt of crops; ``None`` for a detector alone.
-        weight: of all its terms.
-    """
-
-    def __init__(self, name: str, method_loss: CropLoss | None, weight: float) -> None:
-        super().__init__()
-        self.name, self.method_loss, self.weight = name, method_loss, weight
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether crops are asked for, of a classifier or as they are."""
-        return self.method_loss is not None
-
-    def forward(
-        self,
-        positives: "Positives",
-        student: "Detector",
-        batch: "DetectionBatch",
-        taught: "tuple[CropTeacher, CropTargets] | None",
-    ) -> dict[str, Tensor]:
-        """The method's terms (scalars) by name; none for a detector alone."""
-        if self.method_loss is None or taught is None:
-            return {}
-        terms = self.method_loss(positives, student, batch, *taught)
-        return {name: self.weight * term for name, term in terms.items()}

@@ -6,7 +6,7 @@ All take the number of classes, ``image_size`` (the side in pixels to which imag
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -31,28 +31,25 @@ SMALLEST = 32
 """Pixels of a side: the coarsest map of most backbones is a 32nd of the image."""
 
 
-def _checked_size(image_size: int) -> int:
-    """Refuse sizes that a detector cannot be made for, before torchvision fails on them."""
+def _checked(image_size: int, mean: Channels, std: Channels) -> tuple[int, dict[str, Any]]:
+    """The size, and ``image_mean`` and ``image_std`` as torchvision takes them; None: its own.
+
+    Raises:
+        KdlibError: what no detector can be made for, before torchvision fails on it.
+    """
     if not isinstance(image_size, int) or image_size < SMALLEST:
         raise KdlibError(
             f"image_size of a detector is {image_size!r}; give whole pixels, at least {SMALLEST}."
         )
-    return image_size
-
-
-def _normalisation(mean: Channels, std: Channels) -> dict[str, Any]:
-    """``image_mean`` and ``image_std``, as torchvision takes them; None leaves it its own."""
-    given = {"mean": mean, "std": std}
-    found = {name: [*map(float, values)] for name, values in given.items() if values is not None}
-    for name, numbers in found.items():
-        positive = name == "std"
-        sound = all(isfinite(one) and (one > 0 or not positive) for one in numbers)
-        if len(numbers) != 3 or not sound:
-            kind = "positive numbers" if positive else "numbers"
-            raise KdlibError(
-                f"{name} of a detector is {numbers}; give three {kind}, one per channel."
-            )
-    return {f"image_{name}": numbers for name, numbers in found.items()}
+    channels = {}
+    for name, values, least in (("mean", mean, -inf), ("std", std, 0)):
+        if values is not None:
+            numbers = channels[f"image_{name}"] = [*map(float, values)]
+            if len(numbers) != 3 or not all(isfinite(one) and one > least for one in numbers):
+                kind = "numbers" if name == "mean" else "positive numbers"
+                text = f"{name} of a detector is {numbers}; give three {kind}, one per channel."
+                raise KdlibError(text)
+    return image_size, channels
 
 
 # torchvision's heads on our own stages, for the objects of Scenes.
@@ -94,7 +91,7 @@ def scenes_ssd(
     std: Channels = QUARTER,
 ) -> Detector:
     """SSD with four anchors per position (Liu 2016, arXiv 1512.02325)."""
-    side, channels = _checked_size(image_size), _normalisation(mean, std)
+    side, channels = _checked(image_size, mean, std)
     network = SSD(
         CoarseStages(widths),
         DefaultBoxGenerator([[SSD_RATIO]] * COARSE, scales=list(SSD_SCALES)),
@@ -116,7 +113,7 @@ def scenes_retinanet(
     std: Channels = QUARTER,
 ) -> Detector:
     """RetinaNet with two anchors per position and batch norm in its heads (arXiv 1708.02002)."""
-    side, channels = _checked_size(image_size), _normalisation(mean, std)
+    side, channels = _checked(image_size, mean, std)
     sizes = tuple((scale * side,) for scale in RETINA_SCALES)
     head = RetinaNetHead(pyramid, len(RETINA_RATIOS), classes + 1, norm_layer=nn.BatchNorm2d)
     network = RetinaNet(
@@ -169,7 +166,7 @@ def torchvision_detector(
       Anchors have the sizes in pixels that they are published with, 32 to 512.
     """
     backbone, own = SOURCES[network]
-    side, options = _checked_size(image_size or own), _normalisation(mean, std)
+    side, options = _checked(image_size or own, mean, std)
     if network == "ssd300_vgg16" and weights == "DEFAULT":
         weights = "IMAGENET1K_FEATURES"
     if network.endswith("fpn"):

@@ -29,21 +29,13 @@ COCO_SIZES = (32.0**2, 96.0**2)
 
 @dataclass(frozen=True)
 class Objects:
-    """The M objects of N images, image after image.
+    """The M objects of N images; image i has the rows ``starts[i]`` to ``starts[i + 1] - 1``."""
 
-    Attributes:
-        boxes: (M, 4) float32, x1, y1, x2, y2 in pixels; within their image, not empty.
-        kinds: (M,) int64, the class of each, from 0; there is none for the background.
-        crowd: (M,) bool: neither trained on nor counted (COCO's crowds, VOC's difficult ones).
-        starts: (N + 1,) int64: image i has the rows from ``starts[i]`` to ``starts[i + 1] - 1``.
-        sizes: areas (square pixels) where small objects end and where large ones begin.
-    """
-
-    boxes: Tensor
-    kinds: Tensor
-    crowd: Tensor
-    starts: Tensor
-    sizes: tuple[float, float] = COCO_SIZES
+    boxes: Tensor  # (M, 4) float32, x1, y1, x2, y2 in pixels; within their image, not empty
+    kinds: Tensor  # (M,) int64, the class of each, from 0; the background has none
+    crowd: Tensor  # (M,) bool: neither trained on nor counted (of COCO; in VOC "difficult")
+    starts: Tensor  # (N + 1,) int64
+    sizes: tuple[float, float] = COCO_SIZES  # areas where small ones end, and large ones begin
 
     def __len__(self) -> int:
         """Number of images."""
@@ -93,15 +85,11 @@ class Found(NamedTuple):
 
 
 def tabled(found: Sequence[Sequence[Found]], shapes: Sequence[tuple[int, int]]) -> Objects:
-    """The objects of N images as a table; invalid boxes are handled alike for all data sets.
+    """The objects of N images, whose widths and heights in pixels are ``shapes``, as a table.
 
     A box is clipped to its image. One that is then empty (it lay outside, or its corners were
     swapped) is dropped; one thinner than a pixel stays. An image left without objects stays: it is
     trained on as background.
-
-    Args:
-        found: the objects of each image, with finite boxes.
-        shapes: width and height of each image, in pixels.
     """
     every = [one for of_image in found for one in of_image]
     starts = torch.tensor([0, *accumulate(len(of_image) for of_image in found)])
@@ -115,15 +103,10 @@ def tabled(found: Sequence[Sequence[Found]], shapes: Sequence[tuple[int, int]]) 
 
 @dataclass(frozen=True)
 class WholePhotographs:
-    """Photographs of any size, read from their files when they are asked for.
-
-    Attributes:
-        paths: of each.
-        shapes: width and height of each, as its annotation has them.
-    """
+    """Photographs of any size, read from their files when they are asked for."""
 
     paths: Sequence[str]
-    shapes: Sequence[tuple[int, int]]
+    shapes: Sequence[tuple[int, int]]  # width and height of each, as its annotation has them
 
     def __len__(self) -> int:
         """Number of photographs."""
@@ -162,10 +145,6 @@ def cropped(data: ImageData, crop_size: int) -> ImageData:
     The box is stretched to a square whatever its shape, as in the paper (Guo 2021, arXiv
     2106.05209). Crops of images in memory are in memory too, through the cache; of photographs,
     each is read when its crop is asked for.
-
-    Args:
-        data: images with objects.
-        crop_size: pixels of a crop's side, 8 to 512.
 
     Raises:
         KdlibError: the size is out of range, the data has no objects, or none that count.

@@ -4,7 +4,7 @@ Crops are cut differentiably, so that a loss of a predicted box's crop moves the
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -23,26 +23,19 @@ Colour = tuple[float, float, float]
 
 
 class CropTargets(NamedTuple):
-    """What is known of the G objects of a batch, image after image; nothing has a gradient.
+    """What is known of the G objects of a batch, image after image; nothing has a gradient."""
 
-    Attributes:
-        crops: (G, 3, S, S), 0 to 1, cut out by their own boxes.
-        starts: (B,) int64, the row of each image's first object.
-        logits: (G, C) of the classifier; ``None`` without one.
-        stages: its feature maps (G, C, h, w), fine to coarse; empty without one.
-    """
-
-    crops: Tensor
-    starts: Tensor
-    logits: Tensor | None
-    stages: tuple[Tensor, ...]
+    teacher: "CropTeacher"  # who can be asked about other crops
+    crops: Tensor  # (G, 3, S, S), 0 to 1, cut out by their own boxes
+    starts: Tensor  # (B,) int64, the row of each image's first object
+    logits: Tensor | None  # (G, C) of the classifier; None without one
+    stages: tuple[Tensor, ...]  # its feature maps (G, C, h, w), fine to coarse
 
 
 class CropTeacher(nn.Module):
     """Cuts objects out and asks a frozen classifier about them, once for all students of a step.
 
-    It is frozen as a :class:`~kdlib.distill.FrozenTeacher` is; of its gradients only those
-    with respect to crops exist, which go on to the boxes that cut them.
+    Of its gradients only those with respect to crops exist, which go on to the boxes that cut them.
 
     Args:
         network: the classifier; ``None`` where crops are compared as they are.
@@ -60,7 +53,7 @@ class CropTeacher(nn.Module):
         self.size = size
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-        self._early: dict[int, nn.Module] = {}
+        self._early: dict[int, Callable[[Tensor], tuple[Tensor, ...]]] = {}
 
     def train(self, mode: bool = True) -> "CropTeacher":
         """Stay in eval mode, whatever ``mode`` says."""
@@ -75,13 +68,13 @@ class CropTeacher(nn.Module):
         crops = self.cut(batch.images, _fractions(batch), owners)
         starts = rows.cumsum(0) - rows
         if self.network is None or len(crops) == 0:
-            return CropTargets(crops, starts, None, ())
+            return CropTargets(self, crops, starts, None, ())
         answer = self.network(self._normalised(crops))
-        return CropTargets(crops, starts, answer.logits, tuple(answer.stages))
+        return CropTargets(self, crops, starts, answer.logits, tuple(answer.stages))
 
-    def teach(self, batch: "DetectionBatch") -> "tuple[CropTeacher, CropTargets]":
-        """What is known of a batch's objects, and who can be asked about other crops."""
-        return self, self(batch)
+    def teach(self, batch: "DetectionBatch") -> CropTargets:
+        """As :meth:`forward`."""
+        return self(batch)
 
     def cut(self, images: Sequence[Tensor], boxes: Tensor, owners: Tensor) -> Tensor:
         """Crops (P, 3, S, S) of boxes (P, 4), fractions, out of their images; differentiable."""
@@ -98,7 +91,7 @@ class CropTeacher(nn.Module):
         if self.network is None:
             raise KdlibError("Features are compared, but there is no teacher: name one.")
         if count not in self._early:
-            self._early[count] = EarlyStages(self.network, count).eval()
+            self._early[count] = early_stages(self.network, count)
         stages = self._early[count](self._normalised(crops))
         if len(stages) < count:
             raise KdlibError(
@@ -120,27 +113,17 @@ def _fractions(batch: "DetectionBatch") -> Tensor:
     return torch.cat(parts)
 
 
-class EarlyStages(nn.Module):
-    """Runs a classifier, with its own weights, up to one of its stages.
+def early_stages(network: nn.Module, count: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """A classifier, with its own weights, up to one of its stages.
 
-    Args:
-        network: a classifier of ours or of torchvision; one that cannot stop on the way runs to its
-            end.
-        count: the stages that are asked for.
+    From images (B, 3, H, W), normalised, to the first ``count`` stages (B, C, h, w). What lies
+    behind costs nothing in ours and torchvision's; another runs to its end.
     """
-
-    def __init__(self, network: nn.Module, count: int) -> None:
-        super().__init__()
-        self.count, self.network = count, network
-        if isinstance(network, StagedNetwork):
-            self.network = StagedBackbone(network.stem, network.stages[:count])
-        if isinstance(network, TappedNetwork):
-            self.network = _stopped(network.network, count)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W), normalised -> the first ``count`` stages (B, C, h, w)."""
-        found = self.network(images)
-        return (found.stages if hasattr(found, "stages") else found)[: self.count]
+    if isinstance(network, StagedNetwork):
+        return StagedBackbone(network.stem, network.stages[:count]).eval()
+    if isinstance(network, TappedNetwork):
+        return _stopped(network.network, count).eval()
+    return lambda images: tuple(network(images).stages[:count])
 
 
 def _stopped(network: fx.GraphModule, count: int) -> fx.GraphModule:

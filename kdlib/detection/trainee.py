@@ -11,7 +11,7 @@ from kdlib.data.image_data import ImageData
 from kdlib.detection.batches import DetectionBatches
 from kdlib.detection.detector import Detector
 from kdlib.detection.evaluation import detector_cost, evaluate_detectors
-from kdlib.detection.losses import BoxDistiller, CropLoss
+from kdlib.detection.losses import CropLoss
 from kdlib.detection.teacher import CropTeacher
 from kdlib.distill import Learner, check_method_task, method_loss
 from kdlib.errors import KdlibError
@@ -59,7 +59,7 @@ class DetectorTrainee(Trainee):
         own = not MODELS[self.config.student].pretrained
         self.colours = {"mean": data.mean, "std": data.std} if own else {}
         self.student = cast("Detector", self._untrained())
-        self.distiller = create_box_distiller(self.config)
+        self.distiller = create_crop_loss(self.config)
         return DetectorLearner(self.student, self.distiller)
 
     def _untrained(self) -> nn.Module:
@@ -68,10 +68,6 @@ class DetectorTrainee(Trainee):
         size = {"image_size": self.config.image_size}
         student = create_model(self.config.student, self.classes, **size, **self.colours, **start)
         return student.to(self.device).to(memory_format=torch.channels_last)
-
-    def deployed(self) -> nn.Module:
-        """The detector as it is: nothing of its training is part of it."""
-        return self.student
 
     def monitor(self, few: ImageData, teacher: nn.Module | None) -> dict[str, float]:
         """The mAP at an IoU of 0.5 of some held-out images."""
@@ -101,20 +97,20 @@ class DetectorLearner(Learner):
     def forward(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
         """As :meth:`Learner.forward`, of a :class:`kdlib.detection.batches.DetectionBatch`."""
         answer = self.student(batch.images, batch.targets)
-        student = cast("Detector", self.student)
-        added = cast("BoxDistiller", self.distiller)(answer.positives, student, batch, teacher)
-        return {**answer.losses, **added}
+        return {**answer.losses, **self.distiller(answer, teacher, batch)}
 
 
-def create_box_distiller(config: RunConfig) -> BoxDistiller:
-    """Build what a detector is taught with, beside torchvision's own losses.
+def create_crop_loss(config: RunConfig) -> CropLoss:
+    """What a detector learns beside torchvision's own losses: nothing, if it is trained alone.
 
     Raises:
         KdlibError: unknown method or option, a method of another task, or one that needs a teacher
             and has none.
     """
     check_method_task(config)
-    loss = cast("CropLoss | None", method_loss(config.method, config.method_options, None))
-    if loss is not None and loss.needs_classifier and config.canonical().teacher == "none":
+    found = method_loss(config.method, config.method_options, None)
+    loss = cast("CropLoss", found or CropLoss(cls=0.0, loc=0.0))
+    if loss.needs_classifier and config.canonical().teacher == "none":
         raise KdlibError(f"'{config.method}' asks a classifier about crops: name a teacher.")
-    return BoxDistiller(config.method, loss, weights_of(config).method)
+    loss.name, loss.weight = config.method, weights_of(config).method
+    return loss

@@ -1,6 +1,8 @@
 """What a network returns and costs: shapes, parameters, operations, latency."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -50,19 +52,22 @@ def flops(network: nn.Module, image_size: int) -> int:
 def measure_cost(network: nn.Module, image_size: int, device: torch.device) -> dict[str, Any]:
     """Parameters, FLOPs of one image, and median latency in milliseconds at batch 1 and 64."""
     network.eval()
+    batches = [torch.randn(b, 3, image_size, image_size, device=device) for b in (1, 64)]
     return {
         "parameters": count_parameters(network),
         "flops": flops(network, image_size),
-        "latency_ms": {str(b): _latency(network, b, image_size, device) for b in (1, 64)},
+        "latency_ms": {str(len(images)): latency(partial(network, images)) for images in batches},
     }
 
 
 @torch.no_grad()
-def _latency(network: nn.Module, batch: int, image_size: int, device: torch.device) -> float:
-    images = torch.randn(batch, 3, image_size, image_size, device=device)
+def latency(answer: Callable[[], object]) -> float:
+    """Median milliseconds of what a network is asked, after a first time that is not counted."""
     seconds: list[float] = []
     while len(seconds) <= REPEATS and (len(seconds) < 2 or sum(seconds) < ENOUGH_S):
         start = time.perf_counter()
-        network(images).logits.sum().item()
+        answer()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return round(1000 * median(seconds[1:]), 3)

@@ -13,9 +13,9 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from kdlib.data.image_data import ImageData
+from kdlib.detection.average_precision import detected_rows, truth_rows
 from kdlib.detection.detector import Detections
 from kdlib.detection.error_types import LEFT_OUT, RIGHT, judged
-from kdlib.detection.evaluation import detected_rows, truth_rows
 from kdlib.detection.objects import Objects
 from kdlib.errors import KdlibError
 from study.figures.pictures import as_picture, picture_panels

@@ -14,15 +14,15 @@ from detection.random_detections import detections_of, objects_of, random_case
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from kdlib.detection.error_types import ERRORS, ap50, curve_points, error_types, judged
-from kdlib.detection.evaluation import (
+from kdlib.detection.average_precision import (
     THRESHOLDS,
     coco_measures,
     detected_rows,
     evaluated,
-    measured,
     truth_rows,
 )
+from kdlib.detection.error_types import ERRORS, ap50, curve_points, error_types, judged
+from kdlib.detection.evaluation import measured
 from kdlib.errors import KdlibError
 
 CLASSES = 5

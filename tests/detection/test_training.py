@@ -170,7 +170,7 @@ def step(name: str, dataset: str, root, network=None):
     batches = DetectionBatches(data.first(4), 4, ("flip", "photometric", "iou_crop"), workers=0)
     (batch,) = batches.epoch(0, 0)
     answer = network.train()(batch.images, batch.targets)
-    taught = CropLoss()(answer.positives, network, batch, *teacher.teach(batch))
+    taught = CropLoss()(answer, teacher.teach(batch), batch)
     loss = torch.stack([*answer.losses.values(), *taught.values()]).sum()
     loss.backward()
     assert set(taught) == {"kd_cls", "loc", "kd_loc"} and math.isfinite(loss.item())

@@ -21,7 +21,7 @@ from faults.processes import outcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdlib.detection.trainee import create_box_distiller
+from kdlib.detection.trainee import create_crop_loss
 from kdlib.distill import create_distiller
 from kdlib.errors import KdlibError
 from kdlib.methods import METHODS, parse_method
@@ -145,7 +145,7 @@ def test_options_of_methods(tally, method, options):
     def make():
         task = "detection" if boxes else "classification"
         config = RunConfig(method=method, method_options=options, task=task)
-        return create_box_distiller(config) if boxes else create_distiller(config, pair())
+        return create_crop_loss(config) if boxes else create_distiller(config, pair())
 
     sound(make, tally, "options of methods")
 
@@ -154,7 +154,7 @@ def test_options_of_methods(tally, method, options):
 def test_one_option_of_a_method(tally, one, value):
     method, option = one
     boxes = METHODS[method].tasks == ("detection",)
-    create = create_box_distiller if boxes else lambda config: create_distiller(config, pair())
+    create = create_crop_loss if boxes else lambda config: create_distiller(config, pair())
     task = "detection" if boxes else "classification"
 
     def make():
