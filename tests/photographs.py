@@ -1,10 +1,6 @@
-"""Tiny data sets of photographs in the on-disk formats of the real ones.
-
-python tests/photographs.py mit67 FOLDER
-"""
+"""Tiny data sets of photographs in the on-disk formats of the real ones."""
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -128,11 +124,3 @@ def _annotated(folder: Path, name: str, number: int) -> None:
         (folder / part).mkdir(parents=True, exist_ok=True)
     Image.fromarray(colours).save(folder / "JPEGImages" / f"{name}.jpg", quality=100)
     mask.save(folder / "SegmentationClass" / f"{name}.png")
-
-
-WRITERS: dict[str, Callable[[Path], Path]] = {
-    "mit67": write_mit67, "sun397": write_sun397, "ade20k": write_ade20k, "voc": write_voc,
-}  # fmt: skip
-
-if __name__ == "__main__":
-    WRITERS[sys.argv[1]](Path(sys.argv[2]))

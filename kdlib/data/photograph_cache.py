@@ -36,14 +36,15 @@ class Resized:
 
     def open(self) -> None:
         """Find the pixels, whose places follow from the shapes."""
-        self.sides = self.shapes.arrays.get("sides", np.zeros((self.count, 2), np.int64))
+        unknown = np.zeros((self.count, 2), np.int64)
+        self.sides = unknown if self.shapes.lacking() else self.shapes.arrays["sides"]
         ends = self.sides.prod(axis=1).cumsum() * CHANNELS
         self.pixels = Cache(f"{self.folder.name}/pixels", np.append(0, ends), mode="r")
         self.sound = np.zeros(self.count, bool)
 
     def is_whole(self) -> bool:
         """Whether all photographs were written."""
-        return self.pixels.is_whole() and not self.shapes.lacking()
+        return self.pixels.is_whole()
 
     def read(self, position: int) -> NDArray[np.uint8]:
         """One photograph (H, W, 3), a view of the file.
