@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import as_json
-from benchmarks.memory import peak_bytes, state_bytes
 from benchmarks.steps import HALFWAY, NOWHERE
+from benchmarks.timing import peak_bytes, state_bytes
 from kdlib.data.image_data import ImageData
 from kdlib.detection.batches import DetectionBatch, DetectionBatches
 from kdlib.detection.teacher import CropTeacher
@@ -103,7 +102,7 @@ def detector_costs(bench: DetectorBench, method: str, timed: partial) -> dict[st
     peak = bench.peak(own) + state_bytes(bench.trainees[method].distiller)
     least = {name: bench.peak(floor) for name, floor in floors.items()}
     over = {
-        name: {"time": as_json(times[name]), "memory": _memory(peak, least[name])}
+        name: {"time": times[name].as_json(), "memory": _memory(peak, least[name])}
         for name in floors
     }
     return {**over["floor"], "plain": over["plain"]}

@@ -1,23 +1,23 @@
-"""`python -m benchmarks.loading`: photographs a second, decoded on the fly and from the cache."""
+"""`python -m benchmarks.loading`: photographs per second, decoded on the fly or from the cache."""
 
-import argparse
 import os
 import platform
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
+from benchmarks import RESULTS, command
 from kdlib.data import listed, load_data
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
@@ -26,9 +26,9 @@ from kdlib.data.photographs import open_source, worker_count
 from kdlib.files import write_json
 from kdlib.runs import RunConfig, provenance
 from kdlib.seeds import generator
+from study.cli import Count
 from study.export import machine_name
 
-RESULTS = Path(__file__).parent / "results"
 SIDES = {"500 x 400": (500, 400), "340 x 256": (340, 256)}
 """Width and height: a usual photograph, and one whose shorter side needs no resizing."""
 JPEG_QUALITY = 90
@@ -38,28 +38,31 @@ TEXTURE = ((4, 0.4), (16, 0.3), (64, 0.2), (200, 0.1))
 """Cells across, and share of the contrast: about 50 kB a photograph of 500 x 400, as on the web."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.loading",
-        description="Photographs a second in batches of 128 at 224 pixels, decoded on the fly and "
-        "from the cache, on generated JPEG files: as bytes, which is what a GPU is fed with, and "
-        "augmented and normalised on the processor. Nothing else should run meanwhile.",
-    )
-    parser.add_argument("--images", type=int, default=2000, help="of each size")
-    parser.add_argument("--epochs", type=int, default=3, help="measured of each; medians are told")
-    parser.add_argument("--to", type=Path, default=RESULTS / "loading.json")
-    options = parser.parse_args(arguments)
-    record = measure(options.images, options.epochs)
-    write_json(options.to, record)
+@command("benchmarks.loading")
+def main(*, images: Count = 2000, epochs: Count = 3, to: Path = RESULTS / "loading.json") -> None:
+    """Photographs per second in batches of 128 at 224 pixels, on generated JPEG files.
+
+    As bytes, which is what a GPU is fed with, and augmented and normalised on the processor.
+    Nothing else should run meanwhile.
+
+    Args:
+        images: of each size.
+        epochs: measured of each; medians are shown.
+        to: the JSON file.
+    """
+    record = measure(images, epochs)
+    write_json(to, record)
     for row in record["photographs"]:
         print(f"{row['size']}: decoded {row['decoded']}, cached {row['cached']} images/s")
-    print(options.to)
+    print(to)
 
 
 def measure(images: int, epochs: int) -> dict[str, Any]:
     """Speeds for each size of photograph, and where they were measured."""
-    with tempfile.TemporaryDirectory(prefix="kdlib-loading-") as folder, _cache_in(folder):
+    with (
+        tempfile.TemporaryDirectory(prefix="kdlib-loading-") as folder,
+        patch.dict(os.environ, KDLIB_CACHE=f"{folder}/cache"),
+    ):
         rows = []
         for name, size in SIDES.items():
             root = Path(folder) / name
@@ -67,7 +70,7 @@ def measure(images: int, epochs: int) -> dict[str, Any]:
             data = load_data("imagefolder", "train", image_size=224, data_root=root)
             rows.append({"size": name, **_row(root, data, epochs)})
         source = provenance(RunConfig(), "cpu", "float32", data.fingerprint)
-    machine = {"machine": machine_name(torch.device("cpu")), "cores": worker_count()}
+    machine = {"machine": machine_name(), "cores": worker_count()}
     versions = {**source["versions"], "pillow": version("pillow")}
     kept = {name: source[name] for name in ("commit", "dirty", "threads", "utc")}
     return {
@@ -77,17 +80,8 @@ def measure(images: int, epochs: int) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _cache_in(folder: str) -> Iterator[None]:
-    before = os.environ.get("KDLIB_CACHE")
-    os.environ["KDLIB_CACHE"] = f"{folder}/cache"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["KDLIB_CACHE"]
-        else:
-            os.environ["KDLIB_CACHE"] = before
+def _cache_in(folder: str) -> Any:
+    return patch.dict(os.environ, KDLIB_CACHE=f"{folder}/cache")
 
 
 def _row(root: Path, decoded: ImageData, epochs: int) -> dict[str, Any]:
@@ -165,4 +159,4 @@ def picture(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,20 +1,18 @@
-"""Everything that `python -m benchmarks` measures, as one JSON-ready record."""
+"""The section `steps`: overheads, lock-step, torchdistill and Scenes, as one JSON-ready record."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from math import isnan
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
-from benchmarks.images import composing_speed, reading_speed
-from benchmarks.peers import torchdistill_step, torchdistill_version
+from benchmarks.pairs import check_same_loss, torchdistill_step, torchdistill_version
 from benchmarks.steps import Bench, same_weights
-from benchmarks.timing import Ratio, clock_of, ratios
+from benchmarks.timing import Clock, Ratio, clock_of, ratios, seconds
 from kdlib.data import load_data
-from kdlib.errors import KdlibError
+from kdlib.data.cache import CHUNK
+from kdlib.data.scenes import scenes
 from kdlib.optimise import resolve_precision
 from kdlib.runs import RunConfig, provenance
 from study.export import limited_threads, machine_name
@@ -24,71 +22,43 @@ TOGETHER = (*METHODS, "dkd", "sp", "pkt", "logit_std")
 COUNTS = (1, 2, 4, 8)
 """Of students in lock-step: the first so many of ``TOGETHER``."""
 SHARED_METHODS = ("at", "kd")
-LOSS_TOLERANCE = 1e-2  # relative; bfloat16 has three digits
-TRAINING_IMAGES = 1280
+IMAGES, CHUNKS = 1280, 40  # that the loader is measured with; of scenes that are composed
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What to measure, and how often.
-
-    Args:
-        config: networks, image size, batch size and precision.
-        rounds: how often a step is timed; lock-step and torchdistill take a half of them.
-        device: ``cpu``, ``cuda`` ...
-        threads: of the processor.
-        images: how many the loader is measured with.
-        chunks: of scenes to compose.
-    """
-
-    config: RunConfig
-    rounds: int = 40
-    device: str = "cpu"
-    threads: int = 1
-    images: int = TRAINING_IMAGES
-    chunks: int = 40
-
-
-def measure(plan: Plan, progress: bool = True) -> dict[str, Any]:
-    """Measure all of it.
+def measure(
+    config: RunConfig, rounds: int, device: torch.device, threads: int, progress: bool = True
+) -> dict[str, Any]:
+    """Measure all of it; lock-step and torchdistill take half of the rounds.
 
     Raises:
         KdlibError: torchdistill's loss is not ours, so that comparing speeds means nothing.
     """
-    device = torch.device(plan.device)
-    data = load_data("scenes", "train", size=plan.images, image_size=plan.config.image_size)
-    precision = resolve_precision(plan.config.precision, device)
-    name, clock = clock_of(device, plan.threads)
-    create = partial(Bench, plan.config, data=data, device=device, precision=precision)
-    rounds, half = plan.rounds, max(2, plan.rounds // 2)
-    ticks = rounds + half * len(COUNTS) + len(SHARED_METHODS) * half + 3
-    with limited_threads(plan.threads), tqdm(total=ticks, disable=not progress) as bar:
+    data = load_data("scenes", "train", size=IMAGES, image_size=config.image_size)
+    precision = resolve_precision(config.precision, device)
+    name, clock = clock_of(device, threads)
+    create = partial(Bench, config, data=data, device=device, precision=precision)
+    half = max(2, rounds // 2)
+    ticks = rounds + half * (len(COUNTS) + len(SHARED_METHODS))
+    with limited_threads(threads), tqdm(total=ticks, disable=not progress, desc="steps") as bar:
         timed = partial(ratios, clock=clock, tick=bar.update)
-        bar.set_description("overhead")
         overhead = _overheads(create(["student", *METHODS]), partial(timed, rounds=rounds))
-        bar.set_description("lock-step")
         bench = create(list(TOGETHER))
         counted = {k: _lockstep(bench, TOGETHER[:k], partial(timed, rounds=half)) for k in COUNTS}
         identical = same_weights(create(list(METHODS)), create(list(METHODS)), list(METHODS), 3)
-        bar.update()
-        bar.set_description("torchdistill")
         peers = _beside_torchdistill(create(list(SHARED_METHODS)), partial(timed, rounds=half))
-        bar.set_description("images")
-        composing = composing_speed(plan.chunks, plan.config.image_size, clock)
-        bar.update()
-        reading = reading_speed(create(["student"]), plan.images, clock)
-        bar.update()
-        source = provenance(plan.config, plan.device, precision, data.fingerprint)
+        composing = composing_speed(CHUNKS, config.image_size, clock)
+        reading = reading_speed(create(["student"]), IMAGES, clock)
+        source = provenance(config, device.type, precision, data.fingerprint)
     return {
-        "overhead": {method: as_json(ratio, shift=-1) for method, ratio in overhead.items()},
+        "overhead": {method: ratio.as_json(shift=-1) for method, ratio in overhead.items()},
         "lock_step": {
-            "students": list(METHODS), "speedup": as_json(counted[len(METHODS)]),
+            "students": list(METHODS), "speedup": counted[len(METHODS)].as_json(),
             "identical": identical,
         },
-        "lock_steps": {str(count): as_json(ratio) for count, ratio in counted.items()},
+        "lock_steps": {str(count): ratio.as_json() for count, ratio in counted.items()},
         "torchdistill": peers,
         "images_per_second": {"composing": round(composing), "reading": round(reading)},
-        "plan": {"rounds": rounds, "clock": name, **shared_fields(plan.config)},
+        "plan": {"rounds": rounds, "clock": name, **shared_fields(config)},
         "provenance": {**source, "machine": machine_name(device)},
     }  # fmt: skip
 
@@ -125,22 +95,27 @@ def _beside_torchdistill(bench: Bench, timed: partial) -> dict[str, Any] | None:
         check_same_loss(method, bench.step(batch, method)[method], theirs(batch))
         ours = partial(bench.step, batch, method)
         times[method] = timed(ours, {"theirs": partial(theirs, batch)})["theirs"]
-    return {"version": version, "times_our_step": {m: as_json(r) for m, r in times.items()}}
+    return {"version": version, "times_our_step": {m: r.as_json() for m, r in times.items()}}
 
 
-def check_same_loss(method: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    """Compare the losses of a first step, which both take from the same weights."""
-    if not torch.isclose(ours, theirs, rtol=LOSS_TOLERANCE):
-        raise KdlibError(f"'{method}': torchdistill's loss is {theirs}, ours {ours}; not the same.")
+def composing_speed(chunks: int, image_size: int, clock: Clock) -> float:
+    """Scenes composed per second, ground truth included, in chunks as the cache makes them."""
+
+    def compose(chunk: int) -> None:
+        scenes("train", 2, 4, image_size, torch.arange(CHUNK) + chunk * CHUNK)
+
+    compose(0)  # reads the atlas
+    return chunks * CHUNK / seconds(lambda: [compose(chunk) for chunk in range(chunks)], clock)
+
+
+def reading_speed(bench: Bench, images: int, clock: Clock) -> float:
+    """Images per second that come out of the cache as augmented, normalised batches."""
+    batches = max(1, images // len(bench.batch().labels))
+    spent = seconds(lambda: [bench.batch() for _ in range(batches)], clock)
+    return batches * len(bench.batch().labels) / spent
 
 
 def shared_fields(config: RunConfig) -> dict[str, Any]:
     """Networks, image size and batch size: what a plan says of a run."""
     names = ("teacher", "student", "image_size", "batch_size")
     return {name: getattr(config, name) for name in names}
-
-
-def as_json(ratio: Ratio, shift: float = 0) -> dict[str, float | None]:
-    """Four digits; a bound that too few rounds leave open as None."""
-    values = {name: value + shift for name, value in ratio._asdict().items()}
-    return {name: None if isnan(value) else round(value, 4) for name, value in values.items()}

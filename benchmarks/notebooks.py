@@ -34,15 +34,11 @@ def papermill_overhead(rounds: int, tick: Work) -> dict[str, Any]:
             "notebook": lambda: execute_notebook(notebook, notebook.with_name("done.ipynb")),
             "program": lambda: subprocess.run(program, check=True, capture_output=True),
         }
-        times = rounds_of(works, rounds, _processor_time, tick)
+        # Of this process and of those that it started and that have ended.
+        times = rounds_of(works, rounds, lambda: sum(os.times()[:4]), tick)
     both = {name: round(median(spent), 2) for name, spent in times.items()}
     added = [one - other for one, other in zip(*times.values(), strict=True)]
     return {"seconds": both, "added_seconds": round(median(added), 2), "rounds": rounds}
-
-
-def _processor_time() -> float:
-    """Seconds of this process and of those that it started and that have ended."""
-    return sum(os.times()[:4])
 
 
 def write_notebook(path: Path) -> Path:

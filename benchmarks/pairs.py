@@ -1,9 +1,15 @@
-"""Images a second on the literature's pairs of networks, ours and torchdistill's."""
+"""Images per second on the literature's pairs of networks, ours and torchdistill's.
 
+torchdistill: Matsubara 2021, arXiv 2011.12913; here on our networks, batches and losses.
+"""
+
+import copy
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import Any
 
@@ -12,12 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from benchmarks.measure import as_json, check_same_loss
-from benchmarks.peers import torchdistill_step, torchdistill_version
-from benchmarks.steps import Bench
+from benchmarks.steps import LEARNING_RATE, Bench
 from benchmarks.timing import Clock, Work, paired, rounds_of
 from kdlib.data.batches import Batch
 from kdlib.data.image_data import ImageData
+from kdlib.errors import KdlibError
 from kdlib.runs import RunConfig
 
 PAIRS = (("resnet32x4", "resnet8x4"), ("wrn_40_2", "wrn_16_2"))
@@ -26,8 +31,92 @@ PRECISIONS = ("float32", "bfloat16")
 METHOD = "kd"
 TOGETHER = ("kd", "at", "dct", "dct+kd")
 CLASSES, SIDE = 100, 32
-AUGMENTATION = ("flip", "crop")
 OURS, THEIRS, IN_OUR_LAYOUT = "kdlib", "torchdistill", "torchdistill, our layout and batches"
+STAGES = ("stages.0", "stages.1", "stages.2")
+LOGITS = "classifier"
+LOSS_TOLERANCE = 1e-2  # relative; bfloat16 has three digits
+
+
+def torchdistill_version() -> str | None:
+    """The installed version, or ``None``."""
+    try:
+        return version("torchdistill")
+    except PackageNotFoundError:
+        return None
+
+
+def torchdistill_step(
+    bench: Bench, method: str, layout: torch.memory_format = torch.channels_last
+) -> Callable[[Batch], torch.Tensor]:
+    """A step of torchdistill's own loop: forward, loss, backward, optimiser; returns the loss.
+
+    Args:
+        bench: of whose networks it trains copies, so that both begin at the same weights.
+        method: ``at`` or ``kd``, with the weights that ours has.
+        layout: of the copies' weights; batches must come in it too.
+    """
+    logging.getLogger("torchdistill").setLevel(logging.WARNING)
+    from torchdistill.core.distillation import get_distillation_box
+
+    networks = bench.teacher.network, bench.trainees[method].student
+    teacher, student = (copy.deepcopy(one).to(memory_format=layout) for one in networks)
+    stage = _stage(bench, method)
+    box = get_distillation_box(teacher, student, {}, stage, bench.device, None, False, 1)
+    box.teacher_model.eval()
+    box.student_model.train()
+
+    def step(batch: Batch) -> torch.Tensor:
+        with torch.autocast(bench.device.type, torch.bfloat16, bench.precision == "bfloat16"):
+            loss = box.forward_process(batch.images, batch.labels)
+        box.post_forward_process(loss=loss)
+        return loss.detach()
+
+    return step
+
+
+def _stage(bench: Bench, method: str) -> dict[str, Any]:
+    """torchdistill's configuration of a training stage."""
+    run = bench.trainees[method].config
+    outputs = [*STAGES, LOGITS] if method == "at" else [LOGITS]
+    hooks = {"input": [], "output": outputs}
+    seen = {"forward_proc": "forward_batch_only", "forward_hook": hooks}
+    sgd = {"lr": LEARNING_RATE, "momentum": run.momentum, "weight_decay": run.weight_decay}
+    return {
+        "num_epochs": 1,
+        "teacher": {**seen, "requires_grad": False},
+        "student": seen,
+        "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": _terms(bench, method)}},
+        "optimizer": {"key": "SGD", "kwargs": sgd},
+    }
+
+
+def _terms(bench: Bench, method: str) -> dict[str, Any]:
+    """Loss terms with the weights of our method."""
+    ours = bench.trainees[method].distiller
+    if method == "kd":
+        paths = {f"{who}_module_path": LOGITS for who in ("student", "teacher")}
+        kinds = {f"{who}_module_io": "output" for who in ("student", "teacher")}
+        shares = {"temperature": ours.temperature, "alpha": ours.ce_weight, "beta": ours.kd_weight}
+        return {"kd": _term("KDLoss", 1.0, {**paths, **kinds, **shares})}
+    ends = {path: {"io": "output", "path": path} for path in STAGES}
+    pairs = {path: {"teacher": end, "student": end} for path, end in ends.items()}
+    answer = {"is_from_teacher": False, "module_path": LOGITS, "io": "output"}
+    ends = {"input": answer, "target": {"uses_label": True}}
+    wrapper = {"criterion_wrapper": {"key": "SimpleLossWrapper", "kwargs": ends}}
+    return {
+        "ce": _term("CrossEntropyLoss", ours.ce_weight, {}) | wrapper,
+        "at": _term("ATLoss", ours.weight, {"at_pairs": pairs, "mode": "code"}),
+    }
+
+
+def _term(key: str, weight: float, kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {"criterion": {"key": key, "kwargs": kwargs}, "weight": weight}
+
+
+def check_same_loss(method: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Compare the losses of a first step, which both take from the same weights."""
+    if not torch.isclose(ours, theirs, rtol=LOSS_TOLERANCE):
+        raise KdlibError(f"'{method}': torchdistill's loss is {theirs}, ours {ours}; not the same.")
 
 
 class Pictures(Dataset):
@@ -59,21 +148,19 @@ def noise(count: int, side: int = SIDE, classes: int = CLASSES) -> ImageData:
 
 def pair_config(teacher: str, student: str, batch: int, side: int = SIDE) -> RunConfig:
     """A run of two networks on images of a size, all else as usual."""
-    return replace(
-        RunConfig(), teacher=teacher, student=student, batch_size=batch, image_size=side,
-        augmentation=AUGMENTATION,
-    )  # fmt: skip
+    own = {"teacher": teacher, "student": student, "batch_size": batch, "image_size": side}
+    return replace(RunConfig(), augmentation=("flip", "crop"), **own)
 
 
 def measure_pair(
     pair: tuple[str, str], batch: int, device: torch.device, rounds: int, compiled: bool,
     clock: Clock, tick: Work,
 ) -> dict[str, Any]:  # fmt: skip
-    """Images a second of every way of training a pair, their loaders included, and ratios.
+    """Images per second of every way of training a pair, their loaders included, and ratios.
 
     Args:
         pair: teacher and student.
-        batch: images a step.
+        batch: images per step.
         device: where it is measured.
         rounds: how often each way is timed; all have their turn in each.
         compiled: measure our compiled step too.
@@ -107,7 +194,9 @@ def _ways(create: partial, data: ImageData) -> dict[str, Work]:
     if torchdistill_version() is None:
         return works
     if precision == "float32":  # in bfloat16 the two round at other places
-        _check(create([METHOD]))
+        one = create([METHOD])
+        batch, step = one.batch(), torchdistill_step(one, METHOD)
+        check_same_loss(METHOD, one.step(batch, METHOD)[METHOD], step(batch))
     plain = torchdistill_step(create([METHOD]), METHOD, torch.contiguous_format)
     same = torchdistill_step(ours, METHOD)
     batches = their_batches(data, len(ours.batch().labels), ours.device)
@@ -118,11 +207,6 @@ def _ways(create: partial, data: ImageData) -> dict[str, Work]:
 
 def _step(bench: Bench, *methods: str) -> Work:
     return lambda: bench.step(bench.batch(), *(methods or (METHOD,)))
-
-
-def _check(bench: Bench) -> None:
-    batch, theirs = bench.batch(), torchdistill_step(bench, METHOD)
-    check_same_loss(METHOD, bench.step(batch, METHOD)[METHOD], theirs(batch))
 
 
 def their_batches(data: ImageData, size: int, device: torch.device) -> Iterator[Batch]:
@@ -140,22 +224,18 @@ def their_batches(data: ImageData, size: int, device: torch.device) -> Iterator[
 
 def _ratios(times: dict[str, list[float]], together: str) -> dict[str, Any]:
     """How many times faster ours is: the same step, each at its best, students in lock-step."""
-    theirs = {name: spent for name, spent in times.items() if name.startswith(f"{THEIRS},")}
-    theirs = {name: spent for name, spent in theirs.items() if not name.startswith(IN_OUR_LAYOUT)}
+    theirs = [f"{THEIRS}, {one}" for one in PRECISIONS if f"{THEIRS}, {one}" in times]
     if not theirs:
         return {}
-    ours = {n: spent for n, spent in times.items() if n.startswith(OURS) and n != together}
-    best, mine = (min(some, key=lambda name: median(some[name])) for some in (theirs, ours))
-    same = {
-        f"same step, {one}": (f"{IN_OUR_LAYOUT}, {one}", f"{OURS}, {one}") for one in PRECISIONS
-    }
+    ours = [name for name in times if name.startswith(OURS) and name != together]
+    best, mine = (min(some, key=lambda name: median(times[name])) for some in (theirs, ours))
     compared = {
-        **same,
+        **{f"same step, {p}": (f"{IN_OUR_LAYOUT}, {p}", f"{OURS}, {p}") for p in PRECISIONS},
         "each at its best": (best, mine),
         "at their usual float32": (f"{THEIRS}, float32", mine),
         "students in lock-step": (best, together),
     }
     return {
-        name: {"theirs": their, "ours": our, **as_json(paired(times[their], times[our]))}
+        name: {"theirs": their, "ours": our, **paired(times[their], times[our]).as_json()}
         for name, (their, our) in compared.items()
     }

@@ -1,40 +1,49 @@
-"""The sections of ``make bench``, each a function that returns its part of one record."""
+"""The sections of ``make bench``: each is measured, written into one record, and printed."""
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
 from benchmarks import loading, methods
-from benchmarks.breakdown import breakdown
-from benchmarks.floor import share_of_floor
-from benchmarks.measure import METHODS
+from benchmarks.floor import breakdown, share_of_floor
+from benchmarks.measure import METHODS, measure
 from benchmarks.notebooks import papermill_overhead
-from benchmarks.pairs import BATCHES, PAIRS, PRECISIONS, measure_pair, noise, pair_config
-from benchmarks.peers import torchdistill_version
+from benchmarks.pairs import (
+    BATCHES,
+    PAIRS,
+    PRECISIONS,
+    measure_pair,
+    noise,
+    pair_config,
+    torchdistill_version,
+)
+from benchmarks.report import judge, report
 from benchmarks.steps import Bench
 from benchmarks.timing import Clock, clock_of
+from kdlib.errors import KdlibError
+from kdlib.files import write_json
 from kdlib.runs import RunConfig, provenance
 from study.export import limited_threads, machine_name
+from study.pages import TABLES, section_text
 
 LARGE = ("resnet50", "resnet18", 224)
 LARGE_BATCH = {"cpu": 8, "cuda": 256}
 PROFILED = "dct"
+KEPT = ("commit", "dirty", "device", "threads", "utc", "versions")
 
 
 @dataclass(frozen=True)
 class Scope:
-    """How much is measured, and where.
+    """How much is measured, and where: on which device, by how many threads, how often each step.
 
-    Args:
-        device: what is timed.
-        threads: of the processor.
-        rounds: how often each step is timed.
-        quick: the smallest of each section: one batch size, the headline's methods.
-        compiled: measure compiled steps too, which takes minutes to compile on a processor.
-        progress: show progress bars.
+    ``quick`` asks for the smallest of each section; ``compiled`` for compiled steps too, which
+    take minutes to compile on a processor.
     """
 
     device: torch.device
@@ -49,9 +58,31 @@ class Scope:
         """What reads the seconds."""
         return clock_of(self.device, self.threads)[1]
 
+    @property
+    def machine(self) -> str:
+        """Such as ``amd-epyc-cpu-1``: machine, device, threads, as a file's name."""
+        return slug(machine_name(self.device), self.device.type, self.threads)
+
     def bar(self, name: str, ticks: int) -> tqdm:
         """A progress bar."""
         return tqdm(total=ticks, desc=name, disable=not self.progress)
+
+
+def device_of(name: str) -> torch.device:
+    """A device that is here.
+
+    Raises:
+        KdlibError: PyTorch does not know it, or it is not there.
+    """
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise KdlibError(f"There is no device '{name}' here: {error}") from error
+
+
+def slug(*facts: object) -> str:
+    """Facts as a file's name: small letters and digits, the rest as hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(map(str, facts)).lower())
 
 
 def measure_methods(scope: Scope) -> dict[str, Any]:
@@ -72,7 +103,7 @@ def _method_costs(scope: Scope, named: Iterable[str], compiled: bool) -> dict[st
 
 
 def measure_pairs(scope: Scope) -> dict[str, Any]:
-    """Images a second on the literature's pairs, ours and torchdistill's."""
+    """Images per second on the literature's pairs, ours and torchdistill's."""
     batches = BATCHES[:1] if scope.quick else BATCHES
     chosen = [(pair, batch) for batch in batches for pair in PAIRS]
     rows = []
@@ -86,7 +117,7 @@ def measure_pairs(scope: Scope) -> dict[str, Any]:
 
 
 def measure_loading(scope: Scope) -> dict[str, Any]:
-    """Photographs a second, decoded and from the cache; of Scenes the section `steps` tells."""
+    """Photographs per second, decoded and from the cache."""
     return loading.measure(200 if scope.quick else 600, 2)
 
 
@@ -120,28 +151,48 @@ def measure_breakdown(scope: Scope) -> dict[str, Any]:
 
 
 SECTIONS: dict[str, Callable[[Scope], dict[str, Any]]] = {
-    "methods": measure_methods,
-    "pairs": measure_pairs,
-    "floor": measure_floor,
-    "breakdown": measure_breakdown,
-    "loading": measure_loading,
-    "notebooks": measure_notebooks,
-}
+    "methods": measure_methods, "pairs": measure_pairs, "floor": measure_floor,
+    "breakdown": measure_breakdown, "loading": measure_loading, "notebooks": measure_notebooks,
+}  # fmt: skip
 
 
-def measure_sections(names: Iterable[str], scope: Scope) -> dict[str, dict[str, Any]]:
-    """The named sections' records, each with where, when and from what it was measured."""
-    found = {}
+def write_steps(runs: Sequence[RunConfig], scope: Scope, rounds: int, folder: Path) -> None:
+    """Measure, write and print overheads, lock-step and Scenes: a file a precision."""
+    for config in runs:
+        record = measure(config, rounds, scope.device, scope.threads, scope.progress)
+        path = folder / f"{scope.machine}-{record['provenance']['precision']}.json"
+        write_json(path, record)
+        print(f"{report(record)}\n{path}\n", flush=True)
+
+
+def write_sections(names: Iterable[str], scope: Scope, folder: Path) -> None:
+    """The other sections, into the one file of this machine; those not named stay as they are."""
     for name in names:
         with limited_threads(scope.threads):
             measured = SECTIONS[name](scope)
             source = provenance(RunConfig(), scope.device.type, "float32", "")
         plan = {"rounds": scope.rounds, "quick": scope.quick, "compiled": scope.compiled}
         plan["clock"] = clock_of(scope.device, scope.threads)[0]
-        found[name] = {**measured, "speed_plan": plan, "provenance": _where(source, scope)}
-    return found
+        where = {**{n: source[n] for n in KEPT}, "machine": machine_name(scope.device)}
+        path, record = _written(scope, folder)
+        write_json(path, record | {name: {**measured, "speed_plan": plan, "provenance": where}})
+        _, record = _written(scope, folder)  # in the order of the file
+        shown = [table for table, (source, *_) in TABLES.items() if source == name]
+        print("\n".join(section_text(table, [record]) for table in shown), flush=True)
 
 
-def _where(source: Mapping[str, Any], scope: Scope) -> dict[str, Any]:
-    kept = ("commit", "dirty", "device", "threads", "utc", "versions")
-    return {**{name: source[name] for name in kept}, "machine": machine_name(scope.device)}
+def write_goals(scope: Scope, folder: Path) -> None:
+    """Compare what has been measured, now or before, with what the project promises."""
+    path, record = _written(scope, folder)
+    if record:
+        paths = sorted(folder.glob(f"{scope.machine}-*.json"))
+        steps = [json.loads(one.read_text(encoding="utf-8")) for one in paths]
+        goals = judge(record, steps, scope.device.type)
+        write_json(path, record | {"goals": goals})
+        print(f"{section_text('goals', [{'goals': goals}])}\n{path}\n")
+
+
+def _written(scope: Scope, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The file of this machine, and what is in it."""
+    path = folder / "speed" / f"{scope.machine}.json"
+    return path, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

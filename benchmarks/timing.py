@@ -1,16 +1,20 @@
-"""Paired timing: what is compared runs in turn, so that a machine's drift favours neither."""
+"""How time and memory are measured: what is compared runs in turn, so that no drift favours one."""
 
 import time
 from collections.abc import Callable
+from math import isnan
 from statistics import median
 from typing import NamedTuple
 
 import torch
 from scipy import stats
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from study.export import Clock, processor_clock
 
 Work = Callable[[], object]
+CPU = torch.device("cpu")
 
 
 class Ratio(NamedTuple):
@@ -23,6 +27,11 @@ class Ratio(NamedTuple):
     def inverse(self) -> "Ratio":
         """The same with numerator and denominator exchanged: a speed-up of a time."""
         return Ratio(1 / self.median, 1 / self.high, 1 / self.low)
+
+    def as_json(self, shift: float = 0) -> dict[str, float | None]:
+        """Four digits; a bound that too few rounds leave open as None."""
+        values = {name: value + shift for name, value in self._asdict().items()}
+        return {name: None if isnan(value) else round(value, 4) for name, value in values.items()}
 
 
 def median_ratio(values: list[float]) -> Ratio:
@@ -48,17 +57,9 @@ def _drained(device: torch.device) -> float:
 def ratios(
     baseline: Work, others: dict[str, Work], rounds: int, clock: Clock, tick: Work
 ) -> dict[str, Ratio]:
-    """Each one's time over the baseline's.
+    """Each one's time over the baseline's, which is timed before and after each of the others.
 
-    In a round the baseline is timed before and after each of the others, so that a machine
-    whose speed drifts does not favour either.
-
-    Args:
-        baseline: what the others are compared with.
-        others: what is compared, by name.
-        rounds: how often each is timed.
-        clock: reads seconds.
-        tick: called after each round.
+    ``tick`` is called after each of the ``rounds``.
     """
     found: dict[str, list[float]] = {name: [] for name in others}
     for work in (baseline, *others.values()):
@@ -81,14 +82,7 @@ def seconds(work: Work, clock: Clock) -> float:
 
 
 def rounds_of(works: dict[str, Work], rounds: int, clock: Clock, tick: Work) -> dict[str, list]:
-    """Seconds of each piece of work in each round, in which all have their turn.
-
-    Args:
-        works: what is timed, by name.
-        rounds: how often each is timed, after a first call that does not count.
-        clock: reads seconds.
-        tick: called after each round.
-    """
+    """Seconds of each piece of work in each round, after a first call that does not count."""
     found: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()
@@ -102,3 +96,30 @@ def rounds_of(works: dict[str, Work], rounds: int, clock: Clock, tick: Work) -> 
 def paired(slower: list[float], faster: list[float]) -> Ratio:
     """How many times the seconds of one are those of the other, round by round."""
     return median_ratio([one / other for one, other in zip(slower, faster, strict=True)])
+
+
+def peak_bytes(work: Work, device: torch.device = CPU) -> int:
+    """The most bytes of tensors on the device that ``work`` holds beyond those there before it.
+
+    By PyTorch's events of allocations, which are exact and the same every time; the system's own
+    figure also counts what an allocator has kept from earlier work.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        work()
+    events = found.profiler.kineto_results.events()
+    held = peak = 0
+    for _, change in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
+        held += change
+        peak = max(peak, held)
+    return peak
+
+
+def state_bytes(module: nn.Module) -> int:
+    """What a module holds for good: its parameters, and its buffers, such as a memory bank."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

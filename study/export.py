@@ -41,6 +41,7 @@ from study.records import validate_record
 from study.results import markdown_table, metric_name, number
 
 # A network as it is deployed: pixels in, logits out.
+CPU = torch.device("cpu")
 Colours = tuple[float, float, float]
 
 
@@ -507,7 +508,7 @@ def check_score(name: str, found: float, recorded: float, images: int) -> None:
 Clock = Callable[[], float]
 
 
-def machine_name(device: torch.device) -> str:
+def machine_name(device: torch.device = CPU) -> str:
     """The GPU's name, or the processor's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -669,7 +670,7 @@ def _head(student: Trained, data: ImageData, kind: Format, plan: Plan) -> dict[s
         "images": len(data),
         "metric": TASKS[student.config.task].metric,
         "plan": {"rounds": plan.rounds, "batch_sizes": list(plan.batch_sizes), "clock": clock},
-        "provenance": {**source, "machine": machine_name(torch.device("cpu"))},
+        "provenance": {**source, "machine": machine_name()},
     }
 
 

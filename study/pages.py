@@ -105,7 +105,7 @@ def grids_blocks(measurements: Path) -> dict[str, str]:
 def _planning(path: Path) -> str:
     """What it costs to plan a large grid."""
     if not path.exists():
-        return "Not measured yet: `python -m benchmarks.planning`."
+        return f"Not measured: there is no `{path.name}`."
     record = json.loads(path.read_text(encoding="utf-8"))
     head = ["jobs", "runs", "seconds", "of the processor", "peak MiB", "load of the machine"]
     names = ("jobs", "runs", "seconds", "processor_seconds", "peak_mib", "load")
@@ -141,7 +141,7 @@ def multi_gpu_blocks(measurements: Path) -> dict[str, str]:
     """Text of each block, by name: the methods, and what was measured in a folder."""
     path = measurements / MULTI_GPU_FILE
     if not path.exists():
-        missing = "Not measured yet: `python -m benchmarks.places365`."
+        missing = f"Not measured: there is no `{MULTI_GPU_FILE}`."
         return {
             "methods-in-parts": _multi_gpu_methods(),
             "places365": missing,

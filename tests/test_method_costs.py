@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.memory import peak_bytes, state_bytes
 from benchmarks.methods import main, parts_of, report, run_of, timed_methods
+from benchmarks.timing import peak_bytes, state_bytes
 from study.figures.cost import read_costs
 from study.profiles import expand
 

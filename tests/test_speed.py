@@ -7,11 +7,10 @@ import torch
 from training import tiny
 
 from benchmarks.__main__ import main
-from benchmarks.breakdown import breakdown
-from benchmarks.floor import matrix_rate, share_of_floor
-from benchmarks.goals import judge
+from benchmarks.floor import breakdown, matrix_rate, share_of_floor
 from benchmarks.notebooks import papermill_overhead, write_notebook
 from benchmarks.pairs import IN_OUR_LAYOUT, OURS, THEIRS, measure_pair, noise, their_batches
+from benchmarks.report import judge
 from benchmarks.steps import Bench
 from benchmarks.timing import paired, rounds_of
 from study.notebooks import check_parameters
