@@ -160,14 +160,13 @@ def create_model(name: str, num_classes: int, **options: Any) -> "nn.Module":
     Args:
         name: one of ``model_names()``.
         num_classes: number of classes K.
-        options: ``weights``, torchvision's name of pretrained weights ("DEFAULT" for the best,
-            None for a random start), for its networks only; of a detector its backbone's. For
-            detectors also ``image_size``, the side in pixels to which images are resized, and
-            ``mean`` and ``std`` of each channel, which normalise them; None for its own.
+        options: ``weights``, torchvision's name of pretrained weights ("DEFAULT" for the best),
+            for its networks only; of a detector its backbone's. For detectors also ``image_size``,
+            the side in pixels to which images are resized, and ``mean`` and ``std`` of each
+            channel, which normalise them. None is the default of all.
 
     Raises:
-        KdlibError: unknown name, option or weights, or weights that cannot be downloaded; an
-            image size or a mean that cannot be.
+        KdlibError: unknown name, option or weights, or one that cannot be.
     """
     model = _named(name)
     valid = ("weights",) * model.pretrained + DETECTOR_OPTIONS * (model.task == "detection")

@@ -146,10 +146,7 @@ VGG_STAGES = ((64,), (128,), (256,), (512, 512))
 
 
 def cifar_vgg(classes: int, repeats: int) -> StagedNetwork:
-    """VGG with batch norm (Simonyan, Zisserman 2015, arXiv 1409.1556), stages at 1 to 1/8.
-
-    ``repeats`` are the convolutions of each of the five blocks: 1 for VGG-8, 2 for VGG-13.
-    """
+    """VGG-8 (1 convolution a block) or VGG-13 (2) with batch norm (arXiv 1409.1556)."""
     widths = [stage * repeats for stage in VGG_STAGES]
     stages = [_convolutions(3, widths[0])]
     for before, stage in pairwise(widths):
@@ -168,10 +165,9 @@ GROUPS = 3
 
 
 class ShuffleUnit(nn.Module):
-    """Grouped 1x1, channel shuffle, depthwise 3x3, grouped 1x1, joined to a shortcut.
+    """Grouped 1x1, channel shuffle, depthwise 3x3, grouped 1x1; the shortcut is added.
 
-    Stride 1 adds the shortcut. Stride 2 halves the resolution and appends the pooled shortcut, so
-    that the convolutions make only the ``outputs - inputs`` new channels (figure 2 of the paper).
+    Stride 2 halves the resolution and appends the pooled shortcut to new channels (figure 2).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -220,26 +216,21 @@ class InvertedResidual(nn.Module):
 
 
 def scenes_mobile(classes: int) -> StagedNetwork:
-    """A Scenes network of MobileNetV2's blocks, with about as many parameters as the student's.
+    """MobileNetV2's blocks (arXiv 1801.04381), with about as many parameters as scenes_medium.
 
-    Stages of 16, 32 and 128 channels at 1/4, 1/8 and 1/16 of the image. Its blocks end in a
-    convolution without activation, so the first two stages have both signs. The resolution is
-    halved by pooling, because a strided depthwise convolution's gradient is slow in bfloat16 on a
-    CPU: with it a step takes five times as long as that of the other Scenes student.
+    They end without activation, so the first two stages have both signs. The resolution is halved
+    by pooling: a strided depthwise convolution's gradient is slow in bfloat16 on a CPU.
     """
     stem = nn.Sequential(_convolution(3, 16, 3, 2), _convolution(16, 16, 3, 2))
+    half_size = nn.AvgPool2d(2, ceil_mode=True)  # an image of any size keeps at least one pixel
     stages = (
         InvertedResidual(16, 16, 2),
-        nn.Sequential(_half_size(), InvertedResidual(16, 32, 4)),
+        nn.Sequential(half_size, InvertedResidual(16, 32, 4)),
         nn.Sequential(
-            _half_size(),
+            half_size,
             InvertedResidual(32, 64, 6),
             InvertedResidual(64, 64, 4),
             _convolution(64, 128, 1),
         ),
     )
     return initialise(StagedNetwork(stem, stages, nn.Linear(128, classes)))
-
-
-def _half_size() -> nn.AvgPool2d:
-    return nn.AvgPool2d(2, ceil_mode=True)  # an image of any size keeps at least one pixel

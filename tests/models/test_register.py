@@ -1,7 +1,9 @@
 """Networks from elsewhere: whatever gives stages is one of ours, and can be trained."""
 
 import copy
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,9 +130,13 @@ def test_what_is_none_of_ours_is_refused(changes, says):
         made()
 
 
-def test_timm_s_networks_are_ours():
-    timm = pytest.importorskip("timm")
-    register_model("timm", lambda classes: timm.create_model("resnet18", features_only=True))
-    output = create_model("timm", 5)(torch.rand(2, 3, 64, 64))
-    assert output.logits.shape == (2, 5)
-    assert [stage.shape[1] for stage in output.stages] == [64, 64, 128, 256, 512]
+def test_timm_s_networks_are_ours_as_the_page_says():
+    pytest.importorskip("timm")
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    made: dict[str, object] = {}
+    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], made)
+    assert [s.shape[1] for s in made["output"].stages] == [64, 128, 256, 512]
+    images = torch.rand(2, 3, 64, 64)
+    listed, one = (create_model(name, 5)(images) for name in ("resnet34_maps", "resnet10_timm"))
+    assert [stage.shape[1] for stage in listed.stages] == [64, 64, 128, 256, 512]
+    assert listed.logits.shape == one.logits.shape == (2, 5)
