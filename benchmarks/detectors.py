@@ -17,6 +17,7 @@ from kdlib.detection.trainee import DetectorTrainee
 from kdlib.models import create_model
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything
+from kdlib.trainee import Group
 
 PLAIN = "student"
 
@@ -49,7 +50,7 @@ class DetectorBench:
         network = create_model(config.teacher, classes).to(memory_format=torch.channels_last)
         self.teacher = CropTeacher(network, config.crop_size, *colours).to(device)
         self.cutter = CropTeacher(None, config.crop_size, *colours).to(device)
-        own = (data, None, NOWHERE, device, precision)
+        own = (Group(data, device, precision=precision), NOWHERE)
         plain = replace(config, method=PLAIN, method_options={}, weight=None).canonical()
         every = {**runs, PLAIN: plain}
         self.trainees = {method: DetectorTrainee(run, *own) for method, run in every.items()}

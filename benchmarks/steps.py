@@ -16,7 +16,7 @@ from kdlib.distill import FrozenTeacher, TeacherOutput
 from kdlib.models import create_model
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything
-from kdlib.trainee import Trainee
+from kdlib.trainee import Group, Trainee
 
 NOWHERE = Path("no-runs")
 LEARNING_RATE = 0.01
@@ -54,7 +54,7 @@ class Bench:
         network = create_model(config.teacher, classes)
         self.teacher = FrozenTeacher(network.to(device).to(memory_format=torch.channels_last))
         self.device, self.precision = device, precision
-        own = (data, self.teacher, NOWHERE, device, precision)
+        own = (Group(data, device, self.teacher, precision), NOWHERE)
         runs = {
             method: replace(config, method=method, method_options=dict(options.get(method, {})))
             for method in methods

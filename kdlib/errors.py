@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import reprlib
 import signal
 import sys
@@ -14,7 +15,7 @@ from types import FrameType, NoneType, UnionType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Union, cast, get_args, get_origin
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
 Made = TypeVar("Made")
 
@@ -45,28 +46,9 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> KdlibError:
     )
 
 
-def refusal(error: "ValidationError", valid: Iterable[str] = (), within: str = "") -> KdlibError:
-    """What pydantic refuses first, as a user is told it: the field, its value, what is valid.
-
-    Args:
-        error: of pydantic.
-        valid: names of the fields that there are.
-        within: name of the whole, where it has no fields.
-    """
-    first = error.errors(include_url=False)[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, KdlibError):
-        return cause
-    name = ".".join(map(str, (*filter(None, [within]), *first["loc"])))
-    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return unknown("run parameter", name, valid)
-    says = str(cause or first["msg"].replace("Input should", "it should").replace("tuple", "list"))
-    return KdlibError(f"{shown(name)} is {quoted(first['input'])}; {says}.")
-
-
 def kindly(cls: type[Made]) -> type[Made]:
-    """Let a class of pydantic tell what it refuses as :func:`refusal` does."""
-    build = cls.__init__
+    """Let a dataclass of pydantic say what it refuses as a :class:`KdlibError`."""
+    build: Any = cls.__init__
 
     @wraps(build)
     def init(self: Any, *args: Any, **values: Any) -> None:
@@ -75,10 +57,22 @@ def kindly(cls: type[Made]) -> type[Made]:
         try:
             build(self, *args, **values)
         except ValidationError as error:
-            raise refusal(error, [one.name for one in fields(cast("Any", cls))]) from error
+            first = error.errors(include_url=False)[0]
+            raise _refusal(first, [one.name for one in fields(cast("Any", cls))]) from error
 
     cls.__init__ = init  # type: ignore[method-assign]
     return cls
+
+
+def _refusal(error: "ErrorDetails", valid: Iterable[str]) -> KdlibError:
+    """What pydantic refuses, as a user is told it: the field, its value, what is valid."""
+    name, context = ".".join(map(str, error["loc"])), error.get("ctx", {})
+    if error["type"] == "unexpected_keyword_argument":
+        return unknown("run parameter", name, valid)
+    if error["type"] == "literal_error":
+        return unknown(name, error["input"], re.findall(r"'([\w-]+)'", context["expected"]))
+    says = error["msg"].replace("Input should", "it should").replace("tuple", "list")
+    return KdlibError(f"{shown(name)} is {quoted(error['input'])}; {context.get('error', says)}.")
 
 
 def checked_options(given: Mapping[str, object], valid: Iterable[str], owner: str) -> None:

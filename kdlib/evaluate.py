@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 250
 LARGEST_ANSWER = 1 << 26  # numbers that a batch's logits may be: 256 MB
-# Classes up to which a record holds all confusions; the 1055 of ADE20K would be a million numbers.
 MOST_CONFUSED = 200
+"""Classes up to which a record holds all confusions: ADE20K's 1055 would be a million numbers."""
 
 
 # What a network answers.
@@ -82,12 +82,8 @@ def _answer(model: nn.Module, batch: Batch, precision: str) -> Any:
 def trained_network(config: "RunConfig", root: Path, classes: int, **options: Any) -> nn.Module:
     """The network that a finished run left, on the CPU and in eval mode.
 
-    Args:
-        config: the run.
-        root: the folder of all runs.
-        classes: number of classes.
-        options: of :func:`kdlib.models.create_model`; a detector's ``image_size``, ``mean`` and
-            ``std`` are no weights.
+    ``options`` are those of :func:`kdlib.models.create_model`: a detector's ``image_size``,
+    ``mean`` and ``std`` are no weights.
 
     Raises:
         KdlibError: the run is not finished, or its weights are for other classes.
@@ -151,26 +147,19 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
 
 
 class ClassificationMarks:
-    """The answers to all images, for :func:`classification_metrics`.
-
-    Args:
-        classes: number of classes K.
-        team: the processes that each add a part of the batches; results are of all of them.
-    """
+    """The answers to all images; several processes each add a part of the batches."""
 
     def __init__(self, classes: int, team: Team = ALONE) -> None:
         self.team = team
-        self.logits: list[Tensor] = []
-        self.labels: list[Tensor] = []
+        self.answers: list[tuple[Tensor, Tensor]] = []
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Keep a batch: logits (B, K), labels (B,)."""
-        self.logits.append(logits.float().cpu())
-        self.labels.append(labels.cpu())
+        self.answers.append((logits.float().cpu(), labels.cpu()))
 
     def results(self) -> dict[str, Any]:
         """See :func:`classification_metrics`."""
-        logits, labels = map(self.team.in_order, (self.logits, self.labels))
+        logits, labels = zip(*self.team.in_order(self.answers), strict=True)
         return classification_metrics(torch.cat(logits), torch.cat(labels))
 
 
@@ -180,20 +169,20 @@ def marks_of(data: ImageData, team: Team = ALONE) -> Any:
 
 
 # Does attention lie on the objects that define the class? Measured against ground truth.
-def relevant_share(relevance: Tensor, height: int, width: int) -> Tensor:
-    """Masks (B, H, W) bool -> relevant share of each cell (B, height, width) in 0..1."""
-    return functional.adaptive_avg_pool2d(relevance.float(), (height, width))
-
-
 def energy_share(maps: Tensor, relevance: Tensor) -> Tensor:
     """Share of attention energy on relevant pixels: maps (B, h, w), masks (B, H, W) -> (B,).
 
     Equal to the share of the map enlarged block by block. A zero map counts as uniform.
     """
-    share = relevant_share(relevance, *maps.shape[1:])
+    share = _relevant_share(relevance, maps)
     total = maps.sum((1, 2), keepdim=True)
     weights = (maps / total.masked_fill(total == 0, 1)).where(total != 0, 1 / maps[0].numel())
     return (weights * share).sum((1, 2))
+
+
+def _relevant_share(relevance: Tensor, maps: Tensor) -> Tensor:
+    """Of each cell of the maps (B, h, w), in 0..1."""
+    return functional.adaptive_avg_pool2d(relevance.float(), (maps.shape[1], maps.shape[2]))
 
 
 def pointing_hit(maps: Tensor, relevance: Tensor) -> Tensor:
@@ -204,7 +193,7 @@ def pointing_hit(maps: Tensor, relevance: Tensor) -> Tensor:
     quarter of a 64-pixel image.
     """
     peak = (maps == maps.amax((1, 2), keepdim=True)).float()
-    share = relevant_share(relevance, *maps.shape[1:])
+    share = _relevant_share(relevance, maps)
     return (peak * share).sum((1, 2)) / peak.sum((1, 2))
 
 
@@ -273,8 +262,8 @@ def evaluate_students(
 ) -> list[dict[str, Any]]:
     """All that a record says of each network's quality, in one pass over ``data``.
 
-    The teacher, which is larger than all students, answers once for all of them. Several processes
-    (``team``) each take a part of the batches; all then have the results of one process by itself.
+    The teacher answers once for all students. Several processes (``team``) each take a part of the
+    batches; all then have the results of one process by itself.
 
     Returns:
         For each student ``results`` (see :func:`classification_metrics`, or, where pixels have

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 PARTIAL = ".partial"
 """How the names of files end that are being written."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-ELSEWHERE = "choose another folder"
 
 
 class UnwritableError(KdlibError, OSError):
@@ -33,7 +32,7 @@ class UnwritableError(KdlibError, OSError):
 
 
 @contextmanager
-def writing(path: Path, otherwise: str = ELSEWHERE) -> Iterator[None]:
+def writing(path: Path, otherwise: str = "choose another folder") -> Iterator[None]:
     """Explain a failure to write ``path`` inside; ``otherwise`` is what else can be done.
 
     Raises:
@@ -44,24 +43,19 @@ def writing(path: Path, otherwise: str = ELSEWHERE) -> Iterator[None]:
     except UnwritableError:
         raise
     except OSError as error:
-        full = error.errno in FULL
-        reason = error.strerror or str(error)
-        room = f", where {_free(path) / 1e6:,.0f} MB are free" if full else ""
-        remedy = "Make room there" if full else "Make it writable"
+        room, remedy, reason = "", "Make it writable", error.strerror or str(error)
+        if error.errno in FULL:
+            existing = next(folder for folder in path.absolute().parents if folder.exists())
+            free = shutil.disk_usage(existing).free / 1e6
+            room, remedy = f", where {free:,.0f} MB are free", "Make room there"
         raise UnwritableError(
             f"{path} cannot be written{room} ({reason}). {remedy}, or {otherwise}, and run again; "
             "what was whole is kept."
         ) from error
 
 
-def _free(path: Path) -> int:
-    """Bytes that are free where a file is, or would be."""
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
-    return shutil.disk_usage(existing).free
-
-
 @contextmanager
-def locked(path: Path, otherwise: str = ELSEWHERE) -> Iterator[None]:
+def locked(path: Path, otherwise: str = "choose another folder") -> Iterator[None]:
     """Hold the lock ``path``; the system lets go of it when the process ends, however it ends.
 
     Raises:
@@ -90,19 +84,12 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
         try:  # before there is a file: a signal in between would leave one behind
             write(temporary)
-            _flush_to_disk(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
             temporary.chmod(0o644)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_remains(folder: Path) -> None:
@@ -121,52 +108,24 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-def checksum(path: Path) -> int:
-    """CRC-32 of a file's bytes: damage by chance does not get past it."""
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            value = zlib.crc32(block, value)
-    return value
-
-
-SEALED = re.compile(r"crc32=(\d+) (.*)", re.DOTALL)
-"""Facts with their checksum before them: one entry, for a header has no order of entries."""
+SEAL = re.compile(rb"crc32=(\d{10}) ")
+UNSEALED = b"crc32=0000000000 "
+"""Stands before the facts, whose header has one entry, for entries have no order in it."""
 
 
 def save_tensors(path: Path, tensors: "Mapping[str, Tensor]", facts: Mapping[str, Any]) -> None:
-    """Atomically write tensors with JSON ``facts`` in the header, and a checksum of both.
+    """Atomically write tensors with JSON ``facts`` in the header, and a checksum of all of it.
 
     Raises:
         UnwritableError: the disk is full, say; an earlier file at ``path`` is kept.
     """
+    from safetensors.torch import save
+
     whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    text = json.dumps(dict(facts))
-    metadata = {"facts": f"crc32={_checksum(whole, text)} {text}"}
-    write_atomic(path, lambda temporary: _save(temporary, whole, metadata))
-
-
-def _save(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file(tensors, path, metadata=metadata)
-    except SafetensorError as error:  # it names the system's error by its number alone
-        code = re.search(r"os error (\d+)", str(error))
-        number = int(code[1]) if code else errno.EIO
-        raise OSError(number, os.strerror(number)) from error
-
-
-def _checksum(tensors: "Mapping[str, Tensor]", facts: str) -> int:
-    """CRC-32 of facts, names, shapes and contents; safetensors itself has no checksum."""
-    import torch
-
-    value = zlib.crc32(facts.encode())
-    for name, tensor in sorted(tensors.items()):
-        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
-        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
-    return value
+    content = save(whole, {"facts": UNSEALED.decode() + json.dumps(dict(facts))})
+    seal = b"crc32=%010d " % zlib.crc32(content)
+    sealed = content.replace(UNSEALED, seal, 1)
+    write_atomic(path, lambda temporary: temporary.write_bytes(sealed))
 
 
 def load_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
@@ -175,28 +134,23 @@ def load_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     Raises:
         KdlibError: the file is missing, damaged or not safetensors (a pickle, say).
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     try:
-        with safe_open(path, framework="pt") as file:
-            known = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, _facts(known, tensors)
+        content = path.read_bytes()
+        tensors = load(content)
+        header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+        seal = SEAL.search(header)
+        if seal and zlib.crc32(content.replace(seal[0], UNSEALED, 1)) != int(seal[1]):
+            raise ValueError("it is damaged: its checksum differs")
+        text = json.loads(header).get("__metadata__", {}).get("facts", "{}")
+        return tensors, json.loads(text.removeprefix(seal[0].decode()) if seal else text)
     except (OSError, SafetensorError, ValueError) as error:
         raise KdlibError(
             f"{path} cannot be read as safetensors ({error}). Delete it and run again; of a "
             "finished run, delete its folder."
         ) from error
-
-
-def _facts(known: Mapping[str, str], tensors: "Mapping[str, Tensor]") -> dict[str, Any]:
-    """The facts of a header, if the checksum before them is that of this file."""
-    sealed = next(filter(None, map(SEALED.fullmatch, known.values())), None)
-    if sealed is None:
-        return json.loads(known.get("facts", "{}"))
-    if int(sealed[1]) != _checksum(tensors, sealed[2]):
-        raise ValueError("it is damaged: its checksum differs")
-    return json.loads(sealed[2])
 
 
 def load_weights(network: "nn.Module", path: Path, classes: int) -> None:

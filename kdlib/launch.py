@@ -10,7 +10,7 @@ from typing import Any
 from kdlib.errors import EXIT_MISTAKE, KdlibError, ended
 from kdlib.runs import RunConfig, earlier, run_directory
 from kdlib.tasks import TASKS
-from kdlib.team import Team, launched_team, left_by_others
+from kdlib.team import ALONE, Team, launched_team, left_by_others
 from kdlib.train import fit
 from kdlib.trainee import DivergedError
 
@@ -23,12 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def launch(options: argparse.Namespace) -> int:
     """Train in this process's place in a launch; what all processes meet, one of them reports."""
-    team = Team()
+    team = ALONE
     try:
         team = launched_team(options.device, options.sync_batch_norm)
         train(options, team)
     except KdlibError as error:
-        _report(error, team)
+        if team.is_main:
+            print(error, file=sys.stderr)
+        elif not isinstance(error, DivergedError):  # which all meet
+            print(f"process {team.rank} of {team.size}: {error}", file=sys.stderr)
         return EXIT_MISTAKE
     except RuntimeError as error:
         if team.size == 1 or not left_by_others(error):
@@ -39,28 +42,20 @@ def launch(options: argparse.Namespace) -> int:
     return 0
 
 
-def _report(error: KdlibError, team: Team) -> None:
-    """One line for all: of errors that all processes meet, the main one's."""
-    if team.is_main:
-        print(error, file=sys.stderr)
-    elif not isinstance(error, DivergedError):
-        print(f"process {team.rank} of {team.size}: {error}", file=sys.stderr)
-
-
 def train(options: argparse.Namespace, team: Team) -> None:
-    """Train the run of ``options.config`` and, first, those whose files it reads.
-
-    Raises:
-        KdlibError: see :func:`read_config` and :func:`kdlib.train.fit`.
-    """
+    """Train the run of ``options.config`` and, first, those whose files it reads."""
     with team.main_first():  # the main process says what is wrong with it
         run = read_config(options.config)
         runs = [*earlier([run]), run]
     how: dict[str, Any] = {"data_root": options.data_root, "device": options.device}
     for config in runs:
         record = fit(config, options.runs, progress=not options.no_progress, team=team, **how)
-        if team.is_main:
-            print(_headline(config, record, options.runs), flush=True)
+        if team.is_main:  # a dictionary's run has no accuracy
+            metric = TASKS[config.task].metric
+            reached = record.get("results", {}).get(metric)
+            said = "finished" if reached is None else f"{metric} {100 * reached:.2f} %"
+            path = run_directory(config, options.runs) / "record.json"
+            print(f"{config.method}: {said}: {path}", flush=True)
 
 
 def read_config(path: Path) -> RunConfig:
@@ -93,14 +88,6 @@ def _from_yaml(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
-
-
-def _headline(config: RunConfig, record: dict[str, Any], runs: Path) -> str:
-    """What was reached, and where the record is; a dictionary's run has no accuracy."""
-    metric = TASKS[config.task].metric
-    reached = record.get("results", {}).get(metric)
-    said = "finished" if reached is None else f"{metric} {100 * reached:.2f} %"
-    return f"{config.method}: {said}: {run_directory(config, runs) / 'record.json'}"
 
 
 def parser() -> argparse.ArgumentParser:

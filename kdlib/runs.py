@@ -7,41 +7,31 @@ import re
 import subprocess
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    WrapValidator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator
 from pydantic.dataclasses import dataclass
 
 from kdlib.data import load_data
-from kdlib.errors import KdlibError, kindly, refusal, shown, unknown
-from kdlib.files import locked, remove_remains, write_json
+from kdlib.errors import KdlibError, check_kind, kindly, shown
+from kdlib.files import remove_remains, write_json
 from kdlib.methods import is_self_taught, run_before
 from kdlib.models import FIRST_NAMES, current_name
-from kdlib.tasks import AUGMENTATIONS, MIXING, TASKS
+from kdlib.tasks import AUGMENTATIONS, MIXING
 
 if TYPE_CHECKING:
     from kdlib.data.image_data import ImageData
 
 
-# Types of fields: what can be told of them without data or networks.
+# Types of fields: what can be said of them without data or networks.
 def _name(value: str) -> str:
-    """Names are parts of that of a run's directory: none may lead out of it."""
-    if not re.fullmatch(r"[\w.+-]{1,80}", value, re.ASCII):
+    if not re.fullmatch(r"[\w.+-]{1,80}", value, re.ASCII):  # it becomes a part of a file name
         raise ValueError("a name has 1 to 80 letters, digits and . _ + - alone")
     return value
 
@@ -50,18 +40,9 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        reason = shown(str(error))
-        raise ValueError(f"give numbers, texts, lists and mappings of these ({reason})") from error
+        why = shown(str(error))
+        raise ValueError(f"give numbers, texts, lists and mappings of these ({why})") from error
     return value
-
-
-def _one_of(*valid: str) -> AfterValidator:
-    def check(value: str, info: ValidationInfo) -> str:
-        if value not in valid:
-            raise unknown(str(info.field_name), value, valid)
-        return value
-
-    return AfterValidator(check)
 
 
 LARGEST = 2**63 - 1
@@ -73,9 +54,9 @@ Name = Annotated[str, AfterValidator(_name)]
 Network = Annotated[Name, AfterValidator(current_name)]
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _as_given]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False), _as_given]
-Momentum = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), _as_given]
+Positive = Annotated[float, Field(gt=0), _as_given]
+Weight = Annotated[float, Field(ge=0), _as_given]
+Momentum = Annotated[float, Field(ge=0, lt=1), _as_given]
 Options = Annotated[dict[str, Any], AfterValidator(_json)]
 
 ADDED_LATER = (
@@ -89,7 +70,7 @@ NETWORKS = ("teacher", "student")
 
 
 @kindly
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True, config={"extra": "forbid", "strict": True, "allow_inf_nan": False})
 class RunConfig:
     """Everything that decides a run; the notebooks' parameters have the same names.
 
@@ -129,19 +110,19 @@ class RunConfig:
     teacher_start: str | None = None
     teacher_learning_rate: Positive | None = None
     batch_size: Count = 128
-    optimiser: Annotated[str, _one_of("sgd", "adam")] = "sgd"
+    optimiser: Literal["sgd", "adam"] = "sgd"
     learning_rate: Positive = 0.1
     momentum: Momentum = 0.9
     weight_decay: Weight = 5e-4
-    schedule: Annotated[str, _one_of("one_cycle", "step", "constant")] = "one_cycle"
+    schedule: Literal["one_cycle", "step", "constant"] = "one_cycle"
     milestones: Annotated[tuple[Count, ...], _listed] = ()
     augmentation: Annotated[tuple[str, ...], _listed] = ("flip",)
     data_seed: Seed = 0
     init_seed: Seed = 0
     teacher_seed: Seed = 0
-    precision: Annotated[str, _one_of("float32", "bfloat16", "auto")] = "float32"
-    split: Annotated[str, _one_of("train", "dev")] = "train"
-    task: Annotated[str, _one_of(*TASKS)] = "classification"
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    split: Literal["train", "dev"] = "train"
+    task: Literal["classification", "segmentation", "detection", "crops"] = "classification"
     gradient_clip: Positive | None = None
     crop_size: Count = 32
 
@@ -155,7 +136,7 @@ class RunConfig:
         return json.loads(json.dumps(asdict(self)))
 
     def to_file(self) -> dict[str, Any]:
-        """The same as files hold it, old and new ones alike: networks by their first names."""
+        """The same as all files hold it, old ones too: networks by their first names."""
         return _renamed(self.to_dict(), _first_name)
 
     def canonical(self) -> "RunConfig":
@@ -219,10 +200,9 @@ def _renamed(config: Mapping[str, Any], rename: Callable[[str], str]) -> dict[st
 
 
 def as_hashed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the hash of a configuration is of, so that a run keeps its name as kdlib grows.
+    """What a configuration's hash is of, so that a run keeps its name as kdlib grows.
 
-    The fields of ``ADDED_LATER`` that are at their defaults are left out; networks have the names
-    that they had first.
+    Fields of ``ADDED_LATER`` at their defaults are left out; networks have their first names.
     """
     defaults = {item.name: item.default for item in fields(RunConfig)}
     neutral = {name for name in ADDED_LATER if config.get(name) == defaults[name]}
@@ -233,21 +213,13 @@ def as_hashed(config: Mapping[str, Any]) -> dict[str, Any]:
 def configs_of(
     methods: Sequence[str], options: Sequence[Mapping[str, Any]], shared: Mapping[str, Any]
 ) -> list[RunConfig]:
-    """One run per method.
-
-    Args:
-        methods: method strings.
-        options: fields of its own for each method, in the same order; empty if none has any.
-        shared: the fields that all have in common.
+    """One run per method, with ``options`` of its own (none of them, or one per method).
 
     Raises:
         KdlibError: no methods, not as many options, or a field that is not valid.
     """
-    for name, given, kind in (("methods", methods, str), ("options", options, dict[str, Any])):
-        try:
-            TypeAdapter(list[kind]).validate_python(given)  # type: ignore[valid-type]
-        except ValidationError as error:
-            raise refusal(error, within=name) from error
+    check_kind("methods", methods, list[str])
+    check_kind("options", options, list[dict])
     if not methods:
         raise KdlibError("The list of methods is empty; give at least one, such as [student].")
     own = options or [{}] * len(methods)
@@ -260,7 +232,6 @@ def configs_of(
     return [RunConfig(**{**shared, "method": m, **o}).canonical() for m, o in runs]
 
 
-# Runs whose files a run reads.
 def needed_by(runs: Iterable[RunConfig]) -> list[RunConfig]:
     """The runs whose files these read: their teachers, and what they start from; each once."""
     before = ((*teacher_of(run), run_before(run)) for run in runs)
@@ -294,17 +265,6 @@ def run_directory(config: RunConfig, root: Path) -> Path:
     return Path(root) / config.run_id
 
 
-@contextmanager
-def run_lock(directory: Path) -> Iterator[None]:
-    """Hold the lock of a run's directory: two processes never train the same run at once.
-
-    Raises:
-        UnwritableError: there can be no lock, because the folder cannot be written to.
-    """
-    with locked(directory.parent / f".{directory.name}.lock"):
-        yield
-
-
 def is_finished(config: RunConfig, root: Path) -> bool:
     """A run is finished when, and only when, its record exists."""
     return (run_directory(config, root) / "record.json").exists()
@@ -313,14 +273,11 @@ def is_finished(config: RunConfig, root: Path) -> bool:
 def write_record(directory: Path, record: Mapping[str, Any]) -> Path:
     """Write ``record.json``, last of all a run's files, under its final name or not at all.
 
-    It holds a checksum of itself and of the history, and what killed processes left beside it
-    goes: who writes it has the run's lock.
+    It holds a checksum of itself and of the history. What killed processes left beside it goes.
     """
     path = Path(directory) / "record.json"
     remove_remains(path.parent)
-    sealed = record["schema_version"] == SCHEMA_VERSION
-    sums = {"checksum": _checksum(record, path.parent)} if sealed else {}
-    write_json(path, {**record, **sums})
+    write_json(path, {**record, "checksum": _checksum(record, path.parent)})
     return path
 
 
@@ -363,13 +320,13 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def provenance(config: RunConfig, device: str, precision: str, fingerprint: str) -> dict[str, Any]:
-    """What a sceptic needs to know of a result: code, packages, device, seeds, data, time."""
+    """Where a result comes from: code, packages, device, seeds, data, time."""
     import torch
 
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **dict(_versions())},
         "device": device,
         "precision": precision,
         "threads": torch.get_num_threads(),
@@ -379,13 +336,11 @@ def provenance(config: RunConfig, device: str, precision: str, fingerprint: str)
     }
 
 
-def _versions() -> dict[str, str]:
+def _versions() -> Iterator[tuple[str, str]]:
     """Of the packages that numbers depend on, as far as they are installed."""
-    found = {}
     for package in ("torch", "torchvision", "numpy"):
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            yield package, version(package)
 
 
 def _git(*arguments: str) -> str | None:
@@ -398,22 +353,13 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-# The data of a run.
 def training_data(config: RunConfig, data_root: Path | None) -> "ImageData":
-    """The training set; of a run that is to choose something, without its dev split.
-
-    Raises:
-        KdlibError: data are missing or damaged.
-    """
+    """The training set; of a run that is to choose something, without its dev split."""
     return _loaded(config, "train" if config.split == "train" else "fit", data_root)
 
 
 def evaluation_data(config: RunConfig, data_root: Path | None) -> "ImageData":
-    """The test set; of a run that is to choose something, the dev split.
-
-    Raises:
-        KdlibError: data are missing or damaged.
-    """
+    """The test set; of a run that is to choose something, the dev split."""
     return _loaded(config, "test" if config.split == "train" else "dev", data_root)
 
 

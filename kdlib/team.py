@@ -26,14 +26,12 @@ Item = TypeVar("Item")
 class Portion(NamedTuple):
     """Which part of a batch one of several processes has.
 
-    Attributes:
-        counted: images that count; 0 for a process that a small batch has no images left for. It
-            takes the step with images of another, which weigh nothing.
-        whole: images of the whole batch.
+    A process that a small batch has no images left for takes the step with images of another,
+    which weigh nothing: none of its images is ``counted``.
     """
 
     counted: int
-    whole: int
+    whole: int  # images of the whole batch
 
     @property
     def share(self) -> float:
@@ -43,14 +41,11 @@ class Portion(NamedTuple):
 
 @dataclass(frozen=True)
 class Team:
-    """One of the processes that train together.
+    """One of ``size`` processes that train together; that of ``rank`` 0 alone writes files.
 
-    Attributes:
-        rank: its number, from 0; process 0, the main one, alone writes files.
-        size: how many there are.
-        device: where it works; ``None`` leaves that to whoever trains.
-        synchronised: whether batch norms take means over all processes' images, not over their
-            own. The main process's running means are kept either way.
+    ``device`` is where it works; ``None`` leaves that to whoever trains. Batch norms that are
+    ``synchronised`` take means over all processes' images, not over their own; the main process's
+    running means are kept either way.
     """
 
     rank: int = 0
@@ -123,11 +118,6 @@ class Team:
         """A loss whose gradients' mean over processes is that of the whole batch's mean."""
         return loss if portion is None else loss * (self.size * portion.share)
 
-    def readied(self, parts: nn.Module) -> nn.Module:
-        """The parts with the batch norms that this team is for; their tensors stay the same."""
-        alone = self.size == 1 or not self.synchronised
-        return parts if alone else nn.SyncBatchNorm.convert_sync_batchnorm(parts)
-
     def wrapped(self, parts: nn.Module, some_unused: bool = False) -> nn.Module:
         """What a step calls: the parts, whose gradients processes average.
 
@@ -139,6 +129,8 @@ class Team:
             return parts
         from torch.nn.parallel import DistributedDataParallel
 
+        if self.synchronised:
+            nn.SyncBatchNorm.convert_sync_batchnorm(parts)  # in place; tensors stay the same
         return DistributedDataParallel(
             parts,
             forward_sync_buffers=False,
@@ -175,10 +167,8 @@ ALONE = Team()
 def launched_team(device: str | None = None, synchronised: bool = False) -> Team:
     """The team that ``accelerate launch`` has started this process in; of one, without it.
 
-    Args:
-        device: ``cpu``, or ``cuda``: each process has a GPU of its own; by default GPUs if there
-            are any.
-        synchronised: see :class:`Team`.
+    ``device`` is ``cpu``, or ``cuda``: each process has a GPU of its own; by default GPUs if there
+    are any.
     """
     alone = Team(device=torch.device(device) if device else None)
     if find_spec("accelerate") is None and os.environ.get("WORLD_SIZE", "1") == "1":

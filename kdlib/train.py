@@ -12,7 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, cast
@@ -22,9 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kdlib.data.batches import Batch
-from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
-from kdlib.files import write_json
+from kdlib.files import locked, write_json
 from kdlib.methods import method_of, parse_method
 from kdlib.models import check_task
 from kdlib.optimise import resolve_precision
@@ -34,13 +32,12 @@ from kdlib.runs import (
     is_finished,
     read_record,
     run_directory,
-    run_lock,
     training_data,
     write_record,
 )
 from kdlib.tasks import TASKS
 from kdlib.team import ALONE, LEAST, Team
-from kdlib.trainee import DivergedError, Trainee
+from kdlib.trainee import DivergedError, Group, Trainee
 
 OWN_FIELDS = {
     "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
@@ -51,27 +48,8 @@ TEACHER_FIELDS = {
     "teacher", "teacher_epochs", "teacher_weights", "teacher_seed", "teacher_start",
     "teacher_learning_rate",
 }  # fmt: skip
-MONITORED = 2000
 Record = dict[str, Any]
 OnEpoch = Callable[[RunConfig, dict[str, Any]], object]
-
-
-@dataclass(frozen=True)
-class Group:
-    """What the students of one lock-step group share."""
-
-    data: ImageData
-    evaluation: ImageData
-    batches: Any
-    teacher: Any
-    device: torch.device
-    precision: str
-    team: Team = ALONE
-    on_epoch: OnEpoch | None = None
-
-    def monitored(self, trainee: Trainee) -> dict[str, float]:
-        """What a student is worth on some held-out images."""
-        return trainee.monitor(self.evaluation.first(MONITORED), self.teacher)
 
 
 def fit(
@@ -117,11 +95,11 @@ def fit(
             check_team(configs, team)
             directories = [run_directory(config, root) for config in configs]
             for directory in sorted(set(directories)) if team.is_main else ():
-                locks.enter_context(run_lock(directory))
+                locks.enter_context(locked(directory.parent / f".{directory.name}.lock"))
         waiting = team.from_main([one for one in configs if not is_finished(one, root)])
         if waiting:
-            group = prepare(waiting, Path(root), data_root, device, team, on_epoch)
-            train(waiting, group, Path(root), progress and team.is_main)
+            group = prepare(waiting, Path(root), data_root, device, team)
+            train(waiting, group, Path(root), progress and team.is_main, on_epoch)
         records = [read_record(one / "record.json") for one in directories if team.is_main]
         return team.from_main(records)
 
@@ -178,7 +156,6 @@ def prepare(
     data_root: Path | None,
     device: str | None,
     team: Team = ALONE,
-    on_epoch: OnEpoch | None = None,
 ) -> Group:
     """Load the data and the teacher that a group of runs shares."""
     place = team.device or torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -190,8 +167,7 @@ def prepare(
         batches = kind.batches_for(data, first, place, team)
         teacher = kind.teacher_for(configs, root, data, place)
         precision = resolve_precision(first.precision, place)
-    precision = team.from_main(precision)
-    return Group(data, evaluation, batches, teacher, place, precision, team, on_epoch)
+    return Group(data, place, teacher, team.from_main(precision), team, batches, evaluation)
 
 
 def trainee_of(config: RunConfig) -> type[Trainee]:
@@ -199,10 +175,15 @@ def trainee_of(config: RunConfig) -> type[Trainee]:
     return resolve_name(TASKS[config.task].trainee or method_of(config.method).trainee)
 
 
-def train(configs: Sequence[RunConfig], group: Group, root: Path, progress: bool) -> None:
-    """Train the students of a group in lock-step, from wherever each was stopped, to the end."""
-    own = (group.data, group.teacher, root, group.device, group.precision, group.team)
-    trainees = [trainee_of(config)(config, *own) for config in configs]
+def train(
+    configs: Sequence[RunConfig],
+    group: Group,
+    root: Path,
+    progress: bool,
+    on_epoch: OnEpoch | None = None,
+) -> None:
+    """Train the students of a group in lock-step, from where each was stopped, to their records."""
+    trainees = [trainee_of(config)(config, group, root) for config in configs]
     for trainee in trainees if group.team.is_main else ():
         write_json(trainee.directory / "config.json", trainee.config.to_file())
     _check_alike(trainees, group.team)
@@ -211,10 +192,14 @@ def train(configs: Sequence[RunConfig], group: Group, root: Path, progress: bool
     with tqdm(total=total, disable=not progress, unit="batch", mininterval=1) as bar:
         for epoch in range(first, last):
             if learning := _sound(one for one in trainees if one.epoch == epoch):
-                train_epoch(learning, group, epoch, bar)
+                train_epoch(learning, group, epoch, bar, on_epoch)
     failed = [one for one in trainees if one.failure is not None and one.config.split != "dev"]
-    for alike in _evaluated_alike([one for one in trainees if one not in failed]):
-        _conclude(alike, group)
+    alike: dict[Any, list[Trainee]] = defaultdict(list)  # a resumed run keeps its own precision
+    for one in trainees:
+        alike[one.measure, one.teacher is None, one.precision, one in failed].append(one)
+    for (*_, has_failed), some in alike.items():
+        if not has_failed:
+            _conclude(some)
     for trainee in failed:
         raise cast("DivergedError", trainee.failure)
 
@@ -229,7 +214,9 @@ def _check_alike(trainees: Sequence[Trainee], team: Team) -> None:
         )
 
 
-def train_epoch(trainees: Sequence[Trainee], group: Group, epoch: int, bar: tqdm) -> None:
+def train_epoch(
+    trainees: Sequence[Trainee], group: Group, epoch: int, bar: tqdm, on_epoch: OnEpoch | None
+) -> None:
     """One epoch of every trainee that has not done it yet; each ends with a checkpoint.
 
     One whose loss is not finite stops, with its last good epoch as it was; the others go on.
@@ -250,10 +237,10 @@ def train_epoch(trainees: Sequence[Trainee], group: Group, epoch: int, bar: tqdm
     for trainee in _sound(trainees):
         group.team.share_buffers(trainee.parts)
         taught = teaching if trainee.distiller.needs_teacher else 0.0
-        row = trainee.row(epoch, group.monitored(trainee), taught)
+        row = trainee.row(epoch, trainee.monitor(), taught)
         trainee.end_epoch(row)
-        if group.on_epoch is not None and group.team.is_main:
-            group.on_epoch(trainee.config, row)
+        if on_epoch is not None and group.team.is_main:
+            on_epoch(trainee.config, row)
 
 
 def _sound(trainees: Iterable[Trainee]) -> list[Trainee]:
@@ -278,32 +265,21 @@ def _described(trainee: Trainee, terms: Mapping[str, Tensor], epoch: int) -> str
     return f"epoch {epoch + 1}/{trainee.config.epochs} {trainee.config.method}: {values}"
 
 
-def _evaluated_alike(trainees: Sequence[Trainee]) -> list[list[Trainee]]:
-    """Those with a teacher apart from those without; a resumed run keeps its own precision."""
-    groups: dict[tuple[Any, bool, str], list[Trainee]] = defaultdict(list)
-    for trainee in trainees:
-        groups[trainee.measure, trainee.taught, trainee.precision].append(trainee)
-    return list(groups.values())
-
-
-def _conclude(trainees: Sequence[Trainee], group: Group) -> None:
+def _conclude(trainees: Sequence[Trainee]) -> None:
     """Evaluate, and leave weights, history and, last of all, the record of each.
 
     In the search for a weight on the dev split, one with which a run diverges is a result too:
     that of a network that has learnt nothing.
     """
-    teacher = group.teacher if trainees[0].taught else None
     for trainee in trainees:
         if trainee.failure is not None:
             trainee.start_over()
-        trainee.round_off(group.data, teacher)
-    qualities = trainees[0].measure(trainees, teacher, group.evaluation)
-    for trainee, quality in zip(trainees, qualities, strict=True):
-        watched = trainee.history or [{"epoch": trainee.epoch, **group.monitored(trainee)}]
-        if group.team.is_main:
+        trainee.round_off()
+    for trainee, quality in zip(trainees, trainees[0].measure(trainees), strict=True):
+        watched = {} if trainee.history else trainee.monitor()
+        if trainee.team.is_main:
             trainee.finish()
-            record = trainee.record(group.data, quality, watched)
-            write_record(trainee.directory, record)
+            write_record(trainee.directory, trainee.record(quality, watched))
             trainee.forget_checkpoint()
 
 

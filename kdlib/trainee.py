@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn, optim
@@ -28,9 +28,35 @@ from kdlib.seeds import derive_seed, seed_everything
 from kdlib.tasks import TASKS
 from kdlib.team import ALONE, Team
 
+MONITORED = 2000
+"""Images of the evaluation that an epoch's row is measured on."""
+
 
 class DivergedError(KdlibError):
     """A loss that is not finite: the run cannot go on, others beside it can."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """What the students of one lock-step group share.
+
+    Attributes:
+        data: what they learn from.
+        device: where they live.
+        teacher: what they are taught by, as :meth:`Trainee.teacher_for` gives it, if by anything.
+        precision: ``float32`` or ``bfloat16`` (autocast; losses stay in float32).
+        team: the processes that train them.
+        batches: what hands out ``data``, as :meth:`Trainee.batches_for` gives it.
+        evaluation: what they are judged by.
+    """
+
+    data: ImageData
+    device: torch.device
+    teacher: Any = None
+    precision: str = "float32"
+    team: Team = ALONE
+    batches: Any = None
+    evaluation: ImageData | None = None
 
 
 @dataclass
@@ -54,48 +80,30 @@ class EpochSums:
 class Trainee:
     """A student with all that its training changes; saved and restored as one.
 
-    What a paper trains in another way is a subclass, which its methods or its task name.
-
-    Args:
-        config: the run.
-        data: what it learns from.
-        teacher: the teacher of its group of runs, as :meth:`teacher_for` gives it.
-        root: the folder of all runs.
-        device: where the student lives.
-        precision: ``float32`` or ``bfloat16`` (autocast; losses stay in float32).
-        team: the processes that train it.
+    What a paper trains in another way is a subclass, which its methods or its task name. ``root``
+    is the folder of all runs.
     """
 
     student: nn.Module
-    distiller: Any
-    """What makes the loss terms: says its ``name`` and whether it ``needs_teacher``."""
-    parts: nn.Module
-    """All that has weights, which checkpoints hold."""
-    learner: nn.Module
-    """What a step calls: ``parts``, or what wraps them."""
+    distiller: Any  # makes the loss terms; says its ``name`` and whether it ``needs_teacher``
+    parts: nn.Module  # all that has weights, which checkpoints hold
+    learner: nn.Module  # what a step calls: ``parts``, or what wraps them
 
-    def __init__(
-        self,
-        config: RunConfig,
-        data: ImageData,
-        teacher: Any,
-        root: Path,
-        device: torch.device,
-        precision: str,
-        team: Team = ALONE,
-    ) -> None:
-        self.config, self.device, self.precision, self.team = config, device, precision, team
-        self.classes = len(data.classes)
+    def __init__(self, config: RunConfig, group: Group, root: Path) -> None:
+        self.config, self.group, self.device, self.team = config, group, group.device, group.team
+        self.precision = group.precision
+        self.classes = len(group.data.classes)
         self.outputs = output_count(self.classes, config.augmentation)
         self.root, self.directory = root, run_directory(config, root)
         self.history: list[dict[str, Any]] = []
         self.failure: DivergedError | None = None
         self.sums = EpochSums()
-        self.parts = team.readied(self._build(data, teacher))
+        self.parts = self._build()
         self.optimiser = self._optimise()
         self._restore()
         # Without cross-entropy nothing reads a classifier's logits; a detector's parts may rest.
-        self.learner = team.wrapped(self.parts, not getattr(self.distiller, "ce_weight", 0))
+        unread = not getattr(self.distiller, "ce_weight", 0)
+        self.learner = self.team.wrapped(self.parts, some_unused=unread)
 
     @staticmethod
     def batches_for(data: ImageData, config: RunConfig, device: torch.device, team: Team) -> Any:
@@ -110,20 +118,20 @@ class Trainee:
         taught = next((config for config in configs if config.teacher != "none"), None)
         return load_teacher(taught, root, len(data.classes), device) if taught else None
 
-    def _build(self, data: ImageData, teacher: Any) -> nn.Module:
+    def _build(self) -> nn.Module:
         """All that has weights: the student, and its distiller."""
         self.student = self._untrained()
         seed_everything(derive_seed(self.config.init_seed, "distiller"))
-        pair = self._pair(self.student, data, teacher, self.outputs)
+        pair = self._pair(self.student, self.outputs)
         self.distiller = create_distiller(self.config, pair).to(self.device)
         return Learner(self.student, self.distiller)
 
-    def _pair(self, student: nn.Module, data: ImageData, teacher: Any, outputs: int) -> Pair:
-        size, config = self.config.input_size, self.config
-        given = output_shapes(teacher.network, size) if teacher is not None else None
+    def _pair(self, student: nn.Module, outputs: int) -> Pair:
+        config, teacher, labels = self.config, self.group.teacher, self.group.data.labels
+        given = output_shapes(teacher.network, config.input_size) if teacher is not None else None
         seed = derive_seed(config.init_seed, "distiller")
-        shapes = output_shapes(student, size)
-        return Pair(shapes, given, data.labels, config.batch_size, seed, outputs, config.pixels)
+        shapes = output_shapes(student, config.input_size)
+        return Pair(shapes, given, labels, config.batch_size, seed, outputs, config.pixels)
 
     def _optimise(self) -> optim.Optimizer:
         return create_optimiser(self.config, self.parts)
@@ -177,18 +185,19 @@ class Trainee:
         return {**self._place, "team": self.team}
 
     @property
-    def taught(self) -> bool:
-        """Whether the student has a teacher to be compared with."""
-        return self.config.teacher != "none"
+    def teacher(self) -> Any:
+        """The teacher that the student is compared with, if it has one."""
+        return None if self.config.teacher == "none" else self.group.teacher
+
+    @property
+    def evaluation(self) -> ImageData:
+        """What the student is judged by."""
+        return cast("ImageData", self.group.evaluation)
 
     def learn(self, batch: Any, teacher: Any, done: int, steps_per_epoch: int) -> dict[str, Tensor]:
         """A step, counted; no terms, and a ``failure``, if its loss is not finite.
 
-        Args:
-            batch: the images, on the student's device; of several processes, this one's part.
-            teacher: what the teacher says of them.
-            done: steps done before, those of a run before this one included.
-            steps_per_epoch: of the whole data.
+        ``batch`` is this process's part; ``done`` counts the steps of a run before this one too.
         """
         start, self.sums.rate = time.perf_counter(), self.rate(done, steps_per_epoch)
         given = teacher if self.distiller.needs_teacher else None
@@ -215,11 +224,8 @@ class Trainee:
     def step(self, batch: Any, teacher: Any, lr: float, progress: float) -> dict[str, Tensor]:
         """Learn from one batch; returns the loss terms of the whole batch, detached.
 
-        Args:
-            batch: as of :meth:`learn`.
-            teacher: ``None`` for the student's own loss alone.
-            lr: learning rate.
-            progress: share of the training that is done, 0 to 1.
+        ``teacher`` is its output, ``None`` for the student's own loss alone; ``progress`` the share
+        of the training that is done, 0 to 1.
 
         Raises:
             DivergedError: the loss is not finite; names the terms and the learning rate.
@@ -257,9 +263,9 @@ class Trainee:
         own = self.config.epochs - self.first
         return (done - self.first * steps_per_epoch) / (own * steps_per_epoch)
 
-    def monitor(self, few: ImageData, teacher: Any) -> dict[str, float]:
+    def monitor(self) -> dict[str, float]:
         """What an epoch's row tells of held-out images: for curves, never for choosing."""
-        measures = TASKS[self.config.task]
+        measures, few = TASKS[self.config.task], self.evaluation.first(MONITORED)
         if self.config.task == "segmentation":
             (quality,) = evaluate_students([self.student], None, few, **self._shared)
             return {measures.monitored: quality["results"][measures.metric]}
@@ -303,16 +309,14 @@ class Trainee:
                 "the checkpoint to begin anew."
             )
 
-    def round_off(self, data: ImageData, teacher: Any) -> None:
+    def round_off(self) -> None:
         """What is left to do with the training images when all epochs are done: nothing."""
 
     @staticmethod
-    def measure(
-        trainees: "Sequence[Trainee]", teacher: Any, data: ImageData
-    ) -> list[dict[str, Any]]:
+    def measure(trainees: "Sequence[Trainee]") -> list[dict[str, Any]]:
         """What the records say of the quality of trainees of this kind, one an entry."""
-        students = [trainee.deployed() for trainee in trainees]
-        qualities = evaluate_students(students, teacher, data, **trainees[0]._shared)
+        first, students = trainees[0], [trainee.deployed() for trainee in trainees]
+        qualities = evaluate_students(students, first.teacher, first.evaluation, **first._shared)
         return [{**quality, "self_teacher": None} for quality in qualities]
 
     def finish(self) -> None:
@@ -326,18 +330,14 @@ class Trainee:
         """Parameters, operations and latency of the network that is kept."""
         return measure_cost(self.deployed(), self.config.input_size, self.device)
 
-    def record(
-        self, data: ImageData, measured: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
-    ) -> dict[str, Any]:
+    def record(self, measured: Mapping[str, Any], watched: Mapping[str, Any]) -> dict[str, Any]:
         """All that is known of the finished run, as ``record.json`` holds it.
 
-        Args:
-            data: what it was trained on.
-            measured: its quality, from :meth:`measure`.
-            history: its epochs; of a run that finished none, what was watched at its start.
+        ``measured`` comes from :meth:`measure`; ``watched`` is what :meth:`monitor` says now.
         """
-        config, seconds = self.config, self.seconds
+        config, data, seconds = self.config, self.group.data, self.seconds
         if "results" in measured:
+            history = self.history or [{"epoch": self.epoch, **watched}]
             measured = {**measured, "results": {**measured["results"], **self._epochs(history)}}
         source = provenance(config, str(self.device), self.precision, data.fingerprint)
         speed = len(data.labels) * self.epoch / seconds if seconds else 0.0

@@ -32,7 +32,7 @@ from kdlib.errors import KdlibError, check_kind, checked_options, unknown
 from kdlib.methods import STAGES, method_of, parse_method, tuned_field
 from kdlib.models import create_model
 from kdlib.runs import RunConfig, each_once, teacher_of
-from kdlib.trainee import Trainee
+from kdlib.trainee import Group, Trainee
 from study import of_clone
 
 # What a training step costs in operations, and how far the same operations would take another.
@@ -63,7 +63,7 @@ def training_flops(config: RunConfig) -> int:
     batch = Batch(images, truth, labels[:IMAGES])
     teacher, names = _budget_teacher(config), tuple(map(str, range(CLASSES)))
     data = ImageData(images, labels, names, mean=(0.0,) * 3, std=(1.0,) * 3, fingerprint="")
-    trainee = Trainee(config, data, teacher, NOWHERE, torch.device("cpu"), "float32")
+    trainee = Trainee(config, Group(data, torch.device("cpu"), teacher), NOWHERE)
     trainee.parts.train()
     with FlopCounterMode(display=False) as counter:
         taught = None if teacher is None else teacher(images)

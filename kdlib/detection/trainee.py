@@ -54,9 +54,9 @@ class DetectorTrainee(Trainee):
         network = None if found is None else found.network
         return CropTeacher(network, cutting[0].crop_size, data.mean, data.std).to(device)
 
-    def _build(self, data: ImageData, teacher: Any) -> nn.Module:
+    def _build(self) -> nn.Module:
         # torchvision's normalise as their backbones were trained; ours as these images are.
-        own = not MODELS[self.config.student].pretrained
+        data, own = self.group.data, not MODELS[self.config.student].pretrained
         self.colours = {"mean": data.mean, "std": data.std} if own else {}
         self.student = cast("Detector", self._untrained())
         self.distiller = create_crop_loss(self.config)
@@ -69,18 +69,17 @@ class DetectorTrainee(Trainee):
         student = create_model(self.config.student, self.classes, **size, **self.colours, **start)
         return student.to(self.device).to(memory_format=torch.channels_last)
 
-    def monitor(self, few: ImageData, teacher: nn.Module | None) -> dict[str, float]:
+    def monitor(self) -> dict[str, float]:
         """The mAP at an IoU of 0.5 of some held-out images."""
-        (quality,) = evaluate_detectors([self.student], few.first(MONITORED), **self._shared)
+        few = self.evaluation.first(MONITORED)
+        (quality,) = evaluate_detectors([self.student], few, **self._shared)
         name = TASKS[self.config.task].monitored
         return {name: quality["results"][name]}
 
     @staticmethod
-    def measure(
-        trainees: "Sequence[Trainee]", teacher: nn.Module | None, data: ImageData
-    ) -> list[dict[str, Any]]:
+    def measure(trainees: Sequence[Trainee]) -> list[dict[str, Any]]:
         """What the records say of the quality of detectors, and images to time them with."""
-        own = cast("Sequence[DetectorTrainee]", trainees)
+        own, data = cast("Sequence[DetectorTrainee]", trainees), trainees[0].evaluation
         (shown,) = DetectionBatches(data.first(TIMED), TIMED, device=own[0].device).in_order()
         for trainee in own:
             trainee.shown = shown.images

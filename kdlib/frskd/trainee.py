@@ -7,7 +7,6 @@ from typing import Any, cast
 import torch
 
 from kdlib.data.batches import output_count
-from kdlib.data.image_data import ImageData
 from kdlib.distill import SelfTaughtLoss, create_distiller
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, trained_network
@@ -31,13 +30,13 @@ class SelfTaught(Trainee):
         return cast("SelfTaughtLoss", self.distiller.method_loss).self_teacher
 
     @staticmethod
-    def measure(trainees: Sequence[Trainee], teacher: Any, data: ImageData) -> list[dict[str, Any]]:
+    def measure(trainees: Sequence[Trainee]) -> list[dict[str, Any]]:
         """As of any student, with ``self_teacher``."""
-        qualities = Trainee.measure(trainees, teacher, data)
+        qualities = Trainee.measure(trainees)
         pairs = zip(cast("Sequence[SelfTaught]", trainees), qualities, strict=True)
-        return [{**found, "self_teacher": one._self_measured(data)} for one, found in pairs]
+        return [{**found, "self_teacher": one._self_measured()} for one, found in pairs]
 
-    def _self_measured(self, data: ImageData) -> dict[str, Any] | None:
+    def _self_measured(self) -> dict[str, Any] | None:
         """Accuracies (fractions), relevance of the refined maps, cost; ``None`` if it diverged.
 
         ``flops`` are the operations of one image that it adds to the student's.
@@ -45,10 +44,10 @@ class SelfTaught(Trainee):
         if self.failure is not None:
             return None
         network = RefinedNetwork(self.student, self.self_teacher, self.classes)
-        (quality,) = evaluate_students([network], None, data, **self._shared)
+        (quality,) = evaluate_students([network], None, self.evaluation, **self._shared)
         relevance, size = quality["relevance"], self.config.input_size
         return {
-            **{name: quality["results"][name] for name in ACCURACIES[data.task]},
+            **{name: quality["results"][name] for name in ACCURACIES[self.evaluation.task]},
             "relevance": relevance and relevance["student"],
             "parameters": count_parameters(network.self_teacher),
             "flops": flops(network, size) - flops(network.student, size),

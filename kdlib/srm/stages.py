@@ -22,7 +22,7 @@ from kdlib.srm.atoms import compare_with_centroids, dictionary_quality
 from kdlib.srm.losses import Blocks, InitialisationLoss, ReconstructionLoss, dictionaries
 from kdlib.srm.options import SrmOptions
 from kdlib.srm.probe import classifier_of, embeddings, fit_probe, install, stage_pixels
-from kdlib.trainee import Trainee, as_csv
+from kdlib.trainee import MONITORED, Trainee, as_csv
 
 PREFIX = "blocks."
 RATE_STEP = 0.1
@@ -79,11 +79,11 @@ class DictionaryLearner(Trainee):
     best: ReconstructionLoss
     """Part of the checkpoint, so that a run that was killed keeps the best state too."""
 
-    def _build(self, data: ImageData, teacher: Any) -> nn.Module:
-        if teacher is None:
+    def _build(self) -> nn.Module:
+        if self.teacher is None:
             raise KdlibError("A dictionary describes a teacher: give the run one, not 'none'.")
         seed_everything(derive_seed(self.config.init_seed, "distiller"))
-        pair = self._pair(teacher.network, data, teacher, self.classes)
+        pair = self._pair(self.teacher.network, self.classes)
         self.distiller = create_distiller(self.config, pair).to(self.device)
         self.loss = cast("ReconstructionLoss", self.distiller.method_loss)
         self.best = deepcopy(self.loss).requires_grad_(False)
@@ -110,35 +110,32 @@ class DictionaryLearner(Trainee):
             self.best.load_state_dict(self.loss.state_dict())
         super().end_epoch(row)
 
-    def monitor(self, few: ImageData, teacher: nn.Module | None) -> dict[str, float]:
+    def monitor(self) -> dict[str, float]:
         """Share of the energy of held-out features that each stage's codes explain."""
-        stages = dictionary_quality(
-            self.loss.blocks, cast("nn.Module", teacher), few, **self._place
-        )
+        few = self.evaluation.first(MONITORED)
+        stages = dictionary_quality(self.loss.blocks, self.teacher, few, **self._place)
         return {f"explained_{n}": stage["explained"] for n, stage in enumerate(stages, 1)}
 
     def start_over(self) -> None:
         """A dictionary that diverged stays at its best state."""
 
-    def round_off(self, data: ImageData, teacher: nn.Module | None) -> None:
+    def round_off(self) -> None:
         """Draw the pixels from which k-means makes the dictionaries to compare with."""
-        self.drawn = self._drawn(data, cast("nn.Module", teacher))
+        self.drawn = self._drawn(self.group.data)
 
-    def _drawn(self, data: ImageData, teacher: nn.Module) -> tuple[Tensor, ...]:
-        return stage_pixels(teacher, data.first(DRAWN_FROM), DRAWN, **self._place)
+    def _drawn(self, data: ImageData) -> tuple[Tensor, ...]:
+        return stage_pixels(self.teacher, data.first(DRAWN_FROM), DRAWN, **self._place)
 
     @staticmethod
-    def measure(
-        trainees: Sequence[Trainee], teacher: nn.Module | None, data: ImageData
-    ) -> list[dict[str, Any]]:
+    def measure(trainees: Sequence[Trainee]) -> list[dict[str, Any]]:
         """Quality of each stage's dictionary on held-out images, instead of accuracies."""
-        frozen = cast("nn.Module", teacher)
-        return [cast("DictionaryLearner", one).quality(frozen, data) for one in trainees]
+        return [cast("DictionaryLearner", one).quality() for one in trainees]
 
-    def quality(self, teacher: nn.Module, data: ImageData) -> dict[str, Any]:
+    def quality(self) -> dict[str, Any]:
         """What the record says of the dictionaries; no codings of fewer pixels than atoms."""
-        stages = dictionary_quality(self.best.blocks, teacher, data, **self._place)
-        pixels = zip(self.best.blocks, self.drawn, self._drawn(data, teacher), strict=True)
+        data = self.evaluation
+        stages = dictionary_quality(self.best.blocks, self.teacher, data, **self._place)
+        pixels = zip(self.best.blocks, self.drawn, self._drawn(data), strict=True)
         for stage, (block, seen, unseen) in zip(stages, pixels, strict=True):
             enough = len(seen) >= stage["atoms"]
             stage["codings"] = compare_with_centroids(block, seen, unseen) if enough else []
@@ -160,19 +157,20 @@ class DictionaryLearner(Trainee):
 class Initialised(Trainee):
     """A student that learns from the labels of the teacher's codes; a linear probe judges it."""
 
-    def _build(self, data: ImageData, teacher: Any) -> nn.Module:
-        parts = super()._build(data, teacher)
+    def _build(self) -> nn.Module:
+        parts = super()._build()
         learned = learned_dictionaries(finished_before(self.config, self.root), self.root)
         loss = cast("InitialisationLoss", self.distiller.method_loss)
         loss.teachers.load_state_dict(learned.state_dict())
         return parts
 
-    def monitor(self, few: ImageData, teacher: nn.Module | None) -> dict[str, float]:
+    def monitor(self) -> dict[str, float]:
         """Nothing: the classifier knows nothing before the probe."""
         return {}
 
-    def round_off(self, data: ImageData, teacher: nn.Module | None) -> None:
+    def round_off(self) -> None:
         """Fit the linear probe on the frozen features, and make it the student's classifier."""
+        data = self.group.data
         features = embeddings(self.student, data, **self._place)
         install(self.student, *fit_probe(features, data.labels.cpu(), self.classes))
 
@@ -180,8 +178,8 @@ class Initialised(Trainee):
 class Continued(Trainee):
     """A student that learns its task from where its initialisation left it."""
 
-    def _build(self, data: ImageData, teacher: Any) -> nn.Module:
-        parts = super()._build(data, teacher)
+    def _build(self) -> nn.Module:
+        parts = super()._build()
         fresh = deepcopy(classifier_of(self.student).state_dict())
         directory = run_directory(finished_before(self.config, self.root), self.root)
         load_weights(self.student, directory / "weights.safetensors", self.classes)

@@ -21,7 +21,6 @@ from faults.processes import (
 from training import TINY, tiny
 
 from kdlib import files
-from kdlib.files import _flush_to_disk
 from kdlib.runs import RunConfig, is_finished, run_directory
 
 LEAVES_WITHIN_S = 20
@@ -89,16 +88,16 @@ def test_fifty_kills(number, taught, tmp_path, tally):
 def test_killed_within_every_single_write(taught, tmp_path, monkeypatch, tally):
     config, left = tiny(epochs=2), 0
     whole, _ = undisturbed(config, taught, tmp_path / "whole")
-    root, flush = copy_of(taught, tmp_path / "killed"), _flush_to_disk
-    written: list[Path] = []
+    root, flush = copy_of(taught, tmp_path / "killed"), os.fsync
+    written: list[int] = []
 
-    def flush_or_die(path: Path) -> None:
-        written.append(path)
+    def flush_or_die(file: int) -> None:
+        written.append(file)
         if len(written) == died + 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        flush(path)
+        flush(file)
 
-    monkeypatch.setattr(files, "_flush_to_disk", flush_or_die)
+    monkeypatch.setattr(files.os, "fsync", flush_or_die)
     for died in range(20):
         process = begin(learning(config, root))
         process.join()

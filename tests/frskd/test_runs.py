@@ -18,7 +18,7 @@ from kdlib.models import cost, create_model
 from kdlib.models.cost import flops
 from kdlib.runs import RunConfig, run_directory
 from kdlib.train import fit
-from kdlib.trainee import Trainee
+from kdlib.trainee import Group, Trainee
 from study.jobs import plan
 from study.profiles import expand, plain_epochs, training_flops
 from study.records import load_records, recorded_tasks, validate_record
@@ -193,7 +193,7 @@ def trainee(config: RunConfig, root) -> Trainee:
     labels, names = torch.zeros(8, dtype=torch.int64), tuple(map(str, range(69)))
     images = torch.zeros(8, 3, SIDE, SIDE, dtype=torch.uint8)
     data = ImageData(images, labels, names, (0.0,) * 3, (1.0,) * 3, fingerprint="")
-    return Trainee(config, data, None, root, torch.device("cpu"), "float32")
+    return Trainee(config, Group(data, torch.device("cpu")), root)
 
 
 def batch_of(labels: torch.Tensor) -> Batch:

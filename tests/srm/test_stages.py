@@ -61,8 +61,7 @@ def whole(tmp_path_factory, taught) -> Path:
 
 def trainee(run: RunConfig, root: Path):
     group = train.prepare([run], root, None, "cpu")
-    own = (group.data, group.teacher, root, group.device, "float32")
-    return train.trainee_of(run)(run, *own)
+    return train.trainee_of(run)(run, group, root)
 
 
 def test_the_stages_share_out_the_epochs_and_share_what_they_can():
