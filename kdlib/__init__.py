@@ -1,3 +1,84 @@
-"""A reproducible companion to attention-based knowledge distillation (arXiv 2205.01997)."""
+"""A reproducible companion to attention-based knowledge distillation (arXiv 2205.01997).
+
+All of this is imported from ``kdlib`` itself, and loaded when it is first asked for.
+
+Losses, of lists of feature maps (B, C, H, W), one per stage, fine to coarse, or of logits (B, K):
+    DCTLoss, dct_loss: the paper's: distance of the DCT spectra of attention maps.
+    SpectralOptions: what ``dct_loss`` compares, and how.
+    ATLoss, at_loss: attention transfer.
+    KDLoss, kd_loss: distillation of softened logits; dkd_loss: with the target apart.
+    sp_loss, pkt_loss, rkd_loss: relations between the images of a batch.
+    attention_map, dct_2d: the map of a stage (B, H, W), and its transform.
+Networks and data:
+    create_model, model_names, register_model: networks by name, yours included.
+    Output: what a network returns: logits, stages, embedding.
+    load_data, dataset_names: data sets by name.
+Runs:
+    RunConfig: everything that decides a run.
+    fit: train runs, or go on with them; returns their records.
+    read_record, trained_network, predict: what a run has left, and what its network answers.
+    METHODS, register_method: methods by name, yours included.
+A training loop of your own:
+    FrozenTeacher: a network that nothing can move.
+    create_distiller, Distiller: a method's loss terms, named and weighted.
+Errors:
+    KdlibError: a mistake in what was given, with what is valid; DivergedError: a loss without end.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdlib.data import dataset_names, load_data
+    from kdlib.distill import Distiller, FrozenTeacher, create_distiller
+    from kdlib.errors import KdlibError
+    from kdlib.evaluate import predict, trained_network
+    from kdlib.losses.attention import ATLoss, at_loss, attention_map
+    from kdlib.losses.dct import DCTLoss, SpectralOptions, dct_2d, dct_loss
+    from kdlib.losses.logits import KDLoss, dkd_loss, kd_loss
+    from kdlib.losses.relations import pkt_loss, rkd_loss, sp_loss
+    from kdlib.methods import METHODS, register_method
+    from kdlib.models import create_model, model_names, register_model
+    from kdlib.models.output import Output
+    from kdlib.runs import RunConfig, read_record
+    from kdlib.train import fit
+    from kdlib.trainee import DivergedError
 
 __version__ = "0.1.0"
+__all__ = [
+    "METHODS", "ATLoss", "DCTLoss", "Distiller", "DivergedError", "FrozenTeacher", "KDLoss",
+    "KdlibError", "Output", "RunConfig", "SpectralOptions", "at_loss", "attention_map",
+    "create_distiller", "create_model", "dataset_names", "dct_2d", "dct_loss", "dkd_loss", "fit",
+    "kd_loss", "load_data", "model_names", "pkt_loss", "predict", "read_record", "register_method",
+    "register_model", "rkd_loss", "sp_loss", "trained_network",
+]  # fmt: skip
+_PLACES = {
+    "data": ("dataset_names", "load_data"),
+    "distill": ("Distiller", "FrozenTeacher", "create_distiller"),
+    "errors": ("KdlibError",),
+    "evaluate": ("predict", "trained_network"),
+    "losses.attention": ("ATLoss", "at_loss", "attention_map"),
+    "losses.dct": ("DCTLoss", "SpectralOptions", "dct_2d", "dct_loss"),
+    "losses.logits": ("KDLoss", "dkd_loss", "kd_loss"),
+    "losses.relations": ("pkt_loss", "rkd_loss", "sp_loss"),
+    "methods": ("METHODS", "register_method"),
+    "models": ("create_model", "model_names", "register_model"),
+    "models.output": ("Output",),
+    "runs": ("RunConfig", "read_record"),
+    "train": ("fit",),
+    "trainee": ("DivergedError",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for (PEP 562), and keep it."""
+    for place, names in _PLACES.items():
+        if name in names:
+            found = getattr(import_module(f"kdlib.{place}"), name)
+            globals()[name] = found
+            return found
+    raise AttributeError(f"module 'kdlib' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

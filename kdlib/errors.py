@@ -1,18 +1,18 @@
 """Errors that a user can mend: what was wrong, what is valid, what to do."""
 
-import math
+import json
 import os
 import re
 import reprlib
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import wraps
-from types import FrameType, NoneType, UnionType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Union, cast, get_args, get_origin
+from types import FrameType, NoneType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, get_args
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -87,19 +87,38 @@ def checked_options(given: Mapping[str, object], valid: Iterable[str], owner: st
             raise unknown(f"option of {owner}", name, choices)
 
 
-def checked_values(given: Mapping[str, object], defaults: Mapping[str, object], owner: str) -> None:
-    """Refuse an option that ``owner`` does not have, and a value of another kind than its default.
+def checked_values(given: Mapping[str, object], kinds: Mapping[str, Any], owner: str) -> None:
+    """Refuse an option that ``owner`` does not have, and a value of another kind than it has.
 
     Raises:
-        KdlibError: as :func:`checked_options`, or names the option, its value and its default.
+        KdlibError: as :func:`checked_options` and :func:`check_kind`.
     """
-    checked_options(given, defaults, owner)
+    checked_options(given, kinds, owner)
     for name, value in given.items():
-        if not same_kind(value, defaults[name]):
-            raise KdlibError(
-                f"Option '{name}' of {owner} is {quoted(value)}; give a value like its default, "
-                f"{defaults[name]!r}."
-            )
+        check_kind(f"Option '{name}' of {owner}", value, kinds[name])
+
+
+def check_kind(name: str, value: object, annotation: Any) -> None:
+    """Refuse a value that is not what a type annotation says.
+
+    A whole number can stand for a number, and a list for a tuple; true and false are no numbers,
+    and neither infinity nor NaN is one.
+
+    Raises:
+        KdlibError: names the value and says what it should be.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    kind = TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
+    try:
+        kind.validate_json(json.dumps(value))  # of JSON even a strict check takes a list
+    except ValidationError as error:
+        told = [one["msg"].removeprefix("Input should be ") for one in error.errors()]
+        valid = " or ".join([*dict.fromkeys(told), *["None"] * (NoneType in get_args(annotation))])
+        valid = valid.replace("an object", "a mapping").replace("array", "list")
+        raise KdlibError(f"{name} is {quoted(value)}; it should be {valid}.") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise KdlibError(f"{name} is {quoted(value)}, which JSON cannot hold.") from error
 
 
 def check_range(name: str, value: int, low: int, high: int) -> None:
@@ -179,69 +198,3 @@ def _reason(error: Exception) -> str:
         f"Unexpected {type(error).__name__}: {shown(str(error))} This is a fault of kdlib, not "
         f"yours; {DEBUG}=1 before the command shows where. Please report it with that."
     )
-
-
-# Of what kind a value must be, read from a type annotation: for values that a user gives.
-WORDS = {
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    bool: "true or false",
-    NoneType: "None",
-    dict: "a mapping from names",
-}
-SEQUENCES = (tuple, list, Sequence)
-
-
-def check_kind(name: str, value: object, annotation: Any) -> None:
-    """Refuse a value that is not what ``annotation`` says.
-
-    A whole number can stand for a number, and a list for a tuple; true and false are no numbers,
-    and neither infinity nor NaN is one.
-
-    Raises:
-        KdlibError: names the value and says what it must be.
-    """
-    if not fits(value, annotation):
-        raise KdlibError(f"{name} is {quoted(value)}; it must be {describe(annotation)}.")
-
-
-def fits(value: object, annotation: Any) -> bool:
-    """Whether a value is what an annotation says; one that is not of ``WORDS`` takes any."""
-    origin, inner = get_origin(annotation) or annotation, get_args(annotation)
-    if origin in (Union, UnionType):
-        return any(fits(value, one) for one in inner)
-    if origin in SEQUENCES:
-        return isinstance(value, list | tuple) and all(fits(one, inner[0]) for one in value)
-    if origin is dict:
-        return isinstance(value, Mapping) and _all_fit(value, *inner)
-    if origin is float:
-        return _is_number(value)
-    if origin is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return origin not in WORDS or isinstance(value, origin)
-
-
-def _all_fit(value: Mapping[Any, object], name: Any = str, item: Any = object) -> bool:
-    return all(fits(key, name) and fits(one, item) for key, one in value.items())
-
-
-def describe(annotation: Any) -> str:
-    """An annotation in words: ``a whole number or None``."""
-    origin, inner = get_origin(annotation) or annotation, get_args(annotation)
-    if origin in (Union, UnionType):
-        return " or ".join(describe(one) for one in inner)
-    if origin in SEQUENCES:
-        return f"a list, each item {describe(inner[0])}"
-    if origin is dict and inner and inner[1] is not Any:
-        return f"{WORDS[dict]}, each to {describe(inner[1])}"
-    return WORDS[origin]
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond the largest float
-        return False

@@ -1,7 +1,8 @@
-"""The methods: one line each, and what a method string such as ``at+gate+kd`` means.
+"""The methods: what each learns from, and what a method string such as ``at+gate+kd`` means.
 
-To add one, write its file (a module ``(student, teacher, batch) -> (B,)``) and one line here. What
-a line names is imported when it is asked for, so that reading this table costs nothing.
+To add one to kdlib, write its loss and one entry here; to add yours from anywhere else, call
+:func:`register_method`. What an entry names is imported when it is asked for, so that reading this
+table costs nothing.
 """
 
 import inspect
@@ -12,7 +13,7 @@ from functools import partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kdlib.errors import KdlibError, unknown
+from kdlib.errors import KdlibError, checked_options, unknown
 from kdlib.tasks import JOINT, MIXING, TASKS
 
 if TYPE_CHECKING:
@@ -35,20 +36,24 @@ def bell(share: float) -> float:
 
 @dataclass(frozen=True)
 class Method:
-    """One line of the registry.
+    """One entry of the registry.
 
     Attributes:
-        build: what makes the method's loss from its options, as ``module:name``; ``None`` for
-            methods without one.
+        build: as ``module:name`` or itself, what makes the loss from its options: a module
+            ``(student, teacher, batch) -> (B,)``. With ``of`` it is the loss: a function of two
+            outputs' parts, and of the labels if it ``reads`` them, which gives (B,). ``None`` for
+            methods without a loss of their own.
         weight: of the loss, by default.
         source: where the method comes from.
         formula: what the loss is, in a line: F features, e embedding, z logits, p probabilities,
             A attention map of a stage; s student, t teacher; B images, T temperature; sums run over
             stages.
+        of: part of the outputs that ``build`` is a function of: ``logits``, ``stages`` (a tuple
+            of feature maps) or ``embedding``.
         arguments: positional arguments of ``build``.
         fixed: options that differ from ``build``'s own defaults.
         fitted: whether ``build`` takes a :class:`~kdlib.losses.pair.Pair` first, since the
-            loss has parts that are made for the networks or the data.
+            loss has layers that are made for the networks or the data.
         warmup: share of the training over which the weight grows.
         ramp: how it grows, from the share of the warm-up to that of the weight.
         ce_weight: of the cross-entropy beside this loss, by default.
@@ -72,6 +77,7 @@ class Method:
     weight: float = 0.0
     source: str = ""
     formula: str = ""
+    of: str | None = None
     arguments: tuple[Any, ...] = ()
     fixed: dict[str, Any] = field(default_factory=dict)
     fitted: bool = False
@@ -97,30 +103,26 @@ class Method:
         return partial(found, *self.arguments, **self.fixed)
 
     @property
-    def options(self) -> dict[str, Any]:
-        """The options that ``method_options`` may set, with their defaults."""
-        named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """The options that ``method_options`` may set: parameters of ``maker`` with a default."""
+        found = inspect.signature(self.maker).parameters if self.maker else {}
+        skipped = inspect.Parameter.POSITIONAL_ONLY
         return {
-            p.name: p.default
-            for p in self.parameters
-            if p.kind in named and p.default is not p.empty
+            name: one
+            for name, one in found.items()
+            if one.default is not one.empty and one.kind is not skipped
         }
 
     @property
-    def checks_options(self) -> bool:
-        """Whether ``build`` takes any option, and refuses unknown ones itself."""
-        return any(p.kind is p.VAR_KEYWORD for p in self.parameters)
+    def options(self) -> dict[str, Any]:
+        """Those options with their defaults."""
+        return {name: one.default for name, one in self.parameters.items()}
 
     @property
-    def parameters(self) -> list[inspect.Parameter]:
-        """Those of ``maker``."""
-        maker = self.maker
-        if maker is None:
-            return []
-        found = list(inspect.signature(maker).parameters.values())
-        # A module without an __init__ of its own takes nothing, whatever its signature says.
-        bare = [p.name for p in found] == ["args", "kwargs"]
-        return [] if bare else found
+    def checks_options(self) -> bool:
+        """Whether ``maker`` takes any option, and refuses unknown ones itself."""
+        found = inspect.signature(self.maker).parameters.values() if self.maker else ()
+        return any(one.kind is one.VAR_KEYWORD for one in found)
 
 
 PAPER = "arXiv 2205.01997"
@@ -132,9 +134,12 @@ FRSKD = "Ji 2021, arXiv 2103.08273"
 CROPS = "Guo 2021, arXiv 2106.05209"
 
 
-def _dct(preset: str, weight: float, source: str, formula: str, **more: Any) -> Method:
-    build = "kdlib.losses.dct:preset"
-    return Method(build, weight, source, formula, arguments=(preset,), **more)
+def _core(name: str, *line: Any, **more: Any) -> Method:
+    return Method(f"kdlib.losses.{name}", *line, **more)
+
+
+def _dct(preset: str, *line: Any, **more: Any) -> Method:
+    return _core("dct:DCTLoss", *line, arguments=(preset, "none"), **more)
 
 
 # SRM in its three runs: dictionaries of a teacher, an initialised student, the task.
@@ -161,222 +166,126 @@ _frskd = partial(
 )
 # A classifier in a detector: p of a crop by the teacher, of a positive by the student.
 _crops = partial(Method, "kdlib.detection.losses:CropLoss", tasks=BOXES)
+# fmt: off
 # The release's weight of the DCT loss is 1. Its variants differ in scale (their sum over three
 # stages of random features is 16 for release_a, 4 for dct), so each default makes the weighted
 # terms alike.
 METHODS: dict[str, Method] = {
     "student": Method(source="cross-entropy alone", formula="-log p_s(target)", tasks=tuple(TASKS)),
-    "kd": Method(
-        source="Hinton 2015, arXiv 1503.02531",
-        formula="T^2 KL(p_t ‖ p_s)",
-        ce_weight=0.1,
-        tasks=DENSE,
-    ),
-    "fitnet": Method(
-        "kdlib.losses.hints:HintLoss",
-        100.0,
-        "Romero 2015, arXiv 1412.6550",
-        "mean (W F_s - F_t)^2, one stage",
-        fitted=True,
-    ),
-    "at": Method(
-        "kdlib.losses.attention:AttentionLoss",
-        1000.0,
-        "Zagoruyko 2017, arXiv 1612.03928",
-        AT,
-        tasks=DENSE,
-    ),
-    "pkt": Method(
-        "kdlib.losses.relations:ProbabilisticLoss",
-        30000.0,
-        "Passalis 2018, arXiv 1803.10837",
-        "mean p_t log p_t/p_s, p(i, j) ~ 1 + cos(e_i, e_j)",
-        couples=True,
-    ),
-    "vid": Method(
-        "kdlib.losses.hints:VariationalLoss",
-        1.0,
-        "Ahn 2019, arXiv 1904.05835",
-        "sum mean (log v_c + (F_t - m(F_s))^2/v_c) / 2",
-        fitted=True,
-    ),
-    "sp": Method(
-        "kdlib.losses.relations:SimilarityLoss",
-        3000.0,
-        "Tung 2019, arXiv 1907.09682",
-        "‖G_s - G_t‖^2 / B^2, G = row-normalised F F^T",
-        couples=True,
-    ),
-    "rkd": Method(
-        "kdlib.losses.relations:RelationalLoss",
-        1.0,
-        "Park 2019, arXiv 1904.05068",
-        "25 huber(distances of e) + 50 huber(angles of e)",
-        couples=True,
-    ),
-    "crd": Method(
-        "kdlib.losses.contrastive:ContrastiveLoss",
-        0.8,
-        "Tian 2020, arXiv 1910.10699",
+    "kd": Method(source="Hinton 2015, arXiv 1503.02531", formula="T^2 KL(p_t ‖ p_s)",
+        ce_weight=0.1, tasks=DENSE),
+    "fitnet": _core("hints:HintLoss", 100.0, "Romero 2015, arXiv 1412.6550",
+        "mean (W F_s - F_t)^2, one stage", fitted=True),
+    "at": _core("attention:ATLoss", 1000.0, "Zagoruyko 2017, arXiv 1612.03928", AT,
+        arguments=("none",), tasks=DENSE),
+    "pkt": _core("relations:pkt_per_image", 30000.0, "Passalis 2018, arXiv 1803.10837",
+        "mean p_t log p_t/p_s, p(i, j) ~ 1 + cos(e_i, e_j)", "embedding", couples=True),
+    "vid": _core("hints:VariationalLoss", 1.0, "Ahn 2019, arXiv 1904.05835",
+        "sum mean (log v_c + (F_t - m(F_s))^2/v_c) / 2", fitted=True),
+    "sp": _core("relations:sp_per_image", 3000.0, "Tung 2019, arXiv 1907.09682",
+        "‖G_s - G_t‖^2 / B^2, G = row-normalised F F^T", "stages", couples=True),
+    "rkd": _core("relations:rkd_per_image", 1.0, "Park 2019, arXiv 1904.05068",
+        "25 huber(distances of e) + 50 huber(angles of e)", "embedding", couples=True),
+    "crd": _core("contrastive:ContrastiveLoss", 0.8, "Tian 2020, arXiv 1910.10699",
         "-log h(e_s, e_t) - sum_K log(1 - h(e_s, e_t')), and s, t exchanged",
-        fitted=True,
-        reads=("label",),
-        undivided="each would keep a memory of all images of its own, and renew its own part",
-    ),
-    "semckd": Method(
-        "kdlib.losses.semantic:SemanticLoss",
-        400.0,
-        "Chen 2021, arXiv 2012.03236",
-        "sum_st a_st mean (P_st(F_s) - F_t)^2 / S, a learned",
-        fitted=True,
-        couples=True,
-    ),
-    "reviewkd": Method(
-        "kdlib.losses.review:ReviewLoss",
-        1.0,
-        "Chen 2021, arXiv 2104.09044",
-        "sum HCL(ABF(F_s, deeper), F_t)",
-        fitted=True,
-        warmup=WARMUP,
-    ),
-    "dkd": Method(
-        "kdlib.losses.logits:DecoupledLoss",
-        1.0,
-        "Zhao 2022, arXiv 2203.08679",
-        "T^2 (1 TCKD + 8 NCKD)",
-        warmup=WARMUP,
-        reads=("label", "logits"),
-    ),
-    "logit_std": Method(
-        "kdlib.losses.logits:StandardisedLoss",
-        9.0,
-        "Sun 2024, arXiv 2403.01427",
-        "KD of z-scored logits, T = 2",
-        ce_weight=0.1,
-        reads=("logits",),
-    ),
-    "famkd": Method(
-        "kdlib.losses.review:frequency_review",
-        1.0,
-        "Pham 2024, arXiv 2403.05894",
+        fitted=True, reads=("label",),
+        undivided="each would keep a memory of all images of its own, and renew its own part"),
+    "semckd": _core("semantic:SemanticLoss", 400.0, "Chen 2021, arXiv 2012.03236",
+        "sum_st a_st mean (P_st(F_s) - F_t)^2 / S, a learned", fitted=True, couples=True),
+    "reviewkd": _core("review:ReviewLoss", 1.0, "Chen 2021, arXiv 2104.09044",
+        "sum HCL(ABF(F_s, deeper), F_t)", fitted=True, warmup=WARMUP),
+    "dkd": _core("logits:dkd_per_image", 1.0, "Zhao 2022, arXiv 2203.08679",
+        "T^2 (1 TCKD + 8 NCKD)", "logits", warmup=WARMUP, reads=("label", "logits")),
+    "logit_std": _core("logits:standardised_kd_per_image", 9.0, "Sun 2024, arXiv 2403.01427",
+        "KD of z-scored logits, T = 2", "logits", ce_weight=0.1, reads=("logits",)),
+    "famkd": _core("review:frequency_review", 1.0, "Pham 2024, arXiv 2403.05894",
         "sum HCL(FAM(ABF(F_s, deeper)), F_t), FAM a filter of FFT2(F)",
-        fitted=True,
-        warmup=WARMUP,
-    ),
+        fitted=True, warmup=WARMUP),
     "srm": _srm_task(
         formula="cross-entropy, after an initialisation by the teacher's sparse codes",
-        after="kdlib.srm.options:initialisation_of",
-    ),
+        after="kdlib.srm.options:initialisation_of"),
     # The release gives the pixels' cross-entropy values that are no logits.
     "srm_logits": _srm_task(
         formula="as srm, but what the student's codes are the sigmoid of meets the pixels' labels",
-        after="kdlib.srm.options:initialisation_on_logits",
-        fixed={"release": False},
-    ),
+        after="kdlib.srm.options:initialisation_on_logits", fixed={"release": False}),
     "dct": _dct("dct", 4.0, f"{PAPER}, taken at its word", SPECTRUM, tasks=DENSE),
-    "release_a": _dct(
-        "release_a",
-        1.0,
-        f"{PAPER}, release of June 2021",
-        "as dct, D = abs Re FFT2(A) over its largest",
-    ),
-    "release_b": _dct(
-        "release_b", 1.0, f"{PAPER}, release, branch main", "as dct, D = min-max of Re FFT2(A)"
-    ),
+    "release_a": _dct("release_a", 1.0, f"{PAPER}, release of June 2021",
+        "as dct, D = abs Re FFT2(A) over its largest"),
+    "release_b": _dct("release_b", 1.0, f"{PAPER}, release, branch main",
+        "as dct, D = min-max of Re FFT2(A)"),
     "ours": _dct("ours", 6.0, "the dev split's choice of DCT options", "as dct_abs"),
-    "dct_options": Method(
-        "kdlib.losses.dct:SpectralLoss", 4.0, "any options of the DCT loss, by name", SPECTRUM
-    ),
-    "at_equal_scale": Method(
-        "kdlib.losses.attention:AttentionLoss",
-        4.0,
-        "control: AT, levels balanced",
+    "dct_options": _dct("dct", 4.0, "any options of the DCT loss, by name", SPECTRUM),
+    "at_equal_scale": _core("attention:ATLoss", 4.0, "control: AT, levels balanced",
         "as at, each stage over its running mean",
-        fixed={"level_weights": "equal_scale"},
-        couples=True,
-    ),
-    "parseval_twin": _dct(
-        "parseval_twin", 4.0, "control: dct, no transform", "as dct, D = A - mean"
-    ),
+        arguments=("none",), fixed={"level_weights": "equal_scale"}, couples=True),
+    "parseval_twin": _dct("parseval_twin", 4.0, "control: dct, no transform",
+        "as dct, D = A - mean"),
     "dct_abs": _dct("dct_abs", 6.0, "control: dct of absolute coefficients", "as dct, of abs D"),
     "dct_l1": _dct("dct_l1", 0.25, "control: dct with an L1 distance", "as dct, sum ‖D_s - D_t‖_1"),
-    "dct_low": _dct(
-        "dct_low",
-        4.0,
-        "control: dct, low frequencies only",
-        "as dct, lower half of the frequencies",
-    ),
-    "dct_high": _dct(
-        "dct_high",
-        4.0,
-        "control: dct, high frequencies only",
-        "as dct, upper half of the frequencies",
-    ),
+    "dct_low": _dct("dct_low", 4.0, "control: dct, low frequencies only",
+        "as dct, lower half of the frequencies"),
+    "dct_high": _dct("dct_high", 4.0, "control: dct, high frequencies only",
+        "as dct, upper half of the frequencies"),
     "newl2": _dct("newl2", 1.0, "control: L2 of min-max maps", "sum ‖M_s - M_t‖, M = min-max of A"),
-    "frskd": _frskd(
-        source=FRSKD,
-        formula="2 T^2 KL(q ‖ p_s) + 100 AT(F_s, F_q), q a pyramid on F_s trained beside it",
-    ),
-    "frskd_published": _frskd(
-        source=f"{FRSKD}, weights as published", formula="as frskd, never tuned"
-    ),
-    "frskd_logits": _frskd(
-        source="control: frskd, KL alone", formula="2 T^2 KL", fixed={"beta": 0.0}
-    ),
+    "frskd": _frskd(source=FRSKD,
+        formula="2 T^2 KL(q ‖ p_s) + 100 AT(F_s, F_q), q a pyramid on F_s trained beside it"),
+    "frskd_published": _frskd(source=f"{FRSKD}, weights as published",
+        formula="as frskd, never tuned"),
+    "frskd_logits": _frskd(source="control: frskd, KL alone", formula="2 T^2 KL",
+        fixed={"beta": 0.0}),
     "frskd_maps": _frskd(source="control: frskd, AT alone", formula="100 AT", fixed={"alpha": 0.0}),
-    "frskd_detached": _frskd(
-        source="control: frskd, its labels not felt by the student",
-        formula="as frskd, F_s detached where q reads it",
-        fixed={"detach": True},
-    ),
-    "frskd_dct": _frskd(
-        source="control: frskd with the DCT loss in the place of AT",
-        formula="2 T^2 KL + 0.5 dct",
-        fixed={"feature": "dct"},
-    ),
-    "frskd_pixels": _frskd(
-        source=f"{FRSKD}, as published for segmentation",
+    "frskd_detached": _frskd(source="control: frskd, its labels not felt by the student",
+        formula="as frskd, F_s detached where q reads it", fixed={"detach": True}),
+    "frskd_dct": _frskd(source="control: frskd with the DCT loss in the place of AT",
+        formula="2 T^2 KL + 0.5 dct", fixed={"feature": "dct"}),
+    "frskd_pixels": _frskd(source=f"{FRSKD}, as published for segmentation",
         formula="KL(q ‖ p_s) of pixels + 50 AT(F_s, F_q), ramped by exp(-5 (1 - t)^2)",
         fixed={"alpha": 1.0, "beta": 50.0, "temperature": 1.0},
-        warmup=2 / 3,  # 40 of 60 epochs
-        ramp=bell,
-    ),
+        warmup=2 / 3, ramp=bell),  # 40 of 60 epochs
     "frskd_options": _frskd(source="any options of FRSKD, by name", formula="as frskd"),
-    "kd_cls": _crops(
-        weight=0.4,
-        source=f"{CROPS}, recognition",
+    "kd_cls": _crops(weight=0.4, source=f"{CROPS}, recognition",
         formula="T^2 KL(p_t of the object's crop ‖ p_s), mean of positives, T = 2",
-        fixed={"cls": 1.0, "loc": 0.0},
-    ),
-    "loc": _crops(
-        weight=0.15,
-        source=f"{CROPS}, localisation by pixels alone",
+        fixed={"cls": 1.0, "loc": 0.0}),
+    "loc": _crops(weight=0.15, source=f"{CROPS}, localisation by pixels alone",
         formula="as kd_loc, of the crops' pixels (0 to 255)",
-        fixed={"cls": 0.0, "loc": 1.0, "layers": (-1,)},
-        self_taught=True,
-    ),
-    "kd_loc": _crops(
-        weight=0.15,
-        source=f"{CROPS}, localisation",
+        fixed={"cls": 0.0, "loc": 1.0, "layers": (-1,)}, self_taught=True),
+    "kd_loc": _crops(weight=0.15, source=f"{CROPS}, localisation",
         formula="mean ‖F_t(crop of the predicted box) - F_t(crop of the object)‖_1, pixels too",
-        fixed={"cls": 0.0, "loc": 1.0},
-    ),
+        fixed={"cls": 0.0, "loc": 1.0}),
     "kd_cls_loc": _crops(weight=1.0, source=f"{CROPS}, both", formula="0.4 kd_cls + 0.15 kd_loc"),
 }
 # Runs that others start from. They are no methods: there is nothing to compare them with.
 STAGES: dict[str, Method] = {
-    "srm_dictionary": _srm_stage(
-        "kdlib.srm.losses:ReconstructionLoss",
+    "srm_dictionary": _srm_stage("kdlib.srm.losses:ReconstructionLoss",
         formula="sum mean (C k - F_t)^2, k the s largest of sigmoid(C^T F_t + b)",
-        trainee="kdlib.srm.stages:DictionaryLearner",
-    ),
-    "srm_init": _srm_stage(
-        "kdlib.srm.losses:InitialisationLoss",
+        trainee="kdlib.srm.stages:DictionaryLearner"),
+    "srm_init": _srm_stage("kdlib.srm.losses:InitialisationLoss",
         formula="sum BCE(mean k_s, mean k_t) + CE(k_s, argmax k_t)",
-        after="kdlib.srm.options:dictionary_of",
-        trainee="kdlib.srm.stages:Initialised",
-    ),
+        after="kdlib.srm.options:dictionary_of", trainee="kdlib.srm.stages:Initialised"),
 }
+# fmt: on
+BUILT_IN = frozenset(METHODS | STAGES)
+
+
+def register_method(name: str, build: str | Callable[..., Any], **entry: Any) -> None:
+    """Make a method of your own known to ``fit`` and all that reads ``METHODS``, in this process.
+
+    ``register_method("mse", mse, of="embedding", weight=10.0)`` is enough for a function
+    ``mse(student, teacher) -> (B,)``; then ``mse``, ``mse+kd`` and ``mse+gate`` are methods.
+
+    Args:
+        name: a new one, or one that was registered before. A run knows a method by its name: give
+            another loss another name.
+        build: the loss, or what makes it: see :class:`Method`.
+        entry: other attributes of :class:`Method`.
+
+    Raises:
+        KdlibError: a name of kdlib's own, or one with a ``+``, or no such attribute.
+    """
+    if name in BUILT_IN or "+" in name:
+        raise KdlibError(f"'{name}' is kdlib's own, or has a '+'; give your method another name.")
+    checked_options(entry, Method.__annotations__, "register_method")
+    METHODS[name] = Method(build, **entry)
 
 
 # Methods by their strings: taken apart, and built for a run.
@@ -478,3 +387,24 @@ def weights_of(config: "RunConfig") -> Weights:
         ce=ce if config.ce_weight is None else config.ce_weight,
         kd=config.kd_weight if parts.kd else 0.0,
     )
+
+
+def check_method(config: "RunConfig") -> None:
+    """Refuse a task whose truth a run's method cannot read, and augmentations that take it away.
+
+    Raises:
+        KdlibError: names the method, the task or augmentation, and what is valid.
+    """
+    parts, method = parse_method(config.method), method_of(config.method)
+    dense = config.task == "segmentation"
+    if config.task not in method.tasks or (parts.gate and dense):
+        valid = ", ".join(name for name, line in METHODS.items() if config.task in line.tasks)
+        raise KdlibError(
+            f"'{config.method}' is for {' and '.join(method.tasks)}, not for task '{config.task}'. "
+            f"Valid there: {valid}{', each without +gate' if dense else ''}."
+        )
+    for what in (*method.reads, *["label"] * parts.gate, *["logits"] * parts.kd):
+        refused, reason = REFUSED[what]
+        for name in set(refused) & set(config.augmentation):
+            text = f"'{config.method}' {reason}: leave '{name}' out of augmentation"
+            raise KdlibError(f"{text}, or choose another method.")

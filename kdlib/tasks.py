@@ -43,3 +43,5 @@ JOINT = "sla"
 MIXING = (*MIXTURES, JOINT)
 """Augmentations that change what an image is labelled: rotations are classes with ``sla``."""
 AUGMENTATIONS = ("flip", "crop", "random_crop", *MIXING)
+IGNORED = 255
+"""Value of a mask where a pixel counts neither in a loss nor in a result."""

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from kdlib.tasks import IGNORED as IGNORED
+
 if TYPE_CHECKING:
     from kdlib.data.photographs import Photographs
     from kdlib.detection.objects import Objects, WholePhotographs
 
 Colour = tuple[float, float, float]
-IGNORED = 255
-"""Value of a mask where a pixel counts neither in a loss nor in a result."""
 
 
 @dataclass(frozen=True)

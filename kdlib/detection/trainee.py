@@ -13,9 +13,9 @@ from kdlib.detection.detector import Detector
 from kdlib.detection.evaluation import detector_cost, evaluate_detectors
 from kdlib.detection.losses import CropLoss
 from kdlib.detection.teacher import CropTeacher
-from kdlib.distill import Learner, check_method_task, method_loss
+from kdlib.distill import Learner, method_loss
 from kdlib.errors import KdlibError
-from kdlib.methods import weights_of
+from kdlib.methods import check_method, weights_of
 from kdlib.models import MODELS, create_model
 from kdlib.runs import RunConfig
 from kdlib.seeds import derive_seed, seed_everything
@@ -106,7 +106,7 @@ def create_crop_loss(config: RunConfig) -> CropLoss:
         KdlibError: unknown method or option, a method of another task, or one that needs a teacher
             and has none.
     """
-    check_method_task(config)
+    check_method(config)
     found = method_loss(config.method, config.method_options, None)
     loss = cast("CropLoss", found or CropLoss(cls=0.0, loc=0.0))
     if loss.needs_classifier and config.canonical().teacher == "none":

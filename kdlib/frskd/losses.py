@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from kdlib.distill import SelfTaughtLoss, TeacherOutput
 from kdlib.errors import KdlibError, unknown
 from kdlib.frskd.self_teacher import SelfTeacher
-from kdlib.losses.attention import AttentionLoss, for_layer
-from kdlib.losses.dct import SpectralLoss
+from kdlib.losses.attention import ATLoss
+from kdlib.losses.dct import DCTLoss
+from kdlib.losses.features import for_layer
 from kdlib.losses.hints import feature_mse, overhaul_per_image
 from kdlib.losses.logits import counted_pixels, kd_per_image
 from kdlib.losses.pair import Pair
@@ -59,10 +60,10 @@ def _overhaul(channels: Sequence[tuple[int, int]]) -> nn.Module:
 
 
 FEATURES: dict[str, tuple[Callable[[Sequence[tuple[int, int]]], nn.Module], float]] = {
-    "attention": (lambda channels: AttentionLoss(), 100.0),
+    "attention": (lambda channels: ATLoss("none"), 100.0),
     "fitnet": (_fitnet, 0.5),
     "overhaul": (_overhaul, 0.4),
-    "dct": (lambda channels: SpectralLoss(), 0.5),
+    "dct": (lambda channels: DCTLoss("dct", "none"), 0.5),
 }
 """The feature term, and beta. The first is the paper's; the others are as large as it on the
 untrained networks of Scenes, so that one weight tuned for the first means the same in all."""

@@ -6,26 +6,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdlib.distill import TeacherOutput
 from kdlib.errors import KdlibError
-from kdlib.losses.attention import for_layer, working_precision
-from kdlib.losses.pair import Pair
-from kdlib.models.output import Output
+from kdlib.losses.features import for_layer, working_precision
 from kdlib.seeds import generator
 
 if TYPE_CHECKING:
     from kdlib.data.batches import Batch
+    from kdlib.distill import TeacherOutput
+    from kdlib.losses.pair import Pair
+    from kdlib.models.output import Output
 
 
 def nce_per_image(scores: Tensor, images: int) -> Tensor:
     """Noise-contrastive estimation of which score is the positive's: (B, 1 + K) -> (B,).
 
-    ``-log h(positive) - sum log(1 - h(negative))`` with ``h = e^s / (e^s + K / N)``, a
-    critic e^s that is normalised by a constant.
-
-    Args:
-        scores: logarithms of the normalised critic, the positive's first.
-        images: number N of images in the training set; noise draws each with probability 1 / N.
+    ``-log h(positive) - sum log(1 - h(negative))`` with ``h = e^s / (e^s + K / N)``: the scores s
+    are logarithms of the normalised critic, the positive's first, and noise draws each of the N
+    ``images`` of the training set with probability 1 / N.
     """
     negatives = scores.shape[1] - 1
     log_odds = scores - torch.tensor(negatives / images).log().to(scores)
@@ -130,7 +127,7 @@ class ContrastiveLoss(nn.Module):
 
     def __init__(
         self,
-        pair: Pair,
+        pair: "Pair",
         *,
         negatives: int = 16384,
         temperature: float = 0.07,
@@ -145,7 +142,7 @@ class ContrastiveLoss(nn.Module):
         self.memory_student = Memory(len(pair.labels), dimensions, momentum)
         self.memory_teacher = Memory(len(pair.labels), dimensions, momentum)
 
-    def forward(self, student: Output, teacher: TeacherOutput, batch: "Batch") -> Tensor:
+    def forward(self, student: "Output", teacher: "TeacherOutput", batch: "Batch") -> Tensor:
         """(B,), unweighted. The memories move in training mode only."""
         mine = _anchors(self.project_student, student.embedding)
         theirs = _anchors(self.project_teacher, teacher.embedding)

@@ -1,48 +1,51 @@
-"""The DCT-driven loss of arXiv 2205.01997 and its variants, as one function of named options."""
+"""The DCT-driven loss of arXiv 2205.01997, and its variants as named options of one function."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache, partial, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdlib.errors import KdlibError, checked_options, unknown
-from kdlib.losses.attention import (
-    HasStages,
-    LevelBalance,
-    divide,
-    flatness_floor,
-    paired_maps,
-    pool_to_common_size,
-    working_precision,
-)
+from kdlib.losses.attention import MapLoss, paired_maps
+from kdlib.losses.features import SMALLEST, Features, divide, pool_to_common_size, working_precision
 
-if TYPE_CHECKING:
-    from kdlib.data.batches import Batch
-
-
-# Orthonormal 2-D transforms of maps as matrix products, and bands of their frequencies.
+Key = ParamSpec("Key")
+Kept = TypeVar("Kept", Tensor, Tensor | None)
 Band = tuple[str, float] | tuple[str, float, float]
 
 
-@lru_cache(maxsize=64)
+def _constant(build: Callable[Key, Kept]) -> Callable[Key, Kept]:
+    """Build a tensor once for each size; ``torch.compile`` takes it for a constant."""
+    cached = lru_cache(maxsize=256)(build)
+
+    @wraps(build)
+    def look_up(*args: Key.args, **kwargs: Key.kwargs) -> Kept:
+        # A tensor born in inference mode could not be used in training, and the cache outlives it.
+        with torch.inference_mode(False):
+            return cached(*args, **kwargs)  # type: ignore[arg-type]
+
+    # What torch.compiler.assume_constant_result does, but that imports the whole compiler.
+    look_up._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return look_up
+
+
+@_constant
 def dct_matrix(
     size: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Orthonormal DCT-II basis (N, N), a row a frequency. Cached: do not write to it.
+    """Orthonormal DCT-II basis (N, N), one row per frequency. Cached: do not write to it.
 
     ``D[k, n] = c_k cos(pi (2 n + 1) k / (2 N))``, ``c_0 = sqrt(1/N)``, else ``sqrt(2/N)``
     (Ahmed, Natarajan, Rao 1974), so that ``D @ D.T = 1``.
     """
-    # A tensor born in inference mode could not be used in training, and the cache outlives it.
-    with torch.inference_mode(False):
-        n = torch.arange(size, dtype=torch.float64)
-        basis = torch.cos(math.pi / (2 * size) * torch.outer(n, 2 * n + 1)) * math.sqrt(2 / size)
-        basis[0] = math.sqrt(1 / size)
-        return basis.to(device, dtype)
+    n = torch.arange(size, dtype=torch.float64)
+    basis = torch.cos(math.pi / (2 * size) * torch.outer(n, 2 * n + 1)) * math.sqrt(2 / size)
+    basis[0] = math.sqrt(1 / size)
+    return basis.to(device, dtype)
 
 
 def dct_2d(maps: Tensor) -> Tensor:
@@ -94,7 +97,7 @@ def checked_band(band: object) -> Band | None:
     return (name, *limits)
 
 
-@lru_cache(maxsize=256)
+@_constant
 def frequency_mask(
     shape: tuple[int, int],
     transform: str,
@@ -111,23 +114,21 @@ def frequency_mask(
     Raises:
         KdlibError: the band leaves nothing of a map of this shape.
     """
-    with torch.inference_mode(False):
-        kept = _in_band(shape, transform in FOLDED, band)
-        kept[0, 0] &= not drop_dc
-        if band is not None and not kept.any():
-            raise KdlibError(f"Band {list(band)} leaves no frequency of a {shape} map; widen it.")
-        return None if kept.all() else kept.to(device, dtype)
+    kept = _in_band(shape, transform in FOLDED, band)
+    kept[0, 0] &= not drop_dc
+    if band is not None and not kept.any():
+        raise KdlibError(f"Band {list(band)} leaves no frequency of a {shape} map; widen it.")
+    return None if kept.all() else kept.to(device, dtype)
 
 
 def _in_band(shape: tuple[int, int], folded: bool, band: Band | None) -> Tensor:
     if band is None:
         return torch.ones(shape, dtype=torch.bool)
     name, *limits = band
-    if name == "low":
-        return _lowest(shape, folded, limits[0])
     if name == "high":
         return ~_lowest(shape, folded, limits[0], from_top=True)
-    return _lowest(shape, folded, limits[1]) & ~_lowest(shape, folded, limits[0])
+    kept = _lowest(shape, folded, limits[-1])
+    return kept & ~_lowest(shape, folded, limits[0]) if name == "range" else kept
 
 
 def _lowest(shape: tuple[int, int], folded: bool, limit: float, from_top: bool = False) -> Tensor:
@@ -142,6 +143,59 @@ def _axis_below(size: int, folded: bool, limit: float, from_top: bool) -> Tensor
     count = int(frequency.max()) + 1
     below = limit if isinstance(limit, int) else round(limit * count)
     return frequency < (count - below if from_top else below)
+
+
+def _select(values: Tensor, transform: str, drop_dc: bool, band: Band | None = None) -> Tensor:
+    if transform == "none":
+        return values - values.mean((1, 2), keepdim=True) if drop_dc else values
+    shape = (values.shape[1], values.shape[2])
+    mask = frequency_mask(shape, transform, band, drop_dc, values.dtype, values.device)
+    return values if mask is None else values * mask
+
+
+# A map whose variation is below this many units in the last place of its norm is flat: what is
+# left of it after its mean is removed is rounding noise, and dividing by it would amplify that.
+FLAT_ULPS = 16
+
+
+def flatness_floor(maps: Tensor) -> Tensor:
+    """Size (B, 1, 1) under which the variation of a map (B, H, W) is rounding noise."""
+    norms = torch.linalg.vector_norm(maps.detach().flatten(1), dim=1)
+    return (norms * (FLAT_ULPS * torch.finfo(maps.dtype).eps)).clamp_min(SMALLEST)[:, None, None]
+
+
+def _unit_l2(values: Tensor, transform: str, floor: Tensor) -> Tensor:
+    norms = torch.linalg.vector_norm(values.flatten(1), dim=1)
+    return divide(values, norms[:, None, None], floor)
+
+
+def _max_ac(values: Tensor, transform: str, floor: Tensor) -> Tensor:
+    without_dc = _select(values, transform, drop_dc=True)
+    return divide(values, without_dc.abs().amax((1, 2), keepdim=True), floor)
+
+
+def _minmax(values: Tensor, transform: str, floor: Tensor) -> Tensor:
+    low, high = values.amin((1, 2), keepdim=True), values.amax((1, 2), keepdim=True)
+    return divide(values - low, high - low, floor)
+
+
+NORMALISERS: dict[str, Callable[[Tensor, str, Tensor], Tensor]] = {
+    "l2": _unit_l2,
+    "max_ac": _max_ac,
+    "minmax": _minmax,
+    "none": lambda values, transform, floor: values,
+}
+DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {
+    "l2": lambda difference: torch.linalg.vector_norm(difference, dim=1),
+    "squared": lambda difference: difference.square().sum(dim=1),
+    "l1": lambda difference: difference.abs().sum(dim=1),
+}
+VALID: dict[str, Sequence[str]] = {
+    "transform": tuple(TRANSFORMS),
+    "normalise": tuple(NORMALISERS),
+    "normalise_when": ("before", "after"),
+    "distance": tuple(DISTANCES),
+}
 
 
 @dataclass(frozen=True)
@@ -171,7 +225,7 @@ class SpectralOptions:
     band: Band | None = None
 
     def __post_init__(self) -> None:
-        for name, valid in _VALID.items():
+        for name, valid in VALID.items():
             if getattr(self, name) not in valid:
                 raise unknown(name, getattr(self, name), valid)
         if not isinstance(self.drop_dc, bool):
@@ -181,119 +235,12 @@ class SpectralOptions:
             raise KdlibError("A band of frequencies needs a transform; this one is 'none'.")
 
 
-OPTION_NAMES = tuple(field.name for field in fields(SpectralOptions))
-
-
-def options_from(start: SpectralOptions, /, **changes: Any) -> SpectralOptions:
-    """``start`` with some options changed.
-
-    Raises:
-        KdlibError: an unknown option or value, listing the valid ones.
-    """
-    checked_options(changes, OPTION_NAMES, "the DCT loss")
-    return replace(start, **changes)
-
-
-def spectral_distance(
-    student_map: Tensor, teacher_map: Tensor, options: SpectralOptions | None = None
-) -> Tensor:
-    """Distance of two maps' normalised spectra: (B, H, W), (B, H', W') -> (B,).
-
-    Computed in float32 (float64 for float64 maps), whatever autocast says. Finite in value and
-    gradient for any finite maps: a flat map has a zero spectrum, and gets no gradient; equal
-    spectra have a zero gradient.
-
-    Maps of unequal size: their common low frequencies are compared (``dct``, ``dct_abs``), or
-    the larger is first pooled to the smaller (other transforms).
-    """
-    options = options or SpectralOptions()
-    with torch.autocast(student_map.device.type, enabled=False):
-        student, teacher = working_precision(student_map), working_precision(teacher_map)
-        if not options.transform.startswith("dct"):
-            student, teacher = pool_to_common_size(student, teacher)
-        size = min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2])
-        student, teacher = (spectrum(maps, options, size) for maps in (student, teacher))
-        return DISTANCES[options.distance]((student - teacher).flatten(1))
-
-
-def spectrum(maps: Tensor, options: SpectralOptions, size: tuple[int, int] | None = None) -> Tensor:
-    """What the loss compares of maps (B, H, W): their normalised spectrum, of ``size`` if given.
-
-    ``size`` keeps the lowest frequencies, scaled so that a smooth map has about the same
-    coefficients at any resolution.
-    """
-    normalise = NORMALISERS[options.normalise]
-    floor = None if normalise is _unchanged else flatness_floor(maps)
-    if options.normalise_when == "before":
-        maps = normalise(maps, "none", floor)
-    values = _cut(TRANSFORMS[options.transform](maps), size)
-    values = _select(values, options.transform, options.drop_dc, options.band)
-    if options.normalise_when == "after":
-        values = normalise(values, options.transform, floor)
-    return values
-
-
-def _cut(values: Tensor, size: tuple[int, int] | None) -> Tensor:
-    if size is None or values.shape[1:] == size:
-        return values
-    share = size[0] * size[1] / (values.shape[1] * values.shape[2])
-    return values[:, : size[0], : size[1]] * share**0.5
-
-
-def _select(values: Tensor, transform: str, drop_dc: bool, band: Band | None = None) -> Tensor:
-    if transform == "none":
-        return values - values.mean((1, 2), keepdim=True) if drop_dc else values
-    shape = (values.shape[1], values.shape[2])
-    mask = frequency_mask(shape, transform, band, drop_dc, values.dtype, values.device)
-    return values if mask is None else values * mask
-
-
-def _unit_l2(values: Tensor, transform: str, floor: Tensor) -> Tensor:
-    norms = torch.linalg.vector_norm(values.flatten(1), dim=1)
-    return divide(values, norms[:, None, None], floor)
-
-
-def _max_ac(values: Tensor, transform: str, floor: Tensor) -> Tensor:
-    without_dc = _select(values, transform, drop_dc=True)
-    return divide(values, without_dc.abs().amax((1, 2), keepdim=True), floor)
-
-
-def _minmax(values: Tensor, transform: str, floor: Tensor) -> Tensor:
-    low, high = values.amin((1, 2), keepdim=True), values.amax((1, 2), keepdim=True)
-    return divide(values - low, high - low, floor)
-
-
-def _unchanged(values: Tensor, transform: str, floor: Tensor | None) -> Tensor:
-    return values
-
-
-NORMALISERS: dict[str, Callable[..., Tensor]] = {
-    "l2": _unit_l2,
-    "max_ac": _max_ac,
-    "minmax": _minmax,
-    "none": _unchanged,
-}
-DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {
-    "l2": lambda difference: torch.linalg.vector_norm(difference, dim=1),
-    "squared": lambda difference: difference.square().sum(dim=1),
-    "l1": lambda difference: difference.abs().sum(dim=1),
-}
-_VALID = {
-    "transform": tuple(TRANSFORMS),
-    "normalise": tuple(NORMALISERS),
-    "normalise_when": ("before", "after"),
-    "distance": tuple(DISTANCES),
-}
-
-
-# The DCT-driven loss of arXiv 2205.01997: its released variants, its name's, its controls.
-# The paper's name taken at its word. The spectrum is brought to unit L2 norm, not to a largest
+# What the paper's name says: a DCT. The spectrum is brought to unit L2 norm, not to a largest
 # coefficient of 1 as in the release: the L2 norm is the same in both domains (Parseval), so the
 # twin below can differ from this in nothing but rounding; a map's largest pixel and its largest
 # coefficient are unrelated. Both normalisers remove the scale, and a term lies in 0..2 as
 # against about 3 for release_a.
 DCT = SpectralOptions(transform="dct", normalise="l2", normalise_when="after", drop_dc=True)
-
 PRESETS: dict[str, SpectralOptions] = {
     "dct": DCT,
     # As released: absolute value of the real part of the FFT, over its largest (June 2021, and
@@ -313,42 +260,92 @@ PRESETS: dict[str, SpectralOptions] = {
 }
 
 
-class SpectralLoss(nn.Module):
-    """Distance of normalised spectra of attention maps, summed over stages, per image.
-
-    Args:
-        start: the options that ``options`` changes.
-        level_weights: see :class:`kdlib.losses.attention.LevelBalance`.
-        options: fields of :class:`kdlib.losses.dct.SpectralOptions`.
-
-    Raises:
-        KdlibError: an unknown option or value, listing the valid ones.
-    """
-
-    def __init__(
-        self,
-        start: SpectralOptions = DCT,
-        /,
-        level_weights: str | Sequence[float] = "equal_weight",
-        **options: Any,
-    ) -> None:
-        checked_options(options, (*OPTION_NAMES, "level_weights"), "the DCT loss")
-        super().__init__()
-        self.options = options_from(start, **options)
-        self.balance = LevelBalance(level_weights)
-
-    def forward(self, student: HasStages, teacher: HasStages, batch: "Batch") -> Tensor:
-        """(B,), unweighted."""
-        pairs = paired_maps(student, teacher)
-        return self.balance([spectral_distance(*pair, self.options) for pair in pairs])
-
-
-def preset(name: str, **options: Any) -> SpectralLoss:
-    """The loss of a preset, some of whose options may be changed.
+def options_from(preset: str, **changes: Any) -> SpectralOptions:
+    """The options of a preset, some of them changed.
 
     Raises:
         KdlibError: an unknown preset, option or value, listing the valid ones.
     """
-    if name not in PRESETS:
-        raise unknown("preset of the DCT loss", name, PRESETS)
-    return SpectralLoss(PRESETS[name], **options)
+    if preset not in PRESETS:
+        raise unknown("preset of the DCT loss", preset, PRESETS)
+    checked_options(changes, [field.name for field in fields(SpectralOptions)], "the DCT loss")
+    return replace(PRESETS[preset], **changes)
+
+
+def spectrum(maps: Tensor, options: SpectralOptions, size: tuple[int, int] | None = None) -> Tensor:
+    """What the loss compares of maps (B, H, W): their normalised spectrum, of ``size`` if given.
+
+    ``size`` keeps the lowest frequencies, scaled so that a smooth map has about the same
+    coefficients at any resolution.
+    """
+    normalise, floor = NORMALISERS[options.normalise], flatness_floor(maps)
+    if options.normalise_when == "before":
+        maps = normalise(maps, "none", floor)
+    values = _cut(TRANSFORMS[options.transform](maps), size)
+    values = _select(values, options.transform, options.drop_dc, options.band)
+    if options.normalise_when == "after":
+        values = normalise(values, options.transform, floor)
+    return values
+
+
+def _cut(values: Tensor, size: tuple[int, int] | None) -> Tensor:
+    if size is None or values.shape[1:] == size:
+        return values
+    share = size[0] * size[1] / (values.shape[1] * values.shape[2])
+    return values[:, : size[0], : size[1]] * share**0.5
+
+
+def spectral_distance(
+    student_map: Tensor, teacher_map: Tensor, options: SpectralOptions = DCT
+) -> Tensor:
+    """Distance of two maps' normalised spectra: (B, H, W), (B, H', W') -> (B,).
+
+    Computed in float32 (float64 for float64 maps), whatever autocast says. Finite in value and
+    gradient for any finite maps: a flat map has a zero spectrum, and gets no gradient; equal
+    spectra have a zero gradient.
+
+    Maps of unequal size: their common low frequencies are compared (``dct``, ``dct_abs``), or
+    the larger is first pooled to the smaller (other transforms).
+    """
+    with torch.autocast(student_map.device.type, enabled=False):
+        student, teacher = working_precision(student_map), working_precision(teacher_map)
+        if not options.transform.startswith("dct"):
+            student, teacher = pool_to_common_size(student, teacher)
+        size = min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2])
+        student, teacher = (spectrum(maps, options, size) for maps in (student, teacher))
+        return DISTANCES[options.distance]((student - teacher).flatten(1))
+
+
+class DCTLoss(MapLoss):
+    """The DCT-driven loss: distance of normalised spectra of attention maps, summed over stages.
+
+    ``DCTLoss()(student_features, teacher_features)`` is the mean over the batch. Its usual weight
+    is 4, and 1 for the released variants.
+
+    Args:
+        preset: the options to start from, one of ``PRESETS``.
+        reduction: ``mean`` of the batch, or ``none``: one value per image.
+        level_weights: see :class:`kdlib.losses.attention.LevelBalance`.
+        options: fields of :class:`SpectralOptions` that differ from the preset's.
+
+    Raises:
+        KdlibError: an unknown preset, option or value, listing the valid ones.
+    """
+
+    def __init__(
+        self,
+        preset: str = "dct",
+        reduction: str = "mean",
+        *,
+        level_weights: str | Sequence[float] = "equal_weight",
+        **options: Any,
+    ) -> None:
+        chosen = options_from(preset, **options)
+        super().__init__(partial(spectral_distance, options=chosen), reduction, level_weights)
+        self.options = chosen
+
+
+def dct_loss(student: Features, teacher: Features, options: SpectralOptions = DCT) -> Tensor:
+    """:class:`DCTLoss` as a function: lists of feature maps (B, C, H, W) -> scalar."""
+    pairs = paired_maps(student, teacher)
+    return torch.stack([spectral_distance(*pair, options) for pair in pairs]).sum(dim=0).mean()

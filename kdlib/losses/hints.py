@@ -1,4 +1,4 @@
-"""FitNets: a hint from the middle of the teacher (Romero 2015, arXiv 1412.6550)."""
+"""Hints: features compared behind learned layers, by FitNets and VID; and Overhaul's distance."""
 
 import math
 from typing import TYPE_CHECKING
@@ -7,13 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdlib.distill import TeacherOutput
-from kdlib.losses.attention import aligned, for_layer, pool_to_common_size, working_precision
-from kdlib.losses.pair import Pair
-from kdlib.models.output import Output
+from kdlib.losses.features import aligned, for_layer, pool_to_common_size, working_precision
 
 if TYPE_CHECKING:
     from kdlib.data.batches import Batch
+    from kdlib.losses.features import HasStages
+    from kdlib.losses.pair import Pair
+
+
+def _at_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    return pool_to_common_size(working_precision(student), working_precision(teacher))
 
 
 def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
@@ -22,32 +25,28 @@ def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
     The larger features are average-pooled to the size of the smaller. The mean over elements, in
     place of the paper's half sum, is what the usual weight of 100 belongs to.
     """
-    mine, theirs = pool_to_common_size(working_precision(student), working_precision(teacher))
+    mine, theirs = _at_one_size(student, teacher)
     return (mine - theirs).square().flatten(1).mean(dim=1)
 
 
 class HintLoss(nn.Module):
-    """Squared difference of the middle stage, through a learned 1 x 1 convolution, per image.
+    """FitNets: squared difference of the middle stage, through a 1 x 1 convolution, per image.
 
-    The paper fits the hint first and distils the logits afterwards; as in the benchmarks that
-    followed it, both are learned together here.
-
-    Args:
-        pair: the networks; of an even number of stages the later middle one is taken.
+    The later middle one of an even number of stages. Romero 2015 (arXiv 1412.6550) fits the hint
+    first and distils the logits afterwards; as in later benchmarks, both are learned together here.
     """
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: "Pair") -> None:
         super().__init__()
         self.middle = len(pair.channels) // 2
         self.regressor = nn.Conv2d(*pair.channels[self.middle], kernel_size=1)
 
-    def forward(self, student: Output, teacher: TeacherOutput, batch: "Batch") -> Tensor:
+    def forward(self, student: "HasStages", teacher: "HasStages", batch: "Batch") -> Tensor:
         """(B,), unweighted."""
         mine, theirs = aligned(student.stages, teacher.stages)[self.middle]
         return feature_mse(self.regressor(for_layer(self.regressor, mine)), theirs)
 
 
-# Variational information distillation, VID (Ahn 2019, arXiv 1904.05835).
 FIRST_VARIANCE, SMALLEST_VARIANCE = 5.0, 1e-5
 
 
@@ -56,19 +55,14 @@ def gaussian_nll(mean: Tensor, variance: Tensor, teacher: Tensor) -> Tensor:
 
     The negative log-density without its constant, averaged over elements.
     """
-    mean, teacher = pool_to_common_size(working_precision(mean), working_precision(teacher))
+    mean, teacher = _at_one_size(mean, teacher)
     variance = variance.view(1, -1, 1, 1)
     terms = variance.log() + (teacher - mean).square() / variance
     return 0.5 * terms.flatten(1).mean(dim=1)
 
 
 class Predictor(nn.Module):
-    """The variational distribution of one stage: a mean by 1 x 1 convolutions, a learned variance.
-
-    Args:
-        student: channels of the student's stage.
-        teacher: channels of the teacher's.
-    """
+    """From a student's stage to a normal distribution of the teacher's, by their channels."""
 
     def __init__(self, student: int, teacher: int) -> None:
         super().__init__()
@@ -87,48 +81,41 @@ class Predictor(nn.Module):
 
 
 class VariationalLoss(nn.Module):
-    """How unlikely the teacher's features are, given the student's: summed over stages, per image.
+    """VID: how unlikely the teacher's stages are, given the student's; their sum, per image.
 
-    Args:
-        pair: the networks.
+    Source: Ahn 2019, arXiv 1904.05835.
     """
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: "Pair") -> None:
         super().__init__()
         self.predictors = nn.ModuleList(Predictor(*channels) for channels in pair.channels)
 
-    def forward(self, student: Output, teacher: TeacherOutput, batch: "Batch") -> Tensor:
+    def forward(self, student: "HasStages", teacher: "HasStages", batch: "Batch") -> Tensor:
         """(B,), unweighted; can be negative."""
-        stages = aligned(student.stages, teacher.stages)
-        pairs = zip(self.predictors, stages, strict=True)
-        return torch.stack([predict(*stage) for predict, stage in pairs]).sum(dim=0)
+        pairs = zip(self.predictors, aligned(student.stages, teacher.stages), strict=True)
+        return torch.stack([predict(*stages) for predict, stages in pairs]).sum(dim=0)
 
 
-# Overhaul feature distillation (Heo 2019, arXiv 1904.01866): pre-activation maps with margins.
 def negative_margins(features: Tensor) -> Tensor:
     """Mean of each channel's negative values: (B, C, H, W) -> (C,), 0 where it has none.
 
-    The paper's expected value of a negative response, taken over the batch at hand: a teacher
-    that is being trained has no other.
+    The paper's expected value of a negative response, over the batch at hand: a teacher that is
+    being trained has no other.
     """
     negative = features < 0
     total = torch.where(negative, features, 0).sum((0, 2, 3))
     return total / negative.sum((0, 2, 3)).clamp_min(1)
 
 
-def margin_relu(features: Tensor, margins: Tensor) -> Tensor:
-    """``max(F, m_c)``: (B, C, H, W) with margins (C,), none above 0 (section 3.1)."""
-    return torch.maximum(features, margins[None, :, None, None])
-
-
 def overhaul_per_image(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean partial squared difference to the teacher's margin ReLU: (B, C, H, W) twice -> (B,).
 
     Where the teacher's value is not positive, a student's that is lower still counts nothing:
-    an activation would hide the difference (equation 5). The larger maps are pooled to the
-    smaller; the mean over elements stands in place of the paper's sum.
+    an activation would hide the difference. The larger maps are pooled to the smaller; the mean
+    over elements stands in place of the paper's sum. Source: Heo 2019, arXiv 1904.01866,
+    section 3.1 and equation 5.
     """
-    mine, theirs = pool_to_common_size(working_precision(student), working_precision(teacher))
-    target = margin_relu(theirs, negative_margins(theirs))
+    mine, theirs = _at_one_size(student, teacher)
+    target = torch.maximum(theirs, negative_margins(theirs)[None, :, None, None])
     hidden = (mine <= target) & (target <= 0)
     return torch.where(hidden, 0, (mine - target).square()).flatten(1).mean(dim=1)

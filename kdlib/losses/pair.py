@@ -1,12 +1,15 @@
-"""What a method with parts of its own must know before it meets a batch."""
+"""What a method with layers of its own must know before it meets a batch."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from kdlib.errors import KdlibError
-from kdlib.losses.attention import aligned
-from kdlib.models.output import Shapes
+from kdlib.losses.features import aligned
+
+if TYPE_CHECKING:
+    from kdlib.models.output import Shapes
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,11 @@ class Pair:
         batch_size: images in a full batch; the last one of an epoch may have fewer.
         seed: of random draws during training.
         classes: K, the number of the student's logits.
-        pixels: a side of the answer where each pixel has logits; ``None`` for one answer an image.
+        pixels: height and width of the logits in segmentation; ``None`` for logits of images.
     """
 
-    student: Shapes
-    given: Shapes | None
+    student: "Shapes"
+    given: "Shapes | None"
     labels: Tensor
     batch_size: int
     seed: int
@@ -32,12 +35,8 @@ class Pair:
     pixels: int | None = None
 
     @property
-    def teacher(self) -> Shapes:
-        """The teacher's shapes.
-
-        Raises:
-            KdlibError: there is no teacher.
-        """
+    def teacher(self) -> "Shapes":
+        """The teacher's shapes; a KdlibError where there is no teacher."""
         if self.given is None:
             raise KdlibError("This method is made for a teacher; name one, not teacher='none'.")
         return self.given

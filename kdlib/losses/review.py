@@ -1,4 +1,4 @@
-"""Knowledge review, ReviewKD (Chen 2021, arXiv 2104.09044)."""
+"""Knowledge review, ReviewKD (Chen 2021, arXiv 2104.09044), and FAM-KD's frequency attention."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -7,28 +7,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdlib.distill import TeacherOutput
-from kdlib.losses.attention import (
+from kdlib.losses.features import (
     aligned,
     for_layer,
     pool_to_common_size,
     pooled,
     working_precision,
 )
-from kdlib.losses.pair import Pair
-from kdlib.models.output import Output
 
 if TYPE_CHECKING:
     from kdlib.data.batches import Batch
+    from kdlib.distill import TeacherOutput
+    from kdlib.losses.pair import Pair
+    from kdlib.models.output import Output
 
-
-CONTEXTS = (4, 2, 1)  # pixels a side of the pooled features
+CONTEXTS = (4, 2, 1)
+"""Sides of the pooled features."""
 
 
 def hcl_per_image(student: Tensor, teacher: Tensor) -> Tensor:
     """Hierarchical context loss of one stage: (B, C, H, W), (B, C, H', W') -> (B,).
 
-    Mean squared differences of the features and of their poolings to 4, 2 and 1 pixels a side
+    Mean squared differences of the features and of their poolings to 4 x 4, 2 x 2 and 1 x 1
     (those that are smaller than the features), with weights 1, 1/2, 1/4, 1/8 over their sum.
     """
     mine, theirs = pool_to_common_size(working_precision(student), working_precision(teacher))
@@ -41,13 +41,7 @@ def hcl_per_image(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class AttentionFusion(nn.Module):
-    """Fuses a stage with what comes from deeper ones, by attention maps of its own (ABF).
-
-    Args:
-        inputs: channels of the student's stage.
-        middle: channels that all stages are brought to.
-        deepest: whether nothing comes from deeper stages.
-    """
+    """Brings a stage to ``middle`` channels and fuses it, by attention, with deeper ones (ABF)."""
 
     def __init__(self, inputs: int, middle: int, deepest: bool) -> None:
         super().__init__()
@@ -88,7 +82,7 @@ class ReviewLoss(nn.Module):
 
     def __init__(
         self,
-        pair: Pair,
+        pair: "Pair",
         to_teacher: Callable[[int, int, tuple[int, int]], nn.Module] = convolution,
         /,
         *,
@@ -108,7 +102,7 @@ class ReviewLoss(nn.Module):
             to_teacher(middle, theirs[0], (mine[1], mine[2])) for mine, theirs in shapes
         )
 
-    def forward(self, student: Output, teacher: TeacherOutput, batch: "Batch") -> Tensor:
+    def forward(self, student: "Output", teacher: "TeacherOutput", batch: "Batch") -> Tensor:
         """(B,), unweighted: the sum over stages."""
         pairs = aligned(_with_embedding(student), _with_embedding(teacher))[::-1]
         losses, deeper = [], None
@@ -118,36 +112,29 @@ class ReviewLoss(nn.Module):
         return torch.stack(losses).sum(dim=0)
 
 
-def _with_embedding(output: Output | TeacherOutput) -> Sequence[Tensor]:
+def _with_embedding(output: "Output | TeacherOutput") -> Sequence[Tensor]:
     return (*output.stages, output.embedding[:, :, None, None])
 
 
-# Frequency attention, FAM-KD (Pham 2024, arXiv 2403.05894).
 CUT = 0.1
 """Share of the highest frequency below which frequencies count as low: a choice of this project."""
 
 
-def high_pass(size: tuple[int, int], cut: float = CUT) -> Tensor:
+def high_pass(size: tuple[int, int]) -> Tensor:
     """1 where a frequency is kept: (H, W // 2 + 1), in the order of ``rfft2``.
 
-    Those below ``cut`` times the highest, in both directions, are left out; so the mean always is.
+    Those below ``CUT`` times the highest, in both directions, are left out; so the mean always is.
     """
     rows = torch.fft.fftfreq(size[0]).abs() * 2
     columns = torch.fft.rfftfreq(size[1]) * 2
-    low = (rows[:, None] < cut) & (columns[None] < cut)
-    return (~low).float()
+    return (~((rows[:, None] < CUT) & (columns[None] < CUT))).float()
 
 
 class FrequencyAttention(nn.Module):
-    """A learned filter of all frequencies, beside a 1 x 1 convolution; their weighted sum.
+    """FAM (Pham 2024, arXiv 2403.05894): a learned filter of features, for maps of one size.
 
     For each frequency a complex matrix turns the student's channels into the teacher's; low
-    frequencies are then left out, since the convolution carries them.
-
-    Args:
-        inputs: channels that come in.
-        outputs: channels that go out.
-        size: height and width of the features, which fix the filter's.
+    frequencies are then left out, since a 1 x 1 convolution carries them. A weighted sum of both.
     """
 
     mask: Tensor
@@ -178,7 +165,7 @@ class FrequencyAttention(nn.Module):
         return torch.fft.irfft2(turned, s=features.shape[-2:], norm="ortho")
 
 
-def frequency_review(pair: Pair, *, middle: int | None = None) -> ReviewLoss:
+def frequency_review(pair: "Pair", *, middle: int | None = None) -> ReviewLoss:
     """ReviewKD with frequency attention where it has its last convolutions.
 
     The paper fuses stages by cross attention; here they are fused as in ReviewKD, so that the two

@@ -1,5 +1,6 @@
 """Cross-layer distillation with semantic calibration, SemCKD (Chen 2021, arXiv 2012.03236)."""
 
+from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -7,14 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdlib.distill import TeacherOutput
-from kdlib.losses.attention import for_layer, pool_to_common_size, working_precision
+from kdlib.losses.features import for_layer, pool_to_common_size, working_precision
 from kdlib.losses.hints import feature_mse
-from kdlib.losses.pair import Pair
-from kdlib.models.output import Output
 
 if TYPE_CHECKING:
     from kdlib.data.batches import Batch
+    from kdlib.losses.features import HasStages
+    from kdlib.losses.pair import Pair
 
 
 def layer_attention(queries: Tensor, keys: Tensor) -> Tensor:
@@ -28,8 +28,7 @@ def layer_attention(queries: Tensor, keys: Tensor) -> Tensor:
 class Embedding(nn.Module):
     """An image's similarities to its batch, embedded on the unit sphere.
 
-    Args:
-        batch_size: similarities of an image; those of a smaller batch are filled up with zeros.
+    Similarities of a batch smaller than ``batch_size`` are filled up with zeros.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -61,13 +60,9 @@ def projection(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class SemanticLoss(nn.Module):
-    """Squared differences of all pairs of stages, weighted by learned attention, per image.
+    """Squared differences of all pairs of stages, weighted by learned attention, per image."""
 
-    Args:
-        pair: the networks; every stage of one is compared with every stage of the other.
-    """
-
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: "Pair") -> None:
         super().__init__()
         mine, theirs = pair.student.stages, pair.teacher.stages
         self.queries = nn.ModuleList(Embedding(pair.batch_size) for _ in mine)
@@ -76,7 +71,7 @@ class SemanticLoss(nn.Module):
             projection(one[0], other[0]) for one, other in product(mine, theirs)
         )
 
-    def forward(self, student: Output, teacher: TeacherOutput, batch: "Batch") -> Tensor:
+    def forward(self, student: "HasStages", teacher: "HasStages", batch: "Batch") -> Tensor:
         """(B,), unweighted: the mean over the student's stages."""
         queries = _embedded(self.queries, student.stages)
         attention = layer_attention(queries, _embedded(self.keys, teacher.stages))
@@ -91,6 +86,6 @@ def _distance(layers: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
     return feature_mse(layers(for_layer(layers, mine)), theirs)
 
 
-def _embedded(embeddings: nn.ModuleList, stages: tuple[Tensor, ...]) -> Tensor:
+def _embedded(embeddings: nn.ModuleList, stages: Sequence[Tensor]) -> Tensor:
     pairs = zip(embeddings, stages, strict=True)
     return torch.stack([embed(stage) for embed, stage in pairs], dim=1)

@@ -165,7 +165,7 @@ def _changed(row: dict[str, Any]) -> dict[str, str]:
     if parts.kd or parts.base not in (*PRESETS, "dct_options"):
         return {}
     levels = given.pop("level_weights", "equal_weight")
-    options = options_from(PRESETS.get(parts.base, DCT), **given)
+    options = options_from(parts.base if parts.base in PRESETS else "dct", **given)
     own = {name: getattr(options, name) for name in OPTIONS}
     changed = {name: value for name, value in own.items() if value != getattr(DCT, name)}
     if levels != "equal_weight":

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import yaml
 from cyclopts import CycloptsError
-from distillers.networks import pair
 from faults.processes import outcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from losses.networks import pair
 
 from kdlib.detection.trainee import create_crop_loss
 from kdlib.distill import create_distiller

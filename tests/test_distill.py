@@ -1,0 +1,226 @@
+"""What every method of the registry must do in a step, whatever its formula."""
+
+import pytest
+import torch
+from losses.networks import (
+    BATCH,
+    CLASSES,
+    OTHER_TEACHER,
+    STUDENT,
+    TEACHER,
+    batch,
+    guided,
+    output,
+    pair,
+    taught,
+    tensors,
+)
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from kdlib.data.batches import Batch, Mixed
+from kdlib.distill import Distiller, TeacherOutput, create_distiller, label_loss
+from kdlib.errors import KdlibError
+from kdlib.methods import METHODS, Weights
+from kdlib.models.output import Output
+from kdlib.runs import RunConfig
+
+# Those of detectors read what no classifier says; tests/detection has them.
+CLASSIFYING = {name: line for name, line in METHODS.items() if "classification" in line.tasks}
+LOSSES = [name for name, method in CLASSIFYING.items() if method.build is not None]
+EVERY = [*CLASSIFYING, *(f"{name}+kd" for name in LOSSES), *(f"{name}+gate" for name in LOSSES)]
+SELF_TAUGHT = [name for name in LOSSES if METHODS[name].self_taught]
+# The others learn from the labels alone.
+TAUGHT = [name for name in EVERY if METHODS[name.split("+")[0]].build or name == "kd"]
+of_each_loss = pytest.mark.parametrize("method", LOSSES)
+
+
+def distiller(method: str, shapes=TEACHER, student=STUDENT, **fields) -> Distiller:
+    torch.manual_seed(0)
+    return create_distiller(RunConfig(method=method, **fields), pair(student, shapes))
+
+
+def terms(method: str, student=None, teacher=None, **fields) -> dict[str, Tensor]:
+    made = student or output(STUDENT), teacher or taught()
+    return distiller(method, **fields)(*made, batch())
+
+
+def changed(made, change, kind=Output):
+    """An output of which each tensor is changed."""
+    return kind(change(made.logits), tuple(map(change, made.stages)), change(made.embedding))
+
+
+def slopes(method: str, teacher: TeacherOutput) -> list[Tensor]:
+    """Gradients at the student's output: a term of constant scale shows a change in these alone.
+
+    The batch is seen twice, since a memory teaches only what it has seen before.
+    """
+    student, made = output(STUDENT), guided(distiller(method), teacher)
+    made(student, teacher, batch())
+    sum(made(student, teacher, batch()).values()).backward()
+    return [t.grad for t in tensors(student) if t.grad is not None]
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_gradients_reach_the_student_and_never_the_teacher(method):
+    student, source = output(STUDENT), output(TEACHER, seed=1)
+    made = distiller(method)
+    found = made(student, TeacherOutput(*source), batch())
+    assert all(torch.isfinite(term) and term.dtype == torch.float32 for term in found.values())
+    sum(found.values()).backward()
+    assert student.logits.grad is not None
+    assert all(tensor.grad is None for tensor in tensors(source))
+    gradients = [parameter.grad for parameter in made.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("method", TAUGHT)
+def test_a_different_teacher_teaches_something_else(method):
+    # Both are right of every image, so that a gate is open.
+    right, teachers = 9 * one_hot(batch().labels, CLASSES).float(), [taught(seed=s) for s in (1, 2)]
+    if "kd" not in method and "logit" not in method:
+        teachers = [TeacherOutput(right + t.logits / 9, t.stages, t.embedding) for t in teachers]
+    pairs = zip(*(slopes(method, teacher) for teacher in teachers), strict=True)
+    assert any(not torch.allclose(one, two, rtol=1e-4, atol=0) for one, two in pairs)
+
+
+@pytest.mark.parametrize("method", [name for name in LOSSES if not METHODS[name].fitted])
+def test_a_student_like_its_teacher_has_nothing_to_learn(method):
+    student = output(STUDENT)
+    term = terms(method, student, TeacherOutput(*student), shapes=STUDENT)[method]
+    assert term.item() == pytest.approx(0, abs=1e-4)
+
+
+@of_each_loss
+def test_the_own_term_teaches_a_student_of_another_width_depth_and_size(method):
+    for shapes in (TEACHER, OTHER_TEACHER):
+        student = output(STUDENT)
+        found = terms(method, student, taught(shapes), shapes=shapes)[method]
+        found.backward()
+        assert torch.isfinite(found)
+        assert any(t.grad is not None and t.grad.abs().max() > 0 for t in tensors(student))
+    turned = distiller(method, STUDENT, OTHER_TEACHER)
+    assert torch.isfinite(turned(output(OTHER_TEACHER), taught(STUDENT), batch())[method])
+
+
+@of_each_loss
+def test_half_precision_and_autocast_are_close_to_full(method):
+    for dtype in (torch.float16, torch.bfloat16):
+        half = output(STUDENT, dtype=dtype), taught(dtype=dtype)
+        full = [changed(made, lambda tensor: tensor.detach().float()) for made in half]
+        expected = terms(method, full[0], TeacherOutput(*full[1]))[method].item()
+        found = terms(method, *half)[method]
+        assert found.dtype == torch.float32
+        assert found.item() == pytest.approx(expected, rel=0.05, abs=1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = terms(method)[method]
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(terms(method)[method].item(), rel=0.05, abs=1e-3)
+
+
+@of_each_loss
+def test_constant_maps_have_a_finite_loss_and_gradient(method):
+    for value in (0.0, 1.0, 1e3):
+        student, teacher = (
+            changed(output(shapes), lambda t, v=value: torch.full_like(t, v).requires_grad_())
+            for shapes in (STUDENT, TEACHER)
+        )
+        made = distiller(method)
+        found = made(student, TeacherOutput(*teacher), batch())
+        sum(found.values()).backward()
+        assert all(torch.isfinite(term) for term in found.values())
+        gradients = [t.grad for t in (*tensors(student), *made.parameters()) if t.grad is not None]
+        assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@of_each_loss
+def test_the_last_batch_of_an_epoch_may_be_smaller(method):
+    whole = batch()
+    part = whole._replace(labels=whole.labels[:2], indices=whole.indices[:2])
+    student, teacher = (changed(made, lambda t: t.detach()[:2]) for made in (output(STUDENT),) * 2)
+    made = distiller(method, STUDENT)
+    assert torch.isfinite(made(student, TeacherOutput(*teacher), part)[method])
+
+
+@of_each_loss
+def test_the_gate_counts_only_what_the_teacher_gets_right(method):
+    right, made = one_hot(batch().labels, CLASSES).float(), distiller(f"{method}+gate")
+    some = torch.cat([right[:3], right[3:].roll(1, dims=1)])
+    half, none = (
+        TeacherOutput(logits, taught().stages, taught().embedding)
+        for logits in (some, right.roll(1, dims=1))
+    )
+    per_image = distiller(method).method_loss(output(STUDENT), half, batch())
+    assert per_image.shape == (BATCH,) and per_image.dtype == torch.float32
+    expected = made.weight * per_image[:3].sum() / BATCH
+    found = guided(made, half)(output(STUDENT), half, batch())[method]
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert guided(made, none)(output(STUDENT), none, batch())[method] == 0
+
+
+@of_each_loss
+def test_the_weight_scales_the_methods_term_alone_and_warms_up_where_the_source_says_so(method):
+    one, three = (terms(f"{method}+kd", weight=weight) for weight in (1.0, 3.0))
+    assert three[method].item() == pytest.approx(3 * one[method].item(), rel=1e-5)
+    assert three["kd"] == one["kd"] and three["ce"] == one["ce"]
+    made, line = distiller(method).eval(), METHODS[method]  # a moving memory would change the end
+    start, half, end = (
+        made(output(STUDENT), taught(), batch(), progress)[method].item()
+        for progress in (0.0, line.warmup / 2, 1.0)
+    )
+    expected = (line.ramp(0) * end, line.ramp(0.5) * end) if line.warmup else (end, end)
+    assert (start, half) == pytest.approx(expected, rel=0.2 if method == "crd" else 1e-4)
+
+
+@pytest.mark.parametrize("method", SELF_TAUGHT)
+def test_a_self_taught_method_neither_needs_nor_reads_a_teacher(method):
+    made = distiller(method, shapes=None)
+    assert not made.needs_teacher and distiller(f"{method}+kd").needs_teacher
+    alone, beside = (made(output(STUDENT), teacher, batch()) for teacher in (None, taught()))
+    assert set(alone) == {"ce", "self_ce", method} and alone == beside
+    torch.manual_seed(1)
+    other = create_distiller(RunConfig(method=method), pair())(output(STUDENT), None, batch())
+    assert other[method].item() != pytest.approx(alone[method].item(), rel=1e-4)
+
+
+def test_cross_entropy_steps_back_when_logits_are_distilled():
+    plain, with_kd = terms("dct"), terms("dct+kd")
+    assert with_kd["ce"].item() == pytest.approx(0.1 * plain["ce"].item(), rel=1e-5)
+    assert set(with_kd) == {"ce", "dct", "kd"}
+    assert set(terms("kd")) == {"ce", "kd"} and set(terms("student")) == {"ce"}
+    standardised = terms("logit_std")["ce"].item()
+    assert standardised == pytest.approx(0.1 * plain["ce"].item(), rel=1e-5)
+
+
+def test_the_twin_has_the_loss_of_the_dct_and_a_teacher_computes_its_maps_once():
+    twin = terms("parseval_twin")["parseval_twin"].item()
+    assert terms("dct")["dct"].item() == pytest.approx(twin, rel=1e-5)
+    teacher = taught()
+    assert teacher.maps is teacher.maps
+
+
+def test_gradients_of_labels_and_kd_add_up_in_float32():
+    stream = torch.Generator().manual_seed(0)
+    mine, theirs = (5 * torch.randn(32, CLASSES, generator=stream) for _ in range(2))
+    nothing, labels = torch.zeros(32, 1), torch.arange(32) % CLASSES
+    seen = Batch(torch.zeros(32, 3, 1, 1), labels, labels)
+    made, gradients = Distiller("kd", None, Weights(0.0, 1.0, 1.0)), []
+    for precision in (torch.bfloat16, torch.float32):
+        logits = mine.bfloat16().to(precision).requires_grad_()
+        student, teacher = Output(logits, (), nothing), TeacherOutput(theirs, (), nothing)
+        sum(made(student, teacher, seen).values()).backward()
+        gradients.append(logits.grad)
+    assert torch.equal(gradients[0], gradients[1].bfloat16())
+
+
+def test_mixed_labels_count_by_their_share():
+    labels, logits = batch().labels, output(STUDENT).logits
+    others = labels.roll(1)
+    mixed = Batch(torch.empty(BATCH, 0), labels, labels, Mixed(others, 0.3))
+    parts = [torch.nn.functional.cross_entropy(logits, one) for one in (labels, others)]
+    torch.testing.assert_close(label_loss(logits, mixed), 0.3 * parts[0] + 0.7 * parts[1])
+
+
+def test_a_fitted_method_asks_for_its_pair():
+    with pytest.raises(KdlibError, match="'vid' is made for two networks"):
+        create_distiller(RunConfig(method="vid"))
