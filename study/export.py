@@ -40,9 +40,28 @@ from study.jobs import plain_job, students_job
 from study.records import validate_record
 from study.results import markdown_table, metric_name, number
 
-# A network as it is deployed: pixels in, logits out.
 CPU = torch.device("cpu")
+WEIGHTS = "weights.safetensors"
+FACTS = "kdlib"  # the name under which a file holds what it is: JSON
+SCHEMA_VERSION = 1
+STUDENT, TEACHER, PYTORCH = "student", "teacher", "PyTorch"
+MOST_SHOWN = 8  # runs that an error lists
+MOST_LOST, MOST_IMAGES = 0.01, 2
+"""By which a score may differ from its record's, which can have been measured in bfloat16; or by so
+many images, of a small test set."""
+ENOUGH_S = 10.0  # after so many seconds a latency is not measured again
+MEGA = 1e6
+NAMES = {"top1": "top-1", "miou": "mIoU"}
 Colours = tuple[float, float, float]
+Answer = Callable[[Tensor], Tensor]
+"""From images (B, 3, H, W) uint8 to logits, with any B."""
+Record = dict[str, Any]
+Clock = Callable[[], float]
+Work = Callable[[], object]
+
+
+class ExportError(KdlibError):
+    """An exported network does not answer as PyTorch's does, or not as well as its record says."""
 
 
 class Deployed(nn.Module):
@@ -86,34 +105,15 @@ def first_images(data: ImageData, count: int) -> Tensor:
     return images[torch.arange(count) % len(few)]
 
 
-# The error of a file that is not what it was made from.
-class ExportError(KdlibError):
-    """An exported network does not answer as PyTorch's does, or not as well as its record says."""
+class Trained(NamedTuple):
+    """A network that can be exported: the run whose student it is, its file, the run's record.
 
-
-# Which run is exported: found by its directory, its id or the beginning of its id.
-WEIGHTS = "weights.safetensors"
-MOST_SHOWN = 8
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network that can be exported.
-
-    Attributes:
-        config: the run whose ``student`` it is.
-        weights: the file that it is loaded from.
-        record: of that run; ``None`` where only the weights are there.
+    There is no record where only the weights are there.
     """
 
     config: RunConfig
     weights: Path
-    record: dict[str, Any] | None
-
-    @property
-    def sha256(self) -> str:
-        """Of the file of weights, in hexadecimal."""
-        return sha256(self.weights.read_bytes()).hexdigest()
+    record: Record | None
 
     @property
     def score(self) -> float | None:
@@ -121,15 +121,37 @@ class Trained:
         metric = TASKS[self.config.task].metric
         return None if self.record is None else self.record["results"][metric]
 
-    def network(self, classes: int) -> nn.Module:
-        """The network, on the CPU and in eval mode.
+    def deployed(self, data: ImageData) -> Deployed:
+        """The network for the classes and colours of ``data``, on the CPU and in eval mode.
 
         Raises:
             KdlibError: the weights are damaged, or for other classes.
         """
-        network = create_model(self.config.student, classes)
-        load_weights(network, self.weights, classes)
-        return network.eval()
+        network = create_model(self.config.student, len(data.classes))
+        load_weights(network, self.weights, len(data.classes))
+        deployed = Deployed(network, data.mean, data.std).eval()
+        return deployed.to(memory_format=torch.channels_last)  # as it was trained; it is faster
+
+    def facts(self, data: ImageData) -> dict[str, Any]:
+        """What a file says of itself."""
+        return {
+            "model": self.config.student,
+            "task": self.config.task,
+            "input": "images: uint8, RGB, (batch, 3, image_size, image_size), not normalised",
+            "output": "logits: float32, one a class, of each image or of each pixel",
+            "image_size": self.config.input_size,
+            "classes": list(data.classes),
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "run_id": self.config.run_id,
+            "config_hash": self.config.config_hash,
+            "commit": self.record["provenance"]["commit"] if self.record else None,
+            "weights_sha256": _digest(self.weights),
+        }
+
+
+def _digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
 
 
 def find_student(run: Path, root: Path) -> Trained:
@@ -157,7 +179,11 @@ def find_student(run: Path, root: Path) -> Trained:
     config = RunConfig.from_dict(record["config"])
     _check_network(config)
     if not (directory / WEIGHTS).exists():
-        raise KdlibError(_without_weights(config, directory))
+        raise KdlibError(
+            f"{directory} has a record but no {WEIGHTS}: records are committed without. Train the "
+            f"run (into runs/), then export it:\n{_training(config)}\n"
+            f"python -m kdlib export {config.run_id}"
+        )
     return Trained(config, directory / WEIGHTS, record)
 
 
@@ -169,8 +195,7 @@ def find_teacher(config: RunConfig, root: Path) -> Trained | None:
     """
     if config.teacher == "none":
         return None
-    taught = config.teacher_config()
-    given = config.teacher_weights
+    taught, given = config.teacher_config(), config.teacher_weights
     weights = Path(given) if given else run_directory(taught, Path(root)) / WEIGHTS
     record = weights.parent / "record.json"
     known = read_record(record) if record.exists() and not given else None
@@ -187,8 +212,8 @@ def find_directory(run: Path, root: Path) -> Path:
         return run.resolve()
     if not root.is_dir():
         raise KdlibError(f"There is no run {run}, and no folder {root} to look for it in.")
-    runs = {path.parent.name for path in root.glob("*/config.json")}
-    runs |= {path.parent.name for path in root.glob("*/record.json")}
+    files = ("config.json", "record.json")
+    runs = {path.parent.name for file in files for path in root.glob(f"*/{file}")}
     if str(run) in runs:
         return root / run
     found = sorted(path.name for path in root.glob(f"{escape(str(run))}*") if path.name in runs)
@@ -216,32 +241,16 @@ def _check_network(config: RunConfig) -> None:
         )
 
 
-def _without_weights(config: RunConfig, directory: Path) -> str:
-    commands = "\n".join(_training(config))
-    return (
-        f"{directory} has a record but no {WEIGHTS}: records are committed without. Train the run "
-        f"(into runs/), then export it:\n{commands}\npython -m kdlib export {config.run_id}"
-    )
-
-
-def _training(config: RunConfig) -> Iterator[str]:
+def _training(config: RunConfig) -> str:
     """The commands that leave the run's weights, those of its teacher first."""
-    for run in (*earlier([config]), config):
-        job = plain_job(run) if run.method == "student" else students_job([run])
-        parameters = shlex.quote(json.dumps(job.parameters))
-        yield f"python -m kdlib run {job.notebook} --parameters {parameters}"
+    runs = (*earlier([config]), config)
+    jobs = [plain_job(run) if run.method == STUDENT else students_job([run]) for run in runs]
+    words = [(job.notebook, shlex.quote(json.dumps(job.parameters))) for job in jobs]
+    return "\n".join(f"python -m kdlib run {name} --parameters {given}" for name, given in words)
 
 
-# The formats of exported networks: one line each.
-FACTS = "kdlib"
-"""Name under which a file holds what it is: JSON."""
-Answer = Callable[[Tensor], Tensor]
-"""From images (B, 3, H, W) uint8 to logits, with any B."""
-
-
-@dataclass(frozen=True)
-class Format:
-    """One line of the registry.
+class Format(NamedTuple):
+    """A format of exported networks.
 
     Attributes:
         suffix: of its files.
@@ -254,7 +263,7 @@ class Format:
     suffix: str
     runtime: str
     packages: tuple[str, ...]
-    write: Callable[[ExportedProgram, Path, Mapping[str, Any]], None]
+    write: Callable[[ExportedProgram, Path, str], None]
     load: Callable[[Path, int], Answer]
 
 
@@ -276,10 +285,7 @@ def format_of(name: str) -> Format:
 
 
 def traced(network: Deployed, image_size: int) -> ExportedProgram:
-    """The network as a graph, for any number of images of one size.
-
-    It says nothing of the files that the code lay in.
-    """
+    """The network as a graph, for any number of images of one size, without paths of its code."""
     images = torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8)
     with torch.no_grad():
         shapes = {"images": {0: Dim("batch")}}
@@ -289,19 +295,13 @@ def traced(network: Deployed, image_size: int) -> ExportedProgram:
     return program
 
 
-def write_onnx(program: ExportedProgram, path: Path, facts: Mapping[str, Any]) -> None:
+def write_onnx(program: ExportedProgram, path: Path, facts: str) -> None:
     """Write one file that holds the weights too."""
-    exported = torch.onnx.export(
-        program,
-        (),
-        dynamo=True,
-        verbose=False,
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: "batch"},),
-    )
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
+    names["dynamic_shapes"] = ({0: "batch"},)
+    exported = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)
     assert exported is not None  # with dynamo it never is
-    exported.model.metadata_props[FACTS] = json.dumps(dict(facts))
+    exported.model.metadata_props[FACTS] = facts
     exported.save(path, external_data=False)
 
 
@@ -312,24 +312,17 @@ def load_onnx(path: Path, threads: int) -> Answer:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def answer(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-
-    return answer
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
-def write_torch(program: ExportedProgram, path: Path, facts: Mapping[str, Any]) -> None:
+def write_torch(program: ExportedProgram, path: Path, facts: str) -> None:
     """Write a ``.pt2`` archive."""
     with path.open("wb") as file:  # a path that does not end in .pt2 would be warned of
-        torch.export.save(program, file, extra_files={f"{FACTS}.json": json.dumps(dict(facts))})
+        torch.export.save(program, file, extra_files={f"{FACTS}.json": facts})
 
 
 def load_torch(path: Path, threads: int) -> Answer:
-    """Load an archive; the threads are those that PyTorch has.
-
-    PyTorch unpickles parts of an archive, so this is for files that were made here.
-    """
+    """Load an archive that was made here (parts are unpickled); the threads are PyTorch's."""
     with path.open("rb") as file:
         return torch.export.load(file).module()
 
@@ -342,84 +335,12 @@ FORMATS: dict[str, Format] = {
 }
 
 
-# A network in its two forms: PyTorch's, and the file's.
-@dataclass(frozen=True)
-class Exported:
-    """A network in its two forms.
-
-    Attributes:
-        trained: where it comes from.
-        deployed: PyTorch's.
-        file: the exported one.
-        answer: what answers with that file.
-    """
-
-    trained: Trained
-    deployed: Deployed
-    file: Path
-    answer: Answer
-
-    def size(self) -> dict[str, Any]:
-        """Parameters, operations for one image, and the file's bytes."""
-        config = self.trained.config
-        return {
-            "run_id": config.run_id,
-            "model": config.student,
-            "parameters": count_parameters(self.deployed),
-            "flops": flops(self.deployed.network, config.input_size),
-            "bytes": self.file.stat().st_size,
-            "sha256": sha256(self.file.read_bytes()).hexdigest(),
-        }
-
-
-def exported(
-    trained: Trained, data: ImageData, kind: Format, threads: int, folder: Path
-) -> Exported:
-    """Write a network to a file in ``folder``, and load it from there.
-
-    Args:
-        trained: the network.
-        data: images of the kind that it was trained on: their classes, their mean.
-        kind: the format.
-        threads: that the loaded file answers with.
-        folder: where the file goes, under the run's id.
-    """
-    network = trained.network(len(data.classes))
-    deployed = Deployed(network, data.mean, data.std).eval()
-    deployed = deployed.to(memory_format=torch.channels_last)  # as it was trained; it is faster
-    file = folder / f"{trained.config.run_id}{kind.suffix}"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyTorch about its own parts
-        kind.write(traced(deployed, trained.config.input_size), file, facts_of(trained, data))
-        return Exported(trained, deployed, file, kind.load(file, threads))
-
-
-def facts_of(trained: Trained, data: ImageData) -> dict[str, Any]:
-    """What a file says of itself."""
-    config, record = trained.config, trained.record
-    return {
-        "model": config.student,
-        "task": config.task,
-        "input": "images: uint8, RGB, (batch, 3, image_size, image_size), not normalised",
-        "output": "logits: float32, one a class, of each image or of each pixel",
-        "image_size": config.input_size,
-        "classes": list(data.classes),
-        "mean": list(data.mean),
-        "std": list(data.std),
-        "run_id": config.run_id,
-        "config_hash": config.config_hash,
-        "commit": record["provenance"]["commit"] if record else None,
-        "weights_sha256": trained.sha256,
-    }
-
-
-# What an export is to write, and what it is to measure.
 @dataclass(frozen=True)
 class Plan:
     """What to write, and what to measure.
 
     Attributes:
-        format: one of ``study.export.FORMATS``.
+        format: one of ``FORMATS``.
         to: the file; ``None`` for ``student`` with the format's suffix in the run's directory.
         threads: of the processor, for all that is measured.
         batch_sizes: in which the file is checked and timed.
@@ -446,25 +367,104 @@ class Plan:
             raise KdlibError(f"{self.to} is a folder; give the name of a file in it.")
 
 
-# Whether an exported network is the network: the same answers, and as many of them right.
-MOST_LOST = 0.01
-"""By which a score may differ from its record's, which can have been measured in bfloat16."""
-MOST_IMAGES = 2
-"""Or by so many images, of a small test set."""
+class Exported(NamedTuple):
+    """A network in its two forms, PyTorch's and that of its file, and what answers with it."""
+
+    trained: Trained
+    deployed: Deployed
+    file: Path
+    answer: Answer
+
+    def size(self) -> dict[str, Any]:
+        """Parameters, operations for one image, and the file's bytes."""
+        config = self.trained.config
+        return {
+            "run_id": config.run_id,
+            "model": config.student,
+            "parameters": count_parameters(self.deployed),
+            "flops": flops(self.deployed.network, config.input_size),
+            "bytes": self.file.stat().st_size,
+            "sha256": _digest(self.file),
+        }
+
+
+def exported(trained: Trained, data: ImageData, plan: Plan, folder: Path) -> Exported:
+    """Write a network, for images of the kind of ``data``, to a file, and load it from there."""
+    deployed, kind = trained.deployed(data), format_of(plan.format)
+    file = folder / f"{trained.config.run_id}{kind.suffix}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch about its own parts
+        program = traced(deployed, trained.config.input_size)
+        kind.write(program, file, json.dumps(trained.facts(data)))
+        return Exported(trained, deployed, file, kind.load(file, plan.threads))
+
+
+def export_run(
+    run: Path, root: Path, plan: Plan, *, data_root: Path | None = None, progress: bool = True
+) -> Record:
+    """Write the student of a finished run to one file, and a record of it to ``FILE.json``.
+
+    The file appears when all checks have passed: its logits are PyTorch's and, where it is
+    measured, its score is the run's.
+
+    Args:
+        run: the run's directory, its id, or the beginning of its id.
+        root: the folder of all runs.
+        plan: what to write and to measure.
+        data_root: folder of the real data sets; the run's own test images are what is checked on.
+        progress: show progress bars.
+
+    Returns:
+        The record; :func:`report` puts it into words.
+
+    Raises:
+        ExportError: a check failed; a file that was there before is as it was.
+        KdlibError: no such run or format, a network that cannot be exported, or data missing.
+    """
+    kind, student = format_of(plan.format), find_student(run, root)
+    path = plan.to or student.weights.parent / f"{STUDENT}{kind.suffix}"
+    data = evaluation_data(student.config, data_root)
+    with limited_threads(plan.threads), TemporaryDirectory(prefix="kdlib-export-") as folder:
+        write = partial(exported, data=data, plan=plan, folder=Path(folder))
+        if progress:  # of large networks this takes a minute
+            print(f"{student.config.run_id}: writing and loading it", file=sys.stderr)
+        networks = {STUDENT: write(student)}
+        found: Record = {"check": compare(networks[STUDENT], data, plan)}
+        if plan.measure:
+            teacher = find_teacher(student.config, student.weights.parent.parent)
+            networks |= {TEACHER: write(teacher)} if teacher else {}
+            found["networks"] = measured(networks, data, plan, progress)
+        record = {"file": path.name, **_head(student, data, plan), **found}
+        write_atomic(path, partial(copyfile, networks[STUDENT].file))
+    write_json(path.with_name(f"{path.name}.json"), record)
+    return record
+
+
+def _head(student: Trained, data: ImageData, plan: Plan) -> Record:
+    """What a record says beside what was found."""
+    source = provenance(student.config, "cpu", "float32", data.fingerprint)
+    kind, (clock, _) = format_of(plan.format), processor_clock(plan.threads)
+    source["versions"] |= {name: version(name) for name in kind.packages}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "format": plan.format,
+        "runtime": kind.runtime,
+        "facts": student.facts(data),
+        "images": len(data),
+        "metric": TASKS[student.config.task].metric,
+        "plan": {"rounds": plan.rounds, "batch_sizes": list(plan.batch_sizes), "clock": clock},
+        "provenance": {**source, "machine": machine_name()},
+    }
 
 
 @torch.inference_mode()
-def compare(network: Exported, images: Tensor, plan: Plan) -> dict[str, Any]:
+def compare(network: Exported, data: ImageData, plan: Plan) -> dict[str, Any]:
     """The largest difference of any logit from PyTorch's, in batches of each of the plan's sizes.
 
-    Args:
-        network: in its two forms.
-        images: (N, 3, H, W) uint8; of a batch size that does not divide N the last is smaller.
-        plan: the sizes, and the tolerance.
-
     Raises:
-        ExportError: more than that, or no number at all; names the first such batch size.
+        ExportError: more than the tolerance, or no number at all; names the first such batch size.
     """
+    images = first_images(data, max(plan.batch_sizes))
     wanted = network.deployed(images)
     largest, found = wanted.abs().max().item(), {}
     for size in plan.batch_sizes:
@@ -479,14 +479,33 @@ def compare(network: Exported, images: Tensor, plan: Plan) -> dict[str, Any]:
     return {"largest_difference": found, **known}
 
 
+def measured(
+    networks: Mapping[str, Exported], data: ImageData, plan: Plan, progress: bool
+) -> dict[str, Record]:
+    """Size, score on all of ``data`` and speed of each network, by its name.
+
+    Raises:
+        ExportError: a file's score is not that of its run's record.
+    """
+    found = {}
+    for name, network in networks.items():
+        with tqdm(total=len(data), desc=f"{name}'s score", disable=not progress) as bar:
+            good, recorded = score(network.answer, data, bar), network.trained.score
+        if recorded is not None:
+            check_score(name, good, recorded, len(data))
+        found[name] = {**network.size(), "score": good, "recorded": recorded, "latency_ms": {}}
+    for (name, runtime, size), latency in _latencies(networks, data, plan, progress).items():
+        found[name]["latency_ms"].setdefault(runtime, {})[str(size)] = latency
+    return found
+
+
 @torch.inference_mode()
-def score(answer: Answer, data: ImageData, bar: Callable[..., tqdm]) -> float:
+def score(answer: Answer, data: ImageData, bar: tqdm) -> float:
     """The metric that the task of ``data`` is judged by, 0 to 1, over all its images."""
     marks = marks_of(data)
-    with bar(total=len(data)) as shown:
-        for images, labels in pixel_batches(data, images_at_once(data, BATCH_SIZE)):
-            marks.add(answer(images), labels)
-            shown.update(len(images))
+    for images, labels in pixel_batches(data, images_at_once(data, BATCH_SIZE)):
+        marks.add(answer(images), labels)
+        bar.update(len(images))
     return marks.results()[TASKS[data.task].metric]
 
 
@@ -504,8 +523,37 @@ def check_score(name: str, found: float, recorded: float, images: int) -> None:
         )
 
 
-# The machine that something is measured on: its name, its threads, its clocks.
-Clock = Callable[[], float]
+def _latencies(
+    networks: Mapping[str, Exported], data: ImageData, plan: Plan, progress: bool
+) -> dict[tuple[str, str, int], float]:
+    """Median milliseconds by a network's name, what runs it, and images per batch."""
+    images, runtime = first_images(data, max(plan.batch_sizes)), format_of(plan.format).runtime
+    works: dict[tuple[str, str, int], Work] = {}
+    for name, network in networks.items():
+        for size in plan.batch_sizes:
+            works[name, PYTORCH, size] = partial(network.deployed, images[:size])
+            works[name, runtime, size] = partial(network.answer, images[:size])
+    with tqdm(total=plan.rounds, desc="speed", unit="round", disable=not progress) as bar:
+        return median_ms(works, plan.rounds, processor_clock(plan.threads)[1], bar.update)
+
+
+@torch.inference_mode()
+def median_ms(works: Mapping[Any, Work], rounds: int, clock: Clock, tick: Work) -> dict[Any, float]:
+    """Median milliseconds of each, measured in turn: a machine whose speed drifts favours none.
+
+    Before each measurement the work is done once unmeasured, for what was done before it leaves
+    caches, and perhaps threads, as it likes.
+    """
+    seconds: dict[Any, list[float]] = {timed: [] for timed in works}
+    for _ in range(rounds):
+        for timed, work in works.items():
+            if len(seconds[timed]) < 2 or sum(seconds[timed]) < ENOUGH_S:
+                work()
+                start = clock()
+                work()
+                seconds[timed].append(clock() - start)
+        tick()
+    return {timed: round(1000 * median(values), 4) for timed, values in seconds.items()}
 
 
 def machine_name(device: torch.device = CPU) -> str:
@@ -537,152 +585,6 @@ def processor_clock(threads: int) -> tuple[str, Clock]:
     if threads == 1:
         return "processor time", time.process_time
     return "wall time", time.perf_counter
-
-
-# How good and how fast networks are, as files and in PyTorch, on this processor.
-PYTORCH = "PyTorch"
-ENOUGH_S = 10.0
-"""After so many seconds a latency is not measured again."""
-Work = Callable[[], object]
-
-
-class Timed(NamedTuple):
-    """What a latency is of: a network's name, what runs it, images a batch."""
-
-    network: str
-    runtime: str
-    size: int
-
-
-def measured(
-    networks: Mapping[str, Exported], data: ImageData, plan: Plan, progress: bool
-) -> dict[str, dict[str, Any]]:
-    """Size, score on all of ``data`` and speed of each network, by its name.
-
-    Raises:
-        ExportError: a file's score is not that of its run's record.
-    """
-    found = {}
-    for name, network in networks.items():
-        bar = partial(tqdm, desc=f"{name}'s score", unit="image", disable=not progress)
-        good, recorded = score(network.answer, data, bar), network.trained.score
-        if recorded is not None:
-            check_score(name, good, recorded, len(data))
-        found[name] = {**network.size(), "score": good, "recorded": recorded, "latency_ms": {}}
-    for timed, latency in _latencies(networks, data, plan, progress).items():
-        of_runtime = found[timed.network]["latency_ms"].setdefault(timed.runtime, {})
-        of_runtime[str(timed.size)] = latency
-    return found
-
-
-def _latencies(
-    networks: Mapping[str, Exported], data: ImageData, plan: Plan, progress: bool
-) -> dict[Timed, float]:
-    images = first_images(data, max(plan.batch_sizes))
-    runtime, (_, clock) = format_of(plan.format).runtime, processor_clock(plan.threads)
-    works: dict[Timed, Work] = {}
-    for name, network in networks.items():
-        for size in plan.batch_sizes:
-            batch = images[:size]
-            works[Timed(name, PYTORCH, size)] = partial(network.deployed, batch)
-            works[Timed(name, runtime, size)] = partial(network.answer, batch)
-    with tqdm(total=plan.rounds, desc="speed", unit="round", disable=not progress) as bar:
-        return median_ms(works, plan.rounds, clock, bar.update)
-
-
-@torch.inference_mode()
-def median_ms(
-    works: Mapping[Timed, Work], rounds: int, clock: Clock, tick: Work
-) -> dict[Timed, float]:
-    """Median milliseconds of each, measured in turn: a machine whose speed drifts favours none.
-
-    Before each measurement the work is done once unmeasured, for what was done before it leaves
-    caches, and perhaps threads, as it likes.
-    """
-    seconds: dict[Timed, list[float]] = {timed: [] for timed in works}
-    for _ in range(rounds):
-        for timed, work in works.items():
-            if len(seconds[timed]) < 2 or sum(seconds[timed]) < ENOUGH_S:
-                work()
-                start = clock()
-                work()
-                seconds[timed].append(clock() - start)
-        tick()
-    return {timed: round(1000 * median(values), 4) for timed, values in seconds.items()}
-
-
-SCHEMA_VERSION = 1
-STUDENT, TEACHER = "student", "teacher"
-
-
-def export_run(
-    run: Path, root: Path, plan: Plan, *, data_root: Path | None = None, progress: bool = True
-) -> dict[str, Any]:
-    """Write the student of a finished run to one file, and a record of it to ``FILE.json``.
-
-    The file appears when all checks have passed: its logits are PyTorch's and, where it is
-    measured, its score is the run's.
-
-    Args:
-        run: the run's directory, its id, or the beginning of its id.
-        root: the folder of all runs.
-        plan: what to write and to measure.
-        data_root: folder of the real data sets; the run's own test images are what is checked on.
-        progress: show progress bars.
-
-    Returns:
-        The record; :mod:`study.export` puts it into words.
-
-    Raises:
-        ExportError: a check failed; a file that was there before is as it was.
-        KdlibError: no such run or format, a network that cannot be exported, or data missing.
-    """
-    kind, student = format_of(plan.format), find_student(run, root)
-    path = plan.to or student.weights.parent / f"{STUDENT}{kind.suffix}"
-    data = evaluation_data(student.config, data_root)
-    with limited_threads(plan.threads), TemporaryDirectory(prefix="kdlib-export-") as folder:
-        write = partial(exported, data=data, kind=kind, threads=plan.threads, folder=Path(folder))
-        if progress:  # of large networks this takes a minute
-            print(f"{student.config.run_id}: writing and loading it", file=sys.stderr)
-        networks = {STUDENT: write(student)}
-        images = first_images(data, max(plan.batch_sizes))
-        found: dict[str, Any] = {"check": compare(networks[STUDENT], images, plan)}
-        if plan.measure:
-            teacher = find_teacher(student.config, student.weights.parent.parent)
-            networks |= {TEACHER: write(teacher)} if teacher else {}
-            found["networks"] = measured(networks, data, plan, progress)
-        record = {"file": path.name, **_head(student, data, kind, plan), **found}
-        write_atomic(path, partial(copyfile, networks[STUDENT].file))
-    write_json(path.with_name(f"{path.name}.json"), record)
-    return record
-
-
-def _head(student: Trained, data: ImageData, kind: Format, plan: Plan) -> dict[str, Any]:
-    """What a record says beside what was found."""
-    source = provenance(student.config, "cpu", "float32", data.fingerprint)
-    source["versions"] |= {name: version(name) for name in kind.packages}
-    clock, _ = processor_clock(plan.threads)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "format": plan.format,
-        "runtime": kind.runtime,
-        "facts": facts_of(student, data),
-        "images": len(data),
-        "metric": TASKS[student.config.task].metric,
-        "plan": {"rounds": plan.rounds, "batch_sizes": list(plan.batch_sizes), "clock": clock},
-        "provenance": {**source, "machine": machine_name()},
-    }
-
-
-# Deployed students: one file that takes images as they are decoded and gives logits.
-
-
-# What an export found, in words and tables.
-MEGA = 1e6
-RUNTIMES = ("torch", "onnxruntime")
-"""Packages whose versions times depend on."""
-NAMES = {"top1": "top-1", "miou": "mIoU"}
-Record = dict[str, Any]
 
 
 def report(record: Record) -> str:
@@ -728,25 +630,26 @@ def size_table(records: Sequence[Record]) -> str:
 def speed_table(record: Record) -> str:
     """A row for each network and what runs it."""
     sizes = record["plan"]["batch_sizes"]
-    head = ["network", "run by"]
-    for size in sizes:
-        head += [f"batch {size}: ms", "images/s"]
+    columns = [column for size in sizes for column in (f"batch {size}: ms", "images/s")]
     rows = [
-        [name, runtime, *_speeds(latencies, sizes)]
+        [name, runtime, *(cell for size in sizes for cell in _speed(latencies[str(size)], size))]
         for name, network in record["networks"].items()
         for runtime, latencies in network["latency_ms"].items()
     ]
-    return markdown_table(head, rows)
+    return markdown_table(["network", "run by", *columns], rows)
+
+
+def _speed(milliseconds: float, size: int) -> tuple[str, str]:
+    return f"{milliseconds:.2f}", f"{1000 * size / milliseconds:,.0f}"
 
 
 def gains(record: Record) -> str:
     """What the student gains and loses against its teacher, run by what runs the file."""
-    networks = record["networks"]
+    networks, runtime = record["networks"], record["runtime"]
     if TEACHER not in networks:
         return "The student alone: it had no teacher, or the teacher's weights are not here."
     student, teacher = networks[STUDENT], networks[TEACHER]
     share = teacher["parameters"] / student["parameters"]
-    runtime = record["runtime"]
     fast = ", ".join(
         f"{teacher['latency_ms'][runtime][size] / latency:.1f} times as fast in batches of {size}"
         for size, latency in student["latency_ms"][runtime].items()
@@ -761,22 +664,13 @@ def gains(record: Record) -> str:
 def where(record: Record) -> str:
     """On what it was timed, and how."""
     source, plan = record["provenance"], record["plan"]
-    named = (
-        f"{name} {source['versions'][name]}" for name in RUNTIMES if name in source["versions"]
-    )
+    known = source["versions"]
+    named = [f"{name} {known[name]}" for name in ("torch", "onnxruntime") if name in known]
     threads = f"{source['threads']} thread{'s' if source['threads'] > 1 else ''}"
     return (
         f"Timed on {source['machine']}, {threads}, {', '.join(named)}; medians of {plan['rounds']} "
         f"rounds, {plan['clock']}."
     )
-
-
-def _speeds(latencies: dict[str, float], sizes: Sequence[int]) -> list[str]:
-    cells = []
-    for size in sizes:
-        milliseconds = latencies[str(size)]
-        cells += [f"{milliseconds:.2f}", f"{1000 * size / milliseconds:,.0f}"]
-    return cells
 
 
 def _percent(share: float | None) -> str:

@@ -179,7 +179,7 @@ def wrong(monkeypatch):
         answer = right.load(path, threads)
         return lambda images: answer(images) + 0.01
 
-    monkeypatch.setitem(FORMATS, "torch", replace(right, load=load))
+    monkeypatch.setitem(FORMATS, "torch", right._replace(load=load))
 
 
 def test_a_file_that_answers_otherwise_is_not_left(wrong, root, tmp_path, capsys):

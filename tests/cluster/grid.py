@@ -16,7 +16,7 @@ from cluster.slurm import Cluster
 from kdlib.runs import read_record
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("kdlib", "notebooks", "profiles", "workflow")
+COPIED = ("kdlib", "study", "notebooks", "profiles", "workflow")
 # A teacher, a plain student, and a lock-step pair and a third student of the teacher: four jobs.
 RECORDS = 5
 GRID = {
