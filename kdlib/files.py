@@ -139,7 +139,7 @@ def load_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
 
     try:
         content = path.read_bytes()
-        tensors = load(content)
+        tensors = dict(sorted(load(content).items()))  # as safetensors names them
         header = content[8 : 8 + int.from_bytes(content[:8], "little")]
         seal = SEAL.search(header)
         if seal and zlib.crc32(content.replace(seal[0], UNSEALED, 1)) != int(seal[1]):
