@@ -22,10 +22,8 @@ from tqdm import tqdm
 from kdlib.errors import KdlibError
 from kdlib.files import locked, writing
 
-CHUNK = 64
-"""Rows made at a time: few enough that their intermediate arrays stay in the processor's cache."""
-AHEAD = 16
-"""Units that a worker makes before they are written."""
+CHUNK = 64  # rows made at a time: their intermediate arrays stay in the processor's cache
+AHEAD = 16  # units that a worker makes before they are written
 OTHERWISE = "set KDLIB_CACHE to another folder"
 
 Arrays = Mapping[str, NDArray]
@@ -44,14 +42,8 @@ def cached(
 ) -> Arrays:
     """Arrays of ``count`` rows, read from the cache ``name`` or made and kept there.
 
-    Args:
-        name: folder's name; must change whenever the content would.
-        count: number of rows.
-        make: from row numbers (B,) to the arrays of these rows, by name.
-        progress: show a progress bar while making.
-
-    Raises:
-        KdlibError: the cache's folder cannot be written to, or its disk is full.
+    The name must change whenever the content would; ``make`` makes of row numbers (B,) the arrays
+    of these rows, by name. A folder that cannot be written to, or a full disk, is told.
     """
     found = Cache(name, chunks(count))
     found.fill(lambda unit: make(np.arange(*found.starts[unit : unit + 2])), progress=progress)
@@ -103,11 +95,7 @@ class Cache:
         return [unit for unit in range(len(self.sums)) if not self.is_sound(unit)]
 
     def fill(self, make: Make, workers: int = 0, progress: bool = True) -> None:
-        """Make what is lacking, by so many threads; 0: by none but the caller's.
-
-        Raises:
-            KdlibError: the folder cannot be written to, or the disk is full. What is done is kept.
-        """
+        """Make what is lacking, by so many threads (0: the caller's); what is done is kept."""
         root = self.folder.parent
         with suppress(OSError):
             root.mkdir(parents=True, exist_ok=True)

@@ -56,10 +56,7 @@ def load_fashion_mnist(
 
 
 def read_garments(split: str, root: Path) -> tuple[Tensor, Tensor]:
-    """(N, 28, 28) uint8, bright garments on black, and (N,) int64, their positions in ``CLASSES``.
-
-    Files that are missing, damaged or others are refused.
-    """
+    """(N, 28, 28) uint8, bright garments on black, and (N,) int64, their places in ``CLASSES``."""
     stem = "train" if split == "train" else "t10k"
     files = []
     for plain in (root / FOLDER / f"{stem}-{part}" for part in PARTS):

@@ -47,11 +47,7 @@ class Resized:
         return self.pixels.is_whole()
 
     def read(self, position: int) -> NDArray[np.uint8]:
-        """One photograph (H, W, 3), a view of the file.
-
-        Raises:
-            KdlibError: it is not what was written; told when it is read for the first time.
-        """
+        """One photograph (H, W, 3), a view of the file; compared when it is first read."""
         if not self.sound[position] and not self.pixels.is_sound(position):
             raise KdlibError(
                 f"{self.folder} is damaged at photograph {position}: its checksum differs. "
@@ -65,9 +61,7 @@ class Resized:
 def build(source: "Source", workers: int, progress: bool = True) -> Path:
     """Make the cache of a split by so many threads, or go on making it; returns its folder.
 
-    Raises:
-        KdlibError: photographs cannot be read (all are named, the first twenty shown), or the
-            disk is full. What is done is kept.
+    Photographs that cannot be read are told together at the end; the others are kept.
     """
     kept, faults = Resized(source), list[str]()
 

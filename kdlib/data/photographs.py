@@ -31,8 +31,7 @@ Pixels = NDArray[np.uint8]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Those of ImageNet, as the networks of torchvision expect. The paper's release gives those of
 the video data set Kinetics under ImageNet's name; they differ by up to 0.05."""
-PUBLISHED_SIDES = (256, 224)
-"""The published protocol resizes to the first and cuts out the second."""
+PUBLISHED_SIDES = (256, 224)  # the published protocol resizes to the first, cuts the second
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """All that Pillow raises for damaged files."""
 VARIABLE, MOST_WORKERS = "KDLIB_WORKERS", 16
@@ -41,17 +40,10 @@ PLACE_BITS = 31  # a place is a share of a side's room before the window, times 
 
 
 def decoded(path: str, side: int | None = None) -> Pixels:
-    """The photograph, (H, W, 3), as it is stored or resized, as torchvision does it.
+    """The photograph, (H, W, 3), as it is stored or, as torchvision does it, resized.
 
     Grey, CMYK, palette and transparent pictures become RGB by Pillow's rules, those of 16 bits by
     their upper 8. What EXIF says of the orientation is not followed, as in torchvision.
-
-    Args:
-        path: the file.
-        side: pixels of the shorter side; ``None`` leaves it as it is.
-
-    Raises:
-        KdlibError: the file is missing, truncated, or no picture; names it.
     """
     with _opened(path) as picture:
         if picture.mode.startswith("I"):  # Pillow would clip 16 bits, and leave nearly all white
@@ -97,11 +89,7 @@ class Listing:
         return f"{self.folder}/{self.names[position]}"
 
     def facts(self) -> NDArray[np.int64]:
-        """Size in bytes and time of change in nanoseconds of each file: (N, 2).
-
-        Raises:
-            KdlibError: files are missing; says how many, which (the first of them) and what to do.
-        """
+        """Size in bytes and time of change in nanoseconds of each file, (N, 2); none may lack."""
         facts = [_facts(self.path(position)) for position in range(len(self.names))]
         lacking = [name for name, fact in zip(self.names, facts, strict=True) if fact is None]
         if lacking:
@@ -159,8 +147,7 @@ def open_source(lister: Lister, split: str, image_size: int, data_root: Path | N
 
 def resized_side(image_size: int) -> int:
     """Pixels of a photograph's shorter side from which windows of ``image_size`` are cut."""
-    resized, window = PUBLISHED_SIDES
-    return round(image_size * resized / window)
+    return round(image_size * PUBLISHED_SIDES[0] / PUBLISHED_SIDES[1])
 
 
 def load_photographs(
@@ -192,18 +179,11 @@ def load_photographs(
 
 @dataclass(frozen=True)
 class Photographs:
-    """Photographs in the order in which a data set hands them out.
+    """Photographs in the order in which a data set hands them out."""
 
-    Attributes:
-        read: from a position in the listing to the photograph (H, W, 3), neither side shorter
-            than ``image_size``.
-        positions: in the listing, of each photograph here.
-        image_size: pixels a side of the windows.
-    """
-
-    read: Callable[[int], Pixels]
-    positions: NDArray[np.int64]
-    image_size: int
+    read: Callable[[int], Pixels]  # from a position in the listing to (H, W, 3)
+    positions: NDArray[np.int64]  # in the listing, of each photograph here
+    image_size: int  # pixels a side of the windows; no photograph's side is shorter
     annotated: ClassVar[bool] = False  # whether a fourth channel holds the class of each pixel
     drawn: ClassVar[int] = 2  # random numbers that place a window
 
@@ -231,9 +211,6 @@ class Photographs:
         Args:
             parts: positions (B,) among these photographs.
             places: of each photograph's window, from :meth:`random_places`; ``None``: the middle.
-
-        Raises:
-            KdlibError: a photograph cannot be read; names it.
         """
         pool = ThreadPoolExecutor(worker_count(), thread_name_prefix="photographs")
         waiting: deque[tuple[Pixels, list[Future[None]]]] = deque()

@@ -160,9 +160,7 @@ def _lists(
 def read_lines(path: Path, pattern: str, example: str) -> list[str]:
     """The first group of a pattern in each line that is not empty.
 
-    Raises:
-        KdlibError: a line is not like the ``example``, or leads out of the folder (names the
-            file and the line); or there is none.
+    A line that is not like the ``example``, or leads out of the folder, is refused by its number.
     """
     text = path.read_text(encoding="utf-8", errors="surrogateescape")
     found = []
@@ -177,11 +175,7 @@ def read_lines(path: Path, pattern: str, example: str) -> list[str]:
 
 
 def check_classes(dataset: str, found: Mapping[str, Iterable[str]]) -> None:
-    """Refuse parts that do not have the same classes, each with a photograph at least.
-
-    Raises:
-        KdlibError: says how many classes each part has, and which only some have.
-    """
+    """Refuse parts that do not have the same classes, each with a photograph at least."""
     sets = {part: set(names) for part, names in found.items()}
     every = list(sets.values())
     if odd := set[str]().union(*every) - every[0].intersection(*every):

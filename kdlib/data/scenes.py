@@ -92,11 +92,7 @@ def membership(bank: ObjectBank, recipe: Recipe) -> NDArray[np.bool_]:
 def choose_objects(
     bank: ObjectBank, recipe: Recipe, seed: int, indices: Integers, labels: Integers
 ) -> Integers:
-    """(B, n) kinds: ``attentions`` of the class first, then the distractors; none twice.
-
-    Raises:
-        KdlibError: the bank runs out of objects that make no other class's quorum.
-    """
+    """(B, n) kinds: ``attentions`` of the class first, then the distractors; none twice."""
     table = membership(bank, recipe)
     own, rows = table[:, labels].T, np.arange(len(indices))
     present = np.zeros_like(own)
@@ -174,11 +170,7 @@ class Scenes(NamedTuple):
 
 
 def compose(bank: ObjectBank, recipe: Recipe, seed: int, indices: Integers) -> Scenes:
-    """Compose the scenes at ``indices`` (B,) of ``seed``.
-
-    Raises:
-        KdlibError: the recipe names unknown objects, or asks for more than the bank can give.
-    """
+    """Compose the scenes at ``indices`` (B,) of ``seed``; a recipe that cannot be is refused."""
     labels = (indices % len(recipe.classes)).astype(np.int64)
     objects = choose_objects(bank, recipe, seed, indices, labels)
     images, owners = render(bank, objects, recipe.size, seed, indices)
