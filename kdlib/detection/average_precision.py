@@ -46,12 +46,11 @@ def coco_measures(
     counted = evaluated(detected_rows(detections), truth_rows(objects), objects, classes)
     precision, recall = counted["precision"][..., -1], counted["recall"][..., -1]
     everything = precision[..., 0]
-    by_size = {f"map_{name}": _mean(precision[..., at]) for at, name in enumerate(SIZES, 1)}
     return {
         "map": _mean(everything),
         "map50": _mean(everything[THRESHOLDS.index(0.5)]),
         "map75": _mean(everything[THRESHOLDS.index(0.75)]),
-        **by_size,
+        **{f"map_{name}": _mean(precision[..., at]) for at, name in enumerate(SIZES, 1)},
         "ap_by_iou": [_mean(of_threshold) for of_threshold in everything],
         "per_class": [_mean(everything[:, :, kind]) for kind in range(everything.shape[2])],
         "recall": _mean(recall[..., 0]),
@@ -59,11 +58,7 @@ def coco_measures(
 
 
 def check_there_are_objects(objects: Objects) -> None:
-    """Refuse images with nothing to detect.
-
-    Raises:
-        KdlibError: no image has an object that counts.
-    """
+    """Refuse images with nothing to detect."""
     if objects.crowd.all():  # also where there is none
         raise KdlibError(
             f"None of the {len(objects)} images has an object that counts; evaluate "

@@ -60,8 +60,7 @@ class DetectionBatches:
         team: the processes that share the work, see :class:`kdlib.data.batches.Batches`.
 
     Raises:
-        KdlibError: the data has no objects, an augmentation does not exist, or the number of
-            workers is negative.
+        KdlibError: no objects, an unknown augmentation, or a negative number of workers.
     """
 
     def __init__(
@@ -145,9 +144,8 @@ class _Packed(NamedTuple):
         pixels = self.pixels.to(device).float().div_(255)
         parts = pixels.split([shape.numel() for shape in self.shapes])
         images = [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
-        boxes, labels = self.boxes.to(device), self.labels.to(device)
-        pairs = zip(boxes.split(self.counts), labels.split(self.counts), strict=True)
-        targets = [{"boxes": own, "labels": kinds} for own, kinds in pairs]
+        objects = (every.to(device).split(self.counts) for every in (self.boxes, self.labels))
+        targets = [{"boxes": own, "labels": kinds} for own, kinds in zip(*objects, strict=True)]
         return DetectionBatch(images, targets, indices.to(device))
 
 

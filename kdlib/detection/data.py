@@ -20,8 +20,7 @@ from kdlib.errors import KdlibError, shown
 from kdlib.seeds import generator
 
 # Composed scenes with their objects' boxes and kinds, as the composer itself knows them.
-SMALLEST_SEEN = 20 / 64**2
-"""Share of the image's pixels that must be seen of an object: 20 pixels of 64 x 64."""
+SMALLEST_SEEN = 20 / 64**2  # share of the image's pixels that must be seen of an object
 SIDES = (17.3 / 64, 20 / 64)
 """Sides, as shares of the image's, of the squares that part the objects' areas in equal thirds."""
 
@@ -32,14 +31,11 @@ def load_scene_objects(found: Callable[..., Composition], split: str, **options:
     arrays, side = composition.cached("-objects", _seen), composition.recipe.size
     images, most = arrays["kinds"].shape
     kinds = torch.from_numpy(arrays["kinds"]).long().flatten()
-    every = Objects(
-        boxes=torch.from_numpy(arrays["boxes"]).float().view(-1, 4),
-        kinds=kinds,
-        crowd=torch.zeros_like(kinds, dtype=torch.bool),
-        starts=torch.arange(images + 1) * most,
-        sizes=((SIDES[0] * side) ** 2, (SIDES[1] * side) ** 2),
-    )
-    objects = every.chosen(torch.from_numpy(arrays["seen"]).flatten() >= SMALLEST_SEEN * side**2)
+    boxes = torch.from_numpy(arrays["boxes"]).float().view(-1, 4)
+    crowd, starts = torch.zeros_like(kinds, dtype=torch.bool), torch.arange(images + 1) * most
+    sizes = ((SIDES[0] * side) ** 2, (SIDES[1] * side) ** 2)
+    seen = torch.from_numpy(arrays["seen"]).flatten() >= SMALLEST_SEEN * side**2
+    objects = Objects(boxes, kinds, crowd, starts, sizes).chosen(seen)
     data = labelled(composition)
     return unlabelled(data, "objects", classes=composition.bank.kinds, objects=objects)
 
@@ -236,11 +232,7 @@ def load_voc_objects(
 
 
 def list_voc_objects(split: str, root: Path) -> Listing:
-    """The photographs of a split and, after them all, their annotations in the same order.
-
-    Raises:
-        KdlibError: a list is missing or empty.
-    """
+    """The photographs of a split and, after them all, their annotations in the same order."""
     parts = [published(BOXES, year, part, root) for year, part in PARTS[split]]
     pictures = [path for one in parts for path in one.images]
     return listed(BOXES, root, pictures, [path for one in parts for path in one.targets])
@@ -250,8 +242,7 @@ def read_annotation(path: Path) -> Annotation:
     """What an XML file says of its photograph.
 
     Raises:
-        KdlibError: it is missing or no XML, a field is missing or not a number, or a class is not
-            one of the twenty.
+        KdlibError: it is no such file, a field is missing or wrong, or a class is not of VOC's.
     """
     try:
         root = ElementTree.parse(path).getroot()

@@ -83,11 +83,8 @@ class Detector(nn.Module):
 
         Args:
             images: B of (3, h, w), 0 to 1, not normalised; their sizes may differ.
-            targets: in training, of each image ``boxes`` (n, 4), pixels, and ``labels`` (n,)
-                int64, 1 to C; n may be 0. Ignored in evaluation.
-
-        Raises:
-            KdlibError: no targets in training.
+            targets: in training alone, of each image ``boxes`` (n, 4), pixels, and ``labels`` (n,)
+                int64, 1 to C; n may be 0.
         """
         if not self.training:
             return [_detections(found) for found in self.network(list(images))]

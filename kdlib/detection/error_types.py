@@ -49,8 +49,7 @@ def error_types(
     gain is in fractions, not in percents.
 
     Returns:
-        ``count`` and ``dap``, the gain, at least 0, of each of ``ERRORS``, ``false_pos`` and
-        ``false_neg``.
+        ``count`` and ``dap``, the gain, at least 0, of ``ERRORS``, ``false_pos``, ``false_neg``.
 
     Raises:
         KdlibError: there is nothing to detect.

@@ -60,13 +60,10 @@ def evaluate_detectors(
     precision: str = "float32",
     team: Team = ALONE,
 ) -> list[dict[str, Any]]:
-    """What a record says of each detector's quality, from one pass over ``data``.
+    """What a record says of each detector's quality: ``results``, see :func:`measured`.
 
-    Several processes each take a part of the batches, and all have all results.
-
-    Returns:
-        For each detector ``results``, see :func:`measured`; ``ssim`` and ``relevance`` are
-        ``None``: a detector's stages have no teacher's to be compared with.
+    Several processes each take a part of the batches, and all have all results. ``ssim`` and
+    ``relevance`` are ``None``: a detector's stages have no teacher's to be compared with.
 
     Raises:
         KdlibError: the data has no objects.
@@ -90,21 +87,13 @@ def detector_cost(detector: Detector, images: list[Tensor]) -> dict[str, Any]:
     with evaluating(detector):
         with FlopCounterMode(display=False) as counter:
             detector(images[:1])
-        times = {len(some): latency(partial(detector, some)) for some in (images[:1], images)}
-    return {
-        "parameters": count_parameters(detector),
-        "flops": counter.get_total_flops(),
-        "latency_ms": {str(count): time for count, time in times.items()},
-    }
+        times = {str(len(some)): latency(partial(detector, some)) for some in (images[:1], images)}
+    operations = counter.get_total_flops()
+    return {"parameters": count_parameters(detector), "flops": operations, "latency_ms": times}
 
 
 def measured(detections: Sequence[Detections], objects: Objects, classes: int) -> dict[str, Any]:
-    """All measures of N images' detections, fit for JSON; fractions, 0 to 1.
-
-    Returns:
-        Those of :func:`coco_measures`; ``errors``, what
-        :func:`~kdlib.detection.error_types.error_types` returns; ``detections``, how many there
-        are.
+    """What :func:`coco_measures` and :func:`error_types` measure of N images, fit for JSON.
 
     Raises:
         KdlibError: there is nothing to detect, not as many images as in ``objects``, a class that

@@ -59,12 +59,11 @@ def binary_recognition(student: Tensor, teacher: Tensor, temperature: float = 2.
     return temperature**2 * divergence.mean(-1)
 
 
+SIGMOID_FORMS = {"kl_ce": sigmoid_recognition, "kl_bce": binary_recognition}
 RECOGNITION: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "softmax": softmax_recognition,
-    "kl_ce": sigmoid_recognition,
-    "kl_bce": binary_recognition,
-}
-"""Forms of KD_cls by name; the first is for detectors with a softmax, the others with sigmoids."""
+    "softmax": softmax_recognition, **SIGMOID_FORMS,
+}  # fmt: skip
+"""Forms of KD_cls by name."""
 
 
 def _softened(logits: Tensor, temperature: float) -> Tensor:
@@ -78,10 +77,8 @@ def _shares(logits: Tensor) -> Tensor:
 
 
 # KD_loc: what a predicted box cuts out of an image, beside what the object's own box does.
-PIXELS = -1
-"""Among ``layers``: the crops themselves, before the classifier's first stage (0)."""
-POOLED = 4
-"""Cells per side in which pixels are compared; each stage further has twice as many."""
+PIXELS = -1  # among layers: the crops themselves, before the classifier's first stage (0)
+POOLED = 4  # cells per side in which pixels are compared; each stage further has twice as many
 
 
 def pooled(features: Tensor, cells: int) -> Tensor:
@@ -211,6 +208,5 @@ def _check(cls: float, loc: float, temperature: float, sigmoid: str, layers: Seq
             f"layers is {list(layers)}; name at least one: -1 for the pixels, 0 for the first "
             "stage of the teacher, and so on."
         )
-    forms = [form for form in RECOGNITION if form != "softmax"]
-    if sigmoid not in forms:
-        raise KdlibError(f"sigmoid is '{sigmoid}'; valid: {', '.join(forms)}.")
+    if sigmoid not in SIGMOID_FORMS:
+        raise KdlibError(f"sigmoid is '{sigmoid}'; valid: {', '.join(SIGMOID_FORMS)}.")

@@ -27,16 +27,11 @@ from kdlib.models.torchvision import fetching
 
 Channels: TypeAlias = Sequence[float] | None
 Widths: TypeAlias = tuple[int, int, int, int]
-SMALLEST = 32
-"""Pixels of a side: the coarsest map of most backbones is a 32nd of the image."""
+SMALLEST = 32  # pixels of a side: the coarsest map of most backbones is a 32nd of the image
 
 
 def _checked(image_size: int, mean: Channels, std: Channels) -> tuple[int, dict[str, Any]]:
-    """The size, and ``image_mean`` and ``image_std`` as torchvision takes them; None: its own.
-
-    Raises:
-        KdlibError: what no detector can be made for, before torchvision fails on it.
-    """
+    """The size, and ``image_mean`` and ``image_std`` as torchvision takes them; None: its own."""
     if not isinstance(image_size, int) or image_size < SMALLEST:
         raise KdlibError(
             f"image_size of a detector is {image_size!r}; give whole pixels, at least {SMALLEST}."
@@ -53,8 +48,7 @@ def _checked(image_size: int, mean: Channels, std: Channels) -> tuple[int, dict[
 
 
 # torchvision's heads on our own stages, for the objects of Scenes.
-COARSE = 2
-"""Stages that are read: at 1/8 and at 1/16 of the image."""
+COARSE = 2  # stages that are read: at 1/8 and at 1/16 of the image
 SSD_SCALES, SSD_RATIO = (0.28, 0.34, 0.4), 1.3
 RETINA_SCALES, RETINA_RATIOS = (0.27, 0.33), (0.75, 1.33)
 SELECTION = {"score_thresh": 0.01, "detections_per_img": 30}
@@ -62,11 +56,9 @@ HALF, QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 class CoarseStages(nn.Module):
-    """The coarse stages of a Scenes classifier, with a pyramid on them where one is asked for.
+    """The coarse stages of a Scenes classifier, with a pyramid of so many channels, if any.
 
-    Args:
-        widths: channels of the stem and of the three stages.
-        pyramid: channels of the feature pyramid's levels, 0 for the bare stages.
+    ``widths`` are the channels of the stem and of the three stages.
     """
 
     def __init__(self, widths: Widths, pyramid: int = 0) -> None:
@@ -155,12 +147,11 @@ def torchvision_detector(
 ) -> Detector:
     """One of torchvision's detectors; ``weights`` are those of its backbone.
 
-    - SSD300 (Liu 2016, arXiv 1512.02325). Its ``weights`` "IMAGENET1K_FEATURES" (here the
-      "DEFAULT") are the original's, which take images of 0 to 255: the network's own ``mean`` and
-      ``std`` are for them; for "IMAGENET1K_V1" give ImageNet's. At another size than 300 the
-      anchors spread over the maps as they come out, and below 268 the two coarsest levels, whose
-      maps would be empty, are left out.
-    - SSDLite (Howard 2019, arXiv 1905.02244): its anchors fit any size.
+    - SSD300 (arXiv 1512.02325). Its ``weights`` "IMAGENET1K_FEATURES" (here the "DEFAULT") are the
+      original's, which take images of 0 to 255: the network's own ``mean`` and ``std`` are for
+      them; for "IMAGENET1K_V1" give ImageNet's. At another size than 300 the anchors spread over
+      the maps as they come out; below 268 the two coarsest, which would be empty, are left out.
+    - SSDLite (arXiv 1905.02244): its anchors fit any size.
     - RetinaNet (arXiv 1708.02002) and Faster R-CNN (arXiv 1506.01497) on a feature pyramid:
       ``image_size`` is the shorter side; the longer one is kept in proportion, up to 5/3 of it.
       Anchors have the sizes in pixels that they are published with, 32 to 512.

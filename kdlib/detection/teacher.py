@@ -65,7 +65,9 @@ class CropTeacher(nn.Module):
         counts = [len(target["boxes"]) for target in batch.targets]
         rows = torch.tensor(counts, device=batch.images[0].device)
         owners = torch.arange(len(counts), device=rows.device).repeat_interleave(rows)
-        crops = self.cut(batch.images, _fractions(batch), owners)
+        shapes = [(image.shape[-1], image.shape[-2]) * 2 for image in batch.images]
+        boxes = torch.cat([target["boxes"] for target in batch.targets])
+        crops = self.cut(batch.images, boxes / boxes.new_tensor(shapes)[owners], owners)
         starts = rows.cumsum(0) - rows
         if self.network is None or len(crops) == 0:
             return CropTargets(self, crops, starts, None, ())
@@ -102,15 +104,6 @@ class CropTeacher(nn.Module):
 
     def _normalised(self, crops: Tensor) -> Tensor:
         return (crops - self.mean) / self.std
-
-
-def _fractions(batch: "DetectionBatch") -> Tensor:
-    """All objects' boxes (G, 4), in the width and height of their images."""
-    parts = [
-        target["boxes"] / image.new_tensor([image.shape[-1], image.shape[-2]] * 2)
-        for image, target in zip(batch.images, batch.targets, strict=True)
-    ]
-    return torch.cat(parts)
 
 
 def early_stages(network: nn.Module, count: int) -> Callable[[Tensor], tuple[Tensor, ...]]:

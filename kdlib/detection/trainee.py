@@ -23,17 +23,15 @@ from kdlib.tasks import TASKS
 from kdlib.team import Team
 from kdlib.trainee import Trainee
 
-MONITORED = 200
-"""Images on which an epoch's row is measured: finding objects takes longer than telling classes."""
-TIMED = 64
+MONITORED, TIMED = 200, 64
+"""Images on which an epoch's row is measured, and a finished detector's latency."""
 
 
 class DetectorTrainee(Trainee):
     """A student that finds objects; otherwise as any other."""
 
     student: Detector
-    shown: list[Tensor]
-    """Images that the finished detector is timed with."""
+    shown: list[Tensor]  # with which the finished detector is timed
 
     @staticmethod
     def batches_for(
@@ -48,11 +46,9 @@ class DetectorTrainee(Trainee):
     ) -> CropTeacher | None:
         """The classifier of a group with what cuts its crops; the latter alone for pixels."""
         found = Trainee.teacher_for(configs, root, data, device)
-        cutting = [config for config in configs if config.method != "student"]
-        if not cutting:
-            return found
+        sides = [config.crop_size for config in configs if config.method != "student"]
         network = None if found is None else found.network
-        return CropTeacher(network, cutting[0].crop_size, data.mean, data.std).to(device)
+        return CropTeacher(network, sides[0], data.mean, data.std).to(device) if sides else found
 
     def _build(self) -> nn.Module:
         # torchvision's normalise as their backbones were trained; ours as these images are.
