@@ -1,9 +1,10 @@
-"""Records on disk: found, checked against their schema, published."""
+"""Records on disk: found, checked, published; and the table of runs that all else is made from."""
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from math import nan
 from pathlib import Path
@@ -19,9 +20,17 @@ from kdlib.runs import ADDED_LATER, RunConfig, as_hashed, read_record
 from kdlib.tasks import AUGMENTATIONS, TASKS
 from study.names import method_order
 
-PUBLISHED_FILES = ("history.csv", "record.json")
-# Published where a run has them.
-ANALYSIS_FILES = ("attention_maps.safetensors", "answers.safetensors", "analysis.json")
+PUBLISHED = (
+    "attention_maps.safetensors", "answers.safetensors", "analysis.json", "history.csv",
+    "record.json",
+)  # fmt: skip
+"""Files of a run that are committed; the record last, for it says that the run is finished."""
+
+
+@cache
+def _schema() -> Draft202012Validator:
+    text = files("kdlib").joinpath("record.schema.json").read_text(encoding="utf-8")
+    return Draft202012Validator(json.loads(text))
 
 
 def validate_record(record: Mapping[str, Any], path: Path) -> None:
@@ -83,90 +92,90 @@ def publish(run_root: Path, record_root: Path, run_ids: Iterable[str] | None = N
     records = {path.parent.name: path.parent for path in find_records(run_root)}
     chosen = sorted(records if run_ids is None else set(run_ids))
     for name in chosen:
-        _check_finished(name, records, run_root)
-    for name in chosen:
-        analysis = [file for file in ANALYSIS_FILES if (records[name] / file).exists()]
-        for file in (*analysis, *PUBLISHED_FILES):
-            content = (records[name] / file).read_bytes()
-            _write_bytes(Path(record_root) / name / file, content)
+        if name not in records:
+            raise KdlibError(f"'{name}' has no record in {run_root}: it is not finished.")
+        if not (records[name] / "history.csv").exists():
+            raise KdlibError(f"{records[name]} has no history.csv; delete it and run again.")
+    for source in [records[name] / file for name in chosen for file in PUBLISHED]:
+        if source.exists():
+            target = Path(record_root) / source.parent.name / source.name
+            write_atomic(target, partial(shutil.copyfile, source))
     return [Path(record_root) / name / "record.json" for name in chosen]
 
 
-def _check_finished(name: str, records: Mapping[str, Path], root: Path) -> None:
-    if name not in records:
-        raise KdlibError(f"'{name}' has no record in {root}: it is not finished. Finish it first.")
-    if not (records[name] / "history.csv").exists():
-        raise KdlibError(f"{records[name]} has a record but no history.csv; delete it, run again.")
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    write_atomic(path, lambda temporary: temporary.write_bytes(content))
-
-
-@cache
-def _schema() -> Draft202012Validator:
-    text = files("kdlib").joinpath("record.schema.json").read_text(encoding="utf-8")
-    return Draft202012Validator(json.loads(text))
-
-
-# From records to one tidy table, a row a run; and the summary of each method.
+# The columns of the table, beside the fields of ``RunConfig``.
 SEEDS = ("data_seed", "init_seed", "teacher_seed")
 TEACHER = (
     "teacher", "teacher_epochs", "teacher_weights", "teacher_start", "teacher_learning_rate",
 )  # fmt: skip
-# The crops of a detector are what it is taught with; what it answers does not depend on them.
 VARIANT = (
     "method_options", "weight", "ce_weight", "kd_weight", "temperature", "crop_size", *TEACHER,
 )  # fmt: skip
+"""Fields in which variants of a method differ. The size of its crops teaches a detector, but does
+not change what its answers mean."""
 METRICS = tuple(dict.fromkeys(name for measures in TASKS.values() for name in measures.metrics))
 HEADLINES = tuple(dict.fromkeys(measures.metric for measures in TASKS.values()))
 ERRORS = ("cls", "loc", "both", "dupe", "bkg", "miss", "false_pos", "false_neg")
-"""TIDE's, as records call them; a table has ``dap_cls`` ..., what each costs in AP50."""
+"""TIDE's, as records call them; columns are ``dap_cls`` ..., what each costs in AP50."""
 SIZES = ("map_small", "map_medium", "map_large")
 IOUS = tuple(range(50, 100, 5))
-"""In percent; a table has ``ap50`` ... ``ap95``, AP with detections right from that IoU on."""
-OF_DETECTORS = (*SIZES, *(f"ap{iou}" for iou in IOUS), *(f"dap_{name}" for name in ERRORS))
-"""Measures of detectors beside ``METRICS``: columns of tables that have detectors."""
+"""In percent; columns are ``ap50`` ... ``ap95``, the AP of detections right from that IoU on."""
+SPREADS = {"ap50_less_ap75": ("map50", "map75"), "ap75_less_ap50": ("map75", "map50")}
+"""One metric of detectors less another: what a method adds to it is a difference of gains."""
+OF_DETECTORS = (
+    *SIZES, *(f"ap{iou}" for iou in IOUS), *(f"dap_{name}" for name in ERRORS), *SPREADS,
+)  # fmt: skip
 STAGE_MEASURES = ("ssim", "energy_share", "pointing")
 
 
 def load_records(*roots: Path, task: str | None = "classification") -> pd.DataFrame:
     """One row a run: configuration, accuracies, attention measures, cost, provenance.
 
-    Runs of another ``task`` are left out, for what can be said of the one means nothing of the
-    other; ``None`` leaves none out.
+    Runs of another ``task`` are left out, for their numbers cannot be compared; ``None`` leaves
+    none out. So are runs that others start from (dictionaries, initialisations).
     Beyond the fields of ``RunConfig`` there are ``setting`` (equal in runs that may be compared:
     same data, student and training, whatever the method), ``teacher_setting`` (the setting of
     the run that taught this one), ``label`` (the method, with the options in which two variants
     of it differ), ``self_teacher_top1`` and ``self_teacher_miou`` (of self-taught methods),
     ``ssim``, ``energy_share`` and ``pointing`` (means over stages) and ``ssim_1``, ``ssim_2`` ...
-    (stages, fine to coarse); of detectors ``OF_DETECTORS``. Runs that others start from
-    (dictionaries, initialisations) are no results to compare, and are left out too.
+    (stages, fine to coarse); of detectors ``OF_DETECTORS``.
 
     Raises:
         KdlibError: no folder, no record in it, a damaged one, or two runs of one method and seed
             in one setting that nothing tells apart.
     """
-    found = find_records(*roots).items()
-    results = [_row(*one) for one in found if one[1]["config"]["method"] not in STAGES]
-    rows = [row for row in results if task in (None, row["task"])]
+    rows = [row for row in _rows(roots) if task in (None, row["task"])]
     if not rows:
-        places = " or ".join(str(root) for root in roots)
-        kind = "" if task in (None, "classification") else f" of {task}"
-        how = "make reproduce" if not kind else f"make reproduce PROFILE={task}"
-        raise KdlibError(f"There is no record{kind} in {places}; make some with: {how}")
+        raise _no_record(roots, task)
     return _labelled(pd.DataFrame(rows))
 
 
-def recorded_tasks(*roots: Path) -> list[str]:
-    """The tasks that the records under ``roots`` have runs of; the first one if there are none."""
-    found = {_complete(record["config"])["task"] for record in find_records(*roots).values()}
-    return [task for task in TASKS if task in found] or list(TASKS)[:1]
+def load_tables(*roots: Path) -> dict[str, pd.DataFrame]:
+    """The table of each task that has runs, in the order of ``TASKS``; as :func:`load_records`."""
+    rows = _rows(roots)
+    if not rows:
+        raise _no_record(roots, None)
+    by_task = {task: [row for row in rows if row["task"] == task] for task in TASKS}
+    return {task: _labelled(pd.DataFrame(own)) for task, own in by_task.items() if own}
+
+
+def _no_record(roots: Iterable[Path], task: str | None) -> KdlibError:
+    usual = task in (None, "classification")
+    what, how = ("", "") if usual else (f" of {task}", f" PROFILE={task}")
+    places = " or ".join(str(root) for root in roots)
+    return KdlibError(f"There is no record{what} in {places}; make some with: make reproduce{how}")
+
+
+def _rows(roots: Iterable[Path]) -> list[dict[str, Any]]:
+    found = find_records(*roots).items()
+    return [_row(*one) for one in found if one[1]["config"]["method"] not in STAGES]
 
 
 def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    config, relevance = _complete(record["config"]), record["relevance"] or {}
-    refined = record.get("self_teacher") or {}
+    # A record has no field that did not exist when it was made; the run had its default.
+    later, own = RunConfig().to_dict(), record["config"]
+    config = {**own, **{name: own.get(name, later[name]) for name in ADDED_LATER}}
+    relevance, refined = record["relevance"] or {}, record.get("self_teacher") or {}
     return {
         **{name: _plain(value) for name, value in config.items()},
         **{name: record["results"].get(name, nan) for name in METRICS},
@@ -180,32 +189,57 @@ def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         "run_id": record["run_id"],
         "setting": setting_of(config),
         "teacher_setting": None if config["teacher"] == "none" else setting_of(_taught(config)),
-        "commit": record["provenance"]["commit"],
-        "dirty": record["provenance"]["dirty"],
-        "device": record["provenance"]["device"],
-        "data_fingerprint": record["provenance"]["data_fingerprint"],
+        **{
+            name: record["provenance"][name]
+            for name in ("commit", "dirty", "device", "data_fingerprint")
+        },
         "directory": str(path.parent),
     }
 
 
+def _plain(value: Any) -> Any:
+    """Lists and mappings as text, so that every cell of the table can be compared."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
+
+
 def _detector_columns(results: Mapping[str, Any]) -> dict[str, float]:
-    """``OF_DETECTORS``, and ``detections``; nothing of runs of other tasks."""
     if "errors" not in results:
         return {}
     sizes = {name: nan if results[name] is None else results[name] for name in SIZES}
     by_iou = {f"ap{iou}": ap for iou, ap in zip(IOUS, results["ap_by_iou"], strict=True)}
     errors = {f"dap_{name}": results["errors"][name]["dap"] for name in ERRORS}
-    return {**sizes, **by_iou, **errors, "detections": results["detections"]}
+    spreads = {name: results[one] - results[other] for name, (one, other) in SPREADS.items()}
+    return {**sizes, **by_iou, **errors, **spreads, "detections": results["detections"]}
 
 
-def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with the defaults of the fields that did not exist when it was recorded."""
-    defaults = RunConfig().to_dict()
-    return {**config, **{name: config.get(name, defaults[name]) for name in ADDED_LATER}}
+def _network_columns(prefix: str, measures: Mapping[str, list[float]] | None) -> dict[str, float]:
+    columns: dict[str, float] = {}
+    for measure, stages in (measures or {}).items():
+        columns |= _stage_columns(prefix + measure, stages)
+    return columns
+
+
+def _stage_columns(name: str, stages: list[float] | None) -> dict[str, float]:
+    if stages is None:
+        return {}
+    numbered = {f"{name}_{i}": value for i, value in enumerate(stages, 1)}
+    return {name: sum(stages) / len(stages), **numbered}
+
+
+def setting_of(config: Mapping[str, Any]) -> str:
+    """Short hash of what runs that may be compared have in common."""
+    own = _not_of_setting(config["task"])
+    shared = {name: value for name, value in as_hashed(config).items() if name not in own}
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _not_of_setting(task: str) -> set[str]:
+    """Fields that may differ within a setting; the crops of their classifier are its images."""
+    return {"method", *VARIANT, *SEEDS} - ({"crop_size"} if task == "crops" else set())
 
 
 def _taught(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the configuration of a student's teacher differs in from the student's own."""
+    """The configuration of a student's teacher, as far as its setting depends on it."""
     shared = {
         **config,
         "student": config["teacher"],
@@ -217,38 +251,6 @@ def _taught(config: Mapping[str, Any]) -> dict[str, Any]:
         return shared
     plain = [name for name in config["augmentation"] if name in AUGMENTATIONS]
     return {**shared, "task": "crops", "augmentation": plain}
-
-
-def setting_of(config: Mapping[str, Any], but: Iterable[str] = ()) -> str:
-    """Short hash of what runs that may be compared have in common (``but`` these fields)."""
-    own = {"method", *_variant(config.get("task", "")), *SEEDS, *but}
-    shared = {name: value for name, value in as_hashed(config).items() if name not in own}
-    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _variant(task: str) -> set[str]:
-    """``VARIANT`` but, of a classifier of crops, their size: that of its images."""
-    return set(VARIANT) - ({"crop_size"} if task == "crops" else set())
-
-
-def _plain(value: Any) -> Any:
-    """Lists and mappings as text, so that every cell of the table can be compared."""
-    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
-
-
-def _network_columns(prefix: str, measures: Mapping[str, list[float]] | None) -> dict[str, float]:
-    return {
-        name: value
-        for measure, stages in (measures or {}).items()
-        for name, value in _stage_columns(prefix + measure, stages).items()
-    }
-
-
-def _stage_columns(name: str, stages: list[float] | None) -> dict[str, float]:
-    if stages is None:
-        return {}
-    numbered = {f"{name}_{i}": value for i, value in enumerate(stages, 1)}
-    return {name: sum(stages) / len(stages), **numbered}
 
 
 def _labelled(table: pd.DataFrame) -> pd.DataFrame:
@@ -273,6 +275,12 @@ def _labels(group: pd.DataFrame) -> pd.Series:
     return group["method"] + " [" + options + "]"
 
 
+def config_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of a table that are fields of the configuration."""
+    return list(table.columns[: table.columns.get_loc("top1")])
+
+
+# Settings: which there are, what they are called, who taught there.
 def student_settings(table: pd.DataFrame) -> list[str]:
     """Settings in which students were compared: all but those that only made teachers."""
     teachers = set(table["teacher_setting"].dropna())
@@ -294,39 +302,110 @@ def teacher_runs(table: pd.DataFrame, setting: str) -> pd.DataFrame:
     return plain[[key in taught for key in keys]]
 
 
+def with_teachers(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
+    """Runs of ``students`` and, from ``table``, those of their teachers, each run once.
+
+    A teacher of the students' own kind can be one of the students itself.
+    """
+    teachers = [teacher_runs(table, setting) for setting in sorted(set(students["setting"]))]
+    return pd.concat([students, *teachers]).drop_duplicates("run_id").reset_index(drop=True)
+
+
 def describe_setting(table: pd.DataFrame, setting: str) -> str:
     """One line that names a setting; with the fields that tell it from its namesakes."""
     row = table[table["setting"] == setting].iloc[0]
     text = f"{row['dataset']}, attentions {row['attentions']}, {row['student']}"
     text += "" if row["task"] == "classification" else f", {row['task']}"
     text += ", dev split" if row["split"] == "dev" else ""
-    same = (table["dataset"] == row["dataset"]) & (table["attentions"] == row["attentions"])
-    namesakes = table[same & (table["student"] == row["student"])]
-    skipped = {"method", "split", *_variant(row["task"]), *SEEDS}
-    config = list(table.columns[: table.columns.get_loc("top1")])
-    differing = [c for c in config if c not in skipped and namesakes[c].nunique(dropna=False) > 1]
+    place = ["dataset", "attentions", "student"]
+    namesakes = table[(table[place] == row[place]).all(axis=1)]
+    skipped = {*place, "split", *_not_of_setting(row["task"])}
+    fields = [name for name in config_columns(table) if name not in skipped]
+    differing = [name for name in fields if namesakes[name].nunique(dropna=False) > 1]
     return ", ".join([text, *(f"{name} {row[name]}" for name in differing)])
+
+
+def runs_of(
+    table: pd.DataFrame, dataset: str, attentions: int, setting: str | None = None
+) -> pd.DataFrame:
+    """The students of one setting, and their teachers.
+
+    Args:
+        table: runs, from :func:`load_records`.
+        dataset: the data set.
+        attentions: objects of its class that an image shows.
+        setting: the hash of a setting; ``None`` for the one with the most runs.
+
+    Raises:
+        KdlibError: there are no such runs; lists the settings that there are.
+    """
+    students = _tested_students(table)
+    found = students[(students["dataset"] == dataset) & (students["attentions"] == attentions)]
+    wanted = f"'{dataset}' with attentions {attentions}"
+    if setting is not None:
+        found, wanted = found[found["setting"] == setting], f"{wanted} and setting {setting}"
+    if found.empty:
+        raise _nothing(table, students, wanted, dataset)
+    largest = found.groupby("setting").size().idxmax()
+    return with_teachers(table, found[found["setting"] == largest])
+
+
+def sweep_of(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Students that differ in ``attentions``, method and seeds alone, and their teachers.
+
+    Of several such sweeps, the one in which the most numbers of attentions have students with a
+    teacher, then the one with the most runs: a batch that was stopped may have left teachers
+    whose students are still to come, and they are no sweep.
+
+    Raises:
+        KdlibError: there are no runs of the data set; lists the settings that there are.
+    """
+    students = _tested_students(table)
+    found = students[students["dataset"] == dataset]
+    if found.empty:
+        raise _nothing(table, students, f"'{dataset}'", dataset)
+    free = {"method", "attentions", *VARIANT, *SEEDS}
+    shared = [name for name in config_columns(found) if name not in free]
+    sweeps = (rows for _, rows in found.groupby(shared, dropna=False))
+    return with_teachers(table, max(sweeps, key=_reach))
+
+
+def _reach(runs: pd.DataFrame) -> tuple[int, int]:
+    """At how many numbers of attentions there are students with a teacher; how many runs."""
+    return runs.loc[runs["teacher"] != "none", "attentions"].nunique(), len(runs)
+
+
+def _tested_students(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["setting"].isin(student_settings(table)) & (table["split"] == "train")]
+
+
+def _nothing(table: pd.DataFrame, students: pd.DataFrame, wanted: str, dataset: str) -> KdlibError:
+    names = sorted({f"{describe_setting(table, s)} ({s})" for s in set(students["setting"])})
+    return KdlibError(
+        f"These records have no run of {wanted} on the test set. They have: "
+        f"{'; '.join(names) or 'none at all'}. To make them: make reproduce DATASET={dataset}"
+    )
+
+
+# Tables made from it: of methods, of stages, of epochs.
+_STDS = tuple(f"{name}_std" for name in (*HEADLINES, "map50", "map75"))
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each setting and method: n, mean and std of top-1, mIoU or mAP, means of the rest.
 
-    A standard deviation is missing where n is 1, what is measured of another task throughout. The
-    time a run took is left out: it depends on what else the machine did, and on how many students
-    shared a teacher.
+    A standard deviation is missing where n is 1, what is measured of another task throughout.
+    Training times are left out: they depend on what else the machine did, and on how many
+    students shared a teacher.
     """
     summaries = []
     for setting in student_settings(table):
-        students = table[table["setting"] == setting]
         teachers = teacher_runs(table, setting).assign(label="teacher")
-        rows = pd.concat([teachers, students])
+        rows = pd.concat([teachers, table[table["setting"] == setting]])
         name = describe_setting(table, setting)
         summaries.append(_summarised(rows).assign(setting=setting, description=name))
     columns = ["setting", "description", "task", "label", "n", *METRICS, *_STDS, *STAGE_MEASURES]
     return pd.concat(summaries, ignore_index=True)[columns]
-
-
-_STDS = tuple(f"{name}_std" for name in (*HEADLINES, "map50", "map75"))
 
 
 def _summarised(rows: pd.DataFrame) -> pd.DataFrame:
@@ -369,81 +448,3 @@ def load_histories(table: pd.DataFrame) -> pd.DataFrame:
         identity = {c: row[c] for c in ("run_id", "setting", "label", "data_seed", "init_seed")}
         histories.append(pd.read_csv(path).assign(**identity))
     return pd.concat(histories, ignore_index=True)
-
-
-# Which runs a notebook reads: those of one setting, or of a sweep over ``attentions``.
-def runs_of(
-    table: pd.DataFrame, dataset: str, attentions: int, setting: str | None = None
-) -> pd.DataFrame:
-    """The students of one setting, and their teachers.
-
-    Args:
-        table: runs, from :func:`study.records.load_records`.
-        dataset: the data set.
-        attentions: objects of its class that an image shows.
-        setting: the hash of a setting; ``None`` for the one with the most runs.
-
-    Raises:
-        KdlibError: there are no such runs; lists the settings that there are.
-    """
-    students = _tested_students(table)
-    found = students[(students["dataset"] == dataset) & (students["attentions"] == attentions)]
-    if setting is not None:
-        found = found[found["setting"] == setting]
-    if found.empty:
-        wanted = f"'{dataset}' with attentions {attentions}"
-        wanted += f" and setting {setting}" if setting is not None else ""
-        raise _nothing(table, students, wanted, dataset)
-    return with_teachers(table, found[found["setting"] == _largest(found)])
-
-
-def sweep_of(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """Students that differ in ``attentions``, method and seeds alone, and their teachers.
-
-    Of several such sweeps, the one in which the most numbers of attentions have students with a
-    teacher, then the one with the most runs: a batch that was stopped may have left teachers
-    whose students are still to come, and they are no sweep.
-
-    Raises:
-        KdlibError: there are no runs of the data set; lists the settings that there are.
-    """
-    students = _tested_students(table)
-    found = students[students["dataset"] == dataset]
-    if found.empty:
-        raise _nothing(table, students, f"'{dataset}'", dataset)
-    config = found.columns[: found.columns.get_loc("top1")]
-    free = {"method", "attentions", *VARIANT, *SEEDS}
-    sweeps = found.groupby([c for c in config if c not in free], dropna=False)
-    return with_teachers(table, max((rows for _, rows in sweeps), key=_reach))
-
-
-def _reach(runs: pd.DataFrame) -> tuple[int, int]:
-    """At how many numbers of attentions there are students with a teacher; how many runs."""
-    return runs.loc[runs["teacher"] != "none", "attentions"].nunique(), len(runs)
-
-
-def _tested_students(table: pd.DataFrame) -> pd.DataFrame:
-    compared = table["setting"].isin(student_settings(table))
-    return table[compared & (table["split"] == "train")]
-
-
-def _largest(runs: pd.DataFrame) -> str:
-    """The setting with the most runs; the first by its hash where two have as many."""
-    return str(runs.groupby("setting").size().idxmax())
-
-
-def with_teachers(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
-    """Runs of ``students`` and, from ``table``, those of their teachers, each run once.
-
-    A teacher of the students' own kind can be one of the students itself.
-    """
-    teachers = [teacher_runs(table, setting) for setting in sorted(set(students["setting"]))]
-    return pd.concat([students, *teachers]).drop_duplicates("run_id").reset_index(drop=True)
-
-
-def _nothing(table: pd.DataFrame, students: pd.DataFrame, wanted: str, dataset: str) -> KdlibError:
-    names = sorted({f"{describe_setting(table, s)} ({s})" for s in set(students["setting"])})
-    return KdlibError(
-        f"These records have no run of {wanted} on the test set. They have: "
-        f"{'; '.join(names) or 'none at all'}. To make them: make reproduce DATASET={dataset}"
-    )

@@ -1,4 +1,4 @@
-"""Is one method better than another? Paired over seeds, with the rule written down here.
+"""Is one method better than another? Paired over seeds, by the rule that is written down here.
 
 Methods of one seed share data order, augmentation and initial weights, so their difference is
 taken seed by seed. A claim that a method beats a baseline
@@ -11,30 +11,34 @@ taken seed by seed. A claim that a method beats a baseline
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from math import isnan, nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import optimize, stats
-from statsmodels.stats.multitest import multipletests
 
 from kdlib.errors import KdlibError, unknown
 from kdlib.runs import RunConfig
 from kdlib.tasks import TASKS
 from study.names import name_of
-from study.profiles import expand, plain_epochs
-from study.records import METRICS, OF_DETECTORS, SEEDS, VARIANT, describe_setting, student_settings
+from study.records import (
+    METRICS,
+    OF_DETECTORS,
+    SEEDS,
+    VARIANT,
+    config_columns,
+    describe_setting,
+    student_settings,
+)
 
 CONFIDENCE, ALPHA, POWER = 0.95, 0.05, 0.8
-SPREADS = {"ap50_less_ap75": ("map50", "map75"), "ap75_less_ap50": ("map75", "map50")}
-"""Of detectors: one metric less another. What a method adds to it is a difference of gains."""
 # Half a point of accuracy, IoU or AP (the scatter of the paper's own alpha sweep); one hundredth of
 # the range of the attention measures.
-SMALLEST_EFFECT = dict.fromkeys((*METRICS, *OF_DETECTORS, *SPREADS), 0.005)
-SMALLEST_EFFECT_OF_ATTENTION = 0.01
+SMALLEST_EFFECT, SMALLEST_EFFECT_OF_ATTENTION = 0.005, 0.01
 PAIR = ["data_seed", "init_seed"]
 
 
@@ -47,9 +51,20 @@ class Claim(NamedTuple):
     metric: str = "top1"
 
 
-COMPARISONS_CLAIMS = (
-    Claim("AT helps a student", "at", "student"),
-    Claim("DCT helps a student", "dct", "student"),
+def claims_against(rivals: Iterable[str]) -> tuple[Claim, ...]:
+    """That DCT beats each of these methods, alone and with KD."""
+    pairs = [(f"dct{kd}", f"{rival}{kd}") for kd in ("", "+kd") for rival in rivals]
+    return tuple(Claim(f"{name_of(a)} beats {name_of(b)}", a, b) for a, b in pairs)
+
+
+# All claims were written down before the runs. A family is what Holm's correction counts, so that
+# a question of another kind does not make the paper's own harder to answer.
+STUDENT, LONGER = "student", "student, equal compute"
+FRSKD, OF_PIXELS, JOINT = "frskd", "frskd_pixels", "frskd_joint"
+OTHERS = ("fitnet", "sp", "rkd", "reviewkd", "dkd", "logit_std", "famkd")
+CLAIMS = (
+    Claim("AT helps a student", "at", STUDENT),
+    Claim("DCT helps a student", "dct", STUDENT),
     Claim("DCT beats AT", "dct", "at"),
     Claim("DCT as released beats AT", "release_a", "at"),
     Claim("DCT beats KD", "dct", "kd"),
@@ -70,34 +85,60 @@ COMPARISONS_CLAIMS = (
     Claim("DCT with the gate beats AT with it", "dct+gate", "at+gate"),
 )
 SRM_CLAIMS = (
-    Claim("SRM helps a student", "srm", "student"),
-    Claim("SRM on logits helps a student", "srm_logits", "student"),
+    Claim("SRM helps a student", "srm", STUDENT),
+    Claim("SRM on logits helps a student", "srm_logits", STUDENT),
     Claim("Logits do better than what the release takes for them", "srm_logits", "srm"),
     Claim("SRM + KD beats KD", "srm+kd", "kd"),
     Claim("SRM on logits + KD beats KD", "srm_logits+kd", "kd"),
     Claim("SRM on logits beats DCT", "srm_logits", "dct"),
     Claim("SRM on logits + KD beats DCT + KD", "srm_logits+kd", "dct+kd"),
 )
-# What the paper compares with besides AT, and what came before and after it. Each is a family of
-# its own, so that a question of another kind does not make the paper's own harder to answer.
-RIVALS = ("pkt", "vid", "crd", "semckd")
-OTHERS = ("fitnet", "sp", "rkd", "reviewkd", "dkd", "logit_std", "famkd")
-
-
-def claims_against(rivals: Iterable[str]) -> tuple[Claim, ...]:
-    """That DCT beats each of these methods, alone and with KD."""
-    pairs = [(f"dct{kd}", f"{rival}{kd}") for kd in ("", "+kd") for rival in rivals]
-    return tuple(
-        Claim(f"{name_of(one)} beats {name_of(other)}", one, other) for one, other in pairs
-    )
-
-
-COMPARISONS_FAMILIES: dict[str, tuple[Claim, ...]] = {
-    "The paper's claims, and controls": COMPARISONS_CLAIMS,
-    "The paper's other rivals": claims_against(RIVALS),
-    "Methods that the paper does not compare with": claims_against(OTHERS),
-    "A neighbour: SRM": SRM_CLAIMS,
+FRSKD_CLAIMS = (
+    Claim("FRSKD helps a student at equal epochs", FRSKD, STUDENT),
+    Claim("FRSKD helps a student at equal compute", FRSKD, LONGER),
+    Claim("It helps with the published weights", "frskd_published", STUDENT),
+    Claim("Training the two networks together is enough", JOINT, STUDENT),
+    Claim("Distilling adds to training together", FRSKD, JOINT),
+    Claim("The feature term helps", FRSKD, "frskd_logits"),
+    Claim("The labels felt through the self-teacher help", FRSKD, "frskd_detached"),
+    Claim("The DCT term does better than the AT term", "frskd_dct", FRSKD),
+)
+PIXEL_CLAIMS = (
+    Claim("FRSKD helps segmentation at equal epochs", OF_PIXELS, STUDENT, "miou"),
+    Claim("FRSKD helps segmentation at equal compute", OF_PIXELS, LONGER, "miou"),
+)
+DETECTOR_CLAIMS = (
+    Claim("KD_cls helps a detector", "kd_cls", STUDENT, "map"),
+    Claim("Pixels of crops help a detector", "loc", STUDENT, "map"),
+    Claim("KD_loc helps a detector", "kd_loc", STUDENT, "map"),
+    Claim("KD_cls and KD_loc help a detector", "kd_cls_loc", STUDENT, "map"),
+    Claim("The classifier's features add to pixels", "kd_loc", "loc", "map"),
+    Claim("KD_loc adds to KD_cls", "kd_cls_loc", "kd_cls", "map"),
+    Claim("KD_cls adds to KD_loc", "kd_cls_loc", "kd_loc", "map"),
+)
+ERROR_CLAIMS = (
+    Claim("KD_cls leaves fewer classification errors", STUDENT, "kd_cls", "dap_cls"),
+    Claim("KD_loc leaves fewer localisation errors", STUDENT, "kd_loc", "dap_loc"),
+    Claim("Cross-check: KD_cls leaves fewer localisation errors", STUDENT, "kd_cls", "dap_loc"),
+    Claim("Cross-check: KD_loc leaves fewer classification errors", STUDENT, "kd_loc", "dap_cls"),
+    Claim("KD_cls gains more at IoU 0.5 than at 0.75", "kd_cls", STUDENT, "ap50_less_ap75"),
+    Claim("KD_loc gains more at IoU 0.75 than at 0.5", "kd_loc", STUDENT, "ap75_less_ap50"),
+)
+FAMILIES: dict[str, dict[str, tuple[Claim, ...]]] = {
+    "classification": {
+        "The paper's claims, and controls": CLAIMS,
+        "The paper's other rivals": claims_against(("pkt", "vid", "crd", "semckd")),
+        "Methods that the paper does not compare with": claims_against(OTHERS),
+        "A neighbour: SRM": SRM_CLAIMS,
+        "A neighbour: FRSKD": FRSKD_CLAIMS,
+    },
+    "segmentation": {"A neighbour: FRSKD": PIXEL_CLAIMS},
+    "detection": {
+        "A neighbour: image classifiers in detectors": DETECTOR_CLAIMS,
+        "A neighbour: which errors image classifiers mend": ERROR_CLAIMS,
+    },
 }
+"""By task: the families of claims, by their titles."""
 
 
 @dataclass(frozen=True)
@@ -160,11 +201,10 @@ def comparison_of(
 ) -> Comparison:
     """The comparison that differences, one a seed, amount to."""
     count = len(differences)
-    mean = float(differences.mean()) if count else float("nan")
-    std = float(differences.std(ddof=1)) if count > 1 else float("nan")
-    low, high = t_interval(differences)
+    mean = float(differences.mean()) if count else nan
+    std = float(differences.std(ddof=1)) if count > 1 else nan
     return Comparison(
-        method, baseline, metric, count, mean, std, low, high,
+        method, baseline, metric, count, mean, std, *t_interval(differences),
         p=_paired_p(differences), resolvable=smallest_resolvable_difference(std, count),
     )  # fmt: skip
 
@@ -172,7 +212,7 @@ def comparison_of(
 def t_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """95 % confidence interval of the mean by Student's t; NaN with fewer than two values."""
     if len(values) < 2:
-        return float("nan"), float("nan")
+        return nan, nan
     mean, error = np.mean(values), stats.sem(values)
     half = error * stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1)
     return float(mean - half), float(mean + half)
@@ -180,7 +220,7 @@ def t_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 
 def _paired_p(differences: np.ndarray) -> float:
     if len(differences) < 2:
-        return float("nan")
+        return nan
     if np.ptp(differences) == 0:  # the t statistic is 0/0 or infinite
         return 1.0 if differences[0] == 0 else 0.0
     return float(stats.ttest_1samp(differences, 0).pvalue)
@@ -192,17 +232,15 @@ def smallest_resolvable_difference(std: float, n: int) -> float:
     Two-sided paired t-test at 5 %, uncorrected; ``std`` is that of the paired differences, in
     the unit of the answer. NaN with fewer than two pairs, 0 where ``std`` is 0.
     """
-    if n < 2 or np.isnan(std):
-        return float("nan")
-    return std * _noncentrality(n - 1) / float(np.sqrt(n))
+    return nan if n < 2 or isnan(std) else std * _noncentrality(n - 1) / sqrt(n)
 
 
 @cache
 def _noncentrality(freedom: int) -> float:
     """Of the t statistic, so that a two-sided test at 5 % finds it with a probability of 80 %.
 
-    statsmodels' solver does not converge at some n, 73 and 87 among them. The test's far tail is
-    left out: it adds less than 1e-5 to the probability, and scipy has no value for it at n = 2.
+    The test's far tail is left out: it adds less than 1e-5 to the probability, and scipy has no
+    value for it at n = 2.
     """
     bound = float(stats.t.isf(ALPHA / 2, freedom))
 
@@ -220,15 +258,14 @@ def seeds_to_resolve(difference: float, std: float, limit: int = 200) -> int | N
         std: of the paired differences; a NaN, as one pair has, gives ``None``.
         limit: the most seeds that are considered.
     """
-    return next(
-        (n for n in range(2, limit + 1) if smallest_resolvable_difference(std, n) <= difference),
-        None,
-    )
+    enough = (smallest_resolvable_difference(std, n) <= difference for n in range(2, limit + 1))
+    return next((n for n, found in enumerate(enough, 2) if found), None)
 
 
 def smallest_effect(metric: str) -> float:
     """The smallest difference in ``metric`` that matters, in its own unit."""
-    return SMALLEST_EFFECT.get(metric, SMALLEST_EFFECT_OF_ATTENTION)
+    shares = {*METRICS, *OF_DETECTORS}
+    return SMALLEST_EFFECT if metric in shares else SMALLEST_EFFECT_OF_ATTENTION
 
 
 def verdict(comparison: Comparison, p_corrected: float) -> str:
@@ -240,15 +277,6 @@ def verdict(comparison: Comparison, p_corrected: float) -> str:
         if comparison.high < smallest_effect(comparison.metric):
             return "does not hold"
     return f"undecided at n={comparison.n}"
-
-
-def compare(table: pd.DataFrame, claims: Iterable[Claim]) -> pd.DataFrame:
-    """Compare pairs of methods as one family: :func:`judge` of each claim.
-
-    Raises:
-        KdlibError: as :func:`paired_values`.
-    """
-    return judge({c.text: paired_comparison(table, c.method, c.baseline, c.metric) for c in claims})
 
 
 def judge(found: Mapping[str, Comparison]) -> pd.DataFrame:
@@ -267,82 +295,59 @@ def judge(found: Mapping[str, Comparison]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def claims_table(table: pd.DataFrame, claims: Sequence[Claim] = COMPARISONS_CLAIMS) -> pd.DataFrame:
-    """Verdicts on the claims whose methods were run, in every setting of ``table``.
+def _holm(values: Sequence[float]) -> np.ndarray:
+    """Holm-corrected p values; NaN stays NaN and does not count."""
+    corrected = np.array(values, float)
+    tested = np.argsort(corrected)[: np.count_nonzero(~np.isnan(corrected))]  # NaN comes last
+    factors = np.arange(len(tested), 0, -1)
+    corrected[tested] = np.minimum(1, np.maximum.accumulate(corrected[tested] * factors))
+    return corrected
+
+
+def verdicts(table: pd.DataFrame, claims: Iterable[Claim] = CLAIMS) -> pd.DataFrame:
+    """Verdicts on those claims whose methods were run, in every setting of ``table``.
 
     Runs on the dev split are left out: they are for choosing, not for judging. The claims tested
-    in one setting are one family. Columns are those of :func:`compare`, with ``setting`` and
-    ``description``.
+    in one setting are one family.
+
+    Returns:
+        As :func:`judge`, with ``setting`` and ``description``; empty if none can be tested.
+
+    Raises:
+        KdlibError: as :func:`paired_values`.
     """
     found = []
-    for setting in student_settings(table):
+    for setting in student_settings(table) if len(table) else []:
         runs = table[(table["setting"] == setting) & (table["split"] == "train")]
-        known = [c for c in claims if _measured(runs, c)]
-        if known:
+        tested = {c.text: paired_comparison(runs, *c[1:]) for c in claims if _measured(runs, c)}
+        if tested:
             name = describe_setting(table, setting)
-            found.append(compare(runs, known).assign(setting=setting, description=name))
+            found.append(judge(tested).assign(setting=setting, description=name))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def _measured(runs: pd.DataFrame, claim: Claim) -> bool:
-    measured = set(runs.dropna(subset=[claim.metric])["label"])
-    return {claim.method, claim.baseline} <= measured
+    if claim.metric not in runs:
+        return False
+    return {claim.method, claim.baseline} <= set(runs.dropna(subset=[claim.metric])["label"])
 
 
-def _holm(values: Sequence[float]) -> np.ndarray:
-    """Holm-corrected p values; NaN stays NaN and does not count."""
-    corrected = np.array(values, float)
-    tested = ~np.isnan(corrected)
-    if tested.any():
-        corrected[tested] = multipletests(corrected[tested], ALPHA, "holm")[1]
-    return corrected
-
-
-# What the paper of KD_cls and KD_loc claims of detectors, written down before the runs.
-PROFILE = "detection"
-"""The profile of the main comparison."""
-STUDENT = "student"
-METHODS = ("kd_cls", "loc", "kd_loc", "kd_cls_loc")
-
-CLAIMS_CLAIMS = (
-    Claim("KD_cls helps a detector", "kd_cls", STUDENT, "map"),
-    Claim("Pixels of crops help a detector", "loc", STUDENT, "map"),
-    Claim("KD_loc helps a detector", "kd_loc", STUDENT, "map"),
-    Claim("KD_cls and KD_loc help a detector", "kd_cls_loc", STUDENT, "map"),
-    Claim("The classifier's features add to pixels", "kd_loc", "loc", "map"),
-    Claim("KD_loc adds to KD_cls", "kd_cls_loc", "kd_cls", "map"),
-    Claim("KD_cls adds to KD_loc", "kd_cls_loc", "kd_loc", "map"),
-)
-ERROR_CLAIMS = (
-    Claim("KD_cls leaves fewer classification errors", STUDENT, "kd_cls", "dap_cls"),
-    Claim("KD_loc leaves fewer localisation errors", STUDENT, "kd_loc", "dap_loc"),
-    Claim("Cross-check: KD_cls leaves fewer localisation errors", STUDENT, "kd_cls", "dap_loc"),
-    Claim("Cross-check: KD_loc leaves fewer classification errors", STUDENT, "kd_loc", "dap_cls"),
-    Claim("KD_cls gains more at IoU 0.5 than at 0.75", "kd_cls", STUDENT, "ap50_less_ap75"),
-    Claim("KD_loc gains more at IoU 0.75 than at 0.5", "kd_loc", STUDENT, "ap75_less_ap50"),
-)
-CLAIMS_FAMILIES = {
-    "Image classifiers in detectors": CLAIMS_CLAIMS,
-    "Image classifiers in detectors: which errors they mend": ERROR_CLAIMS,
-}
-
-
-def claims_verdicts(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS_CLAIMS) -> pd.DataFrame:
-    """One of ``FAMILIES`` judged in every setting of detectors.
+def judged_families(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Title and verdicts of each family of the table's task that its runs can test.
 
     Args:
-        table: runs of detectors, from ``load_records(..., task="detection")``.
-        claims: a family; those whose methods were not run are left out.
-
-    Returns:
-        As :func:`study.statistics.claims_table` has it; empty without such runs.
+        table: all runs of one task, from :func:`study.records.load_records`.
     """
-    return claims_table(with_spreads(main_runs(table)), claims)
+    runs = main_runs(table) if table["task"].iloc[0] == "detection" else with_controls(table)
+    for title, claims in FAMILIES.get(table["task"].iloc[0], {}).items():
+        found = verdicts(runs, claims)
+        if len(found):
+            yield title, found
 
 
-def with_spreads(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with a column for each of :data:`study.statistics.SPREADS`."""
-    return table.assign(**{name: table[a] - table[b] for name, (a, b) in SPREADS.items()})
+# Which detectors stand for a method.
+PROFILE = "detection"
+"""The profile of their main comparison."""
 
 
 def main_runs(table: pd.DataFrame) -> pd.DataFrame:
@@ -360,113 +365,103 @@ def main_runs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _main(rows: pd.DataFrame, crop_sizes: pd.Series) -> pd.DataFrame:
-    variants = [one for _, one in rows.groupby(list(VARIANT), dropna=False, sort=False)]
-    chosen = max(variants, key=lambda one: _claims_place(one, crop_sizes))
+    def place(variant: pd.DataFrame) -> tuple[int, int, int, int, bool]:
+        first, ids = variant.iloc[0], set(variant["run_id"])
+        planned, alike = ids & _planned(first["dataset"]), crop_sizes == first["crop_size"]
+        plain = -len(first["method_options"]), pd.isna(first["weight"])
+        return len(planned), len(ids), int(alike.sum()), *plain
+
+    variants = (one for _, one in rows.groupby(list(VARIANT), dropna=False, sort=False))
+    chosen = max(variants, key=place)
     return chosen.assign(label=chosen["method"])
-
-
-def _claims_place(variant: pd.DataFrame, crop_sizes: pd.Series) -> tuple[int, int, int, int, bool]:
-    first, ids = variant.iloc[0], set(variant["run_id"])
-    planned = ids & _planned(first["dataset"])
-    alike = int((crop_sizes == first["crop_size"]).sum())
-    return len(planned), len(ids), alike, -len(first["method_options"]), pd.isna(first["weight"])
 
 
 @cache
 def _planned(dataset: str) -> frozenset[str]:
     """Names of the profile's runs; none where it lacks the data set."""
+    from study.profiles import expand
+
     try:
         return frozenset(run.run_id for run in expand(PROFILE, dataset))
     except KdlibError:
         return frozenset()
 
 
-# What self-distillation (FRSKD) gains over the plain student, from records.
-FRSKD, PLAIN, LONGER = "frskd", "student", "student, equal compute"
-OF_PIXELS = "frskd_pixels"
-JOINT = "frskd_joint"
-REFINEMENT_CLAIMS = (
-    Claim("FRSKD helps a student at equal epochs", FRSKD, PLAIN),
-    Claim("FRSKD helps a student at equal compute", FRSKD, LONGER),
-    Claim("It helps with the published weights", "frskd_published", PLAIN),
-    Claim("Training the two networks together is enough", JOINT, PLAIN),
-    Claim("Distilling adds to training together", FRSKD, JOINT),
-    Claim("The feature term helps", FRSKD, "frskd_logits"),
-    Claim("The labels felt through the self-teacher help", FRSKD, "frskd_detached"),
-    Claim("The DCT term does better than the AT term", "frskd_dct", FRSKD),
-)
-PIXEL_CLAIMS = (
-    Claim("FRSKD helps segmentation at equal epochs", OF_PIXELS, PLAIN, "miou"),
-    Claim("FRSKD helps segmentation at equal compute", OF_PIXELS, LONGER, "miou"),
-)
-SELF_TAUGHT = {
-    "classification": (FRSKD, REFINEMENT_CLAIMS),
-    "segmentation": (OF_PIXELS, PIXEL_CLAIMS),
-}
-"""By task: FRSKD there, and what is claimed of it."""
+# What FRSKD is compared with: its variants, and plain students that cost as much.
+OF_TASK = {"classification": FRSKD, "segmentation": OF_PIXELS}
+"""FRSKD, by task."""
 
 
-def self_taught_runs(
-    table: pd.DataFrame, students: pd.DataFrame, method: str = FRSKD
-) -> pd.DataFrame:
+def with_controls(table: pd.DataFrame, students: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Runs under the names that claims have for them, in each setting with longer students too.
+
+    ``frskd_options`` is called by what it changes; ``student, equal compute`` are the plain
+    students that trained for as many operations as the setting's FRSKD.
+
+    Args:
+        table: all runs of a task, from :func:`study.records.load_records`.
+        students: the runs to compare, if not all.
+    """
+    runs = table if students is None else students
+    pairs = zip(runs["label"], runs["method_options"], strict=True)
+    named = runs.assign(label=[_named(*pair) for pair in pairs])
+    longer = [
+        longer_students(table, rows).assign(setting=setting, label=LONGER)
+        for setting, rows in runs.groupby("setting", sort=False)
+    ]
+    return pd.concat([named, *longer], ignore_index=True)
+
+
+def _named(label: str, options: str) -> str:
+    """``frskd_options`` by what it changes: both weights 0, or the feature term."""
+    if not label.startswith("frskd_options"):
+        return label
+    changed = json.loads(options)
+    if changed.get("alpha") == 0 and changed.get("beta") == 0:
+        return JOINT
+    return f"frskd_{changed['feature']}" if "feature" in changed else label
+
+
+def self_taught_runs(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
     """FRSKD's runs in a setting, its variants, and the plain students to compare them with.
 
     Args:
         table: all runs, from :func:`study.records.load_records`.
         students: runs of one setting of them, from :func:`study.records.runs_of`.
-        method: whose operations the longer plain students were given.
-
-    Returns:
-        Rows of ``table`` under one ``setting``, ``label`` telling them apart.
     """
     main = students[students["setting"] == students["setting"].iloc[0]]
     own = main[main["method"].str.fullmatch(r"student|kd|frskd.*")]
-    own = own.assign(
-        label=[_name(*pair) for pair in zip(own["method"], own["method_options"], strict=True)]
-    )
-    longer = longer_students(table, main, method)
-    longer = longer.assign(setting=main["setting"].iloc[0], label=LONGER)
-    return pd.concat([own, longer], ignore_index=True)
+    return with_controls(table, own)
 
 
-def _name(method: str, options: str) -> str:
-    """A run's method; of ``frskd_options`` what it changes: both weights 0, or the feature."""
-    if method != "frskd_options":
-        return method
-    changed = json.loads(options)
-    if changed.get("alpha") == 0 and changed.get("beta") == 0:
-        return JOINT
-    return f"frskd_{changed['feature']}" if "feature" in changed else method
-
-
-def longer_students(
-    table: pd.DataFrame, students: pd.DataFrame, method: str = FRSKD
-) -> pd.DataFrame:
+def longer_students(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
     """Plain students of a setting but for the epochs, which FRSKD's operations would pay for."""
-    taught = students[students["method"] == method]
+    from study.profiles import plain_epochs
+
+    taught = students[students["method"] == OF_TASK.get(students["task"].iloc[0])]
     if taught.empty:
         return table.iloc[:0]
     first = taught.iloc[0]
     config = RunConfig(
-        student=first["student"], method=method, image_size=int(first["image_size"]),
-        task=first["task"],
-        method_options=json.loads(first["method_options"]), epochs=int(first["epochs"]),
+        student=first["student"], method=first["method"], image_size=int(first["image_size"]),
+        task=first["task"], method_options=json.loads(first["method_options"]),
+        epochs=int(first["epochs"]),
     )  # fmt: skip
     alike = akin(table, students, "epochs")
-    return alike[(alike["method"] == PLAIN) & (alike["epochs"] == plain_epochs(config))]
+    return alike[(alike["method"] == STUDENT) & (alike["epochs"] == plain_epochs(config))]
 
 
 def akin(table: pd.DataFrame, students: pd.DataFrame, field: str) -> pd.DataFrame:
     """Runs that differ from those of a setting in ``field``, method and seeds alone."""
-    config = table.columns[: table.columns.get_loc("top1")]
-    shared = [name for name in config if name not in {"method", field, *VARIANT, *SEEDS}]
-    values = table[shared].astype(str).fillna("")  # what is missing in both is alike
+    own = {"method", field, *VARIANT, *SEEDS}
+    values = table[[name for name in config_columns(table) if name not in own]]
+    values = values.astype(str).fillna("")  # what is missing in both is alike
     wanted = values[table["run_id"] == students["run_id"].iloc[0]].iloc[0]
     return table[values.eq(wanted).all(axis=1)]
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a label: ``n``, the metric with ``std``, ``self_teacher``, ``epochs``.
+    """A row a label, plain students first: ``n``, metric, ``std``, ``self_teacher``, ``epochs``.
 
     Args:
         runs: from :func:`self_taught_runs`.
@@ -476,25 +471,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         n=(metric, "size"), **{metric: (metric, "mean")}, std=(metric, "std"),
         self_teacher=(f"self_teacher_{metric}", "mean"), epochs=("epochs", "first"),
     )  # fmt: skip
-    return found.sort_index(key=lambda labels: [_refinement_place(label) for label in labels])
-
-
-def _refinement_place(label: str) -> tuple[bool, str]:
-    """The plain students first."""
-    return label.startswith(FRSKD), label
-
-
-def refinement_verdicts(
-    runs: pd.DataFrame, claims: Sequence[Claim] = REFINEMENT_CLAIMS
-) -> pd.DataFrame:
-    """Those of ``claims`` whose runs are there, judged as one family (see ``comparisons``)."""
-    known = set(runs["label"])
-    tested = [claim for claim in claims if {claim.method, claim.baseline} <= known]
-    found: dict[str, Comparison] = {
-        claim.text: paired_comparison(runs, claim.method, claim.baseline, claim.metric)
-        for claim in tested
-    }
-    return judge(found) if found else pd.DataFrame()
+    return found.sort_index(key=lambda labels: [(one.startswith(FRSKD), one) for one in labels])
 
 
 def gains_by(
@@ -510,22 +487,21 @@ def gains_by(
 
     Returns:
         Columns ``field``, ``method``, ``student`` and ``distilled`` (mean top-1 of both),
-        ``self_teacher``, ``gain`` and ``n``; seeds that both have alone are counted.
+        ``self_teacher``, ``gain`` and ``n``; only seeds that both have are counted.
     """
-    alike = akin(table, students, field)
     rows = [
         {field: value, "method": method, **_means(same, method)}
-        for value, same in alike.groupby(field)
+        for value, same in akin(table, students, field).groupby(field)
         for method in methods
     ]
-    found = pd.DataFrame(rows, columns=[field, "method", PLAIN, "distilled", "self_teacher", "n"])
+    found = pd.DataFrame(rows, columns=[field, "method", STUDENT, "distilled", "self_teacher", "n"])
     found = found[found["n"] > 0].reset_index(drop=True)
-    return found.assign(gain=found["distilled"] - found[PLAIN])
+    return found.assign(gain=found["distilled"] - found[STUDENT])
 
 
 def _means(runs: pd.DataFrame, method: str) -> dict[str, float]:
     """Means over the seeds that a method and the plain student share."""
-    plain, own = (runs[runs["method"] == name].set_index([*SEEDS]) for name in (PLAIN, method))
+    plain, own = (runs[runs["method"] == name].set_index([*SEEDS]) for name in (STUDENT, method))
     both = own.join(plain[["top1"]].add_suffix("_plain"), how="inner")
     means = both[["top1_plain", "top1", "self_teacher_top1"]].mean().tolist()
-    return {**dict(zip((PLAIN, "distilled", "self_teacher"), means, strict=True)), "n": len(both)}
+    return {**dict(zip((STUDENT, "distilled", "self_teacher"), means, strict=True)), "n": len(both)}

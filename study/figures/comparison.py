@@ -24,7 +24,7 @@ from study.figures.style import (
 from study.figures.tables import KEY_METHODS, gains, students_of, with_interval, without_variants
 from study.names import NEUTRAL, PALETTE, TEACHER_COLOUR, difference_name, look, name_of
 from study.records import load_histories, student_settings, teacher_runs
-from study.statistics import claims_table, paired_comparison, paired_values, smallest_effect
+from study.statistics import paired_comparison, paired_values, smallest_effect, verdicts
 
 NOISE_PAIR = ("dct", "parseval_twin")
 GAUGED = (NOISE_PAIR, ("dct", "at_equal_scale"), ("dct", "release_a"), ("dct", "at"), ("dct", "kd"))
@@ -70,8 +70,8 @@ def method_accuracy(data: pd.DataFrame) -> Figure:
 
 
 def paired_differences_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a claim about top-1, as :func:`study.statistics.claims_table` judges it."""
-    claims = claims_table(table)
+    """A row a claim about top-1, as :func:`study.statistics.verdicts` judges it."""
+    claims = verdicts(table)
     if claims.empty:
         return claims
     return claims[(claims["metric"] == "top1") & (claims["n"] > 1)].reset_index(drop=True)

@@ -27,9 +27,8 @@ from study.figures.style import (
     student_alone,
 )
 from study.figures.tables import gains, students_of, with_interval
-from study.names import NEUTRAL, look, name_of
+from study.names import NEUTRAL, OF_DETECTORS, look, name_of
 from study.records import IOUS, student_settings
-from study.statistics import METHODS as OF_DETECTORS
 from study.statistics import STUDENT, Comparison, main_runs, paired_comparison, smallest_effect
 
 METRICS = {"map": "mAP", "map50": "AP at IoU 0.5", "map75": "AP at IoU 0.75"}

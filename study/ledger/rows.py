@@ -14,11 +14,11 @@ from kdlib.methods import parse_method
 from kdlib.runs import RunConfig
 from kdlib.tasks import MIXING, TASKS
 from study import of_clone
+from study.names import OF_DETECTORS
 from study.profiles import expand, profile_names, read_profile
 from study.records import runs_of, student_settings
 from study.statistics import (
     FRSKD,
-    METHODS,
     OF_PIXELS,
     PROFILE,
     Comparison,
@@ -552,7 +552,7 @@ def _stand_in(runs: pd.DataFrame, dataset: str, metric: str) -> StandIn | None:
     if metric not in runs:
         return None
     runs = runs.dropna(subset=[metric])
-    effects = judged(runs, [(method, statistics_STUDENT) for method in METHODS], metric)
+    effects = judged(runs, [(method, statistics_STUDENT) for method in OF_DETECTORS], metric)
     if not effects:
         return None
     profiles = profiles_of(runs, dataset)
