@@ -6,7 +6,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from study.statistics import STUDENT, akin, judged_families, main_runs
 
 TEMPLATES = Path(__file__).parent / "templates"
 MEASUREMENTS = Path("benchmarks/results")
+PAGES = [path.relative_to(TEMPLATES).as_posix() for path in sorted(TEMPLATES.rglob("[!_]*.md"))]
 
 
 class Evidence:
@@ -195,6 +196,7 @@ def measured(folder: Path) -> Callable[[str], Any]:
     return read
 
 
+@cache
 def environment() -> Environment:
     """Templates, with the project's tables and formats."""
     made = Environment(
@@ -210,7 +212,7 @@ def environment() -> Environment:
     }
     made.globals |= {
         "METHODS": METHODS, "STAGES": STAGES, "DATASETS": DATASETS,
-        "profiles": {name: read_profile(name)["about"] for name in profile_names()},
+        "profile_names": profile_names, "read_profile": read_profile,
         "export": export, "counts": counts_markdown, "markdown_table": markdown_table,
     }  # fmt: skip
     return made
@@ -246,9 +248,22 @@ def aligned(text: str) -> str:
     return markdown_table(rows[0], rows[1:])
 
 
+SPEED = {
+    **{name: name for name in ("goals", "methods", "pairs")}, "ratios": "pairs",
+    **{name: name for name in ("floor", "breakdown", "loading", "notebooks")},
+}  # fmt: skip
+"""The tables of ``docs/speed.md``, and the section of a machine's record that each shows."""
+
+
 def section_text(name: str, records: Iterable[Mapping[str, Any]]) -> str:
     """One table of ``docs/speed.md``, for each machine on which it was measured."""
     return str(getattr(environment().get_template("_speed.md").module, name)(list(records))).strip()
+
+
+def page(name: str, measurements: Path, evidence: Evidence | None = None) -> str:
+    """The text of a page, such as ``docs/speed.md``; those of ``docs/`` need no records."""
+    given = {"e": evidence, "m": measured(measurements)}
+    return environment().get_template(name).render(given)
 
 
 def rendered(readme: Path, roots: Sequence[Path]) -> Iterator[tuple[Path, str]]:
@@ -261,11 +276,9 @@ def rendered(readme: Path, roots: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     Raises:
         KdlibError: no records, or a damaged one.
     """
-    folder, known = Path(readme).parent, environment()
-    given = {"e": Evidence(roots), "m": measured(folder / MEASUREMENTS)}
-    for template in sorted(TEMPLATES.rglob("[!_]*.md")):
-        name = template.relative_to(TEMPLATES)
-        yield folder / name, known.get_template(name.as_posix()).render(given)
+    folder, evidence = Path(readme).parent, Evidence(roots)
+    for name in PAGES:
+        yield folder / name, page(name, folder / MEASUREMENTS, evidence)
 
 
 def update_readme(readme: Path, roots: Sequence[Path]) -> list[str]:

@@ -31,8 +31,7 @@ from study.export import (
     format_of,
     report,
 )
-from study.pages import deployment_blocks
-from study.results import check_block
+from study.pages import page
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "records"
@@ -129,21 +128,16 @@ def test_the_page_of_the_docs_is_code_that_runs_without_kdlib(exports, tmp_path)
     assert told[0].strip() in exports("onnx")[1]["facts"]["classes"]
 
 
-def test_the_page_says_what_was_measured():
-    for name, text in deployment_blocks(ROOT / "benchmarks" / "results").items():
-        check_block(ROOT / "docs" / "deployment.md", name, text)
-
-
 def test_the_benchmark_has_each_format_and_its_page_shows_them(exports, tmp_path, monkeypatch):
     monkeypatch.setattr(deployment, "export_run", lambda run, root, plan: exports(plan.format)[1])
     assert deployment.main([STUDENT.run_id, "--to", str(tmp_path / "deployment.json")]) == 0
-    shown = deployment_blocks(tmp_path)["deployment"]
+    shown = page("docs/deployment.md", tmp_path)
     assert all(f"--format {name}" in shown for name in FORMATS)
     assert STUDENT.run_id in shown
 
 
 def test_a_page_without_measurements_says_how_to_make_them(tmp_path):
-    assert "python -m benchmarks.deployment" in deployment_blocks(tmp_path)["deployment"]
+    assert "python -m benchmarks.deployment" in page("docs/deployment.md", tmp_path)
 
 
 def _run(code, folder):

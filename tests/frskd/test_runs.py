@@ -21,7 +21,7 @@ from kdlib.train import fit
 from kdlib.trainee import Group, Trainee
 from study.jobs import plan
 from study.profiles import expand, plain_epochs, training_flops
-from study.records import load_records, recorded_tasks, validate_record
+from study.records import load_records, load_tables, validate_record
 
 SIDE = 32
 CLASSES = {"classification": 16, "segmentation": 69}  # of Scenes: with the background 68 kinds
@@ -83,7 +83,7 @@ def test_a_record_tells_the_self_teachers_quality_and_cost(finished, root):
 def test_tables_never_mix_tasks_and_show_the_self_teacher(finished, root):
     configs, (plain, taught) = finished
     task, best = configs[1].task, KEYS[configs[1].task][0]
-    assert task in recorded_tasks(root)
+    assert task in load_tables(root)
     table = load_records(root, task=task).set_index("method")
     assert table.loc["student", best] == plain["results"][best]
     assert table.loc[configs[1].method, f"self_teacher_{best}"] == taught["self_teacher"][best]
