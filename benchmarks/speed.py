@@ -30,7 +30,7 @@ from kdlib.errors import KdlibError
 from kdlib.files import write_json
 from kdlib.runs import RunConfig, provenance
 from study.export import limited_threads, machine_name
-from study.pages import TABLES, section_text
+from study.pages import SPEED, section_text
 
 LARGE = ("resnet50", "resnet18", 224)
 LARGE_BATCH = {"cpu": 8, "cuda": 256}
@@ -177,7 +177,7 @@ def write_sections(names: Iterable[str], scope: Scope, folder: Path) -> None:
         path, record = _written(scope, folder)
         write_json(path, record | {name: {**measured, "speed_plan": plan, "provenance": where}})
         _, record = _written(scope, folder)  # in the order of the file
-        shown = [table for table, (source, *_) in TABLES.items() if source == name]
+        shown = [table for table, source in SPEED.items() if source == name]
         print("\n".join(section_text(table, [record]) for table in shown), flush=True)
 
 

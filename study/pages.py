@@ -22,7 +22,7 @@ from kdlib.runs import RunConfig
 from study import export
 from study.figures.comparison import method_accuracy_table
 from study.ledger.page import Ledger, counts_markdown, make_ledger, nine_cells
-from study.ledger.rows import DISAGREES
+from study.ledger.rows import AGREES, DISAGREES, UNDECIDED
 from study.names import name_of
 from study.profiles import profile_names, read_profile
 from study.records import (
@@ -130,11 +130,12 @@ class Evidence:
         return int((self.ledger.numbers["status"] == name).sum())
 
     @property
-    def disagreements(self) -> dict[str, int]:
-        """Of each method of the paper: how many of its comparisons do not hold on Scenes."""
-        numbers = self.ledger.numbers
-        wrong = numbers[(numbers["paper"] == "dct") & (numbers["status"] == DISAGREES)]
-        return wrong["method"].value_counts(sort=False).to_dict()
+    def disagreements(self) -> list[str]:
+        """Of each method of the paper: how many of its comparisons do not hold, out of how many."""
+        numbers = self.ledger.numbers[self.ledger.numbers["paper"] == "dct"]
+        wrong = numbers[numbers["status"] == DISAGREES]["method"].value_counts()
+        judged = numbers[numbers["status"].isin([AGREES, DISAGREES, UNDECIDED])]["method"]
+        return [f"{name} {n} of {(judged == name).sum()}" for name, n in wrong.items()]
 
     @property
     def crop_classifiers(self) -> str:

@@ -1,13 +1,8 @@
-"""Records of SRM become tables; where there are none, the tables are empty."""
+"""Records of SRM become the tables of notebook 09; where there are none, they are empty."""
 
 import pandas as pd
 import pytest
-from synthetic import synthetic_record, write_run
-
-from kdlib.methods import run_before
-from kdlib.runs import RunConfig, write_record
-from study.records import load_records
-from study.results import (
+from srm_tables import (
     coding_table,
     dictionary_table,
     grid_of,
@@ -15,8 +10,12 @@ from study.results import (
     read_codings,
     shares_of,
     switches_of,
-    with_options,
 )
+from synthetic import synthetic_record, write_run
+
+from kdlib.methods import run_before
+from kdlib.runs import RunConfig, write_record
+from study.records import load_records
 
 CODINGS = [
     {"dictionary": "SRM", "code": "its own", "kept": 2, "explained": 0.5},
@@ -42,32 +41,31 @@ def srm(seed=0, **options):
     return RunConfig.from_dict({**run.to_dict(), "method_options": {"sparsity": 0.05, **options}})
 
 
-@pytest.fixture
-def root(tmp_path):
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("srm")
     for mu, top1 in ((1.5, 0.5), (2.0, 0.6), (3.0, 0.7)):
-        write_run(tmp_path, srm(mu=mu), top1)
-        write_dictionary(tmp_path, srm(mu=mu))
-    write_run(tmp_path, srm(mu=2.0, sparsity=0.1), 0.65)
+        write_run(root, srm(mu=mu), top1)
+        write_dictionary(root, srm(mu=mu))
+    write_run(root, srm(mu=2.0, sparsity=0.1), 0.65)
     for seed in (0, 1):
-        write_run(tmp_path, srm(seed, targets="local"), 0.4 + seed / 100)
-        write_run(tmp_path, srm(seed, release=False), 0.45 + seed / 100)
-    write_run(tmp_path, run_before(srm()), 0.2)
-    write_run(tmp_path, RunConfig(method="student", split="dev"), 0.3)
-    return tmp_path
+        write_run(root, srm(seed, targets="local"), 0.4 + seed / 100)
+        write_run(root, srm(seed, release=False), 0.45 + seed / 100)
+    write_run(root, run_before(srm()), 0.2)
+    write_run(root, RunConfig(method="student", split="dev"), 0.3)
+    return root
 
 
-def test_every_stage_of_every_dictionary_is_a_row(root):
-    table = dictionary_table(root)
-    assert table["mu"].tolist() == sorted(table["mu"].tolist()) or set(table["mu"]) == {1.5, 2, 3}
+def test_stages_of_dictionaries_their_codings_and_probes_are_rows(root):
+    table, codings, (probe,) = dictionary_table(root), coding_table(root), probe_table(root).index
+    assert set(table["mu"]) == {1.5, 2, 3} and "codings" not in table
     assert table.groupby("run_id")["stage"].apply(list).tolist() == [[1, 2]] * 3
     assert set(table["explained"]) == {0.5, 0.7} and set(table["sparsity"]) == {0.05}
-
-
-def test_every_coding_of_every_stage_is_a_row(root):
-    table = coding_table(root)
-    assert len(table) == len(dictionary_table(root)) * len(CODINGS)
-    assert table.groupby("dictionary")["explained"].max().to_dict() == {"SRM": 0.5, "k-means": 0.4}
-    assert "codings" not in dictionary_table(root)
+    assert len(codings) == len(table) * len(CODINGS)
+    best = codings.groupby("dictionary")["explained"].max().to_dict()
+    assert best == {"SRM": 0.5, "k-means": 0.4}
+    row = probe_table(root).loc[probe]
+    assert (row["top1"], row["sparsity"], row["targets"]) == (0.2, 0.05, "global-local")
 
 
 def test_the_reading_tells_codes_from_atoms():
@@ -83,31 +81,18 @@ def test_the_reading_tells_codes_from_atoms():
     assert "1 of 2 stages (1)" in text and "at 2 (1, 2)" in text
 
 
-def test_a_probe_is_told_with_its_options(root):
-    (row,) = probe_table(root).to_dict("records")
-    assert (row["top1"], row["sparsity"], row["targets"]) == (0.2, 0.05, "global-local")
-
-
-def test_options_not_given_are_at_their_defaults(root):
-    runs = with_options(load_records(root))
-    assert set(runs["method"]) == {"srm"} and set(runs["mu"]) == {1.5, 2.0, 3.0}
-
-
-def test_the_grid_holds_what_else_is_at_its_default(root):
-    grid = grid_of(load_records(root))
+def test_the_grid_has_all_else_at_its_default_and_switches_stand_beside_it(root):
+    runs = load_records(root)
+    grid, switches = grid_of(runs), switches_of(runs)
     assert grid.loc[3.0, 0.05] == 0.7 and grid.loc[2.0, 0.1] == 0.65
     assert grid.loc[2.0, 0.05] == 0.6 and grid.loc[1.5].isna().sum() == 1
-
-
-def test_switches_stand_beside_the_default_seed_by_seed(root):
-    table = switches_of(load_records(root))
-    assert table.columns.tolist() == ["default", "release no", "targets local"]
-    assert table.loc[1, "targets local"] == pytest.approx(0.41) and table.loc[0, "default"] == 0.6
+    assert switches.columns.tolist() == ["default", "release no", "targets local"]
+    assert switches.loc[1, "targets local"] == pytest.approx(0.41)
+    assert switches.loc[0, "default"] == 0.6
 
 
 def test_without_runs_of_srm_the_tables_are_empty(tmp_path):
     write_run(tmp_path, RunConfig(method="student"), 0.3)
     runs = load_records(tmp_path)
-    assert dictionary_table(tmp_path).empty and probe_table(tmp_path).empty
-    assert coding_table(tmp_path).empty
+    assert all(make(tmp_path).empty for make in (dictionary_table, coding_table, probe_table))
     assert grid_of(runs).empty and switches_of(runs).empty

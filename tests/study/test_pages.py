@@ -1,0 +1,118 @@
+"""Pages say what records and measurements say, and point to what exists."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from synthetic import scatter, write_grid, write_run
+
+import kdlib
+from kdlib.errors import KdlibError
+from kdlib.runs import RunConfig
+from study.cli import main
+from study.notebooks import NOTEBOOKS, notebook_names
+from study.pages import PAGES, check_readme, page, update_readme
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+COMMANDS = {"make test": {"seconds": 600, "cores": 2, "machine": "A processor", "commit": "0" * 40}}
+LOADING = {
+    "photographs": [
+        {
+            "size": "500 x 400", "kilobytes": 48, "making": 700,
+            "decoded": {"bytes": 800, "batches": 600}, "cached": {"bytes": 8000, "batches": 1500},
+        }
+    ],
+    "provenance": {"machine": "A processor", "cores": 2, "commit": "0" * 40},
+}  # fmt: skip
+STEPS = {
+    "overhead": {"at": {"median": 0.012}, "dct": {"median": 0.034}},
+    "lock_step": {"speedup": {"median": 1.8}},
+    "torchdistill": {"times_our_step": {"at": {"median": 1.05}}},
+    "images_per_second": {"composing": 3000, "reading": 90000},
+    "provenance": {"machine": "A processor", "device": "cpu", "precision": "float32"},
+}
+
+
+def test_the_pages_and_the_records_agree():
+    check_readme(README, [ROOT / "records"])
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_a_page_points_to_exists(name):
+    path = ROOT / name
+    links = re.findall(r"\]\(([^)#][^)]*)\)", path.read_text())
+    local = [link.partition("#")[0] for link in links if not link.startswith("http")]
+    assert [link for link in local if not (path.parent / link).exists()] == []
+    if name.startswith("docs/"):
+        assert f"({name})" in README.read_text()
+
+
+def test_the_readme_is_short_maps_every_notebook_and_its_example_runs():
+    text = README.read_text()
+    assert len(text.encode()) <= 12 * 1024
+    assert all(f"({NOTEBOOKS.name}/{name}.ipynb)" in text for name in notebook_names())
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    if hasattr(kdlib, "DCTLoss"):
+        exec(example, {})
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """A README made from records of two data sets, of detectors, and of what is no result."""
+    folder = tmp_path_factory.mktemp("pages")
+    root = write_grid(folder / "records", ["student", "at", "dct"])
+    write_grid(root, ["student", "at", "dct"], dataset="fashion_scenes")
+    write_grid(root, ["student", "dct"], seeds=[0], split="dev")
+    detector = RunConfig(task="detection", student="scenes_ssd", crop_size=24)
+    hot = {"method": "kd_cls", "method_options": {"temperature": 1.0}}
+    for seed in range(3):
+        for own in ({}, {"method": "kd_cls"}, {"method": "kd_loc"}, hot):
+            run = replace(detector, **own, data_seed=seed, init_seed=seed)
+            write_run(root, run, 0.4 + scatter(run.method, seed))
+    write_run(root, replace(detector, method="kd_cls").teacher_config(), 0.9)
+    assert update_readme(folder / "README.md", [root]) == PAGES
+    return folder / "README.md"
+
+
+def test_pages_agree_until_a_number_changes(written, capsys):
+    roots = [written.parent / "records"]
+    check_readme(written, roots)
+    results = written.parent / "RESULTS.md"
+    row = next(line for line in results.read_text().splitlines() if line.startswith("| dct "))
+    results.write_text(results.read_text().replace(row, row.replace("| 3 ", "| 5 "), 1))
+    with pytest.raises(KdlibError, match=r"RESULTS\.md.*line \d+"):
+        check_readme(written, roots)
+    command = ["results", str(roots[0]), "--readme", str(written)]
+    assert main(command) == 0 and "RESULTS.md changed" in capsys.readouterr().out
+    assert main(command) == 0 and "nothing changed" in capsys.readouterr().out
+
+
+def test_main_comparisons_are_shown_and_dev_splits_and_ablations_are_not(written):
+    text = written.with_name("RESULTS.md").read_text()
+    accuracy = text.split("## Accuracy of every method")[1]
+    settings = re.findall(r"\*\*(.*?)\*\*", accuracy)
+    assert [name.split(",")[0] for name in settings[:2]] == ["scenes", "fashion_scenes"]
+    assert "dev split" not in accuracy and "temperature" not in accuracy
+    assert accuracy.count("DCT beats AT") == 2 and "KD_cls helps a detector" in accuracy
+    assert "**scenes, attentions 2, scenes_ssd, detection**" in accuracy
+    assert "mAP75 %" in accuracy and re.search(r"\| scenes_large +\| scenes +\| 24 ", accuracy)
+    said = written.read_text()
+    assert re.search(r"DCT beats AT +\| \+2.96 +\| holds: \+5.\d\d \(n = 3\)", said)
+
+
+def test_measurements_come_from_files_and_missing_ones_name_their_command(tmp_path):
+    names = [name for name in PAGES if name.startswith("docs/")]
+    bare = {name: page(name, tmp_path) for name in names}
+    assert "python -m benchmarks.loading" in bare["docs/data.md"]
+    assert "make faults" in bare["docs/faults.md"] and "Not measured yet" in bare["docs/grids.md"]
+    (tmp_path / "commands.json").write_text(json.dumps(COMMANDS))
+    (tmp_path / "loading.json").write_text(json.dumps(LOADING))
+    (tmp_path / "one-float32.json").write_text(json.dumps(STEPS))
+    (tmp_path / "one-bfloat16.json").write_text(json.dumps({**STEPS, "torchdistill": None}))
+    loading, speed = (page(f"docs/{name}.md", tmp_path) for name in ("data", "speed"))
+    assert re.search(r"\| 8,000 +\| 10.0 × .*\| 2.5 × ", loading)
+    assert "+1.2%" in speed and "+3.4%" in speed and "1.80 ×" in speed
+    assert speed.count("1.05 × ours") == 1
