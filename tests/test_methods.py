@@ -1,4 +1,4 @@
-"""The registry: method strings, options, and a method of one's own as the README says."""
+"""The registry: method strings, options, and a method of one's own as docs/methods.md says."""
 
 import re
 import subprocess
@@ -82,15 +82,15 @@ def test_what_cannot_be_built_is_told_with_its_options():
 
 
 def blocks(language: str) -> list[str]:
-    """The README's code blocks of a language, in the section on methods."""
-    section = re.split(r"^## ", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    """The code blocks of a language in docs/methods.md, in its section on a method of your own."""
+    section = re.split(r"^## ", (ROOT / "docs/methods.md").read_text(), flags=re.MULTILINE)
     (text,) = (part for part in section if part.startswith("A method of your own"))
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.fixture
 def own(monkeypatch) -> types.ModuleType:
-    """The README's file as a module; whatever a test adds to the registry is taken out again."""
+    """The page's file as a module; whatever a test adds to the registry is taken out again."""
     module = types.ModuleType("kdlib.losses.cosine")
     exec(blocks("python")[0], module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
