@@ -8,8 +8,8 @@ from photographs import write_mit67
 from pretrained import write_imagenet_weights
 from torch import hub
 
-from kdlib import models as cost
 from kdlib.files import load_tensors
+from kdlib.models import cost
 from kdlib.runs import run_directory
 from kdlib.train import fit
 from study.profiles import expand, teachers
@@ -21,7 +21,7 @@ def photographs(tmp_path, monkeypatch) -> Path:
     """A data root with a tiny MIT67; ImageNet's weights are where torchvision looks for them."""
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(write_imagenet_weights(tmp_path / "torch", "resnet50")))
-    monkeypatch.setattr(cost, "_latency", lambda *_: 1.0)  # of 64 images at a time
+    monkeypatch.setattr(cost, "latency", lambda *_: 1.0)  # of 64 images at a time
     return write_mit67(tmp_path / "data", 2)
 
 

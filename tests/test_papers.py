@@ -44,7 +44,7 @@ def left_in(root: Path, run: RunConfig) -> list[object]:
 @pytest.fixture(scope="module", autouse=True)
 def untimed():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost, "_latency", lambda *_: 1.0)
+        patch.setattr(cost, "latency", lambda *_: 1.0)
         yield
 
 
