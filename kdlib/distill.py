@@ -64,25 +64,6 @@ class FrozenTeacher(nn.Module):
         return self(batch.images)
 
 
-class SelfTaughtLoss(nn.Module):
-    """The loss of a method whose teacher is a module on the student's own stages.
-
-    That self-teacher, from stages to an ``Output``, learns from the labels while the student learns
-    from it, and is thrown away when both are trained. With ``detach`` its own cross-entropy stops
-    at the stages. A subclass says in ``forward`` what is learned from its output, where it cannot
-    learn itself: :class:`TeacherOutput` sees to that.
-    """
-
-    def __init__(self, self_teacher: nn.Module, detach: bool = False) -> None:
-        super().__init__()
-        self.self_teacher, self.detach = self_teacher, detach
-
-    def teach(self, student: Output) -> Output:
-        """The self-teacher's output, with its graph."""
-        stages = student.stages
-        return self.self_teacher([s.detach() for s in stages] if self.detach else stages)
-
-
 class FunctionLoss(nn.Module):
     """A function of one part of two outputs, and of the labels if it reads them, as a loss."""
 
@@ -112,7 +93,8 @@ def label_loss(logits: Tensor, batch: "Batch") -> Tensor:
 class Distiller(nn.Module):
     """Cross-entropy, one method's loss and logit KD, as named and weighted terms.
 
-    A self-taught method adds the cross-entropy of its self-teacher, ``self_ce``, of weight 1.
+    A self-taught method's loss has ``teach``, from the student's output to its teacher's, whose
+    cross-entropy is a term too, ``self_ce``, of weight 1.
 
     Args:
         name: the method's name, under which its term is logged.
@@ -145,7 +127,7 @@ class Distiller(nn.Module):
     @property
     def needs_teacher(self) -> bool:
         """Whether any term reads the teacher."""
-        taught = self.method_loss is not None and not isinstance(self.method_loss, SelfTaughtLoss)
+        taught = self.method_loss is not None and not hasattr(self.method_loss, "teach")
         return taught or self.kd_weight != 0
 
     def forward(
@@ -164,8 +146,8 @@ class Distiller(nn.Module):
         if self.ce_weight != 0:
             yield "ce", self.ce_weight * label_loss(logits, batch)
         guide = teacher
-        if isinstance(self.method_loss, SelfTaughtLoss):
-            refined = self.method_loss.teach(student)
+        if teach := getattr(self.method_loss, "teach", None):
+            refined = teach(student)
             yield "self_ce", label_loss(refined.logits, batch)
             guide = TeacherOutput(*refined)
         if self.method_loss is not None and guide is not None:

@@ -57,8 +57,7 @@ class Method:
         warmup: share of the training over which the weight grows.
         ramp: how it grows, from the share of the warm-up to that of the weight.
         ce_weight: of the cross-entropy beside this loss, by default.
-        self_taught: whether no teacher is needed: the loss brings its own, or compares the student
-            with the truth.
+        self_taught: whether no teacher is needed: the loss brings its own, or needs none.
         reads: what the method reads besides features, where that limits the augmentations:
             ``label`` (an image's one label or position), ``logits`` (of the teacher, one for each
             class) or ``codes`` (of the teacher's features, learned beforehand).
@@ -67,8 +66,7 @@ class Method:
         after: the run that must be finished before one of this method can begin, for it reads
             that run's files: a function of the run, as ``module:name``.
         trainee: what trains a run of the method, as ``module:name``.
-        couples: whether the loss of an image depends on the images beside it; where several
-            processes train, these are the ones of its process's part of the batch.
+        couples: whether the loss of an image depends on the images beside it (in its process).
         undivided: why several processes cannot train it together; empty where they can.
         settings: takes the options of a method without a loss of its own, and refuses bad ones.
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from kdlib.distill import SelfTaughtLoss, TeacherOutput
+from kdlib.distill import TeacherOutput
 from kdlib.errors import KdlibError, unknown
 from kdlib.frskd.self_teacher import SelfTeacher
 from kdlib.losses.attention import ATLoss
@@ -69,7 +69,7 @@ FEATURES: dict[str, tuple[Callable[[Sequence[tuple[int, int]]], nn.Module], floa
 untrained networks of Scenes, so that one weight tuned for the first means the same in all."""
 
 
-class RefinementLoss(SelfTaughtLoss):
+class RefinementLoss(nn.Module):
     """``alpha T^2 KL(q || p) + beta features``, per image; q and the maps are the self-teacher's.
 
     The cross-entropy of q, from which the self-teacher learns, is a term of its own.
@@ -110,7 +110,8 @@ class RefinementLoss(SelfTaughtLoss):
         channels = [shape[0] for shape in pair.student.stages]
         size: dict[str, Any] = {"width": width, "common": common, "depth": depth, "repeat": repeat}
         pyramid = SelfTeacher(channels, pair.classes, pair.pixels, **size)
-        super().__init__(pyramid, detach)
+        super().__init__()
+        self.self_teacher, self.detach = pyramid, detach
         build, default = FEATURES[feature]
         self.alpha, self.temperature = alpha, temperature
         self.beta = default if beta is None else beta
@@ -121,6 +122,11 @@ class RefinementLoss(SelfTaughtLoss):
             )
         connected = list(zip(channels, pyramid.widths, strict=True))
         self.features = build(connected) if self.beta else None
+
+    def teach(self, student: Output) -> Output:
+        """The self-teacher's output, with its graph."""
+        stages = student.stages
+        return self.self_teacher([s.detach() for s in stages] if self.detach else stages)
 
     def forward(self, student: Output, teacher: TeacherOutput, batch: "Batch") -> Tensor:
         """(B,): what the student learns from its self-teacher's output."""

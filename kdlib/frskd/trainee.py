@@ -7,10 +7,11 @@ from typing import Any, cast
 import torch
 
 from kdlib.data.batches import output_count
-from kdlib.distill import SelfTaughtLoss, create_distiller
+from kdlib.distill import create_distiller
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, trained_network
 from kdlib.files import load_weights, save_tensors
+from kdlib.frskd.losses import RefinementLoss
 from kdlib.frskd.self_teacher import RefinedNetwork
 from kdlib.losses.pair import Pair
 from kdlib.models.cost import count_parameters, flops, output_shapes
@@ -27,7 +28,7 @@ class SelfTaught(Trainee):
     @property
     def self_teacher(self) -> torch.nn.Module:
         """The pyramid that is trained beside the student."""
-        return cast("SelfTaughtLoss", self.distiller.method_loss).self_teacher
+        return cast("RefinementLoss", self.distiller.method_loss).self_teacher
 
     @staticmethod
     def measure(trainees: Sequence[Trainee]) -> list[dict[str, Any]]:
@@ -72,7 +73,7 @@ def refined_network(config: RunConfig, root: Path, classes: int) -> RefinedNetwo
     shapes = output_shapes(student, config.image_size)
     pair = Pair(shapes, None, torch.zeros(0), config.batch_size, 0, outputs, config.pixels)
     loss = create_distiller(config, pair).method_loss
-    if not isinstance(loss, SelfTaughtLoss):
+    if not isinstance(loss, RefinementLoss):
         raise KdlibError(f"'{config.method}' has no self-teacher; ask for one such as 'frskd'.")
     load_weights(loss.self_teacher, run_directory(config, Path(root)) / FILE, classes)
     return RefinedNetwork(student, loss.self_teacher, classes).eval()

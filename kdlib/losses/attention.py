@@ -161,13 +161,8 @@ def _checked(level_weights: str | Sequence[float]) -> str | tuple[float, ...]:
 class MapLoss(nn.Module):
     """A distance of attention maps, summed over stages.
 
-    Args:
-        distance: of two maps, (B, H, W) and (B, H', W') -> (B,).
-        reduction: ``mean`` of the batch, or ``none``: one value per image.
-        level_weights: see :class:`LevelBalance`.
-
-    Raises:
-        KdlibError: an unknown reduction, or invalid ``level_weights``.
+    ``distance`` is of two maps, (B, H, W) and (B, H', W') -> (B,). ``reduction`` is ``mean`` of the
+    batch, or ``none``: one value per image. For ``level_weights`` see :class:`LevelBalance`.
     """
 
     def __init__(
@@ -183,16 +178,11 @@ class MapLoss(nn.Module):
         self.balance = LevelBalance(level_weights)
 
     def forward(self, student: Features, teacher: Features, batch: object = None) -> Tensor:
-        """A scalar, or (B,); no gradient reaches the teacher.
+        """A scalar, or (B,), of feature maps (B, C, H, W), one per stage, fine to coarse.
 
-        Args:
-            student: feature maps (B, C, H, W), one per stage, fine to coarse; or an output.
-            teacher: its, of other channels and sizes maybe; of unequally many stages the deepest
-                are compared.
-            batch: not read; a run hands it to every loss.
-
-        Raises:
-            KdlibError: see :func:`kdlib.losses.features.check_features`.
+        Channels and sizes may differ; of unequally many stages the deepest are compared. No
+        gradient reaches the teacher. ``batch`` is not read: a run hands it to every loss. A
+        KdlibError as of :func:`kdlib.losses.features.check_features`.
         """
         pairs = paired_maps(student, teacher)
         per_image = self.balance([self.distance(*pair) for pair in pairs])
@@ -220,17 +210,10 @@ class ATLoss(MapLoss):
 
     Its usual weight is 1000. Plain AT grows with the inverse square of a map's pixel count, so its
     last stage outweighs the others; ``level_weights="equal_scale"`` balances them.
-
-    Args:
-        reduction: ``mean`` of the batch, or ``none``: one value per image.
-        level_weights: see :class:`LevelBalance`.
     """
 
     def __init__(
-        self,
-        reduction: str = "mean",
-        *,
-        level_weights: str | Sequence[float] = "equal_weight",
+        self, reduction: str = "mean", *, level_weights: str | Sequence[float] = "equal_weight"
     ) -> None:
         super().__init__(at_loss_per_image, reduction, level_weights)
 

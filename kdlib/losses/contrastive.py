@@ -30,17 +30,10 @@ def nce_per_image(scores: Tensor, images: int) -> Tensor:
 
 
 class Negatives(nn.Module):
-    """Draws, for each image, images of other classes: uniformly, with replacement.
+    """Draws K images of other classes for each image, uniformly, with replacement.
 
-    From all of them: the paper's comparison (arXiv 2205.01997) drew from the first few alone.
-
-    Args:
-        labels: (N,) of the training set.
-        count: K, draws for each image.
-        seed: of the draws; step n of a run draws the same again after an interruption.
-
-    Raises:
-        KdlibError: all images are of one class.
+    From all of the training set, of which ``labels`` (N,) are; the paper's comparison (arXiv
+    2205.01997) drew from the first few alone. Step n of a run draws the same after an interruption.
     """
 
     by_class: Tensor
@@ -72,13 +65,7 @@ class Negatives(nn.Module):
 
 
 class Memory(nn.Module):
-    """Unit embeddings of all training images as one network saw them last.
-
-    Args:
-        images: number N of images.
-        dimensions: D of an embedding.
-        momentum: share of the old embedding in the new one.
-    """
+    """Unit embeddings (N, D) of all training images as one network saw them last."""
 
     bank: Tensor
     log_constant: Tensor
@@ -112,17 +99,11 @@ class Memory(nn.Module):
 
 
 class ContrastiveLoss(nn.Module):
-    """Tells an image's embedding in the other network from those of other classes, per image.
+    """Tells an image's embedding in the other network from K of other classes, per image.
 
     Each network's projected, normalised embedding is an anchor that is contrasted with the
-    memory of the other network; the two terms are added.
-
-    Args:
-        pair: the networks, and the labels from which negatives are chosen.
-        negatives: K, for each image.
-        temperature: by which similarities are divided.
-        momentum: share of the old embedding when a memory is updated.
-        dimensions: of the projected embeddings.
+    memory of the other network; the two terms are added. ``momentum`` is the share of the old
+    embedding when a memory is updated.
     """
 
     def __init__(

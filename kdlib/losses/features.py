@@ -138,6 +138,11 @@ def working_precision(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
+def pooled_alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`pool_to_common_size` in working precision."""
+    return pool_to_common_size(working_precision(first), working_precision(second))
+
+
 SMALLEST = 1e-30
 """Below this a float32 reciprocal, or the gradient through it, could overflow."""
 

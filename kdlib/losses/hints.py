@@ -7,16 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdlib.losses.features import aligned, for_layer, pool_to_common_size, working_precision
+from kdlib.losses.features import aligned, for_layer, pooled_alike
 
 if TYPE_CHECKING:
     from kdlib.data.batches import Batch
     from kdlib.losses.features import HasStages
     from kdlib.losses.pair import Pair
-
-
-def _at_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    return pool_to_common_size(working_precision(student), working_precision(teacher))
 
 
 def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
@@ -25,7 +21,7 @@ def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
     The larger features are average-pooled to the size of the smaller. The mean over elements, in
     place of the paper's half sum, is what the usual weight of 100 belongs to.
     """
-    mine, theirs = _at_one_size(student, teacher)
+    mine, theirs = pooled_alike(student, teacher)
     return (mine - theirs).square().flatten(1).mean(dim=1)
 
 
@@ -55,7 +51,7 @@ def gaussian_nll(mean: Tensor, variance: Tensor, teacher: Tensor) -> Tensor:
 
     The negative log-density without its constant, averaged over elements.
     """
-    mean, teacher = _at_one_size(mean, teacher)
+    mean, teacher = pooled_alike(mean, teacher)
     variance = variance.view(1, -1, 1, 1)
     terms = variance.log() + (teacher - mean).square() / variance
     return 0.5 * terms.flatten(1).mean(dim=1)
@@ -115,7 +111,7 @@ def overhaul_per_image(student: Tensor, teacher: Tensor) -> Tensor:
     over elements stands in place of the paper's sum. Source: Heo 2019, arXiv 1904.01866,
     section 3.1 and equation 5.
     """
-    mine, theirs = _at_one_size(student, teacher)
+    mine, theirs = pooled_alike(student, teacher)
     target = torch.maximum(theirs, negative_margins(theirs)[None, :, None, None])
     hidden = (mine <= target) & (target <= 0)
     return torch.where(hidden, 0, (mine - target).square()).flatten(1).mean(dim=1)

@@ -7,13 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdlib.losses.features import (
-    aligned,
-    for_layer,
-    pool_to_common_size,
-    pooled,
-    working_precision,
-)
+from kdlib.losses.features import aligned, for_layer, pooled, pooled_alike, working_precision
 
 if TYPE_CHECKING:
     from kdlib.data.batches import Batch
@@ -31,7 +25,7 @@ def hcl_per_image(student: Tensor, teacher: Tensor) -> Tensor:
     Mean squared differences of the features and of their poolings to 4 x 4, 2 x 2 and 1 x 1
     (those that are smaller than the features), with weights 1, 1/2, 1/4, 1/8 over their sum.
     """
-    mine, theirs = pool_to_common_size(working_precision(student), working_precision(teacher))
+    mine, theirs = pooled_alike(student, teacher)
     difference = mine - theirs  # pooling is linear: the pooled difference is that of the pooled
     smaller = [side for side in CONTEXTS if side < min(difference.shape[-2:])]
     levels = [difference, *(pooled(difference, (side, side)) for side in smaller)]
@@ -72,12 +66,8 @@ class ReviewLoss(nn.Module):
 
     The embedding counts as the deepest stage.
 
-    Args:
-        pair: the networks.
-        to_teacher: builds what turns fused features into the teacher's; ``(inputs, outputs,
-            size)``.
-        middle: channels of the fused features; ``None`` for as many as the student's embedding
-            has, 64 to 512.
+    ``to_teacher`` builds what turns fused features into the teacher's. ``middle`` is the number of
+    channels of the fused features; ``None`` for that of the student's embedding, 64 to 512.
     """
 
     def __init__(
