@@ -1,10 +1,11 @@
 """A step's two modules, the teacher and the learner, put through ``torch.compile``.
 
 Compiled numbers differ from the reference's by rounding, so nothing is compiled unless asked for.
+An epoch's last batch may be smaller: to compile once more for it, or for any size, would cost more
+than it saves, so batches of another size than the first run as they are.
 """
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,21 +23,13 @@ CONSTANTS = (dct_matrix, frequency_mask)
 
 
 class CompiledLearner(nn.Module):
-    """Runs a learner compiled; batches of another size than the first, as it is.
-
-    An epoch's last batch may be smaller. To compile once more for it, or for any size, would cost
-    more than it saves.
-
-    Args:
-        parts: what has the weights: ``Trainee.parts``.
-        backend: of the compiler.
-    """
+    """Runs a learner compiled; ``parts`` is what has the weights: ``Trainee.parts``."""
 
     def __init__(self, parts: nn.Module, backend: str = BACKEND) -> None:
         super().__init__()
-        _take_constants()
-        self.parts = parts
-        self._compiled: Callable[..., dict[str, Tensor]] = _compiled(parts, backend)
+        for function in CONSTANTS:
+            torch.compiler.assume_constant_result(function.__wrapped__)
+        self.parts, self._compiled = parts, _compiled(parts, backend)
         self._size: int | None = None
 
     def forward(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
@@ -48,16 +41,11 @@ class CompiledLearner(nn.Module):
 
 
 class CompiledTeacher(FrozenTeacher):
-    """The same frozen network, compiled for batches of the first one's size.
-
-    Args:
-        teacher: whose network answers.
-        backend: of the compiler.
-    """
+    """The same frozen network, compiled for batches of the first one's size."""
 
     def __init__(self, teacher: FrozenTeacher, backend: str = BACKEND) -> None:
         super().__init__(teacher.network)
-        self._compiled: Callable[..., Output] = _compiled(teacher.network, backend)
+        self._compiled = _compiled(teacher.network, backend)
         self._size: int | None = None
 
     @torch.no_grad()
@@ -78,38 +66,23 @@ def _compiled(module: nn.Module, backend: str) -> Any:
     return compiler(module, backend=backend, isolate_recompiles=True)
 
 
-def _take_constants() -> None:
-    for function in CONSTANTS:
-        torch.compiler.assume_constant_result(function.__wrapped__)
-
-
 def _plain(teacher: Any) -> Any:
-    """A teacher's output without its lazily computed maps, which would break the graph in two.
-
-    The maps are then computed in the graph, where they cost next to nothing.
-    """
+    """A teacher's output without its lazily computed maps, which would break the graph in two."""
     if isinstance(teacher, TeacherOutput):
         return Output(teacher.logits, teacher.stages, teacher.embedding)
     return teacher
 
 
-# A frozen teacher with its batch norms folded into the convolutions before them.
 def folded(teacher: FrozenTeacher) -> FrozenTeacher:
-    """A copy of a teacher, folded; the given one stays as it is.
+    """A copy of a teacher with its batch norms folded into the convolutions before them.
 
     Raises:
         KdlibError: its network cannot be traced, so that what follows what is unknown.
     """
-    try:
-        return FrozenTeacher(_fused(teacher.network))
+    try:  # the copy of a network that was traced would train
+        return FrozenTeacher(fuse(copy.deepcopy(teacher.network).eval(), inplace=True))
     except Exception as error:
         raise KdlibError(
             f"The batch norms of this {type(teacher.network).__name__} cannot be folded: {error}. "
             "Train with the teacher as it is."
         ) from error
-
-
-def _fused(network: nn.Module) -> nn.Module:
-    """A copy of the network; its weights stay in the memory format that they have."""
-    copied = copy.deepcopy(network).eval()  # the copy of a network that was traced would train
-    return fuse(copied, inplace=True)

@@ -23,17 +23,10 @@ PLAIN = "student"
 
 
 class DetectorBench:
-    """A classifier of crops and a detector for each run, ready to step.
+    """A classifier of crops, and a detector for each run and one alone, ready to step.
 
     The weights are random: a detector's positives follow from its anchors and the objects, so that
     there are as many of them as in a training. Only detectors with proposals learn where they are.
-
-    Args:
-        config: the networks, the sizes of images and crops, and the batches, of all runs.
-        runs: method -> its run; the detector alone is added.
-        data: images with objects.
-        device: where all of it lives.
-        precision: ``float32`` or ``bfloat16``.
     """
 
     def __init__(
@@ -102,11 +95,8 @@ def detector_costs(bench: DetectorBench, method: str, timed: partial) -> dict[st
     times = {name: timed(floor, {"own": own})["own"] for name, floor in floors.items()}
     peak = bench.peak(own) + state_bytes(bench.trainees[method].distiller)
     least = {name: bench.peak(floor) for name, floor in floors.items()}
-    over = {
-        name: {"time": times[name].as_json(), "memory": _memory(peak, least[name])}
-        for name in floors
-    }
-    return {**over["floor"], "plain": over["plain"]}
+    cost = {n: {"time": times[n].as_json(), "memory": _memory(peak, least[n])} for n in floors}
+    return {**cost["floor"], "plain": cost["plain"]}
 
 
 def _memory(peak: int, floor: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
@@ -59,11 +60,8 @@ def main(*, images: Count = 2000, epochs: Count = 3, to: Path = RESULTS / "loadi
 
 def measure(images: int, epochs: int) -> dict[str, Any]:
     """Speeds for each size of photograph, and where they were measured."""
-    with (
-        tempfile.TemporaryDirectory(prefix="kdlib-loading-") as folder,
-        patch.dict(os.environ, KDLIB_CACHE=f"{folder}/cache"),
-    ):
-        rows = []
+    with tempfile.TemporaryDirectory(prefix="kdlib-loading-") as folder, patch.dict(os.environ):
+        rows, os.environ["KDLIB_CACHE"] = [], f"{folder}/cache"
         for name, size in SIDES.items():
             root = Path(folder) / name
             write_photographs(root, images, size)
@@ -78,10 +76,6 @@ def measure(images: int, epochs: int) -> dict[str, Any]:
         "images": images,
         "provenance": {**kept, **machine, "versions": versions, "system": platform.system()},
     }
-
-
-def _cache_in(folder: str) -> Any:
-    return patch.dict(os.environ, KDLIB_CACHE=f"{folder}/cache")
 
 
 def _row(root: Path, decoded: ImageData, epochs: int) -> dict[str, Any]:
@@ -103,37 +97,34 @@ def _row(root: Path, decoded: ImageData, epochs: int) -> dict[str, Any]:
 
 
 def _speeds(data: ImageData, epochs: int) -> dict[str, int]:
-    """Images a second, medians over epochs: bytes alone, and whole batches on the processor."""
-    works = {"bytes": _read_bytes, "batches": _make_batches}
-    seconds = {name: median(work(data, n) for n in range(epochs)) for name, work in works.items()}
-    return {name: round(len(data) / spent) for name, spent in seconds.items()}
+    """Images per second, medians over epochs: bytes alone, and whole batches on the processor."""
+    works = {"bytes": _bytes, "batches": _batches}
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for name, work in works.items():
+        for number in range(epochs):
+            batches = work(data, number)
+            start = time.perf_counter()
+            for _ in batches:
+                pass
+            found[name].append(time.perf_counter() - start)
+    return {name: round(len(data) / median(spent)) for name, spent in found.items()}
 
 
-def _read_bytes(data: ImageData, number: int) -> float:
-    """Seconds of an epoch of random windows, not yet augmented any further or normalised."""
+def _bytes(data: ImageData, number: int) -> Iterator[Any]:
+    """An epoch of random windows, not yet augmented any further or normalised."""
     stream = generator(number, "loading")
     order, places = torch.randperm(len(data), generator=stream), data.images.random_places(stream)
-    start = time.perf_counter()
-    for _ in data.images.batches(order.split(BATCH), places):
-        pass
-    return time.perf_counter() - start
+    return data.images.batches(order.split(BATCH), places)
 
 
-def _make_batches(data: ImageData, number: int) -> float:
-    """Seconds of an epoch as training on the processor sees it."""
-    start = time.perf_counter()
-    for _ in Batches(data, BATCH, AUGMENTATION).epoch(0, number):
-        pass
-    return time.perf_counter() - start
+def _batches(data: ImageData, number: int) -> Iterator[Any]:
+    """An epoch as training on the processor sees it."""
+    return Batches(data, BATCH, AUGMENTATION).epoch(0, number)
 
 
 def same_pixels(one: ImageData, other: ImageData) -> bool:
     """Whether an epoch of two data sets is the same to the bit."""
-    pairs = zip(
-        Batches(one, BATCH, AUGMENTATION).epoch(0, 0),
-        Batches(other, BATCH, AUGMENTATION).epoch(0, 0),
-        strict=True,
-    )
+    pairs = zip(_batches(one, 0), _batches(other, 0), strict=True)
     return all(torch.equal(mine.images, theirs.images) for mine, theirs in pairs)
 
 

@@ -55,24 +55,19 @@ class Bench:
         self.teacher = FrozenTeacher(network.to(device).to(memory_format=torch.channels_last))
         self.device, self.precision = device, precision
         own = (Group(data, device, self.teacher, precision), NOWHERE)
-        runs = {
-            method: replace(config, method=method, method_options=dict(options.get(method, {})))
-            for method in methods
-        }
-        self.trainees = {method: Trainee(run, *own) for method, run in runs.items()}
-        for trainee in self.trainees.values():
-            trainee.parts.train()
+        self.trainees = {}
+        for method in methods:
+            run = replace(config, method=method, method_options=dict(options.get(method, {})))
+            self.trainees[method] = Trainee(run, *own)
+            self.trainees[method].parts.train()
         if fold:
             self.teacher = folded(self.teacher)
         if compiled:
-            self._compile()
+            self.teacher = CompiledTeacher(self.teacher)
+            for trainee in self.trainees.values():
+                trainee.learner = CompiledLearner(trainee.parts)
         batches = Batches(data, config.batch_size, config.augmentation, device)
         self._batches = endless(batches, config.data_seed)
-
-    def _compile(self) -> None:
-        self.teacher = CompiledTeacher(self.teacher)
-        for trainee in self.trainees.values():
-            trainee.learner = CompiledLearner(trainee.parts)
 
     def batch(self) -> Batch:
         """The next batch, as the training loop hands it to the networks."""
@@ -111,11 +106,7 @@ def endless(batches: Batches, seed: int) -> Iterator[Batch]:
 def same_weights(together: Bench, apart: Bench, methods: list[str], steps: int) -> bool:
     """Whether students stepped in lock-step end with the bits of students stepped one by one.
 
-    Args:
-        together: is stepped in lock-step; as new as ``apart`` and made from the same config.
-        apart: is stepped a method at a time.
-        methods: whose students are compared.
-        steps: how many batches they learn from.
+    Both benches are new and made from the same config.
     """
     batches = [together.batch() for _ in range(steps)]
     for batch in batches:

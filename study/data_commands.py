@@ -19,10 +19,7 @@ from kdlib.detection.batches import DetectionBatches
 from kdlib.errors import KdlibError, unknown
 from kdlib.files import write_atomic
 
-CHECKED = 64
-"""Images of a split that are read."""
-SHOWN = 6
-"""Class names that are told."""
+CHECKED, SHOWN = 64, 6  # images of a split that are read; class names that are shown
 PUBLISHED = {
     ("fashion_mnist", "classification"): (60_000, 10_000, 10),
     ("cifar100", "classification"): (50_000, 10_000, 100),
@@ -56,18 +53,14 @@ def _checked(name: str, split: str, task: str, data_root: Path | None) -> str:
     published = PUBLISHED.get((name, task))
     whole = published is not None or name in listed()  # the others would be composed
     data = load_data(name, split, size=None if whole else CHECKED, data_root=data_root, task=task)
-    _read(data.first(CHECKED))
+    few = data.first(CHECKED)
+    detected = task == "detection"
+    for _ in (DetectionBatches(few, 8) if detected else Batches(few, CHECKED)).in_order():
+        pass
     classes = ", ".join(data.classes[:SHOWN]) + (", ..." if len(data.classes) > SHOWN else "")
     counts = _counts(published, split, data) if whole else _classes(data)
-    title = f"{name}, {split}" + (", objects" if task == "detection" else "")
+    title = f"{name}, {split}" + (", objects" if detected else "")
     return f"{title}: readable; {counts} ({classes})"
-
-
-def _read(data: ImageData) -> None:
-    detected = data.task == "detection"
-    batches = DetectionBatches(data, 8) if detected else Batches(data, CHECKED)
-    for _ in batches.in_order():
-        pass
 
 
 def _counts(published: tuple[int, int, int] | None, split: str, data: ImageData) -> str:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,7 @@ class ExecutionError(RuntimeError):
 def socket_directory() -> Path:
     """A new directory, readable by its owner alone, with a path short enough for sockets.
 
-    It goes with its kernel, or at the latest with this process: one that is asked to leave does
-    not wait for kernels.
+    It goes with its kernel, or at the latest with this process.
     """
     short = len(tempfile.gettempdir()) < LONGEST_SOCKET_PATH - 20
     directory = tempfile.mkdtemp(prefix="kdlib-", dir=None if short else "/tmp")
@@ -111,10 +111,7 @@ def parse_value(text: str) -> Any:
 
 
 def parameter_defaults(notebook: Path) -> dict[str, Any]:
-    """Names and defaults of the notebook's cell tagged ``parameters``.
-
-    A default that is not a plain value (an expression) is given as ``None``.
-    """
+    """Names and defaults of the cell tagged ``parameters``; of an expression ``None``."""
     found = papermill.inspect_notebook(str(notebook))
     return {name: _literal(parameter["default"]) for name, parameter in found.items()}
 
@@ -125,10 +122,9 @@ def described(notebook: Path) -> str:
 
 
 def _literal(text: str) -> Any:
-    try:
+    with suppress(SyntaxError, ValueError):
         return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return None
+    return None
 
 
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
@@ -213,7 +209,7 @@ def _is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:  # there is one, and it is somebody else's
-        return True
+        pass
     return True
 
 
@@ -240,10 +236,8 @@ def _execute(
 
 def _remaining(timeout_s: float | None) -> Callable[[Any], float | None]:
     """What is left of the notebook's time, as the limit of its next cell."""
-    if timeout_s is None:
-        return lambda cell: None
-    end = time.monotonic() + timeout_s
-    return lambda cell: max(0.1, end - time.monotonic())
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    return lambda cell: None if end is None else max(0.1, end - time.monotonic())
 
 
 def _explain(notebook: Path, failed: Path, error: Exception, timeout_s: float | None) -> str:
@@ -275,7 +269,7 @@ def store_outputs(notebook: Path, timeout_s: float | None = LIMIT_S) -> Path:
         ExecutionError: a cell failed; the notebook is left as it was.
     """
     with tempfile.TemporaryDirectory(prefix="kdlib-") as folder:
-        executed = execute_notebook(notebook, Path(folder) / notebook.name, None, timeout_s)
+        executed = execute_notebook(notebook, Path(folder) / notebook.name, timeout_s=timeout_s)
         content = nbformat.read(executed, as_version=4)
     content.metadata.pop("papermill", None)
     content.metadata["language_info"] = {"name": "python"}

@@ -139,8 +139,8 @@ def _with_likeness(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if name in seen:
         raise KdlibError(f"Profile '{name}' is like itself: {' like '.join((*seen, name))}.")
     profile = _read(name)
-    like = profile.get("like")
-    return {**_with_likeness(like, (*seen, name)), **profile} if like else profile
+    other = _with_likeness(profile["like"], (*seen, name)) if profile.get("like") else {}
+    return {**other, **profile}
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -191,46 +191,26 @@ def expand(
     """
     profile = read_profile(name)
     own = profile.get("methods_of", {}).get(dataset) or profile["methods"]
-    trial, sweeps = _trial(epochs, images), profile.get("sweeps", [])
-    of_sweeps = {method for sweep in sweeps for method in sweep.get("methods", ())}
+    cut = {"epochs": epochs, "teacher_epochs": epochs, "train_size": images}
+    trial = {field: value for field, value in cut.items() if value is not None}
+    groups = [{}, *profile.get("sweeps", [])]
     others = [other for other in profile.get("also", []) if dataset in other["datasets"]]
-    elsewhere = (of_sweeps | {m for other in others for m in _methods_of(other)}) - set(own)
-    runs = [
-        run
-        for group in [{}, *sweeps]
-        if dataset in group.get("datasets", [dataset])
-        for run in _group(
-            _lengthened(
-                _fields(profile, dataset, {**group.get("fields", {}), **trial}), group, profile
-            ),
-            profile,
-            _wanted(methods, group.get("methods"), own, elsewhere),
-            seeds or group.get("seeds") or profile["seeds"],
-        )
-    ]
-    for other in others:
+    known = [read_profile(other["profile"])["methods"] for other in others]
+    swept = (group.get("methods", ()) for group in groups)
+    elsewhere = {method for some in (*swept, *known) for method in some} - set(own)
+    runs: list[RunConfig] = []
+    for group in groups:
+        if dataset in group.get("datasets", [dataset]):
+            fields = _fields(profile, dataset, group, trial)
+            wanted = _wanted(methods, group.get("methods"), own, elsewhere)
+            runs += _group(fields, profile, wanted, seeds or group.get("seeds") or profile["seeds"])
+    for other, theirs in zip(others, known, strict=True):
         # The plain network of another task is wanted beside its methods, never for itself.
-        if methods is None or set(methods) & (set(_methods_of(other)) - set(own)):
-            runs += _also(other, dataset, methods, seeds, epochs, images)
+        if methods is None or set(methods) & (set(theirs) - set(own)):
+            some = methods and [method for method in theirs if method in methods]
+            of_seeds = seeds or other.get("seeds")
+            runs += expand(other["profile"], dataset, some, of_seeds, epochs, images)
     return each_once(runs)
-
-
-def _also(
-    other: Mapping[str, Any],
-    dataset: str,
-    methods: Sequence[str] | None,
-    seeds: Sequence[int] | None,
-    *trial: int | None,
-) -> list[RunConfig]:
-    """The runs of a profile that another names in ``also``, of those methods that are asked for."""
-    known = _methods_of(other)
-    some = methods and [method for method in known if method in methods]
-    return expand(other["profile"], dataset, some, seeds or other.get("seeds"), *trial)
-
-
-def _methods_of(other: Mapping[str, Any]) -> list[str]:
-    """The methods of a profile that another names in ``also``."""
-    return read_profile(other["profile"])["methods"]
 
 
 def _wanted(
@@ -247,38 +227,30 @@ def _wanted(
     return [method for method in swept if method in asked]
 
 
-def _trial(epochs: int | None, images: int | None) -> dict[str, int]:
-    """The fields that cut runs short, of those that are given."""
-    cut = {"epochs": epochs, "teacher_epochs": epochs, "train_size": images}
-    return {field: value for field, value in cut.items() if value is not None}
+def _fields(profile: Fields, dataset: str, group: Fields, trial: Fields) -> Fields:
+    """What all runs of a group share; a later source wins.
 
-
-def _fields(profile: Mapping[str, Any], dataset: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """What all runs of a group share; a later source wins."""
+    With ``as_costly_as`` they have the epochs that this method's operations buy a plain student.
+    """
     of_dataset = profile.get("datasets", {}).get(dataset, {})
-    return {"dataset": dataset, **profile["config"], **of_dataset, **own}
-
-
-def _lengthened(
-    fields: dict[str, Any], group: Mapping[str, Any], profile: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The fields with the epochs that the operations of ``as_costly_as`` buy a plain student."""
-    if "as_costly_as" not in group:
-        return fields
-    method = group["as_costly_as"]
-    own = {"method": method, "method_options": _options(profile, method)}
-    return {**fields, "epochs": plain_epochs(RunConfig.from_dict({**fields, **own}))}
+    own = {**profile["config"], **of_dataset, **group.get("fields", {}), **trial}
+    fields = {"dataset": dataset, **own}
+    if method := group.get("as_costly_as"):
+        costly = {"method": method, "method_options": _options(profile, method)}
+        fields["epochs"] = plain_epochs(RunConfig.from_dict({**fields, **costly}))
+    return fields
 
 
 def _group(
-    fields: Mapping[str, Any],
-    profile: Mapping[str, Any],
-    methods: Sequence[str],
-    seeds: Sequence[int],
+    fields: Fields, profile: Fields, methods: Sequence[str], seeds: Sequence[int]
 ) -> Iterable[RunConfig]:
     for seed in seeds:
         for method in methods:
-            _check_asked(method)
+            if parse_method(method).base in STAGES:  # which is planned with what starts from it
+                raise KdlibError(
+                    f"'{method}' is what other runs start from; ask for a method that does, and it "
+                    "is trained first."
+                )
             for chosen in _weights(fields["dataset"], method, profile):
                 options = {**_options(profile, method), **fields.get("method_options", {})}
                 values = {**chosen, **fields, "method": method, "method_options": options}
@@ -286,23 +258,12 @@ def _group(
                 yield config.canonical()
 
 
-def _check_asked(method: str) -> None:
-    """Refuse what is no method of its own: what a run starts from is planned with it."""
-    if parse_method(method).base in STAGES:
-        raise KdlibError(
-            f"'{method}' is what other runs start from; ask for a method that does, and it is "
-            "trained first."
-        )
-
-
-def _options(profile: Mapping[str, Any], method: str) -> Mapping[str, Any]:
+def _options(profile: Fields, method: str) -> Fields:
     """A method's options in this profile, with and without KD alike."""
     return profile.get("options", {}).get(parse_method(method).base, {})
 
 
-def _weights(
-    dataset: str, method: str, profile: Mapping[str, Any]
-) -> list[dict[str, float | None]]:
+def _weights(dataset: str, method: str, profile: Fields) -> list[dict[str, float | None]]:
     """The weights to run a method with: a grid while tuning, else the published or tuned one."""
     field = tuned_field(method)
     if field is None:
@@ -310,15 +271,11 @@ def _weights(
     if "grid" not in profile:
         published = _chosen(profile.get("weights", {}), method)
         return [published or tuned_weights(dataset, method)]
-    middle = _middle(method, field, profile.get("around"))
+    default = RunConfig().kd_weight if field == "kd_weight" else method_of(method).weight
+    around = tuned_weights(profile["around"], method) if profile.get("around") else {}
+    middle = around.get(field) or default
     factors = profile.get("grids", {}).get(method, profile["grid"])
     return [{field: factor * middle} for factor in factors]
-
-
-def _middle(method: str, field: str, around: str | None) -> float:
-    """The weight whose multiples a grid holds."""
-    default = RunConfig().kd_weight if field == "kd_weight" else method_of(method).weight
-    return (tuned_weights(around, method) if around else {}).get(field) or default
 
 
 def tuned_weights(dataset: str, method: str) -> dict[str, float | None]:
