@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from data_files import SHADES, write_fashion
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdlib.data import load_data, tasks_of
@@ -25,6 +25,7 @@ def loaded(split: str = "test", size: int = 10, **options) -> ImageData:
     return load_data("scenes", split, size=size, **{"task": "detection", **options})
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(OF_ONE, min_size=3, max_size=3))
 def test_each_image_has_its_own_objects_clipped_or_dropped(found):
     objects, rows = tabled(found, SHAPES), []
