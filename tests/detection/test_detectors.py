@@ -290,10 +290,12 @@ def anchors(name: str, size: int) -> torch.Tensor:
     return create_model(name, 5, image_size=size).network.anchor_generator(batch, features)[0]
 
 
-@pytest.mark.parametrize(("name", "count", "low"), [
-    ("scenes_ssd", 320, 0.9), ("scenes_retinanet", 160, 0.8),
+@pytest.mark.parametrize(("name", "count", "low", "least", "most"), [
+    ("scenes_ssd", 320, 0.9, 0.15e6, 0.18e6), ("scenes_retinanet", 160, 0.8, 0.25e6, 0.35e6),
 ])  # fmt: skip
-def test_few_anchors_fit_the_objects_of_scenes_and_grow_with_the_image(name, count, low):
+def test_detectors_of_scenes_are_small_with_few_anchors_that_fit(name, count, low, least, most):
+    assert least < count_parameters(detector(name)) < most
+    assert count_parameters(detector(f"{name}_tiny")) < 0.03e6
     found, larger = anchors(name, 64), anchors(name, 128)
     assert found.shape == (count, 4)
     generator = torch.Generator().manual_seed(0)
@@ -303,14 +305,6 @@ def test_few_anchors_fit_the_objects_of_scenes_and_grow_with_the_image(name, cou
     assert (best >= 0.5).float().mean() > low
     first, second = (boxes[:4, 2:] - boxes[:4, :2] for boxes in (found, larger))
     torch.testing.assert_close(second, 2 * first, rtol=0.1, atol=0)
-
-
-@pytest.mark.parametrize(("name", "low", "high"), [
-    ("scenes_ssd", 0.1e6, 0.13e6), ("scenes_ssd_tiny", 0, 0.02e6),
-    ("scenes_retinanet", 0.25e6, 0.35e6), ("scenes_retinanet_tiny", 0, 0.02e6),
-])  # fmt: skip
-def test_those_of_scenes_are_small(name, low, high):
-    assert low < count_parameters(create_model(name, 5)) < high
 
 
 @pytest.mark.parametrize("name", ["scenes_ssd", "scenes_retinanet"])
