@@ -105,18 +105,15 @@ class Team:
             distributed.broadcast_object_list(held, src=0, device=self.device)
         return held[0]
 
-    def means(self, terms: Mapping[str, Tensor], portion: Portion | None) -> dict[str, Tensor]:
-        """Loss terms (scalars) as means over the whole batch's images, without a graph."""
-        own = {name: term.detach() for name, term in terms.items()}
-        if portion is None:
-            return own
-        total = torch.stack(list(own.values())).double() * portion.share
+    def means(self, terms: Mapping[str, Tensor], portion: Portion) -> dict[str, Tensor]:
+        """Loss terms (scalars without a graph) as means over the whole batch's images."""
+        total = torch.stack(list(terms.values())).double() * portion.share
         distributed.all_reduce(total)
-        return dict(zip(own, total, strict=True))
+        return dict(zip(terms, total, strict=True))
 
-    def weighted(self, loss: Tensor, portion: Portion | None) -> Tensor:
+    def weighted(self, loss: Tensor, portion: Portion) -> Tensor:
         """A loss whose gradients' mean over processes is that of the whole batch's mean."""
-        return loss if portion is None else loss * (self.size * portion.share)
+        return loss * (self.size * portion.share)
 
     def wrapped(self, parts: nn.Module, some_unused: bool = False) -> nn.Module:
         """What a step calls: the parts, whose gradients processes average.

@@ -234,11 +234,14 @@ class Trainee:
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
             terms = self.learner(batch, teacher, progress)
         loss = torch.stack(list(terms.values())).sum()
-        logged = self.team.means(terms, batch.portion)
+        logged = {name: term.detach() for name, term in terms.items()}
+        if batch.portion is not None:  # one of several processes'
+            loss = self.team.weighted(loss, batch.portion)
+            logged = self.team.means(logged, batch.portion)
         if not math.isfinite(torch.stack(list(logged.values())).sum().item()):
             raise DivergedError(self._not_finite(logged, lr))
         self.optimiser.zero_grad(set_to_none=True)
-        self.team.weighted(loss, batch.portion).backward()
+        loss.backward()
         if self.config.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parts.parameters(), self.config.gradient_clip)
         self.optimiser.step()

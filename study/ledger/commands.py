@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -19,21 +19,20 @@ from kdlib.errors import KdlibError
 from kdlib.methods import METHODS
 from kdlib.models import MODELS
 from kdlib.runs import RunConfig
-from kdlib.tasks import MIXING
 from study.jobs import STUDENTS_NOTEBOOK, students_job
 from study.ledger.rows import (
     DATASETS_OF,
     DETECTORS,
     PAPER,
-    Asked,
     alpha_of,
-    asked_of,
+    detector_run,
     our_methods,
     our_network,
+    self_taught_run,
 )
 from study.notebooks import find_notebook, parameter_defaults
 from study.profiles import expand
-from study.statistics import PROFILE as DETECTION
+from study.statistics import PROFILE as statistics_PROFILE
 
 PROFILE = "paper"
 # The protocol of the benchmark (arXiv 1910.10699, appendix): its batch, its schedule, and the
@@ -55,91 +54,6 @@ SRM = {
 }  # fmt: skip
 # KD alone: 0.9 of it and 0.1 of cross-entropy.
 BENCHMARK_KD = {"kd_weight": 0.9}
-
-
-DETECTORS_NETWORKS = {
-    "SSD300-VGG16": "ssd300_vgg16",
-    "Faster R-CNN-R50": "fasterrcnn_resnet50_fpn",
-    "RetinaNet-R50": "retinanet_resnet50_fpn",
-}
-TEACHERS = {"ResNet-18 (crops)": "resnet18", "ResNet-50 (crops)": "resnet50", "": "resnet50"}
-
-
-# What would run a published number of FRSKD: runs of the profile that holds its protocol.
-class Place(NamedTuple):
-    """Where a published data set is run: a profile, our name of the data, and FRSKD's there."""
-
-    profile: str
-    dataset: str
-    method: str
-
-
-PLACES = {
-    "CIFAR-100": Place("frskd", "cifar100", "frskd"),
-    "VOC07 segmentation": Place("segmentation", "voc", "frskd_pixels"),
-}
-SELF_TAUGHT_NETWORKS = {
-    "ResNet-18": "resnet18_cifar",
-    "WRN-16-2": "wrn_16_2",
-    "EfficientDet-d0": "efficientdet_d0",
-    "EfficientDet-d1": "efficientdet_d1",
-}
-
-
-def self_taught_run(row: Mapping[str, Any]) -> tuple[str, RunConfig]:
-    """The profile and the first seed of the run that a row of FRSKD's paper is of.
-
-    A row's method is such as ``FRSKD + CutMix``.
-
-    Raises:
-        KdlibError: there is no such method here, or no profile with such a run.
-    """
-    base, _, added = row["method"].partition(" + ")
-    if row["dataset"] not in PLACES:
-        raise KdlibError(f"no profile has FRSKD's protocol on {row['dataset']}")
-    if not our_methods(base):
-        raise KdlibError(f"method {row['method']} is not offered")
-    place, student = PLACES[row["dataset"]], SELF_TAUGHT_NETWORKS.get(row["student"])
-    mixed = {added.lower()} if added else set()
-    method = place.method if base == "FRSKD" else our_methods(base)[0]
-    for run in expand(place.profile, place.dataset, [method]):
-        if run.student == student and set(run.augmentation) & set(MIXING) == mixed:
-            return place.profile, run
-    wanted = f"{row['method']} of {row['student']} on {row['dataset']}"
-    raise KdlibError(f"profile {place.profile} has no {wanted}")
-
-
-def detector_run(row: Mapping[str, Any]) -> tuple[RunConfig, bool]:
-    """The first seed of the run that a row is of, and whether the profile itself has it.
-
-    Raises:
-        KdlibError: there is no such method or network here, or no such run in the profile.
-    """
-    asked, student = asked_of(row["method"]), DETECTORS_NETWORKS.get(row["student"])
-    if asked is None:
-        raise KdlibError(f"method {row['method']} is not offered")
-    for published, ours in ((row["student"], student), (row["teacher"], _teacher(row))):
-        if ours is None:
-            raise KdlibError(f"network {published} is not offered")
-    found = [run for run in expand(DETECTION, "coco", [asked.method]) if run.student == student]
-    if not found:
-        raise KdlibError(f"profile {DETECTION} has no {student} on coco")
-    run = _with(found[0], asked, _teacher(row) or "")
-    return run, run == found[0]
-
-
-def _teacher(row: Mapping[str, Any]) -> str | None:
-    return TEACHERS.get(row["teacher"])
-
-
-def _with(run: RunConfig, asked: Asked, teacher: str) -> RunConfig:
-    """The profile's run with what a row changes."""
-    if run.teacher != "none":
-        run = replace(run, teacher=teacher)
-    if asked.temperature is None:
-        return run
-    options = {**run.method_options, "temperature": asked.temperature}
-    return replace(run, weight=asked.weight, method_options=options)
 
 
 @dataclass(frozen=True)
@@ -189,7 +103,7 @@ def _of_detectors(row: Mapping[str, Any]) -> Recipe:
         run, planned = detector_run(row)
     except KdlibError as error:
         return Recipe(reason=str(error))
-    command = make_command(run, DETECTION) if planned else notebook_command(run)
+    command = make_command(run, statistics_PROFILE) if planned else notebook_command(run)
     return Recipe(command, run=run)
 
 

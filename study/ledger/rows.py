@@ -12,12 +12,15 @@ import pandas as pd
 from kdlib.errors import KdlibError
 from kdlib.methods import parse_method
 from kdlib.runs import RunConfig
-from kdlib.tasks import TASKS
+from kdlib.tasks import MIXING, TASKS
+from study import of_clone
+from study.names import OF_DETECTORS
 from study.profiles import expand, profile_names, read_profile
 from study.records import runs_of, student_settings
 from study.statistics import (
     FRSKD,
     OF_PIXELS,
+    PROFILE,
     Comparison,
     judge,
     main_runs,
@@ -25,6 +28,7 @@ from study.statistics import (
     smallest_effect,
     verdict,
 )
+from study.statistics import STUDENT as statistics_STUDENT
 
 if TYPE_CHECKING:
     from study.ledger.commands import Recipe
@@ -34,7 +38,6 @@ if TYPE_CHECKING:
 # Points that a published difference must exceed to claim anything: every cell is a single run,
 # and the paper's own sweep scatters by about as much.
 LEAST = 100 * smallest_effect("top1")
-NAN = float("nan")
 
 SAME = "same"
 AGREES = "stand-in: agrees"
@@ -66,14 +69,26 @@ STATUSES = {
 # The first of them that was run is the one that is judged; the others stand below it. The
 # release gates its DCT loss; without gated runs the same loss without the gate is the nearest.
 NAMES_METHODS_OF: dict[str, tuple[str, ...]] = {
-    **{name: (name,) for name in ("student", "teacher")},
-    **{name: (name.lower(),) for name in ("KD", "FitNet", "AT", "SP", "RKD", "PKT", "VID", "CRD")},
-    **{name: (name.lower(),) for name in ("DKD", "ReviewKD")},
+    "student": ("student",),
+    "teacher": ("teacher",),
+    "KD": ("kd",),
+    "FitNet": ("fitnet",),
+    "AT": ("at",),
+    "SP": ("sp",),
+    "RKD": ("rkd",),
+    "PKT": ("pkt",),
+    "VID": ("vid",),
+    "CRD": ("crd",),
     "CKD": ("semckd",),
+    "DKD": ("dkd",),
+    "ReviewKD": ("reviewkd",),
     "DCT": ("release_a+gate", "release_a", "dct"),
 }
 # Of the neighbours' papers; apart, for what the paper's numbers claim is one family of tests.
-NEIGHBOURS: dict[str, tuple[str, ...]] = {"SRM": ("srm+kd",), "FRSKD": ("frskd", "frskd_pixels")}
+NEIGHBOURS: dict[str, tuple[str, ...]] = {
+    "SRM": ("srm+kd",),
+    "FRSKD": ("frskd", "frskd_pixels"),
+}
 NAMES_NETWORKS = {
     "ResNet-18": "resnet18",
     "ResNet-34": "resnet34",
@@ -136,7 +151,7 @@ def published_numbers() -> pd.DataFrame:
     how much of the way from student to teacher the method goes (1 is all of it); and ``alpha``,
     of the points of the sweep. What the cell or the method lacks is missing.
     """
-    table = pd.read_csv(PUBLISHED / "published.csv", dtype={"value": str})
+    table = pd.read_csv(of_clone(PUBLISHED) / "published.csv", dtype={"value": str})
     table = table.fillna({"teacher": "", "note": ""})
     table = table.assign(printed=table["value"], value=table["value"].astype(float))
     # What a detector alone reaches does not depend on who teaches it in another row.
@@ -189,8 +204,54 @@ def traps_of(row: Mapping[str, Any], known: pd.DataFrame) -> list[str]:
     ]
 
 
-# What a smaller data set says of a published method: its difference and whether that agrees.
+# What would run a published number of FRSKD: runs of the profile that holds its protocol.
 PAPER = "frskd"
+
+
+class Place(NamedTuple):
+    """Where a published data set is run: a profile, our name of the data, and FRSKD's there."""
+
+    profile: str
+    dataset: str
+    method: str
+
+
+PLACES = {
+    "CIFAR-100": Place("frskd", "cifar100", "frskd"),
+    "VOC07 segmentation": Place("segmentation", "voc", "frskd_pixels"),
+}
+SELF_TAUGHT_NETWORKS = {
+    "ResNet-18": "resnet18_cifar",
+    "WRN-16-2": "wrn_16_2",
+    "EfficientDet-d0": "efficientdet_d0",
+    "EfficientDet-d1": "efficientdet_d1",
+}
+
+
+def self_taught_run(row: Mapping[str, Any]) -> tuple[str, RunConfig]:
+    """The profile and the first seed of the run that a row of FRSKD's paper is of.
+
+    A row's method is such as ``FRSKD + CutMix``.
+
+    Raises:
+        KdlibError: there is no such method here, or no profile with such a run.
+    """
+    base, _, added = row["method"].partition(" + ")
+    if row["dataset"] not in PLACES:
+        raise KdlibError(f"no profile has FRSKD's protocol on {row['dataset']}")
+    if not our_methods(base):
+        raise KdlibError(f"method {row['method']} is not offered")
+    place, student = PLACES[row["dataset"]], SELF_TAUGHT_NETWORKS.get(row["student"])
+    mixed = {added.lower()} if added else set()
+    method = place.method if base == "FRSKD" else our_methods(base)[0]
+    for run in expand(place.profile, place.dataset, [method]):
+        if run.student == student and set(run.augmentation) & set(MIXING) == mixed:
+            return place.profile, run
+    wanted = f"{row['method']} of {row['student']} on {row['dataset']}"
+    raise KdlibError(f"profile {place.profile} has no {wanted}")
+
+
+# What a smaller data set says of a published method: its difference and whether that agrees.
 ATTENTIONS = 2
 STUDENT, KD = "student", "kd"
 # By the metric of its published numbers: FRSKD here, and what it is asked to do.
@@ -269,42 +330,38 @@ def stand_in(table: pd.DataFrame, dataset: str = "scenes") -> StandIn | None:
         table: runs, from :func:`study.records.load_records`.
         dataset: the data set that stands in.
     """
-    runs, students = _main(table, dataset)
-    if students.empty:
-        return None
-    teacher = float(runs.drop(students.index)["top1"].mean())
-    methods = [m for m in dict.fromkeys(students["label"]) if _is_published(m)]
-    effects = _effects(students, methods)
-    return StandIn(dataset, students, teacher, effects, profiles_of(students, dataset))
-
-
-def _main(table: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The runs on a data set that can be compared, and the students among them."""
     try:
         runs = runs_of(table, dataset, ATTENTIONS)
     except KdlibError:
-        return table.iloc[:0], table.iloc[:0]
-    return runs, runs[runs["setting"].isin(student_settings(runs))]
-
-
-def _family(
-    runs: pd.DataFrame, dataset: str, pairs: Iterable[tuple[str, str]], metric: str
-) -> StandIn | None:
-    """Pairs that are judged as one family; there is no teacher to be near to."""
-    runs = runs.dropna(subset=[metric]) if metric in runs else runs.iloc[:0]
-    effects = judged(runs, pairs, metric)
-    profiles = profiles_of(runs, dataset) if effects else {}
-    return StandIn(dataset, runs, NAN, effects, profiles, metric) if effects else None
+        return None
+    chosen = runs["setting"].isin(student_settings(runs))
+    students, teachers = runs[chosen], runs[~chosen]
+    methods = [m for m in dict.fromkeys(students["label"]) if _is_published(m)]
+    return StandIn(
+        dataset, students, float(teachers["top1"].mean()), _effects(students, methods),
+        profiles_of(students, dataset),
+    )  # fmt: skip
 
 
 def self_taught_stand_ins(table: pd.DataFrame, dataset: str = "scenes") -> dict[str, StandIn]:
     """FRSKD and the plain student on the data set, by published metric; those that were run."""
-    found = {}
-    for metric, (method, task) in SELF_TAUGHT.items():
-        _, students = _main(table[table["task"] == task], dataset)
-        own = students[students["label"].isin((method, STUDENT))]
-        found[metric] = _family(own, dataset, [(method, STUDENT)], TASKS[task].metric)
+    found = {
+        metric: _self_taught(table[table["task"] == task], dataset, method, TASKS[task].metric)
+        for metric, (method, task) in SELF_TAUGHT.items()
+    }
     return {metric: one for metric, one in found.items() if one is not None}
+
+
+def _self_taught(table: pd.DataFrame, dataset: str, method: str, metric: str) -> StandIn | None:
+    """What one claim, a family of its own, is judged from; there is no teacher to be near to."""
+    try:
+        runs = runs_of(table, dataset, ATTENTIONS)
+    except KdlibError:
+        return None
+    own = runs["setting"].isin(student_settings(runs)) & runs["label"].isin((method, STUDENT))
+    effects = judged(runs[own], [(method, STUDENT)], metric)
+    profiles = profiles_of(runs[own], dataset)
+    return StandIn(dataset, runs[own], float("nan"), effects, profiles, metric) if effects else None
 
 
 def _is_published(label: str) -> bool:
@@ -370,7 +427,7 @@ def _run_ids(profile: str, dataset: str) -> frozenset[str]:
 
 # The published numbers of detectors: what would run them, and which of ours stand beside them.
 DETECTORS_METHODS_OF = {
-    "student": STUDENT,
+    "student": statistics_STUDENT,
     "KD_cls": "kd_cls",
     "loc (pixels)": "loc",
     "loc + KD_loc": "kd_loc",
@@ -386,6 +443,12 @@ METRICS = {
     **{f"AP{iou}": f"ap{iou}" for iou in (60, 70, 80, 90, 95)},
 }
 """Ours, by the published name."""
+DETECTORS_NETWORKS = {
+    "SSD300-VGG16": "ssd300_vgg16",
+    "Faster R-CNN-R50": "fasterrcnn_resnet50_fpn",
+    "RetinaNet-R50": "retinanet_resnet50_fpn",
+}
+TEACHERS = {"ResNet-18 (crops)": "resnet18", "ResNet-50 (crops)": "resnet50", "": "resnet50"}
 STANDING_IN = {
     "SSD300-VGG16": "scenes_ssd",
     "SSD512-VGG16": "scenes_ssd",
@@ -417,26 +480,83 @@ def asked_of(published: str) -> Asked | None:
     return Asked("kd_cls", float(swept[1]), float(swept[2]))
 
 
+def detector_run(row: Mapping[str, Any]) -> tuple[RunConfig, bool]:
+    """The first seed of the run that a row is of, and whether the profile itself has it.
+
+    Raises:
+        KdlibError: there is no such method or network here, or no such run in the profile.
+    """
+    asked, student = asked_of(row["method"]), DETECTORS_NETWORKS.get(row["student"])
+    if asked is None:
+        raise KdlibError(f"method {row['method']} is not offered")
+    for published, ours in ((row["student"], student), (row["teacher"], _teacher(row))):
+        if ours is None:
+            raise KdlibError(f"network {published} is not offered")
+    found = [run for run in expand(PROFILE, "coco", [asked.method]) if run.student == student]
+    if not found:
+        raise KdlibError(f"profile {PROFILE} has no {student} on coco")
+    run = _with(found[0], asked, _teacher(row) or "")
+    return run, run == found[0]
+
+
+def _teacher(row: Mapping[str, Any]) -> str | None:
+    return TEACHERS.get(row["teacher"])
+
+
+def _with(run: RunConfig, asked: Asked, teacher: str) -> RunConfig:
+    """The profile's run with what a row changes."""
+    if run.teacher != "none":
+        run = replace(run, teacher=teacher)
+    if asked.temperature is None:
+        return run
+    options = {**run.method_options, "temperature": asked.temperature}
+    return replace(run, weight=asked.weight, method_options=options)
+
+
 def detector_stand_ins(table: pd.DataFrame, dataset: str = "scenes") -> dict[str, StandIn]:
-    """The detectors on ``dataset`` that stand in for published ones.
+    """The detectors on ``dataset`` that stand in for published ones, by our metric and network.
 
     What the methods add to the detector alone is one family a network and metric.
+
+    Args:
+        table: all runs, from :func:`study.records.load_records`.
+        dataset: the data set that stands in.
 
     Returns:
         ``"map of scenes_ssd"`` and so on; networks and metrics that were not measured are left out.
     """
-    pairs = [(method, STUDENT) for method in DETECTORS_METHODS_OF.values() if method != STUDENT]
-    found = {}
-    for student in dict.fromkeys(STANDING_IN.values()):
-        own = table[(table["task"] == "detection") & (table["student"] == student)]
-        runs = main_runs(_main(own, dataset)[1])
-        for metric in METRICS.values():
-            found[_key(student, metric)] = _family(runs, dataset, pairs, metric)
-    return {name: one for name, one in found.items() if one is not None}
+    detectors = table[table["task"] == "detection"]
+    return {
+        _key(student, metric): found
+        for student in dict.fromkeys(STANDING_IN.values())
+        for runs in [_runs_of(detectors[detectors["student"] == student], dataset)]
+        for metric in METRICS.values()
+        if (found := _stand_in(runs, dataset, metric)) is not None
+    }
 
 
 def _key(student: str, metric: str) -> str:
     return f"{metric} of {student}"
+
+
+def _runs_of(detectors: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """One variant of each method in the largest setting; no row where there is none."""
+    try:
+        runs = runs_of(detectors, dataset, ATTENTIONS)
+    except KdlibError:
+        return detectors.iloc[:0]
+    return main_runs(runs[runs["setting"].isin(student_settings(runs))])
+
+
+def _stand_in(runs: pd.DataFrame, dataset: str, metric: str) -> StandIn | None:
+    if metric not in runs:
+        return None
+    runs = runs.dropna(subset=[metric])
+    effects = judged(runs, [(method, statistics_STUDENT) for method in OF_DETECTORS], metric)
+    if not effects:
+        return None
+    profiles = profiles_of(runs, dataset)
+    return StandIn(dataset, runs, float("nan"), effects, profiles, metric)
 
 
 def stand_in_of(row: Mapping[str, Any], found: Mapping[str, StandIn]) -> StandIn | None:
@@ -449,6 +569,7 @@ def stand_in_of(row: Mapping[str, Any], found: Mapping[str, StandIn]) -> StandIn
 
 # The published mean class accuracy counts classes without images as 0.
 METRIC_OF = {"mca": "mca_all", "mIoU": "miou", **METRICS}
+NAN = float("nan")
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,14 @@
 """A mistake in a batch run: one screen that names what is valid, a failure, and no record."""
 
-import json
 from pathlib import Path
 
 import pytest
 from data_files import FASHION, write_fashion
 from training import TINY
 
-from kdlib.errors import KdlibError
 from kdlib.files import save_tensors
 from kdlib.models import create_model
 from study.cli import main
-from study.notebooks import NOTEBOOKS
 
 SCREEN = 24  # lines of a terminal
 KEPT = ("teacher", "student", "train_size", "test_size", "image_size", "epochs", "teacher_epochs")
@@ -46,40 +43,20 @@ FAULTS = {
 }
 
 
-BY_COMMAND = ("parameter", "method")  # the others end in the same way, in this process
-
-
-def by_command(given: dict[str, object], output: Path, capsys) -> str:
-    command = ["run", "05_distill", "--output", str(output)]
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_told_in_one_screen_and_leaves_no_record(fault, tmp_path, capsys):
+    make, words = FAULTS[fault]
+    runs = tmp_path / "runs"
+    given = {**{name: TINY[name] for name in KEPT}, "runs_root": str(runs), **make(tmp_path)}
+    command = ["run", "05_distill", "--output", str(tmp_path / "out.ipynb")]
     for name, value in given.items():
         command += ["-p", name, str(value)]
     try:
         status = main(command)
     except SystemExit as left:
         status = left.code
+    told = capsys.readouterr().err
     assert status not in (0, None)
-    return capsys.readouterr().err
-
-
-def by_cells(given: dict[str, object]) -> None:
-    cells = json.loads((NOTEBOOKS / "05_distill.ipynb").read_text())["cells"]
-    space: dict[str, object] = {}
-    for cell in [cell for cell in cells if cell["cell_type"] == "code"]:
-        exec("".join(cell["source"]), space)
-        space |= given if "parameters" in cell["metadata"].get("tags", ()) else {}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_told_in_one_screen_and_leaves_no_record(fault, tmp_path, capsys):
-    make, words = FAULTS[fault]
-    runs, output = tmp_path / "runs", tmp_path / "out.ipynb"
-    given = {**{name: TINY[name] for name in KEPT}, "runs_root": str(runs), **make(tmp_path)}
-    if fault in BY_COMMAND:
-        told = by_command(given, output, capsys)
-    else:
-        with pytest.raises(KdlibError) as raised:
-            by_cells(given)
-        told = str(raised.value)
     assert all(word in told for word in words), told
     assert "Traceback" not in told and len(told.splitlines()) <= SCREEN
-    assert not list(runs.glob("*/record.json")) and not output.exists()
+    assert not list(runs.glob("*/record.json")) and not (tmp_path / "out.ipynb").exists()
