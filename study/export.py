@@ -68,12 +68,7 @@ class Deployed(nn.Module):
     """A network with the normalisation of its images inside, and nothing but logits outside.
 
     Pixels are uint8, as every decoder gives them: a quarter of the bytes of floats, and no doubt
-    whether they go to 1 or to 255.
-
-    Args:
-        network: normalised images (B, 3, H, W) to an ``Output``.
-        mean: of each channel, 0 to 1.
-        std: standard deviation of each channel.
+    whether they go to 1 or to 255. Mean and standard deviation are of each channel, 0 to 1.
     """
 
     mean: Tensor
@@ -135,19 +130,15 @@ class Trained(NamedTuple):
     def facts(self, data: ImageData) -> dict[str, Any]:
         """What a file says of itself."""
         return {
-            "model": self.config.student,
-            "task": self.config.task,
+            "model": self.config.student, "task": self.config.task,
             "input": "images: uint8, RGB, (batch, 3, image_size, image_size), not normalised",
             "output": "logits: float32, one a class, of each image or of each pixel",
-            "image_size": self.config.input_size,
-            "classes": list(data.classes),
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "run_id": self.config.run_id,
-            "config_hash": self.config.config_hash,
+            "image_size": self.config.input_size, "classes": list(data.classes),
+            "mean": list(data.mean), "std": list(data.std),
+            "run_id": self.config.run_id, "config_hash": self.config.config_hash,
             "commit": self.record["provenance"]["commit"] if self.record else None,
             "weights_sha256": _digest(self.weights),
-        }
+        }  # fmt: skip
 
 
 def _digest(path: Path) -> str:
@@ -250,21 +241,13 @@ def _training(config: RunConfig) -> str:
 
 
 class Format(NamedTuple):
-    """A format of exported networks.
+    """A format of exported networks."""
 
-    Attributes:
-        suffix: of its files.
-        runtime: what runs them.
-        packages: what it needs beyond PyTorch, by the names they are imported and installed by.
-        write: writes a program with its facts to a file.
-        load: from a file and a number of threads to what answers.
-    """
-
-    suffix: str
-    runtime: str
-    packages: tuple[str, ...]
-    write: Callable[[ExportedProgram, Path, str], None]
-    load: Callable[[Path, int], Answer]
+    suffix: str  # of its files
+    runtime: str  # what runs them
+    packages: tuple[str, ...]  # beyond PyTorch, by the names they are imported and installed by
+    write: Callable[[ExportedProgram, Path, str], None]  # a program, and its facts in JSON
+    load: Callable[[Path, int], Answer]  # from a file and a number of threads
 
 
 def format_of(name: str) -> Format:
@@ -337,25 +320,15 @@ FORMATS: dict[str, Format] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What to write, and what to measure.
+    """What to write, and what to measure."""
 
-    Attributes:
-        format: one of ``FORMATS``.
-        to: the file; ``None`` for ``student`` with the format's suffix in the run's directory.
-        threads: of the processor, for all that is measured.
-        batch_sizes: in which the file is checked and timed.
-        rounds: how often each network is timed in each.
-        tolerance: what a logit may differ by, in units of the largest logit (of 1 if it is less).
-        measure: score and time student and teacher too, beyond the check of the logits.
-    """
-
-    format: str = "onnx"
-    to: Path | None = None
-    threads: int = 1
-    batch_sizes: tuple[int, ...] = (1, 64)
-    rounds: int = 30
-    tolerance: float = 1e-4
-    measure: bool = True
+    format: str = "onnx"  # one of ``FORMATS``
+    to: Path | None = None  # by default ``student`` and the suffix, in the run's directory
+    threads: int = 1  # of the processor, for all that is measured
+    batch_sizes: tuple[int, ...] = (1, 64)  # in which the file is checked and timed
+    rounds: int = 30  # how often each network is timed in each
+    tolerance: float = 1e-4  # of a logit, in units of the largest (of 1 if that is less)
+    measure: bool = True  # score and time student and teacher too, beyond the check of the logits
 
     def __post_init__(self) -> None:
         """Check every value that can be checked without a run."""
@@ -379,13 +352,11 @@ class Exported(NamedTuple):
         """Parameters, operations for one image, and the file's bytes."""
         config = self.trained.config
         return {
-            "run_id": config.run_id,
-            "model": config.student,
+            "run_id": config.run_id, "model": config.student,
             "parameters": count_parameters(self.deployed),
             "flops": flops(self.deployed.network, config.input_size),
-            "bytes": self.file.stat().st_size,
-            "sha256": _digest(self.file),
-        }
+            "bytes": self.file.stat().st_size, "sha256": _digest(self.file),
+        }  # fmt: skip
 
 
 def exported(trained: Trained, data: ImageData, plan: Plan, folder: Path) -> Exported:
@@ -446,15 +417,12 @@ def _head(student: Trained, data: ImageData, plan: Plan) -> Record:
     kind, (clock, _) = format_of(plan.format), processor_clock(plan.threads)
     source["versions"] |= {name: version(name) for name in kind.packages}
     return {
-        "schema_version": SCHEMA_VERSION,
-        "format": plan.format,
-        "runtime": kind.runtime,
-        "facts": student.facts(data),
-        "images": len(data),
+        "schema_version": SCHEMA_VERSION, "format": plan.format, "runtime": kind.runtime,
+        "facts": student.facts(data), "images": len(data),
         "metric": TASKS[student.config.task].metric,
         "plan": {"rounds": plan.rounds, "batch_sizes": list(plan.batch_sizes), "clock": clock},
         "provenance": {**source, "machine": machine_name()},
-    }
+    }  # fmt: skip
 
 
 @torch.inference_mode()
@@ -582,9 +550,8 @@ def processor_clock(threads: int) -> tuple[str, Clock]:
 
     The time of a single thread leaves out when other programs had the core.
     """
-    if threads == 1:
-        return "processor time", time.process_time
-    return "wall time", time.perf_counter
+    alone = ("processor time", time.process_time)
+    return alone if threads == 1 else ("wall time", time.perf_counter)
 
 
 def report(record: Record) -> str:
@@ -612,18 +579,13 @@ def size_table(records: Sequence[Record]) -> str:
     head = ["network", "model", "parameters", "operations", "file", "MB"]
     rows = [
         [
-            name,
-            network["model"],
-            f"{network['parameters']:,}",
-            f"{network['flops'] / MEGA:,.1f} M",
-            record["format"],
-            f"{network['bytes'] / MEGA:.2f}",
-            _percent(network["score"]),
-            _percent(network["recorded"]),
+            name, one["model"], f"{one['parameters']:,}", f"{one['flops'] / MEGA:,.1f} M",
+            record["format"], f"{one['bytes'] / MEGA:.2f}", _percent(one["score"]),
+            _percent(one["recorded"]),
         ]
         for record in records
-        for name, network in record["networks"].items()
-    ]
+        for name, one in record["networks"].items()
+    ]  # fmt: skip
     return markdown_table([*head, f"{metric} %", "recorded %"], rows)
 
 
