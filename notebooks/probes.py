@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional
 
-from kdlib.losses.dct import TRANSFORMS
+from kdlib.losses.dct import TRANSFORMS, dct_matrix
 from kdlib.seeds import generator
 
 PairLoss = Callable[[Tensor, Tensor], Tensor]
@@ -25,6 +25,17 @@ def smooth_maps(
     maps = functional.interpolate(noise, (size, size), mode="bicubic", align_corners=False)[:, 0]
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return (maps - low) / (high - low)
+
+
+def basis_mosaic(size: int) -> Tensor:
+    """All basis pictures of the DCT of a ``size`` x ``size`` map in one map, with NaN seams.
+
+    The picture at row u, column v is what a map with coefficient (u, v) alone looks like.
+    """
+    basis = dct_matrix(size, torch.float64)
+    pictures = torch.einsum("ui,vj->uvij", basis, basis)
+    seamed = functional.pad(pictures, (0, 1, 0, 1), value=float("nan"))
+    return seamed.permute(0, 2, 1, 3).reshape(size * (size + 1), -1)[:-1, :-1]
 
 
 def reverse_circularly(maps: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,37 +23,22 @@ JPEG_QUALITY = 85
 
 
 class AttentionMaps(NamedTuple):
-    """What a network attends to in some test images.
+    """What a network attends to in some test images."""
 
-    Attributes:
-        images: (3, H, W) uint8 each.
-        stages: maps (n, h, w) uint8 of each stage, fine to coarse, each scaled to 0..255.
-        positions: of the images in the test set.
-        labels: names of their classes.
-        predicted: names of the classes that the network gives them.
-    """
-
-    images: tuple[Tensor, ...]
-    stages: tuple[Tensor, ...]
-    positions: tuple[int, ...]
-    labels: tuple[str, ...]
-    predicted: tuple[str, ...]
+    images: tuple[Tensor, ...]  # (3, H, W) uint8 each
+    stages: tuple[Tensor, ...]  # maps (n, h, w) uint8, fine to coarse, each scaled to 0..255
+    positions: tuple[int, ...]  # in the test set
+    labels: tuple[str, ...]  # names of the images' classes
+    predicted: tuple[str, ...]  # names of the classes that the network gives them
 
 
 class Answers(NamedTuple):
-    """A network's answers to the first images of a test set.
+    """A network's answers to the first images of a test set."""
 
-    Attributes:
-        labels: (n,) int64, the true classes.
-        answers: (n,) int64, the network's.
-        classes: names.
-        images: the first few, (3, H, W) uint8 each; of a teacher alone.
-    """
-
-    labels: Tensor
-    answers: Tensor
+    labels: Tensor  # (n,) int64, the true classes
+    answers: Tensor  # (n,) int64
     classes: tuple[str, ...]
-    images: tuple[Tensor, ...]
+    images: tuple[Tensor, ...]  # the first few, (3, H, W) uint8 each; of a teacher alone
 
 
 def save_maps(directory: Path, maps: AttentionMaps) -> None:
@@ -91,13 +75,13 @@ def _numbered(tensors: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, ...]:
 
 
 def _as_jpegs(images: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    return {f"image_{number}": _as_jpeg(image) for number, image in enumerate(images, 1)}
-
-
-def _as_jpeg(image: Tensor) -> Tensor:
-    file = BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "jpeg", quality=JPEG_QUALITY)
-    return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+    found = {}
+    for number, image in enumerate(images, 1):
+        file = BytesIO()
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        picture.save(file, "jpeg", quality=JPEG_QUALITY)
+        found[f"image_{number}"] = torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+    return found
 
 
 def _from_jpegs(tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -125,29 +109,24 @@ def _rounded(value: Any) -> Any:
 
 
 def read_analysis(path: Path) -> dict[str, Any]:
-    """Read and check an analysis.
-
-    Raises:
-        KdlibError: it is missing, damaged, or not that of the run in whose directory it lies.
-    """
+    """Read an analysis; a KdlibError if it is missing, damaged, or that of another run."""
     advice = "Delete it, and analyse the run again."
     try:
-        analysis = json.loads(Path(path).read_text(encoding="utf-8"))
+        analysis = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise KdlibError(f"{path} is not a readable analysis ({error}). {advice}") from error
-    problem = next(iter(_schema().iter_errors(analysis)), None)
-    if problem is not None:
-        where = ".".join(str(part) for part in problem.absolute_path) or "the analysis"
+    for problem in _schema().iter_errors(analysis):
+        where = ".".join(map(str, problem.absolute_path)) or "the analysis"
         raise KdlibError(f"{path}: {where}: {problem.message[:300]}. {advice}")
-    if analysis["run_id"] != Path(path).parent.name:
+    if analysis["run_id"] != path.parent.name:
         raise KdlibError(f"{path} is the analysis of '{analysis['run_id']}'. {advice}")
     return analysis
 
 
 @cache
 def _schema() -> Draft202012Validator:
-    text = files("study.analyses").joinpath("analysis.schema.json").read_text(encoding="utf-8")
-    return Draft202012Validator(json.loads(text))
+    schema = Path(__file__).with_name("analysis.schema.json").read_text(encoding="utf-8")
+    return Draft202012Validator(json.loads(schema))
 
 
 def analyses_of(runs: pd.DataFrame) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 import torch
@@ -14,25 +14,19 @@ from tqdm.auto import tqdm
 
 from kdlib.data import load_data
 from kdlib.data.image_data import ImageData
-from kdlib.data.photographs import Photographs
 from kdlib.errors import KdlibError
 from kdlib.evaluate import attention_on, predict, trained_network
 from kdlib.losses.dct import dct_2d
 from kdlib.methods import parse_method
 from kdlib.runs import RunConfig, provenance, read_record
 from kdlib.seeds import generator
-from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, KEY_METHODS, MAPS_FILE
-from study.analyses.files import (
-    Answers,
-    AttentionMaps,
-    read_analysis,
-    save_answers,
-    save_maps,
-    write_analysis,
-)
+from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, KEY_METHODS, MAPS_FILE, files
+from study.analyses.files import Answers, AttentionMaps
 from study.records import load_records, student_settings, teacher_runs
 
-TEACHER = "teacher"
+if TYPE_CHECKING:
+    from kdlib.data.photographs import Photographs
+
 WEIGHTS = "weights.safetensors"
 IMAGES, CHUNK = 2000, 250  # images of robustness, spectra and answers; those in memory at once
 PICTURES = 60  # of the images, from the first on, that a teacher keeps
@@ -55,23 +49,15 @@ def analyse(
 ) -> list[Path]:
     """Analyse the finished runs of a folder that were tested on a test set; one at a time.
 
-    What is done stays done: killed and repeated, it goes on where it was. A run without weights
-    (as where records are committed) is passed over.
-
-    Args:
-        root: the folder of runs.
-        methods: which; ``teacher`` stands for the networks that taught.
-        dataset: only runs on this data set; ``None`` for all.
-        data_root: folder of the real data sets.
-        maps_seed: runs of this seed keep their attention maps and answers too.
-        progress: show a progress bar.
+    What is done stays done: killed and repeated, it goes on where it was. Runs without weights
+    (as where records are committed) are passed over; those of ``maps_seed`` keep their attention
+    maps and answers too. Of ``methods``, ``teacher`` stands for the networks that taught.
 
     Returns:
         The analyses written, in the order of the runs.
 
     Raises:
-        KdlibError: an unknown method, no run of these, none of them with weights, or data that
-            are missing.
+        KdlibError: an unknown method, no run of these, none of them with weights, no data.
     """
     runs = chosen_runs(load_records(Path(root)), methods, dataset)
     trained = [row for row in runs if (Path(row["directory"]) / WEIGHTS).exists()]
@@ -90,22 +76,18 @@ def analyse(
 
 
 def chosen_runs(
-    table: pd.DataFrame, methods: Sequence[str], dataset: str | None = None
+    table: pd.DataFrame, methods: Sequence[str], dataset: str | None
 ) -> list[dict[str, Any]]:
-    """Rows of the runs of these methods on test sets; those on the same data follow each other.
-
-    Raises:
-        KdlibError: an unknown method, or no such run.
-    """
-    for method in set(methods) - {TEACHER}:
+    """Rows of the methods' runs on test sets; those on the same data follow each other."""
+    for method in set(methods) - {"teacher"}:
         parse_method(method)
     tested = table[table["split"] == "train"]
     if dataset is not None:
         tested = tested[tested["dataset"] == dataset]
     settings = student_settings(tested)
     students = tested[tested["setting"].isin(settings) & tested["method"].isin(methods)]
-    teachers = [teacher_runs(tested, one).assign(label=TEACHER) for one in settings]
-    chosen = pd.concat([*teachers, students] if TEACHER in methods else [students])
+    teachers = [teacher_runs(tested, one).assign(label="teacher") for one in settings]
+    chosen = pd.concat([*teachers, students] if "teacher" in methods else [students])
     if chosen.empty:
         where = f"the test set of {dataset}" if dataset else "a test set"
         raise KdlibError(f"There is no run of {', '.join(methods)} on {where} here.")
@@ -117,7 +99,7 @@ def _is_done(row: Mapping[str, Any], maps_seed: int) -> bool:
     directory = Path(row["directory"])
     wanted = [MAPS_FILE, ANSWERS_FILE] if row["init_seed"] == maps_seed else []
     try:
-        read_analysis(directory / ANALYSIS_FILE)
+        files.read_analysis(directory / ANALYSIS_FILE)
     except KdlibError:
         return False
     return all((directory / name).exists() for name in wanted)
@@ -126,15 +108,15 @@ def _is_done(row: Mapping[str, Any], maps_seed: int) -> bool:
 def _analyse_run(row: Mapping[str, Any], data_root: Path | None, maps_seed: int) -> Path:
     directory = Path(row["directory"])
     record = read_record(directory / "record.json")
-    config = RunConfig.from_dict(record["config"])
+    config, precision = RunConfig.from_dict(record["config"]), record["provenance"]["precision"]
     data = _test_data(data_root, **{name: getattr(config, name) for name in DATA})
     network = trained_network(config, directory.parent, len(data.classes))
     network = network.to(memory_format=torch.channels_last)
-    precision = record["provenance"]["precision"]
     if config.init_seed == maps_seed:
-        save_maps(directory, attention_maps_of(network, data))
-        save_answers(directory, answers_of(network, data, precision, row["label"] == TEACHER))
-    return write_analysis(directory, analysis_of(network, data, config, precision))
+        answers = answers_of(network, data, precision, pictures=row["label"] == "teacher")
+        files.save_maps(directory, attention_maps_of(network, data))
+        files.save_answers(directory, answers)
+    return files.write_analysis(directory, analysis_of(network, data, config, precision))
 
 
 @lru_cache(maxsize=1)
@@ -174,8 +156,7 @@ def pixels_of(data: ImageData) -> Tensor:
 
 def _chunks(data: ImageData) -> Iterator[tuple[ImageData, Tensor]]:
     """The first 2,000 images, some at a time, with their positions."""
-    count = min(IMAGES, len(data))
-    for positions in torch.arange(count).split(CHUNK):
+    for positions in torch.arange(min(IMAGES, len(data))).split(CHUNK):
         yield data.part(int(positions[0]), int(positions[-1]) + 1), positions
 
 
@@ -192,13 +173,12 @@ def attention_maps_of(network: nn.Module, data: ImageData) -> AttentionMaps:
     positions = shown_positions(data.labels, len(data.classes))
     pieces = [data.part(place, place + 1) for place in positions]
     maps = [attention_on(network, piece) for piece in pieces]
-    answers = [int(predict(network, piece).argmax()) for piece in pieces]
     return AttentionMaps(
         images=tuple(pixels_of(piece)[0] for piece in pieces),
         stages=tuple(_as_bytes(torch.cat(stage)) for stage in zip(*maps, strict=True)),
         positions=tuple(positions),
-        labels=tuple(data.classes[int(data.labels[place])] for place in positions),
-        predicted=tuple(data.classes[answer] for answer in answers),
+        labels=tuple(data.classes[piece.labels[0]] for piece in pieces),
+        predicted=tuple(data.classes[predict(network, piece).argmax()] for piece in pieces),
     )
 
 
@@ -208,7 +188,8 @@ def shown_positions(labels: Tensor, classes: int, count: int = SHOWN) -> list[in
     Classes of which there is no image are passed over.
     """
     wanted = dict.fromkeys(place * classes // count for place in range(count))
-    return [int((labels == one).nonzero()[0]) for one in wanted if bool((labels == one).any())]
+    found = ((labels == one).nonzero().flatten().tolist() for one in wanted)
+    return [places[0] for places in found if places]
 
 
 def _as_bytes(maps: Tensor) -> Tensor:
@@ -237,48 +218,44 @@ def calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     edges = torch.linspace(0, 1, BINS + 1)
     place = torch.bucketize(confidence.float(), edges, right=True) - 1
     count = torch.bincount(place, minlength=BINS).tolist()
-
-    def means(values: Tensor) -> list[float | None]:
-        sums = torch.bincount(place, weights=values, minlength=BINS).tolist()
-        return [total / n if n else None for total, n in zip(sums, count, strict=True)]
-
-    right = (predicted == labels).double()
-    means_of = {"confidence": means(confidence), "accuracy": means(right)}
-    return {"ece": ece.item(), "count": count, **means_of}
+    found = {"confidence": confidence, "accuracy": (predicted == labels).double()}
+    sums = {name: torch.bincount(place, one, BINS).tolist() for name, one in found.items()}
+    means = {
+        name: [total / n if n else None for total, n in zip(own, count, strict=True)]
+        for name, own in sums.items()
+    }
+    return {"ece": ece.item(), "count": count, **means}
 
 
 def robustness(
     network: nn.Module, data: ImageData, precision: str = "float32"
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, list[float]]]:
     """Top-1 accuracy (0..1) on the first 2,000 images, whole (level 0) and corrupted.
 
-    Returns:
-        Name of a corruption -> ``level`` and ``top1``, equally long lists.
+    Name of a corruption -> ``level`` and ``top1``, equally long lists.
     """
-    hits = {name: [0] * (1 + len(levels)) for name, (levels, _) in CORRUPTIONS.items()}
+    count, whole = min(IMAGES, len(data)), 0
+    hits = {name: [0] * len(levels) for name, (levels, _) in CORRUPTIONS.items()}
     for piece, positions in _chunks(data):
-        whole = _hits(network, piece, precision)
+        whole += _hits(network, piece, precision)
         for name, (_, corrupted) in CORRUPTIONS.items():
-            hits[name][0] += whole
-            for level, images in enumerate(corrupted(piece, positions), 1):
+            for level, images in enumerate(corrupted(piece, positions)):
                 hits[name][level] += _hits(network, replace(piece, images=images), precision)
-    count = min(IMAGES, len(data))
     return {
-        name: {"level": [0.0, *levels], "top1": [one / count for one in hits[name]]}
+        name: {"level": [0.0, *levels], "top1": [one / count for one in (whole, *hits[name])]}
         for name, (levels, _) in CORRUPTIONS.items()
     }
 
 
 def _hits(network: nn.Module, data: ImageData, precision: str) -> int:
-    predicted = predict(network, data, precision=precision).argmax(1)
-    return int((predicted == data.labels).sum())
+    return int((predict(network, data, precision=precision).argmax(1) == data.labels).sum())
 
 
 def noisy(data: ImageData, positions: Tensor) -> Iterator[Tensor]:
     """Images with Gaussian noise added, clipped to 0..255 again."""
     whole = pixels_of(data)
-    streams = (_stream("noise", place) for place in positions.tolist())
-    noise = torch.stack([torch.randn(whole.shape[1:], generator=stream) for stream in streams])
+    streams = _streams("noise", positions)
+    noise = torch.stack([torch.randn(whole.shape[1:], generator=one) for one in streams])
     for sigma in NOISE:
         noised = whole.float() + 255 * sigma * noise
         yield noised.round_().clamp_(0, 255).to(torch.uint8)
@@ -287,17 +264,16 @@ def noisy(data: ImageData, positions: Tensor) -> Iterator[Tensor]:
 def occluded(data: ImageData, positions: Tensor) -> Iterator[Tensor]:
     """Images with a square, somewhere inside, of the mean colour of the data set."""
     whole = pixels_of(data)
-    streams = (_stream("occlusion", place) for place in positions.tolist())
-    places = torch.stack([torch.rand(2, generator=stream) for stream in streams])
+    places = torch.stack([torch.rand(2, generator=one) for one in _streams("occlusion", positions)])
     colour = (torch.tensor(data.mean) * 255).round().to(torch.uint8).view(1, 3, 1, 1)
     for share in OCCLUSION:
         hidden = square_masks(places, share, *whole.shape[2:])
         yield torch.where(hidden[:, None], colour, whole)
 
 
-def _stream(kind: str, place: int) -> torch.Generator:
+def _streams(kind: str, positions: Tensor) -> Iterator[torch.Generator]:
     """An image's harm depends on its position in the data set alone."""
-    return generator(0, "corruption", kind, place)
+    return (generator(0, "corruption", kind, place) for place in positions.tolist())
 
 
 # Levels, in a unit of its own, and what gives the images (N, 3, H, W) uint8 at each level.
@@ -309,13 +285,9 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 def square_masks(places: Tensor, share: float, height: int, width: int) -> Tensor:
-    """Squares of ``share`` of the area (as far as the shorter side has room): (N, H, W) bool.
+    """Squares of ``share`` (0..1) of the area, as far as there is room: (N, H, W) bool.
 
-    Args:
-        places: (N, 2) in 0..1; 0 touches the top or the left edge, 1 the opposite one.
-        share: of the image's area, 0..1.
-        height: pixels.
-        width: pixels.
+    ``places``: (N, 2) in 0..1; 0 touches the top or the left edge, 1 the opposite one.
     """
     side = min(round((share * height * width) ** 0.5), height, width)
     room = torch.tensor([height - side + 1, width - side + 1])
@@ -329,11 +301,9 @@ def square_masks(places: Tensor, share: float, height: int, width: int) -> Tenso
 
 def mean_spectra(network: nn.Module, data: ImageData) -> list[list[float]]:
     """Mean of :func:`radial_energy` over the first 2,000 images, a list a stage, fine to coarse."""
-    parts = [
-        [radial_energy(maps).sum(0) for maps in attention_on(network, piece)]
-        for piece, _ in _chunks(data)
-    ]
-    sums = [sum(stage[1:], stage[0]) for stage in zip(*parts, strict=True)]
+    maps = (attention_on(network, piece) for piece, _ in _chunks(data))
+    parts = ([radial_energy(stage).sum(0) for stage in stages] for stages in maps)
+    sums = (sum(stage[1:], stage[0]) for stage in zip(*parts, strict=True))
     # A flat map has no energy to share out; those that have some share 1 each.
     return [(total / total.sum().clamp_min(1)).tolist() for total in sums]
 

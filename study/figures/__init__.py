@@ -1,17 +1,16 @@
-"""Figures from records: a pair of functions each, one that makes the table and one that draws it.
-
-A table is made from runs (:func:`study.records.load_records`); :func:`draw_all` draws whatever a
-folder of records can show.
-"""
+"""Figures from records: each a pair of functions, one that makes the table, one that draws it."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
+from kdlib.runs import RunConfig
+from study.records import SEEDS, VARIANT, load_records, student_settings, with_teachers
+
+if TYPE_CHECKING:
     from study.figures.style import Drawing
 
 
@@ -22,7 +21,7 @@ class Entry(NamedTuple):
         module: of :mod:`study.figures`.
         split: ``train`` for runs that the test set judged, ``dev`` for those that chose weights.
         free: fields of the configuration in which they may differ; none: runs of one setting.
-        task: what was asked of the networks (``kdlib.tasks``).
+        task: what was asked of the networks (:mod:`kdlib.tasks`).
     """
 
     module: str
@@ -77,7 +76,6 @@ def draw_all(records_root: Path, out: Path) -> list[Path]:
         KdlibError: no records, or a damaged one.
     """
     from study.figures.style import figure_provenance, save_figure
-    from study.records import load_records
 
     written = []
     for name, slug, runs in drawings(load_records(records_root, task=None)):
@@ -89,10 +87,8 @@ def draw_all(records_root: Path, out: Path) -> list[Path]:
     return written
 
 
-def drawings(table: "pd.DataFrame") -> Iterator[tuple[str, str, "pd.DataFrame"]]:
+def drawings(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Name, file name's end and runs of every figure that might be drawn from a table of runs."""
-    from study.records import student_settings, with_teachers
-
     for scope in dict.fromkeys(entry[1:] for entry in FIGURES.values()):
         split, free, task = scope
         own = table[(table["split"] == split) & (table["task"] == task)]
@@ -104,10 +100,8 @@ def drawings(table: "pd.DataFrame") -> Iterator[tuple[str, str, "pd.DataFrame"]]
                     yield name, slug, runs
 
 
-def _slugs(students: "pd.DataFrame", free: tuple[str, ...]) -> Iterator[tuple[str, "pd.DataFrame"]]:
+def _slugs(students: pd.DataFrame, free: tuple[str, ...]) -> Iterator[tuple[str, pd.DataFrame]]:
     """Runs that agree in all settings but those that are free, with a name for their files."""
-    from study.records import SEEDS, VARIANT
-
     if students.empty:
         return
     columns = [*students.columns[: students.columns.get_loc("top1")], "setting"]
@@ -117,13 +111,10 @@ def _slugs(students: "pd.DataFrame", free: tuple[str, ...]) -> Iterator[tuple[st
     taught = [group for _, group in groups if (group["teacher"] != "none").any()]
     slugs = [_slug(group.iloc[0], free) for group in taught]
     for slug, group in zip(slugs, taught, strict=True):
-        unique = slugs.count(slug) == 1
-        yield slug if unique else f"{slug}-{group['setting'].iloc[0]}", group
+        yield slug if slugs.count(slug) == 1 else f"{slug}-{group['setting'].iloc[0]}", group
 
 
-def _slug(first: "pd.Series", free: tuple[str, ...]) -> str:
-    from kdlib.runs import RunConfig
-
+def _slug(first: pd.Series, free: tuple[str, ...]) -> str:
     parts = [first["dataset"]]
     if "attentions" not in free:
         parts.append(f"a{first['attentions']}")

@@ -12,28 +12,14 @@ from matplotlib.lines import Line2D
 from kdlib.losses.dct import DCT, PRESETS, SpectralOptions, options_from
 from kdlib.methods import METHODS, parse_method, tuned_field
 from kdlib.runs import RunConfig
-from study.figures.style import (
-    COLUMN,
-    PAGE,
-    dot,
-    drawn_from,
-    entry,
-    interval_of,
-    named_rows,
-    new_figure,
-    no_difference,
-    rows_height,
-    seeds_text,
-    student_alone,
-)
-from study.figures.tables import gains, in_order, students_of
+from study.figures import style, tables
+from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
 from study.names import NEUTRAL, look, method_order, name_of
 from study.statistics import smallest_effect
 
 METRICS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "mca": "class mean (%)"}
 ACROSS = 5  # panels in a row of the sensitivities
 OPTIONS = [option.name for option in fields(SpectralOptions)]
-SEVERAL = "several"
 SWITCHES = {
     "transform": "transform", "normalise": "normaliser", "normalise_when": "normalised",
     "drop_dc": "DC dropped", "distance": "distance", "band": "band", "level_weights": "levels",
@@ -45,10 +31,10 @@ def weight_sensitivity_table(table: pd.DataFrame) -> pd.DataFrame:
     """Every method by its weight, on the dev split: means over the seeds of the grid.
 
     Columns: ``method``, ``weight`` (of KD itself: that of its term), ``factor`` of the method's
-    default weight, ``top1``, ``top5``, ``mca``, ``n``. The student alone has no weight;
-    other methods without one, such as SRM alone, are left out. Empty where no method has two.
+    default weight, ``top1``, ``top5``, ``mca``, ``n``. Methods without a weight are left out, but
+    for the student alone. Empty where no method has two weights.
     """
-    runs = students_of(table)
+    runs = tables.students_of(table)
     runs = runs[runs["split"] == "dev"]
     tuned = runs["method"].map(tuned_field)
     weight = runs["weight"].where(tuned != "kd_weight", runs["kd_weight"]).astype(float)
@@ -59,7 +45,7 @@ def weight_sensitivity_table(table: pd.DataFrame) -> pd.DataFrame:
     if grid.empty or grid["method"].value_counts().max() < 2:
         return pd.DataFrame()
     grid.insert(2, "factor", grid["weight"] / grid["method"].map(_default))
-    return in_order(grid, "method", sorted(set(grid["method"]), key=method_order), "factor")
+    return tables.in_order(grid, "method", sorted(set(grid["method"]), key=method_order), "factor")
 
 
 def _default(method: str) -> float:
@@ -77,7 +63,7 @@ def weight_sensitivity(data: pd.DataFrame) -> Figure:
     rows = -(-len(bases) // across)
     figure, panels = new_figure(PAGE, 0.95 + 1.15 * rows, across, rows, sharex=True, sharey=True)
     for axes, base in zip(panels, bases, strict=False):
-        _weight_curves(axes, data, (base, f"{base}+kd"), "top1")
+        weight_curves(axes, data, "top1", [base, f"{base}+kd"])
         axes.set_title(name_of(base), pad=3)
     for axes in panels[len(bases) :]:
         axes.set_axis_off()
@@ -89,31 +75,29 @@ def weight_sensitivity(data: pd.DataFrame) -> Figure:
     return figure
 
 
+def weight_curves(axes: Axes, data: pd.DataFrame, metric: str, methods: list[str]) -> None:
+    """A metric over the weight in multiples of the default; dashed: the student alone."""
+    for method in methods:
+        own, how = data[data["method"] == method].sort_values("factor"), look(method)
+        axes.plot(
+            own["factor"], 100 * own[metric], how.line, c=how.colour, marker=how.marker,
+            mfc=how.face,
+        )  # fmt: skip
+    for value in data.loc[data["method"] == "student", metric]:
+        axes.axhline(100 * value, color=NEUTRAL, ls="--", lw=0.9)
+    axes.set_xscale("log")
+
+
 def _legend_of_grid(data: pd.DataFrame) -> list[Line2D]:
     """What filled, open and dashed mean, as far as the grid has them."""
-    student = data["method"] == "student"
-    with_kd = data["method"].str.contains("+kd", regex=False)
+    student, with_kd = data["method"] == "student", data["method"].str.endswith("+kd")
     markers: dict[str, tuple[pd.Series, dict[str, Any]]] = {
         "alone": (~student & ~with_kd, {"marker": "o"}),
         "with KD": (with_kd, {"marker": "o", "mfc": "white"}),
         "student alone": (student, {"ls": "--"}),
     }
-    return [
-        Line2D([], [], c=NEUTRAL, label=name, **style)
-        for name, (there, style) in markers.items()
-        if there.any()
-    ]
-
-
-def _weight_curves(axes: Axes, data: pd.DataFrame, methods: tuple[str, ...], metric: str) -> None:
-    for method in methods:
-        own, style = data[data["method"] == method], look(method)
-        axes.plot(
-            own["factor"], 100 * own[metric], style.line, c=style.colour, marker=style.marker,
-            mfc=style.face, label=entry(method).get_label(),
-        )  # fmt: skip
-    student_alone(axes, data.loc[data["method"] == "student", metric])
-    axes.set_xscale("log")
+    found = ((name, how) for name, (rows, how) in markers.items() if rows.any())
+    return [Line2D([], [], c=NEUTRAL, label=name, **how) for name, how in found]
 
 
 def weight_ablation_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -129,7 +113,7 @@ def weight_ablation(data: pd.DataFrame) -> Figure:
     """DCT by its weight on the dev split, a panel a metric; dashed: the student alone."""
     figure, panels = new_figure(PAGE, 2.1, columns=len(METRICS))
     for axes, (metric, title) in zip(panels, METRICS.items(), strict=True):
-        _weight_curves(axes, data, ("dct",), metric)
+        weight_curves(axes, data, metric, ["dct"])
         axes.set(title=title, xlabel="weight / default")
     panels[0].set_ylabel("accuracy on the dev split")
     return figure
@@ -138,24 +122,21 @@ def weight_ablation(data: pd.DataFrame) -> Figure:
 def transform_ablation_table(table: pd.DataFrame) -> pd.DataFrame:
     """Each switch of the DCT loss turned: difference in top-1 to ``dct``, paired over seeds.
 
-    What a method changes is read from its preset, or from the options of a run of
-    ``dct_options``, and never from its name.
-
-    Columns: ``switch`` (the option, ``level_weights``, ``gate``, or ``several``), ``value``,
-    ``label``, and those of :class:`study.statistics.Comparison`; ``dct`` itself is the baseline.
+    What a method changes is read from its preset or its run's options, never from its name:
+    ``switch`` (the option, ``level_weights``, ``gate``, or ``several``), ``value``, ``label``.
     """
-    runs = students_of(table)
+    runs = tables.students_of(table)
     runs = runs[runs["split"] == "train"]
     rows: list[dict[str, Any]] = []
     for label, own in runs.groupby("label"):
         changed = _changed(own.iloc[0].to_dict())
         if changed:
-            switch, value = next(iter(changed.items())) if len(changed) == 1 else (SEVERAL, "")
-            rows += gains(runs, [(label, "dct")], switch=switch, value=value, label=label)
-    if not rows:
-        return pd.DataFrame()
-    switches = [*OPTIONS, "level_weights", "gate", SEVERAL]
-    return in_order(pd.DataFrame(rows), "switch", switches, "difference")
+            switch, value = next(iter(changed.items())) if len(changed) == 1 else ("several", "")
+            named = {"switch": switch, "value": value, "label": label}
+            rows += tables.gains(runs, [(label, "dct")], **named)
+    switches = [*OPTIONS, "level_weights", "gate", "several"]
+    found = pd.DataFrame(rows)
+    return tables.in_order(found, "switch", switches, "difference") if rows else found
 
 
 def _changed(row: dict[str, Any]) -> dict[str, str]:
@@ -164,15 +145,11 @@ def _changed(row: dict[str, Any]) -> dict[str, str]:
     given = json.loads(row["method_options"])
     if parts.kd or parts.base not in (*PRESETS, "dct_options"):
         return {}
-    levels = given.pop("level_weights", "equal_weight")
+    equal, levels = "equal_weight", given.pop("level_weights", "equal_weight")
     options = options_from(parts.base if parts.base in PRESETS else "dct", **given)
-    own = {name: getattr(options, name) for name in OPTIONS}
-    changed = {name: value for name, value in own.items() if value != getattr(DCT, name)}
-    if levels != "equal_weight":
-        changed["level_weights"] = levels
-    if parts.gate:
-        changed["gate"] = "on"
-    return {name: _as_text(value) for name, value in changed.items()}
+    own, usual = {**vars(options), "level_weights": levels}, {**vars(DCT), "level_weights": equal}
+    changed = {name: _as_text(own[name]) for name in usual if own[name] != usual[name]}
+    return {**changed, "gate": "on"} if parts.gate else changed
 
 
 def _as_text(value: Any) -> str:
@@ -184,23 +161,17 @@ def _as_text(value: Any) -> str:
 @drawn_from(transform_ablation_table)
 def transform_ablation(data: pd.DataFrame) -> Figure:
     """Each switch of the DCT loss turned: difference to ``dct`` with 95 % interval."""
-    figure, (axes,) = new_figure(COLUMN, 0.75 + rows_height(len(data)))
-    no_difference(axes, 100 * smallest_effect("top1"))
-    for row, one in enumerate(data[::-1].to_dict("records")):
-        dot(axes, one["label"], interval_of(one), row)
-    named_rows(axes, _switch_names(data[::-1]))
-    axes.set_xlabel(f"top-1 less DCT (points)\n95 % intervals, {seeds_text(data)}")
+    figure, (axes,) = new_figure(COLUMN, 0.75 + style.rows_height(len(data)))
+    style.no_difference(axes, smallest_effect("top1"))
+    style.forest(axes, data[::-1], _switch_names(data[::-1]))
+    intervals = style.seeds_text(data, "95 % intervals, ")
+    axes.set_xlabel(f"top-1 less DCT (points)\n{intervals}")
     return figure
 
 
 def _switch_names(data: pd.DataFrame) -> list[str]:
     """Such as ``distance: l1``; a method's name where it turns several switches, or beside it."""
-    methods = [name_of(label) for label in data["label"]]
-    names = [
-        f"{SWITCHES[switch]}: {value}" if switch in SWITCHES else method
-        for switch, value, method in zip(data["switch"], data["value"], methods, strict=True)
-    ]
-    return [
-        f"{name} ({method})" if names.count(name) > 1 else name
-        for name, method in zip(names, methods, strict=True)
-    ]
+    methods = data["label"].map(name_of)
+    names = data["switch"].map(SWITCHES) + ": " + data["value"]
+    names = names.fillna(methods)
+    return list(names.where(~names.duplicated(keep=False), names + " (" + methods + ")"))

@@ -14,30 +14,9 @@ from kdlib.data.scenes import SCENE_CLASSES
 from kdlib.runs import read_record
 from study.analyses import ANSWERS_FILE
 from study.analyses.files import load_answers
+from study.figures import style, tables
 from study.figures.pictures import as_picture
-from study.figures.style import (
-    COLUMN,
-    PAGE,
-    curves,
-    dot,
-    drawn_from,
-    interval_of,
-    legend,
-    methods_of,
-    named_rows,
-    new_figure,
-    no_difference,
-    rows_height,
-    seeds_text,
-)
-from study.figures.tables import (
-    from_analyses,
-    having,
-    in_order,
-    students_of,
-    with_interval,
-    with_teachers_that_have,
-)
+from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
 from study.names import NEUTRAL, difference_name, look, name_of
 from study.statistics import comparison_of
 
@@ -59,31 +38,27 @@ def correct_incorrect_table(table: pd.DataFrame) -> pd.DataFrame:
     """Answers to the images that the teacher gets right and the student alone wrong; one seed.
 
     Columns: ``position`` (in the test set), ``true`` class, ``label``, ``run_id``, ``answer``,
-    ``right``, ``shown`` (of the first eight, which the figure shows). Attribute: ``images``, as
-    the teacher has them. Empty without the answers of both, or without such images.
+    ``right``, ``shown``: of the first eight. Attribute ``images``: as the teacher has them.
     """
-    runs = with_teachers_that_have(ANSWERS_FILE, table, ANSWERS_OF)
-    runs = having(ANSWERS_FILE, runs).sort_values("init_seed", kind="stable")
-    first = runs.drop_duplicates("label").set_index("label")["directory"]
-    found = {label: load_answers(Path(first[label])) for label in ANSWERS_OF if label in first}
+    runs = tables.analysed(ANSWERS_FILE, table, ANSWERS_OF)
+    runs = runs.sort_values("init_seed", kind="stable").drop_duplicates("label")
+    paths = {row["label"]: Path(row["directory"]) for row in runs.to_dict("records")}
+    found = {label: load_answers(paths[label]) for label in ANSWERS_OF if label in paths}
     if not {"teacher", "student"} <= set(found):
         return pd.DataFrame()
     teacher, student = found["teacher"], found["student"]
-    labels, classes = teacher.labels, teacher.classes
-    chosen = ((teacher.answers == labels) & (student.answers != labels)).nonzero()[:, 0].tolist()
+    labels, classes = teacher.labels.tolist(), teacher.classes
+    chosen = ((teacher.answers == teacher.labels) & (student.answers != student.labels)).nonzero()
     rows = [
         {
-            "position": place,
-            "true": classes[int(labels[place])],
-            "label": label,
-            "run_id": Path(first[label]).name,
-            "answer": classes[int(own.answers[place])],
+            "position": place, "true": classes[labels[place]], "label": label,
+            "run_id": paths[label].name, "answer": classes[own.answers[place]],
             "right": bool(own.answers[place] == labels[place]),
             "shown": number < SHOWN and place < len(teacher.images),
         }
-        for number, place in enumerate(chosen)
+        for number, place in enumerate(chosen.flatten().tolist())
         for label, own in found.items()
-    ]
+    ]  # fmt: skip
     data = pd.DataFrame(rows)
     data.attrs["images"] = teacher.images
     return data
@@ -112,7 +87,7 @@ def correct_incorrect(data: pd.DataFrame) -> Figure:
 
 def _answered(axes: Axes, image: Tensor, answers: pd.DataFrame) -> None:
     axes.imshow(as_picture(image))
-    axes.set_title(str(answers["true"].iloc[0]), fontsize=7, pad=2)
+    axes.set_title(answers["true"].iloc[0], fontsize=7, pad=2)
     for line, row in enumerate(answers.to_dict("records"), 1):
         mark, colour = ("✓", "black") if row["right"] else (f"✗ {row['answer']}", NEUTRAL)
         axes.annotate(
@@ -122,32 +97,23 @@ def _answered(axes: Axes, image: Tensor, answers: pd.DataFrame) -> None:
 
 
 def class_changes_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Difference in accuracy of each class, paired over seeds: DCT less student, DCT less AT.
+    """Difference in accuracy of each ``class``, paired over seeds: DCT less student, less AT.
 
-    Columns: ``class``, ``method``, ``baseline``, ``difference``, ``low``, ``high`` (95 %
-    interval), ``n``; classes in ascending order of DCT less student. Classes without test images
-    are left out. Empty with fewer than two seeds.
+    Classes in ascending order of DCT less student. Empty with fewer than two seeds.
     """
-    students, rows = students_of(table), []
-    for method, baseline in CHANGES:
-        pair = [_per_class(students[students["label"] == one]) for one in (method, baseline)]
-        if all(map(len, pair)):
-            for name, values in (pair[0] - pair[1]).items():
-                found = comparison_of(values.dropna().to_numpy(), method, baseline)
-                rows += [{"class": name, **vars(found)}] if found.n else []
-    changes = pd.DataFrame(rows)
-    if changes.empty or changes["n"].max() < 2:
+    students, rows = tables.students_of(table), []
+    for pair in CHANGES:
+        method, baseline = (_per_class(students[students["label"] == one]) for one in pair)
+        for name, values in (method - baseline).items() if len(method) and len(baseline) else ():
+            found = comparison_of(values.dropna().to_numpy(), *pair)
+            rows += [{"class": name, **vars(found)}] if found.n else []
+    columns = ["class", "method", "baseline", "difference", "low", "high", "n"]
+    changes = pd.DataFrame(rows, columns=columns)
+    if not changes["n"].max() > 1:
         return pd.DataFrame()
     first = changes[changes["baseline"] == changes["baseline"].iloc[0]]
     order = list(first.sort_values("difference", kind="stable")["class"])
-    columns = ["class", "method", "baseline", "difference", "low", "high", "n"]
-    return in_order(changes[columns], "class", order).reset_index(drop=True)
-
-
-def class_names(dataset: str, count: int) -> tuple[str, ...]:
-    """Names of a data set's classes; ``class 1`` and so on where the records have no names."""
-    known = CLASSES.get(dataset, ())
-    return known if len(known) == count else tuple(f"class {n}" for n in range(1, count + 1))
+    return tables.in_order(changes, "class", order).reset_index(drop=True)
 
 
 def _per_class(runs: pd.DataFrame) -> pd.DataFrame:
@@ -160,46 +126,46 @@ def _per_class(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index", dtype=float)
 
 
+def class_names(dataset: str, count: int) -> tuple[str, ...]:
+    """Names of a data set's classes; ``class 1`` and so on where the records have no names."""
+    known = CLASSES.get(dataset, ())
+    return known if len(known) == count else tuple(f"class {n}" for n in range(1, count + 1))
+
+
 @drawn_from(class_changes_table)
 def class_changes(data: pd.DataFrame) -> Figure:
     """Difference in accuracy of each class with 95 % interval, those that gain most on top."""
     order = list(dict.fromkeys(data["class"]))
     if len(order) > MOST:
         order = order[: MOST // 2] + order[-MOST // 2 :]
-    figure, (axes,) = new_figure(COLUMN, 0.9 + rows_height(len(order)))
-    no_difference(axes)
-    baselines = list(dict.fromkeys(data["baseline"]))
-    for number, baseline in enumerate(baselines):
-        own = data[(data["baseline"] == baseline) & data["class"].isin(order)]
-        style, shift = look(baseline), 0.2 - 0.4 * number / max(1, len(baselines) - 1)
-        label = difference_name(own["method"].iloc[0], baseline)
-        for row in own.to_dict("records"):
-            place, (mean, *ends) = order.index(row["class"]) + shift, interval_of(row)
-            axes.plot(ends, [place] * 2, c=style.colour, lw=1)
-            axes.plot(mean, place, style.marker, c=style.colour, ms=3.5, label=label)
-            label = ""
-    named_rows(axes, order)
+    figure, (axes,) = new_figure(COLUMN, 0.9 + style.rows_height(len(order)))
+    style.no_difference(axes)
+    series = data[data["class"].isin(order)].groupby(["method", "baseline"], sort=False)
+    for number, (pair, own) in enumerate(series):
+        shift = 0.2 - 0.4 * number / max(1, len(series) - 1)
+        places = own["class"].map(order.index) + shift
+        style.forest_series(axes, places, own, look(pair[1])[:2], difference_name(*pair))
+    style.named_rows(axes, order)
     axes.set_xlabel("difference in the class's accuracy (points)")
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
 def calibration_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a method and bin of confidence, the test images of all its seeds together.
+    """A row a method and ``bin`` of confidence (1 to 15), its images of all seeds together.
 
-    Columns: ``label``, ``bin`` (1 to 15), ``count``, ``confidence`` and ``accuracy`` (means; bins
-    without images are left out); ``ece``, the mean over seeds of the expected calibration error,
-    with its 95 % interval ``low``, ``high`` and ``n``.
+    ``count``, ``confidence`` and ``accuracy`` (means) of bins that are not empty; ``ece``: the
+    expected calibration error, mean over seeds with its interval.
     """
-    bins = from_analyses(table, _bins)
+    bins = tables.from_analyses(table, _bins)
     if bins.empty:
         return bins
-    errors = with_interval(bins[bins["bin"] == 1], ["label"], "ece").rename(columns={"mean": "ece"})
+    errors = tables.with_interval(bins[bins["bin"] == 1], ["label"], "ece")
     pooled = bins.groupby(["label", "bin"], as_index=False)[["count", "sure", "right"]].sum()
-    pooled = pooled[pooled["count"] > 0]
-    means = {"confidence": "sure", "accuracy": "right"}
-    pooled = pooled.assign(**{name: pooled[sums] / pooled["count"] for name, sums in means.items()})
-    return pooled.drop(columns=["sure", "right"]).merge(errors, on="label")
+    pooled = pooled[pooled["count"] > 0].rename(columns={"sure": "confidence", "right": "accuracy"})
+    for mean in ("confidence", "accuracy"):
+        pooled[mean] /= pooled["count"]
+    return pooled.merge(errors.rename(columns={"mean": "ece"}), on="label")
 
 
 def _bins(analysis: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -217,35 +183,29 @@ def calibration(data: pd.DataFrame) -> Figure:
     Above 0 a network is better than it believes. Right: the expected calibration error, mean
     and 95 % interval.
     """
-    errors = data.drop_duplicates("label").sort_values("ece", ascending=False)
     figure, (left, right) = new_figure(PAGE, 2.7, columns=2)
     left.axhline(0, color=NEUTRAL, lw=0.8)
-    for label in methods_of(data):
-        bins, style = data[(data["label"] == label) & (data["count"] >= FEWEST)], look(label)
+    for label in style.methods_of(data):
+        bins, how = data[(data["label"] == label) & (data["count"] >= FEWEST)], look(label)
         gap = 100 * (bins["accuracy"] - bins["confidence"])
         left.plot(
-            100 * bins["confidence"], gap, style.line, c=style.colour, marker=style.marker,
-            mfc=style.face, ms=3.5,
+            100 * bins["confidence"], gap, how.line, c=how.colour, marker=how.marker,
+            mfc=how.face, ms=3.5,
         )  # fmt: skip
     left.set(xlabel="confidence (%)", ylabel="accuracy less confidence (points)")
-    for row, one in enumerate(errors.to_dict("records")):
-        dot(right, one["label"], interval_of(one, "ece"), row)
-    named_rows(right, [name_of(label) for label in errors["label"]])
+    errors = data.drop_duplicates("label").sort_values("ece", ascending=False)
+    style.forest(right, errors, errors["label"].map(name_of), "ece")
     right.set_xlim(left=0)
-    seeds = seeds_text(errors[errors["label"] != "teacher"])
+    seeds = style.seeds_text(errors[errors["label"] != "teacher"], "")
     right.set_xlabel(f"expected calibration error (points), {seeds}")
-    legend(figure, methods_of(data))
+    style.legend(figure, style.methods_of(data))
     return figure
 
 
 def robustness_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Top-1 at each level of each corruption, 0 being whole images.
-
-    Columns: ``corruption``, ``label``, ``level``, ``mean``, ``low``, ``high`` (95 % interval over
-    seeds), ``n``.
-    """
-    rows = from_analyses(table, _levels)
-    return with_interval(rows, ["corruption", "label", "level"], "top1")
+    """Top-1, ``mean`` with interval, by ``corruption``, ``label``, ``level``; 0: whole images."""
+    rows = tables.from_analyses(table, _levels)
+    return tables.with_interval(rows, ["corruption", "label", "level"], "top1")
 
 
 def _levels(analysis: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -260,10 +220,10 @@ def robustness(data: pd.DataFrame) -> Figure:
     kinds = data.groupby("corruption")
     figure, panels = new_figure(PAGE, 2.7, columns=len(kinds), sharey=True)
     for axes, (kind, own) in zip(panels, kinds, strict=True):
-        percent = 100 if kind == "occlusion" else 1
-        curves(axes, own.assign(level=percent * own["level"]), "level")
+        unit = 100 if kind == "occlusion" else 1
+        style.curves(axes, own.assign(level=unit * own["level"]), "level")
         axes.set_xlabel(UNITS.get(kind, kind))
     panels[0].set_ylim(max(0, 100 * data["mean"].min() - 10), 100)
     panels[0].set_ylabel("top-1 accuracy (%)")
-    legend(figure, methods_of(data))
+    style.legend(figure, style.methods_of(data))
     return figure

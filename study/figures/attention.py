@@ -15,25 +15,9 @@ from matplotlib.ticker import MaxNLocator
 
 from study.analyses import MAPS_FILE
 from study.analyses.files import AttentionMaps, load_maps
+from study.figures import style, tables
 from study.figures.pictures import HEAT, as_picture, enlarged
-from study.figures.style import (
-    COLUMN,
-    PAGE,
-    curves,
-    dot,
-    drawn_from,
-    legend,
-    methods_of,
-    new_figure,
-)
-from study.figures.tables import (
-    KEY_METHODS,
-    from_analyses,
-    having,
-    students_of,
-    with_interval,
-    with_teachers_that_have,
-)
+from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
 from study.names import NEUTRAL, name_of
 from study.records import stage_table
 
@@ -52,7 +36,7 @@ def ssim_by_stage(data: pd.DataFrame) -> Figure:
     figure, (axes,) = new_figure(COLUMN, 2.6)
     _stage_dots(axes, data, 1)
     axes.set_ylabel("SSIM to the teacher's map")
-    legend(figure, methods_of(data))
+    style.legend(figure, style.methods_of(data))
     return figure
 
 
@@ -65,49 +49,48 @@ def relevance_by_stage_table(table: pd.DataFrame) -> pd.DataFrame:
 def relevance_by_stage(data: pd.DataFrame) -> Figure:
     """Share of attention on relevant pixels, and pointing game: students, teacher, chance."""
     figure, panels = new_figure(PAGE, 2.6, columns=2)
-    titles = {"energy_share": "attention on relevant pixels (%)", "pointing": "pointing game (%)"}
     line: dict[str, Any] = {"color": NEUTRAL, "ls": ":", "lw": 1}
-    for axes, (measure, title) in zip(panels, titles.items(), strict=True):
+    for axes, measure in zip(panels, ("energy_share", "pointing"), strict=True):
         _stage_dots(axes, data[data["measure"] == measure], 100)
         axes.axhline(100 * data["chance"].iloc[0], **line)
-        axes.set_ylabel(title)
-    legend(figure, methods_of(data), [Line2D([], [], label="chance", **line)])
+    panels[0].set_ylabel("attention on relevant pixels (%)")
+    panels[1].set_ylabel("pointing game (%)")
+    style.legend(figure, style.methods_of(data), [Line2D([], [], label="chance", **line)])
     return figure
 
 
 def _by_stage(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    stages = stage_table(students_of(table))
-    chosen = stages[stages["measure"].isin(measures) & stages["label"].isin(KEY_METHODS)]
+    stages = stage_table(tables.students_of(table))
+    chosen = stages[stages["measure"].isin(measures) & stages["label"].isin(tables.KEY_METHODS)]
     # Every student's record repeats its teacher's measures; one run's are enough.
     teachers = chosen[chosen["network"] == "teacher"].assign(label="teacher")
     teachers = teachers.drop_duplicates(["measure", "stage", "value"])
     rows = pd.concat([chosen[chosen["network"] == "student"], teachers])
-    found = with_interval(rows, ["measure", "label", "stage"], "value")
+    found = tables.with_interval(rows, ["measure", "label", "stage"], "value")
     return found if found.empty else found.assign(chance=rows["chance"].mean())
 
 
 def _stage_dots(axes: Axes, data: pd.DataFrame, scale: float) -> None:
     """Mean and interval of every method at every stage, side by side."""
-    labels, stages = methods_of(data), sorted(set(data["stage"]))
+    labels, stages = style.methods_of(data), sorted(set(data["stage"]))
     for place, label in enumerate(labels):
         shift = 0.8 * ((place + 0.5) / len(labels) - 0.5)
         for row in data[data["label"] == label].to_dict("records"):
             values = [scale * row[name] for name in ("mean", "low", "high")]
-            dot(axes, label, values, row["stage"] + shift, vertical=True)
-    axes.set_xticks(stages, [f"{stage}" for stage in stages])
+            style.dot(axes, label, values, row["stage"] + shift, upright=True)
+    axes.set_xticks(stages, map(str, stages))
     axes.set_xlim(stages[0] - 0.5, stages[-1] + 0.5)
     axes.set_xlabel("stage, fine to coarse")
     axes.grid(axis="x", visible=False)
 
 
 def map_spectra_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Share of the maps' AC energy at each radial frequency, of students and teacher.
+    """``mean`` share (with interval) of the maps' AC energy by ``stage``, ``label``, ``frequency``.
 
-    Columns: ``stage``, ``label``, ``frequency`` (half periods per image), ``mean``, ``low``,
-    ``high`` (95 % interval over seeds), ``n``.
+    Frequencies are radial, in half periods per image.
     """
-    rows = from_analyses(table, _shares, SPECTRA_OF)
-    return with_interval(rows, ["stage", "label", "frequency"], "share")
+    rows = tables.from_analyses(table, _shares, SPECTRA_OF)
+    return tables.with_interval(rows, ["stage", "label", "frequency"], "share")
 
 
 def _shares(analysis: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -122,37 +105,36 @@ def map_spectra(data: pd.DataFrame) -> Figure:
     stages = data.groupby("stage")
     figure, panels = new_figure(PAGE, 2.4, columns=len(stages))
     for axes, (stage, own) in zip(panels, stages, strict=True):
-        curves(axes, own, "frequency")
+        style.curves(axes, own, "frequency")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set(xlabel="frequency (half periods an image)", title=f"stage {stage}")
         axes.set_ylim(0, 1.2 * 100 * own["mean"].max())  # bands of two seeds know no bounds
     panels[0].set_ylabel("share of the maps' energy (%)")
-    legend(figure, methods_of(data))
+    style.legend(figure, style.methods_of(data))
     return figure
 
 
 def attention_maps_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Which maps there are to show: a row a network and image, of one run a network.
+    """A row a network and image, of one run a network; empty without the teacher's maps.
 
     Columns: ``label``, ``run_id``, ``position`` (in the test set), ``true`` and ``predicted``
-    class, ``digest`` of the maps' file; attribute ``directories``, by label. Empty without the
-    teacher's maps.
+    class, ``digest`` of the maps' file. Attribute ``maps``: what is drawn, by label.
     """
-    runs = with_teachers_that_have(MAPS_FILE, table, MAPS_OF).sort_values("init_seed")
-    first = having(MAPS_FILE, runs).groupby("label")["directory"].first()
+    runs = tables.analysed(MAPS_FILE, table, MAPS_OF).sort_values("init_seed")
+    first = runs.groupby("label")["directory"].first()
     if "teacher" not in first:
         return pd.DataFrame()
-    directories = {label: Path(first[label]) for label in MAPS_OF if label in first}
-    found = pd.concat(_images(*one) for one in directories.items())
-    found.attrs["directories"] = directories
+    paths = {label: Path(first[label]) for label in MAPS_OF if label in first}
+    maps = {label: load_maps(path) for label, path in paths.items()}
+    found = pd.concat([_images(label, paths[label], own) for label, own in maps.items()])
+    found.attrs["maps"] = maps
     return found.reset_index(drop=True)
 
 
-def _images(label: str, directory: Path) -> pd.DataFrame:
-    maps = load_maps(directory)
-    digest = hashlib.sha256((directory / MAPS_FILE).read_bytes()).hexdigest()[:12]
+def _images(label: str, path: Path, maps: AttentionMaps) -> pd.DataFrame:
+    digest = hashlib.sha256((path / MAPS_FILE).read_bytes()).hexdigest()[:12]
     images = {"position": maps.positions, "true": maps.labels, "predicted": maps.predicted}
-    return pd.DataFrame({"label": label, "run_id": directory.name, **images, "digest": digest})
+    return pd.DataFrame({"label": label, "run_id": path.name, **images, "digest": digest})
 
 
 @drawn_from(attention_maps_table)
@@ -161,14 +143,11 @@ def attention_maps(data: pd.DataFrame) -> Figure:
 
     Each map is scaled by itself; a cross marks a network's wrong answer.
     """
-    maps = {label: load_maps(one) for label, one in data.attrs["directories"].items()}
-    first = maps["teacher"]
-    columns, rows = 1 + len(maps) * len(first.stages), len(first.images)
-    side = (PAGE - 0.1) / columns
-    figure, panels = new_figure(
-        PAGE, (side + 0.14) * rows + 0.2, columns, rows, bare=True,
-        gridspec_kw={"wspace": 0, "hspace": 0},
-    )  # fmt: skip
+    maps = data.attrs["maps"]
+    columns, rows = 1 + len(maps) * len(maps["teacher"].stages), len(maps["teacher"].images)
+    height = ((PAGE - 0.1) / columns + 0.14) * rows + 0.2
+    none = {"wspace": 0, "hspace": 0}
+    figure, panels = new_figure(PAGE, height, columns, rows, bare=True, gridspec_kw=none)
     figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0))
     for row in range(rows):
         _map_row(panels[row * columns : (row + 1) * columns], maps, row)
@@ -177,17 +156,18 @@ def attention_maps(data: pd.DataFrame) -> Figure:
 
 def _map_row(panels: list[Axes], maps: dict[str, AttentionMaps], row: int) -> None:
     """The image; then for each stage what each network attends to, as coloured cells on grey."""
-    image, title = maps["teacher"].images[row], maps["teacher"].labels[row]
+    teacher = maps["teacher"]
+    image = teacher.images[row]
     panels[0].imshow(as_picture(image))
-    panels[0].set_title(title, fontsize=6.5, pad=2)
-    cells = [(stage, *one) for stage in range(len(maps["teacher"].stages)) for one in maps.items()]
+    panels[0].set_title(teacher.labels[row], fontsize=6.5, pad=2)
+    cells = [(stage, *one) for stage in range(len(teacher.stages)) for one in maps.items()]
     for axes, (stage, label, own) in zip(panels[1:], cells, strict=True):
-        cell = own.stages[stage][row]
+        heat = enlarged(own.stages[stage][row] / 255, image)
         axes.imshow(as_picture(image).mean(2), cmap="gray", vmin=0, vmax=255)
-        heat = enlarged(cell / 255, image)
         axes.imshow(heat, cmap=HEAT, vmin=0, vmax=1, alpha=np.sqrt(heat))
         if row == 0:
-            head = f"stage {stage + 1}: {len(cell)} × {len(cell)}" if label == "teacher" else ""
+            side = own.stages[stage].shape[1]
+            head = f"stage {stage + 1}: {side} × {side}" if label == "teacher" else ""
             axes.set_title(f"{head}\n", fontsize=7, loc="left")
         right = own.predicted[row] == own.labels[row]
         axes.set_title(name_of(label) + ("" if right else " ✗"), fontsize=6.5, pad=2)

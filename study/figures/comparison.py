@@ -2,44 +2,27 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from study.figures.style import (
-    COLUMN,
-    ROW,
-    curves,
-    dot,
-    drawn_from,
-    interval_of,
-    legend,
-    methods_of,
-    named_rows,
-    new_figure,
-    no_difference,
-    rows_height,
-    seed_points,
-    seeds_text,
-)
-from study.figures.tables import KEY_METHODS, gains, students_of, with_interval, without_variants
+from study.figures import style, tables
+from study.figures.style import COLUMN, ROW, drawn_from, new_figure
 from study.names import NEUTRAL, PALETTE, TEACHER_COLOUR, difference_name, look, name_of
-from study.records import load_histories, student_settings, teacher_runs
+from study.records import load_histories, student_settings
 from study.statistics import paired_comparison, paired_values, smallest_effect, verdicts
 
 NOISE_PAIR = ("dct", "parseval_twin")
 GAUGED = (NOISE_PAIR, ("dct", "at_equal_scale"), ("dct", "release_a"), ("dct", "at"), ("dct", "kd"))
-WITH_KD = "+kd"
 PAIRS = ((PALETTE[0], "o"), (PALETTE[1], "D"), (PALETTE[2], "s"), (PALETTE[4], "^"))
 
 
 def method_accuracy_table(table: pd.DataFrame) -> pd.DataFrame:
     """A row a run: ``label``, ``init_seed``, ``top1``, and its method's ``mean, low, high, n``."""
-    students = without_variants(students_of(table))
+    students = tables.without_variants(tables.students_of(table))
     if students["label"].nunique() < 2:
         return pd.DataFrame()
-    teachers = teacher_runs(table, students["setting"].iloc[0]).assign(label="teacher")
-    runs = pd.concat([students, teachers])[["label", "init_seed", "top1"]]
-    return runs.merge(with_interval(runs, ["label"], "top1"), on="label")
+    runs = tables.with_teacher_label(table, students)
+    means = tables.with_interval(runs, ["label"], "top1")
+    return runs[["label", "init_seed", "top1"]].merge(means, on="label")
 
 
 @drawn_from(method_accuracy_table)
@@ -49,9 +32,9 @@ def method_accuracy(data: pd.DataFrame) -> Figure:
     A method alone (filled) and with KD (hollow) share a row, by whose method alone rows are sorted.
     """
     students = data[data["label"] != "teacher"].sort_values("label")
-    alone = students["label"].str.replace(WITH_KD, "", regex=False)
+    alone = students["label"].str.replace("+kd", "", regex=False)
     order = list(students.groupby(alone)["mean"].first().sort_values().index)
-    figure, (axes,) = new_figure(COLUMN, 0.7 + rows_height(len(order)))
+    figure, (axes,) = new_figure(COLUMN, 0.7 + style.rows_height(len(order)))
     for label, colour in (("teacher", TEACHER_COLOUR), ("student", NEUTRAL)):
         for mean in data.loc[data["label"] == label, "mean"].head(1):
             axes.axvline(100 * mean, color=colour, ls="--", lw=0.9)
@@ -60,12 +43,11 @@ def method_accuracy(data: pd.DataFrame) -> Figure:
                 textcoords="offset points", ha="center", fontsize=7, color=colour,
             )  # fmt: skip
     for label, runs in students.groupby("label"):
-        row = order.index(label.replace(WITH_KD, ""))
-        seed_points(axes, label, 100 * runs["top1"], row)
-        dot(axes, label, interval_of(runs.iloc[0], "mean"), row)
-    named_rows(axes, [name_of(label) for label in order])
-    intervals = f"95 % intervals of {seeds_text(students)}"
-    axes.set_xlabel(f"top-1 accuracy (%)\nhollow: with KD\n{intervals}")
+        row = order.index(label.replace("+kd", ""))
+        style.seed_points(axes, label, runs["top1"], row)
+        style.dot(axes, label, style.percent(runs.iloc[0], "mean"), row)
+    style.named_rows(axes, [name_of(label) for label in order])
+    axes.set_xlabel(f"top-1 accuracy (%)\nhollow: with KD\n{style.seeds_text(students)}")
     return figure
 
 
@@ -80,24 +62,21 @@ def paired_differences_table(table: pd.DataFrame) -> pd.DataFrame:
 @drawn_from(paired_differences_table)
 def paired_differences(data: pd.DataFrame) -> Figure:
     """Forest plot of the claims: paired difference with 95 % interval, and the verdict."""
-    claims = data[::-1].to_dict("records")
-    figure, (axes,) = new_figure(COLUMN, 0.75 + rows_height(len(claims)))
-    no_difference(axes, 100 * smallest_effect("top1"))
-    for row, claim in enumerate(claims):
-        dot(axes, claim["method"], interval_of(claim), row)
-        axes.annotate(
-            claim["verdict"], (1.02, row), xycoords=("axes fraction", "data"),
-            va="center", fontsize=6.5,
-        )  # fmt: skip
-    named_rows(axes, [difference_name(claim["method"], claim["baseline"]) for claim in claims])
+    claims = data[::-1].assign(label=data["method"])
+    figure, (axes,) = new_figure(COLUMN, 0.75 + style.rows_height(len(claims)))
+    style.no_difference(axes, smallest_effect("top1"))
+    for row, verdict in enumerate(claims["verdict"]):
+        beside = ("axes fraction", "data")
+        axes.annotate(verdict, (1.02, row), xycoords=beside, va="center", fontsize=6.5)
+    style.forest(axes, claims, map(difference_name, claims["method"], claims["baseline"]))
     axes.set_xlabel("difference in top-1 (points)")
     return figure
 
 
 def training_curves_table(table: pd.DataFrame) -> pd.DataFrame:
     """``label``, ``epoch``; ``mean``, ``low`` and ``high`` (extremes) of monitored accuracy."""
-    students = students_of(table)
-    chosen = students[students["label"].isin(KEY_METHODS)]
+    students = tables.students_of(table)
+    chosen = students[students["label"].isin(tables.KEY_METHODS)]
     if chosen.empty:
         return pd.DataFrame()
     groups = load_histories(chosen).groupby(["label", "epoch"])["accuracy"]
@@ -108,30 +87,28 @@ def training_curves_table(table: pd.DataFrame) -> pd.DataFrame:
 def training_curves(data: pd.DataFrame) -> Figure:
     """Monitored accuracy over epochs: mean of the seeds, and their extremes as a band."""
     figure, (axes,) = new_figure(COLUMN, 2.7)
-    curves(axes, data, "epoch")
+    style.curves(axes, data, "epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch", ylabel="top-1 accuracy (%)")
-    legend(figure, methods_of(data))
+    style.legend(figure, style.methods_of(data))
     return figure
 
 
 def noise_gauge_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Differences of DCT, seed by seed, to its twin (nothing but noise) and to its rivals.
+    """DCT less its twin (nothing but noise), and less its rivals, seed by seed.
 
     Columns: ``pair``, ``init_seed``, ``difference``, ``noise``: the mean difference that this
     many seeds can resolve, from the scatter of DCT against its twin.
     """
-    runs = students_of(table)
+    runs = tables.students_of(table)
     pairs = [pair for pair in GAUGED if set(pair) <= set(runs["label"])]
     if NOISE_PAIR not in pairs or (noise := paired_comparison(runs, *NOISE_PAIR)).n < 2:
         return pd.DataFrame()
     found = []
-    for method, baseline in pairs:
-        values = paired_values(runs, method, baseline, "top1").reset_index()
-        difference = values[method] - values[baseline]
-        found.append(
-            values[["init_seed"]].assign(pair=f"{method} {baseline}", difference=difference)
-        )
+    for pair in pairs:
+        values = paired_values(runs, *pair, "top1").reset_index()
+        difference = values[pair[0]] - values[pair[1]]
+        found.append(values[["init_seed"]].assign(pair=" ".join(pair), difference=difference))
     return pd.concat(found, ignore_index=True).assign(noise=noise.resolvable)
 
 
@@ -143,27 +120,26 @@ def noise_gauge(data: pd.DataFrame) -> Figure:
     """
     pairs = list(dict.fromkeys(data["pair"]))[::-1]
     figure, (axes,) = new_figure(COLUMN, 0.75 + 1.3 * ROW * len(pairs))
-    no_difference(axes, 100 * data["noise"].iloc[0])
+    style.no_difference(axes, data["noise"].iloc[0])
     for row, pair in enumerate(pairs):
-        values, style = 100 * data.loc[data["pair"] == pair, "difference"], look(pair.split()[1])
-        axes.plot(values, [row] * len(values), style.marker, c=style.colour, ms=4, alpha=0.7)
-        axes.plot([values.mean()] * 2, [row - 0.3, row + 0.3], c=style.colour, lw=1.8)
-    named_rows(axes, [difference_name(*pair.split()) for pair in pairs])
+        values, own = 100 * data.loc[data["pair"] == pair, "difference"], look(pair.split()[1])
+        axes.plot(values, [row] * len(values), own.marker, c=own.colour, ms=4, alpha=0.7)
+        axes.plot([values.mean()] * 2, [row - 0.3, row + 0.3], c=own.colour, lw=1.8)
+    style.named_rows(axes, [difference_name(*pair.split()) for pair in pairs])
     axes.set_xlabel("difference in top-1 (points), each seed")
     return figure
 
 
 def attentions_gain_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Gain of DCT over AT and over the student alone, in every setting that has both.
+    """``attentions`` and the gain of DCT over AT and over the student alone, in every setting.
 
-    Columns: ``attentions``, those of :class:`study.statistics.Comparison`. Empty with fewer
-    than two values of ``attentions``.
+    Empty with fewer than two values of ``attentions``.
     """
     rows: list[dict] = []
     for setting in student_settings(table):
         runs = table[table["setting"] == setting]
         number = int(runs["attentions"].iloc[0])
-        rows += gains(runs, (("dct", "at"), ("dct", "student")), attentions=number)
+        rows += tables.gains(runs, (("dct", "at"), ("dct", "student")), attentions=number)
     found = pd.DataFrame(rows)
     if found.empty or found["attentions"].nunique() < 2:
         return pd.DataFrame()
@@ -176,11 +152,10 @@ def attentions_gain(data: pd.DataFrame) -> Figure:
     figure, (axes,) = new_figure(COLUMN, 2.5)
     axes.axhline(0, color=NEUTRAL, lw=0.8)
     for baseline, gain in data.groupby("baseline"):
-        style, number = look(baseline), gain["attentions"]
-        mean, low, high = interval_of(gain)
+        own, number, (mean, low, high) = look(baseline), gain["attentions"], style.percent(gain)
         name = f"DCT − {name_of(baseline)}"
-        axes.plot(number, mean, "-", marker=style.marker, c=style.colour, label=name)
-        axes.fill_between(number, low, high, color=style.colour, alpha=0.15, lw=0)
+        axes.plot(number, mean, "-", marker=own.marker, c=own.colour, label=name)
+        axes.fill_between(number, low, high, color=own.colour, alpha=0.15, lw=0)
     axes.set_xticks(sorted(set(data["attentions"])))
     axes.set(xlabel="attentions (objects that define a class)", ylabel="gain in top-1 (points)")
     figure.legend(loc="outside upper center", ncols=2)
@@ -188,19 +163,16 @@ def attentions_gain(data: pd.DataFrame) -> Figure:
 
 
 def architecture_gain_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Gain of each method over the student alone, for students of several architectures.
+    """Networks ``student`` and ``teacher``, and the gain of each method over the student alone.
 
-    Columns: ``student`` and ``teacher`` (networks), those of
-    :class:`study.statistics.Comparison`. Methods that one architecture alone has are left out,
-    and all are where there is but one.
+    Methods that one architecture alone has are left out.
     """
     rows: list[dict] = []
     for setting in student_settings(table):
         runs = table[table["setting"] == setting]
-        taught = [label for label in dict.fromkeys(runs["label"]) if label != "student"]
-        for label in taught:
-            networks = runs.loc[runs["label"] == label, ["student", "teacher"]].iloc[0]
-            rows += gains(runs, [(label, "student")], **networks)
+        for label, own in runs[runs["label"] != "student"].groupby("label", sort=False):
+            networks = own.iloc[0][["student", "teacher"]]
+            rows += tables.gains(runs, [(label, "student")], **networks)
     found = pd.DataFrame(rows, columns=None if rows else ["student", "method"])
     networks = found.groupby("method")["student"].transform("nunique")
     return found[networks > 1].reset_index(drop=True)
@@ -209,21 +181,14 @@ def architecture_gain_table(table: pd.DataFrame) -> pd.DataFrame:
 @drawn_from(architecture_gain_table)
 def architecture_gain(data: pd.DataFrame) -> Figure:
     """Gain of each method over the student alone, a colour a pair of teacher and student."""
-    pairs = list(dict.fromkeys(zip(data["teacher"], data["student"], strict=True)))
-    order = list(data.groupby("method")["difference"].mean().sort_values().index)
-    figure, (axes,) = new_figure(COLUMN, 1.0 + 1.25 * rows_height(len(order)))
-    no_difference(axes, 100 * smallest_effect("top1"))
-    for number, (teacher, student) in enumerate(pairs):
-        (colour, marker), shift = PAIRS[number % len(PAIRS)], 0.5 * (number + 0.5) / len(pairs)
-        own = data[data["student"] == student].set_index("method")
-        for row, method in enumerate(order):
-            if method in own.index:
-                mean, low, high = interval_of(own.loc[method])
-                place = row + 0.25 - shift
-                axes.plot([low, high], [place, place], c=colour, lw=1.2)
-                axes.plot(mean, place, marker, c=colour, ms=4)
-        axes.add_line(Line2D([], [], c=colour, marker=marker, label=f"{teacher} → {student}"))
-    named_rows(axes, [name_of(method) for method in order])
+    order = data.groupby("method")["difference"].mean().rank(method="first") - 1
+    figure, (axes,) = new_figure(COLUMN, 1.0 + 1.25 * style.rows_height(len(order)))
+    style.no_difference(axes, smallest_effect("top1"))
+    pairs = data.groupby(["teacher", "student"], sort=False)
+    for number, (pair, own) in enumerate(pairs):
+        places = own["method"].map(order) + 0.25 - 0.5 * (number + 0.5) / len(pairs)
+        style.forest_series(axes, places, own, PAIRS[number % len(PAIRS)], " → ".join(pair))
+    style.named_rows(axes, [name_of(method) for method in order.sort_values().index])
     axes.set_xlabel("gain in top-1 over the student alone (points)")
     figure.legend(loc="outside upper center", ncols=1)
     return figure

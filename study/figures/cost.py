@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from kdlib.errors import KdlibError
-from study.figures.style import PAGE, drawn_from, interval_of, legend, methods_of, new_figure
-from study.figures.tables import gains, students_of, without_variants
+from study.figures import style, tables
+from study.figures.style import PAGE, drawn_from, new_figure
 from study.names import NEUTRAL, look, name_of
 from study.statistics import main_runs
 
@@ -18,7 +18,7 @@ from study.statistics import main_runs
 COSTS = Path(__file__).parents[2] / "benchmarks" / "results" / "methods" / "costs.json"
 DETECTOR_COSTS = COSTS.with_name("detectors.json")
 FEWEST = 3  # methods, for there to be something to weigh
-SAME = ("student", "image_size")  # of a run and the measurement, beside the teacher if it has one
+SAME = ["student", "image_size"]  # of a run and the measurement, beside the teacher if it has one
 # Some methods double a step's cost, most add a few percent: beyond LINEAR percent the axis is
 # logarithmic where costs reach WIDE.
 LINEAR, WIDE = 10, 50
@@ -28,22 +28,19 @@ AXES = {"time": "time of a step over its floor (%)", "memory": "peak memory over
 def accuracy_cost_table(table: pd.DataFrame) -> pd.DataFrame:
     """Gain over the student alone beside the cost of a step, a row a method without ``+kd``.
 
-    Columns: ``label``, ``gain`` with its 95 % interval ``low``, ``high`` and ``n``; ``time`` and
-    ``memory``, the step's over those of its floor (a teacher's forward and a plain student's
-    step), ``time_low``, ``time_high``; ``front``: no method gains more in as little time, where
-    one whose interval reaches down to the floor takes no longer than it. Empty for networks or
-    images of another size than the costs were measured with, and with fewer than ``FEWEST``
-    methods.
+    ``time`` and ``memory`` are the step's over those of its floor: a teacher's forward and a plain
+    student's step. ``front``: no method gains more in as little time, where one whose interval
+    reaches down to the floor takes no longer than it. Empty with fewer than ``FEWEST`` methods,
+    and for networks or images of another size than the costs were measured with.
     """
-    return _weighed(without_variants(students_of(table)), COSTS, "top1")
+    return _weighed(tables.without_variants(tables.students_of(table)), COSTS, "top1")
 
 
 @drawn_from(accuracy_cost_table)
 def accuracy_cost(data: pd.DataFrame) -> Figure:
     """Gain over the student alone against the cost of a step, a point a method.
 
-    The line joins the methods that none as cheap surpasses. The floor is a teacher's forward and
-    a plain student's step.
+    The line joins the methods that none as cheap surpasses.
     """
     figure = _drawn(data, "top-1 over the student")
     for axes, cost in zip(figure.axes, AXES, strict=True):
@@ -60,13 +57,13 @@ def accuracy_cost(data: pd.DataFrame) -> Figure:
 
 
 def detection_cost_table(table: pd.DataFrame) -> pd.DataFrame:
-    """As :func:`accuracy_cost_table`, of detectors: ``gain`` is of mAP.
+    """As :func:`accuracy_cost_table`, of detectors without ablations: ``gain`` is of mAP.
 
-    The floor of a method without a classifier is a plain step. Ablations are left out.
+    The floor of a method without a classifier is a plain step.
     """
     if table.empty or set(table["task"]) != {"detection"}:
         return pd.DataFrame()
-    return _weighed(main_runs(students_of(table)), DETECTOR_COSTS, "map")
+    return _weighed(main_runs(tables.students_of(table)), DETECTOR_COSTS, "map")
 
 
 @drawn_from(detection_cost_table)
@@ -83,13 +80,13 @@ def _weighed(runs: pd.DataFrame, costs: Path, metric: str) -> pd.DataFrame:
     if not costs.exists():
         return pd.DataFrame()
     plan, measured = read_costs(costs)
-    same = runs[list(SAME)].eq([plan[name] for name in SAME]).all(axis=1)
+    same = runs[SAME].eq([plan[name] for name in SAME]).all(axis=1)
     runs = runs[same & runs["teacher"].isin([plan["teacher"], "none"])]
-    found = list(gains(runs, [(method, "student") for method in sorted(measured)], metric))
+    found = list(tables.gains(runs, [(method, "student") for method in sorted(measured)], metric))
     if len(found) < FEWEST:
         return pd.DataFrame()
-    table = pd.DataFrame(found).rename(columns={"method": "label", "difference": "gain"})
-    table = table[["label", "gain", "low", "high", "n"]]
+    table = pd.DataFrame(found)[["method", "difference", "low", "high", "n"]]
+    table = table.rename(columns={"method": "label", "difference": "gain"})
     return _with_front(table.join(measured.T, on="label"))
 
 
@@ -108,25 +105,21 @@ def read_costs(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     Returns:
         ``teacher``, ``student`` and ``image_size``; a column a method with ``time``, its interval
         ``time_low``, ``time_high`` (missing of few rounds), and ``memory``.
-
-    Raises:
-        KdlibError: the file is damaged.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        costs = {
-            name: {
-                **{f"time_{bound}": one["time"][bound] for bound in ("median", "low", "high")},
-                "memory": one["memory"]["ratio"],
-            }
-            for name, one in record["methods"].items()
-        }
         plan = {name: record["plan"][name] for name in ("teacher", *SAME)}
+        costs = {method: _over_floor(**one) for method, one in record["methods"].items()}
     except (ValueError, KeyError, TypeError) as error:
         raise KdlibError(
             f"{path} holds no costs ({error!r}); make it anew: python -m benchmarks.methods"
         ) from error
-    return plan, pd.DataFrame(costs, dtype=float).rename(index={"time_median": "time"})
+    return plan, pd.DataFrame(costs, dtype=float)
+
+
+def _over_floor(time: dict[str, Any], memory: dict[str, Any], **_: Any) -> dict[str, Any]:
+    bounds = {f"time_{bound}": time[bound] for bound in ("low", "high")}
+    return {"time": time["median"], **bounds, "memory": memory["ratio"]}
 
 
 def _drawn(data: pd.DataFrame, gained: str) -> Figure:
@@ -134,14 +127,14 @@ def _drawn(data: pd.DataFrame, gained: str) -> Figure:
     for axes, (cost, title) in zip(panels, AXES.items(), strict=True):
         axes.axhline(0, color=NEUTRAL, lw=0.8)
         for row in data.to_dict("records"):
-            style, place = look(row["label"]), 100 * (row[cost] - 1)
-            gain, *ends = interval_of(row, "gain")
-            axes.plot([place, place], ends, c=style.colour, lw=0.9)
-            axes.plot(place, gain, style.marker, c=style.colour, mfc=style.face, ms=5)
+            how, place = look(row["label"]), 100 * (row[cost] - 1)
+            gain, *ends = style.percent(row, "gain")
+            axes.plot([place, place], ends, c=how.colour, lw=0.9)
+            axes.plot(place, gain, how.marker, c=how.colour, mfc=how.face, ms=5)
         axes.set_xlabel(title)
     front = data[data["front"]]
     line = 100 * (front["time"] - 1), 100 * front["gain"]
     panels[0].plot(*line, ls=":", c=NEUTRAL, lw=1, zorder=0)
     panels[0].set_ylabel(f"gain in {gained} (points)")
-    legend(figure, methods_of(data))
+    style.legend(figure, style.methods_of(data))
     return figure

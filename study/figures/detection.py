@@ -9,27 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kdlib.methods import METHODS
-from study.figures.style import (
-    COLUMN,
-    PAGE,
-    curves,
-    dot,
-    drawn_from,
-    interval_of,
-    legend,
-    methods_of,
-    named_rows,
-    new_figure,
-    no_difference,
-    rows_height,
-    seed_points,
-    seeds_text,
-    student_alone,
-)
-from study.figures.tables import gains, students_of, with_interval
+from study.figures import style, tables
+from study.figures.ablations import weight_curves
+from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
 from study.names import NEUTRAL, OF_DETECTORS, look, name_of
 from study.records import IOUS, student_settings
-from study.statistics import STUDENT, Comparison, main_runs, paired_comparison, smallest_effect
+from study.statistics import Comparison, main_runs, paired_comparison, smallest_effect
 
 METRICS = {"map": "mAP", "map50": "AP at IoU 0.5", "map75": "AP at IoU 0.75"}
 # TIDE's types: each error is of one of them.
@@ -45,42 +30,32 @@ SWITCHES = {
     "teacher_epochs": "epochs of the classifier", "cls": "weight of KD_cls",
     "loc": "weight of KD_loc", "pixels": "largest value of pixels", "features": "factor of stages",
 }  # fmt: skip
-GROUP = ["student", "method", "switch"]
-INDENT = "    "
 WIDTH = 4.6  # inches: the names of choices need room
 
 
 def detection_gain_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Gains of each method over the detector alone, paired over seeds.
-
-    Columns: ``label``, and those of :class:`study.statistics.Comparison`, ``metric`` being one
-    of ``METRICS``. Empty without the detector alone, or without a method.
-    """
+    """Gains of each method (``label``) over the detector alone in each of ``METRICS``."""
     return _over_student(table, list(METRICS))
 
 
 @drawn_from(detection_gain_table)
 def detection_gain(data: pd.DataFrame) -> Figure:
     """Gain of each method over the detector alone with 95 % interval, a panel a metric."""
-    labels = methods_of(data)[::-1]
-    height = 0.75 + 1.2 * rows_height(len(labels))
+    labels = style.methods_of(data)[::-1]
+    height = 0.75 + 1.2 * style.rows_height(len(labels))
     figure, panels = new_figure(PAGE, height, len(METRICS), sharex=True, sharey=True)
     for axes, (metric, title) in zip(panels, METRICS.items(), strict=True):
-        no_difference(axes, 100 * smallest_effect(metric))
-        own = data[data["metric"] == metric].set_index("label")
-        for row, label in enumerate(labels):
-            dot(axes, label, interval_of(own.loc[label]), row)
+        style.no_difference(axes, smallest_effect(metric))
+        own = tables.in_order(data[data["metric"] == metric], "label", labels)
+        style.forest(axes, own, map(name_of, labels))
         axes.set_title(title)
-        named_rows(axes, [name_of(label) for label in labels])
-    figure.supxlabel(f"gain over the detector alone (points), {_seeds_of(data)}", fontsize=8)
+    seeds = style.seeds_text(data)
+    figure.supxlabel(f"gain over the detector alone (points), {seeds}", fontsize=8)
     return figure
 
 
 def detection_iou_table(table: pd.DataFrame) -> pd.DataFrame:
-    """As :func:`detection_gain_table`, in the AP at each IoU from which a detection is right.
-
-    Columns besides: ``iou``, a fraction.
-    """
+    """As :func:`detection_gain_table`, in the AP at each ``iou`` that a detection must reach."""
     found = _over_student(table, [f"ap{percent}" for percent in IOUS])
     if len(found):
         found.insert(1, "iou", found["metric"].str.removeprefix("ap").astype(int) / 100)
@@ -90,27 +65,48 @@ def detection_iou_table(table: pd.DataFrame) -> pd.DataFrame:
 @drawn_from(detection_iou_table)
 def detection_iou(data: pd.DataFrame) -> Figure:
     """Gain of each method over the detector alone, by the IoU from which a detection is right."""
-    data = data.rename(columns={"difference": "mean"})
     figure, (axes,) = new_figure(COLUMN, 2.7)
     axes.axhline(0, color=NEUTRAL, lw=0.8)
-    curves(axes, data, "iou")
+    style.curves(axes, data.rename(columns={"difference": "mean"}), "iou")
     axes.set(xlabel="IoU from which a detection is right", ylabel="gain in AP (points)")
-    legend(figure, methods_of(data), columns=2)
+    style.legend(figure, style.methods_of(data), columns=2)
     return figure
 
 
-def error_types_table(table: pd.DataFrame) -> pd.DataFrame:
-    """What errors of each of TIDE's types cost, in AP50, with each method; less is better.
+def _over_student(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    """Of each method and metric the comparison with the detector alone."""
+    runs = main_runs(_detectors(table))
+    rows = [
+        row
+        for label in OF_DETECTORS
+        for metric in metrics
+        for row in tables.gains(runs, [(label, "student")], metric, label=label)
+    ]
+    return pd.DataFrame(rows)
 
-    Columns: ``error``, one of ``ERRORS``; ``label``, ``init_seed``, ``dap`` of a run; ``mean``,
-    ``low``, ``high``, ``n`` of its method. Empty where a single method was run.
+
+def _detectors(table: pd.DataFrame) -> pd.DataFrame:
+    """The students of the table's one setting; none of another task."""
+    return tables.students_of(table) if _has_detectors(table) else table.iloc[:0]
+
+
+def _has_detectors(table: pd.DataFrame) -> bool:
+    return len(table) > 0 and set(table["task"]) == {"detection"}
+
+
+def error_types_table(table: pd.DataFrame) -> pd.DataFrame:
+    """What errors of each TIDE type cost in AP50, with each method; lower is better.
+
+    ``error``, one of ``ERRORS``; ``label``, ``init_seed``, ``dap`` of a run; ``mean``, ``low``,
+    ``high``, ``n`` of its method. Empty where a single method was run.
     """
     runs = main_runs(_detectors(table))
     if runs.empty or runs["label"].nunique() < 2:
         return pd.DataFrame()
     runs = runs.rename(columns={f"dap_{name}": name for name in ERRORS})
     long = runs.melt(["label", "init_seed"], list(ERRORS), "error", "dap")
-    return long.merge(with_interval(long, ["error", "label"], "dap"), on=["error", "label"])
+    means = tables.with_interval(long, ["error", "label"], "dap")
+    return long.merge(means, on=["error", "label"])
 
 
 @drawn_from(error_types_table)
@@ -119,18 +115,18 @@ def error_types(data: pd.DataFrame) -> Figure:
 
     Each panel has a scale of its own, from 0.
     """
-    labels = methods_of(data)[::-1]
-    height = 0.8 + 2 * (0.25 + rows_height(len(labels)))
+    labels = style.methods_of(data)[::-1]
+    height = 0.8 + 2 * (0.25 + style.rows_height(len(labels)))
     figure, panels = new_figure(PAGE, height, columns=3, rows=2, sharey=True)
     for axes, (error, title) in zip(panels, ERRORS.items(), strict=True):
+        own = data[data["error"] == error]
         for row, label in enumerate(labels):
-            runs = data[(data["error"] == error) & (data["label"] == label)]
-            seed_points(axes, label, 100 * runs["dap"], row)
-            dot(axes, label, interval_of(runs.iloc[0], "mean"), row)
+            style.seed_points(axes, label, own.loc[own["label"] == label, "dap"], row)
+        means = tables.in_order(own.drop_duplicates("label"), "label", labels)
+        style.forest(axes, means, map(name_of, labels), "mean")
         axes.set_title(title)
         axes.set_xlim(left=0)
-        named_rows(axes, [name_of(label) for label in labels])
-    text = f"AP50 that a type of error costs (points; scales differ), {_seeds_of(data)}"
+    text = f"AP50 that a type of error costs (points; scales differ), {style.seeds_text(data)}"
     figure.supxlabel(text, fontsize=8)
     return figure
 
@@ -138,9 +134,8 @@ def error_types(data: pd.DataFrame) -> Figure:
 def detection_ablations_table(table: pd.DataFrame) -> pd.DataFrame:
     """One choice of a method changed at a time: difference in mAP to the method as compared.
 
-    Runs may be of several students. Columns: ``student``, ``switch`` (an option of the method, or
-    one of ``OF_RUN``), ``value``, ``used`` (of the method as compared, whose difference is 0), and
-    those of :class:`study.statistics.Comparison`. Runs that differ in several choices are left
+    ``student``; ``switch``, an option of the method or one of ``OF_RUN``; ``value``; ``used``: of
+    the method as compared, whose difference is 0. Runs that differ in several choices are left
     out, and seeds that the method as compared does not have.
     """
     rows: list[dict[str, Any]] = []
@@ -198,35 +193,35 @@ def detection_ablations(data: pd.DataFrame) -> Figure:
 
     Filled: as compared; hollow: changed, with its 95 % interval where there are several seeds.
     """
-    groups = data.groupby(GROUP, sort=False)
+    groups = data.groupby(["student", "method", "switch"], sort=False)
     top, names = len(data) + len(groups) - 1, list[str]()
-    figure, (axes,) = new_figure(WIDTH, 0.8 + rows_height(top + 1))
-    no_difference(axes, 100 * smallest_effect("map"))
+    figure, (axes,) = new_figure(WIDTH, 0.8 + style.rows_height(top + 1))
+    style.no_difference(axes, smallest_effect("map"))
     for (student, method, switch), rows in groups:
         whose = f", {student.removeprefix('scenes_')}" if data["student"].nunique() > 1 else ""
         names.append(f"{name_of(method)}{whose}: {SWITCHES.get(switch, switch)}")
         for one in rows.to_dict("records"):
             _choice(axes, one, top - len(names))  # the rows go down, from the topmost
-            names.append(f"{one['value']}{INDENT}")
-    named_rows(axes, names[::-1])
-    axes.set_xlabel(f"difference in mAP (points), {_seeds_of(data[~data['used']])}")
+            names.append(f"{one['value']}    ")
+    style.named_rows(axes, names[::-1])
+    axes.set_xlabel(f"difference in mAP (points), {style.seeds_text(data[~data['used']])}")
     return figure
 
 
-def _choice(axes: Axes, one: dict, row: float) -> None:
+def _choice(axes: Axes, one: dict[Any, Any], row: float) -> None:
     """A choice's difference; the one that is used lies at 0, and has no interval."""
-    style, (mean, *ends) = look(one["method"]), interval_of(one)
+    how, (mean, *ends) = look(one["method"]), style.percent(one)
     if not one["used"] and one["n"] > 1:
-        axes.plot(ends, [row, row], c=style.colour, lw=1.2)
-    face = style.colour if one["used"] else "white"
-    axes.plot(mean, row, style.marker, c=style.colour, mfc=face, ms=4.5)
+        axes.plot(ends, [row, row], c=how.colour, lw=1.2)
+    face = how.colour if one["used"] else "white"
+    axes.plot(mean, row, how.marker, c=how.colour, mfc=face, ms=4.5)
 
 
 def detection_weights_table(table: pd.DataFrame) -> pd.DataFrame:
     """MAP by the weight of each method's terms, on the dev split: means over the grid's seeds.
 
-    Columns: ``method``, ``weight``, ``factor`` of the method's default weight, ``map``, ``n``; the
-    detector alone has no weight. Empty where no method has two.
+    ``method``, ``weight``, ``map``, ``n``, ``factor`` of the method's default weight; the detector
+    alone has none. Empty where no method has two.
     """
     runs = _detectors(table)
     runs = runs[runs["split"] == "dev"]
@@ -240,7 +235,7 @@ def detection_weights_table(table: pd.DataFrame) -> pd.DataFrame:
     several = found.groupby(keys[:2])["weight"].transform("nunique") > 1
     if not several.any():
         return pd.DataFrame()
-    found = found[several | (found["method"] == STUDENT)].drop(columns="method_options")
+    found = found[several | (found["method"] == "student")].drop(columns="method_options")
     return found.assign(factor=found["weight"] / found["method"].map(defaults))
 
 
@@ -248,40 +243,9 @@ def detection_weights_table(table: pd.DataFrame) -> pd.DataFrame:
 def detection_weights(data: pd.DataFrame) -> Figure:
     """MAP on the dev split by the weight of each method; dashed: the detector alone."""
     figure, (axes,) = new_figure(COLUMN, 2.7)
-    alone = data[data["method"] == STUDENT]
-    student_alone(axes, alone["map"])
-    taught = methods_of(data.drop(alone.index).rename(columns={"method": "label"}))
-    for label in taught:
-        own, style = data[data["method"] == label].sort_values("factor"), look(label)
-        axes.plot(own["factor"], 100 * own["map"], "-", c=style.colour, marker=style.marker)
-    axes.set(xscale="log", xlabel="weight / default weight", ylabel="mAP on the dev split (%)")
-    line = Line2D([], [], c=NEUTRAL, ls="--", label="detector alone")
-    legend(figure, taught, [line] if len(alone) else [], columns=2)
+    taught = [method for method in OF_DETECTORS if method in set(data["method"])]
+    weight_curves(axes, data, "map", taught)
+    axes.set(xlabel="weight / default weight", ylabel="mAP on the dev split (%)")
+    alone = [Line2D([], [], c=NEUTRAL, ls="--", label="detector alone")]
+    style.legend(figure, taught, alone if "student" in set(data["method"]) else [], columns=2)
     return figure
-
-
-def _over_student(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
-    """Of each method and metric the comparison with the detector alone."""
-    runs = main_runs(_detectors(table))
-    rows = [
-        row
-        for label in OF_DETECTORS
-        for metric in metrics
-        for row in gains(runs, [(label, STUDENT)], metric, label=label)
-    ]
-    return pd.DataFrame(rows)
-
-
-def _detectors(table: pd.DataFrame) -> pd.DataFrame:
-    """The students of the table's one setting; none of another task."""
-    return students_of(table) if _has_detectors(table) else table.iloc[:0]
-
-
-def _has_detectors(table: pd.DataFrame) -> bool:
-    return len(table) > 0 and set(table["task"]) == {"detection"}
-
-
-def _seeds_of(data: pd.DataFrame) -> str:
-    """Of how many seeds means and their intervals are; of one there is no interval."""
-    alone = (data["n"] == 1).all()
-    return "one seed" if alone else f"95 % intervals of {seeds_text(data)}"

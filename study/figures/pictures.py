@@ -1,4 +1,4 @@
-"""Pictures for the notebooks: images, attention laid over them, maps and spectra side by side.
+"""Pictures for the notebooks: images, attention laid over them, maps and masks side by side.
 
 A figure is closed when it is made: a notebook shows what a cell returns, and shows it once.
 """
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, hsv_to_rgb
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdlib.data.image_data import IGNORED
-from kdlib.losses.dct import dct_matrix
 from study.figures.style import figure_style, new_figure
 from study.names import PALETTE
 
@@ -27,21 +26,11 @@ LEGIBLE_TITLE = 0.95  # inches of a side above which titles have their full size
 SMALLEST_RANGE = 1e-12
 HUE_STEP = 0.618034  # the golden ratio: no two of the first hues are alike
 BACKGROUND_GREY = 0.12
-ATOMS = ListedColormap([*PALETTE, "#e6e6e6"])  # the most frequent ones, and all others
-ATOM_SIDE = 1.15  # inches of a picture's side
 
 
 def as_picture(image: Tensor) -> NDArray[np.uint8]:
     """An image (3, H, W) as matplotlib shows it, (H, W, 3)."""
     return image.permute(1, 2, 0).numpy()
-
-
-def picture_panels(
-    rows: int, columns: int, width: float, height: float
-) -> tuple[Figure, list[Axes]]:
-    """A figure of ``width`` and ``height`` inches, and its panels row by row, without axes."""
-    tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
-    return new_figure(width, height, columns, rows, bare=True, layout=tight)
 
 
 def enlarged(attention: Tensor, image: Tensor) -> NDArray[np.float32]:
@@ -50,25 +39,32 @@ def enlarged(attention: Tensor, image: Tensor) -> NDArray[np.float32]:
     return functional.interpolate(maps, size=size, mode="nearest")[0, 0].numpy()
 
 
+def picture_panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray]:
+    """A figure of ``width`` and ``height`` inches, and its panels (rows, columns), without axes."""
+    tight = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
+    figure, panels = new_figure(width, height, columns, rows, bare=True, layout=tight)
+    return figure, np.array(panels).reshape(rows, columns)
+
+
 @figure_style()
 def image_grid(
-    images: Tensor, titles: Sequence[str] | None = None, columns: int = 8, side: float = 0.95
+    images: Tensor, titles: Sequence[str] = (), columns: int = 8, side: float = 0.95
 ) -> Figure:
     """Images (N, 3, H, W) uint8 in rows of ``columns``, each under its title.
 
     Args:
         images: the images.
-        titles: one an image.
+        titles: one an image, or none.
         columns: images per row.
         side: inches of an image's side.
     """
     rows = -(-len(images) // columns)
     height = side + (0.17 if titles else 0.04)
-    type_size = 8 * min(1, side / LEGIBLE_TITLE)
     figure, panels = picture_panels(rows, columns, (side + 0.06) * columns, height * rows)
-    for axes, image, title in zip(panels, images, titles or [""] * len(images), strict=False):
+    for axes, image in zip(panels.flat, images, strict=False):
         axes.imshow(as_picture(image))
-        axes.set_title(title, pad=2, fontsize=type_size)
+    for axes, title in zip(panels.flat, titles, strict=False):
+        axes.set_title(title, pad=2, fontsize=8 * min(1, side / LEGIBLE_TITLE))
     return figure
 
 
@@ -95,7 +91,7 @@ def named_maps(
     rows = -(-len(maps) // columns)
     figure, panels = picture_panels(rows, columns, (side + 0.1) * columns, (side + 0.3) * rows)
     together = torch.cat([values.flatten() for values in maps.values()])
-    for axes, (name, values) in zip(panels, maps.items(), strict=False):
+    for axes, (name, values) in zip(panels.flat, maps.items(), strict=False):
         low, high = _limits(together if one_scale else values, signed)
         axes.imshow(values.numpy(), cmap=SIGNED if signed else HEAT, vmin=low, vmax=high)
         axes.set_title(name)
@@ -122,8 +118,7 @@ def attention_overlays(image: Tensor, maps: Mapping[str, Sequence[Tensor]]) -> F
     """
     columns = 1 + max(map(len, maps.values()))
     figure, panels = picture_panels(len(maps), columns, 1.4 * columns, 1.5 * len(maps))
-    for row, (name, stages) in enumerate(maps.items()):
-        first, *others = panels[row * columns : (row + 1) * columns]
+    for (first, *others), (name, stages) in zip(panels, maps.items(), strict=True):
         first.imshow(as_picture(image))
         first.set_title(name)
         for number, (axes, values) in enumerate(zip(others, stages, strict=False), 1):
@@ -142,17 +137,6 @@ def draw_boxes(axes: Axes, boxes: Tensor, names: Sequence[str], relevant: int) -
         axes.text(x1, y1 - 1, name, color=colour, fontsize=6, va="bottom")
 
 
-def basis_mosaic(size: int) -> Tensor:
-    """All basis pictures of the DCT of a ``size`` x ``size`` map in one map, with NaN seams.
-
-    The picture at row u, column v is what a map with coefficient (u, v) alone looks like.
-    """
-    basis = dct_matrix(size, torch.float64)
-    pictures = torch.einsum("ui,vj->uvij", basis, basis)
-    seamed = functional.pad(pictures, (0, 1, 0, 1), value=float("nan"))
-    return seamed.permute(0, 2, 1, 3).reshape(size * (size + 1), -1)[:-1, :-1]
-
-
 def mask_pictures(masks: Tensor) -> Tensor:
     """Masks (N, H, W) as images (N, 3, H, W) uint8, for :func:`image_grid`.
 
@@ -161,45 +145,8 @@ def mask_pictures(masks: Tensor) -> Tensor:
     """
     numbers = np.arange(IGNORED + 1)
     saturations = np.where(numbers % 2, 0.55, 0.85)
-    colours = hsv_to_rgb(
-        np.stack([numbers * HUE_STEP % 1, saturations, 0 * numbers + 0.95], axis=1)
-    )
+    hues = [numbers * HUE_STEP % 1, saturations, np.full(len(numbers), 0.95)]
+    colours = hsv_to_rgb(np.stack(hues, axis=1))
     colours[0], colours[IGNORED] = BACKGROUND_GREY, 1.0
     table = torch.from_numpy((255 * colours).round().astype(np.uint8))
     return table[masks.long()].permute(0, 3, 1, 2)
-
-
-@figure_style()
-def label_pictures(images: Tensor, maps: Mapping[str, Tensor]) -> Figure:
-    """An image a column; below it the atoms that dominate its pixels, a stage a row.
-
-    Within a row a colour is one atom in all images. The most frequent atoms of these images have
-    a colour each; the others share a light one.
-
-    Args:
-        images: (N, 3, H, W) uint8.
-        maps: name of a stage -> (N, h, w), the dominating atom.
-    """
-    rows, columns = 1 + len(maps), len(images)
-    figure, panels = new_figure(ATOM_SIDE * columns, 1.08 * ATOM_SIDE * rows, columns, rows)
-    for axes in panels:
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-    for axes, image in zip(panels, images, strict=False):
-        axes.imshow(as_picture(image))
-    for row, (name, labels) in enumerate(maps.items(), 1):
-        line = panels[row * columns : (row + 1) * columns]
-        line[0].set_ylabel(name)
-        for axes, ranks in zip(line, _ranked(labels), strict=True):
-            axes.imshow(
-                ranks.numpy(), cmap=ATOMS, vmin=0, vmax=len(PALETTE), interpolation="nearest"
-            )
-    return figure
-
-
-def _ranked(labels: Tensor) -> Tensor:
-    """Labels by how frequent they are, the most frequent 0; all that have no colour share one."""
-    counts = torch.bincount(labels.flatten())
-    ranks = torch.empty_like(counts)
-    ranks[counts.argsort(descending=True, stable=True)] = torch.arange(len(counts))
-    return ranks[labels].clamp_max(len(PALETTE))

@@ -1,10 +1,10 @@
 """The one style of all figures: how they are made, drawn, and written to disk."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +43,18 @@ def figure_style() -> Iterator[None]:
         yield
 
 
+Table = Callable[[pd.DataFrame], pd.DataFrame]
+
+
 @dataclass(frozen=True)
 class Drawing:
-    """A figure and its table, both made from the runs of ``study.records.load_records``.
+    """A figure of runs (of :func:`study.records.load_records`), and the table that it shows."""
 
-    Called with runs, it draws them, and raises a KdlibError where these have nothing to show.
-    """
-
-    table: Callable[[pd.DataFrame], pd.DataFrame]
+    table: Table
     draw: Callable[[pd.DataFrame], Figure]
 
     def __call__(self, runs: pd.DataFrame) -> Figure:
-        """The figure of these runs."""
+        """The figure; a KdlibError where these runs have nothing to show."""
         return self.of(self.table(runs))
 
     def of(self, data: pd.DataFrame) -> Figure:
@@ -65,19 +65,16 @@ class Drawing:
             return self.draw(data)
 
 
-def drawn_from(
-    table: Callable[[pd.DataFrame], pd.DataFrame],
-) -> Callable[[Callable[[pd.DataFrame], Figure]], Drawing]:
+def drawn_from(table: Table) -> Callable[[Callable[[pd.DataFrame], Figure]], Drawing]:
     """Pairs the function below, which draws a table, with the one that makes it from runs."""
-    return lambda draw: Drawing(table, draw)
+    return partial(Drawing, table)
 
 
 def figure_provenance(runs: pd.DataFrame, drawn: pd.DataFrame) -> dict[str, Any]:
     """What a figure comes from: the records of ``runs`` and the table that was ``drawn``.
 
-    Returns:
-        ``records``: run ids with their commits; ``uncommitted``: those of a changed working
-        tree; ``hash``: SHA-256 of the drawn table, rounded to nine digits; ``table``: its text.
+    Run ids with their commits; ids of runs of a changed working tree; the table's text, its
+    numbers rounded to nine digits, and the SHA-256 of that.
     """
     text = drawn.to_csv(index=False, float_format="%.9g", lineterminator="\n")
     return {
@@ -93,19 +90,15 @@ def save_figure(figure: Figure, path: Path, provenance: Mapping[str, Any]) -> li
     """Write ``path`` with the suffixes ``.pdf``, ``.png`` (at most 300 KB) and ``.json``.
 
     No file holds a date, so drawing the same records again changes nothing.
-
-    Raises:
-        KdlibError: the figure does not fit 300 KB at any resolution.
     """
-    # Laid out once, and not again for each file and resolution.
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine("none")  # laid out once, and not for each file and resolution
     # Appended, not replaced: a name may hold a dot.
     pdf, png, beside = (Path(f"{path}{suffix}") for suffix in (".pdf", ".png", ".json"))
     undated: dict[str, Any] = {"format": "pdf", "metadata": {"CreationDate": None}}
     write_atomic(pdf, lambda file: figure.savefig(file, **undated))
     write_atomic(png, lambda file: _save_small_png(figure, file))
-    write_json(beside, json.loads(json.dumps(provenance)))
+    write_json(beside, provenance)
     return [pdf, png, beside]
 
 
@@ -137,59 +130,69 @@ def rows_height(count: int) -> float:
     return min(ROW * count, TALLEST)
 
 
-def dot(
-    axes: Axes, label: str, values: Iterable[float], row: float, *, vertical: bool = False
-) -> None:
+def percent(row: Mapping[Any, Any], mean: str = "difference") -> tuple[float, float, float]:
+    """A table's ``mean`` and the ends of its interval."""
+    return 100 * row[mean], 100 * row["low"], 100 * row["high"]
+
+
+def dot(axes: Axes, label: str, values: Iterable[float], at: float, upright: bool = False) -> None:
     """Mean, low and high as a marker with its interval; without interval where it is missing."""
-    (mean, low, high), style = values, look(label)
+    (mean, low, high), how = values, look(label)
     if not np.isnan(low):
-        line = ([low, high], [row, row])
-        axes.plot(*(line[::-1] if vertical else line), style.line, c=style.colour, lw=1.2)
-    place = (row, mean) if vertical else (mean, row)
-    axes.plot(*place, style.marker, c=style.colour, mfc=style.face, ms=4.5)
+        line = ([low, high], [at, at])
+        axes.plot(*(line[::-1] if upright else line), how.line, c=how.colour, lw=1.2)
+    point = (at, mean) if upright else (mean, at)
+    axes.plot(*point, how.marker, c=how.colour, mfc=how.face, ms=4.5)
+
+
+def forest(axes: Axes, data: pd.DataFrame, names: Iterable[str], mean: str = "difference") -> None:
+    """Rows from the bottom with their names: each method's mean and interval, in percent."""
+    for place, row in enumerate(data.to_dict("records")):
+        dot(axes, row["label"], percent(row, mean), place)
+    named_rows(axes, list(names))
+
+
+def forest_series(
+    axes: Axes, places: pd.Series, data: pd.DataFrame, look: tuple[str, str], name: str
+) -> None:
+    """Differences with their intervals, in percent, at ``places``; ``look``: colour and marker."""
+    for place, row in zip(places, data.to_dict("records"), strict=True):
+        mean, *ends = percent(row)
+        axes.plot(ends, [place] * 2, c=look[0], lw=1)
+        axes.plot(mean, place, look[1], c=look[0], ms=3.5, label=name)
+        name = ""
+
+
+def named_rows(axes: Axes, names: list[str]) -> None:
+    """Rows 0, 1, ... from the bottom, with their names."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.grid(axis="y", visible=False)
 
 
 def seed_points(axes: Axes, label: str, values: pd.Series, row: float) -> None:
     """The runs of a method, as small points below its mean."""
     places = [row - 0.27] * len(values)
-    axes.plot(values, places, "o", c=look(label).colour, ms=2, alpha=0.6, mew=0)
+    axes.plot(100 * values, places, "o", c=look(label).colour, ms=2, alpha=0.6, mew=0)
 
 
-def interval_of(row: Mapping[Any, Any], mean: str = "difference") -> tuple[float, float, float]:
-    """Mean, low and high of a table's row, in percent."""
-    return 100 * row[mean], 100 * row["low"], 100 * row["high"]
+def no_difference(axes: Axes, half: float = 0) -> None:
+    """A vertical line at 0; and a band of ``half`` (0..1) to either side, which does not matter."""
+    if half:
+        axes.axvspan(-100 * half, 100 * half, color=NO_EFFECT, lw=0)
+    axes.axvline(0, color=NEUTRAL, lw=0.8)
 
 
 def curves(axes: Axes, data: pd.DataFrame, x: str) -> None:
     """Each method's ``mean`` over ``x`` with the band from ``low`` to ``high``, in percent."""
     for label in methods_of(data):
         own, style = data[data["label"] == label], look(label)
+        mean, low, high = percent(own.astype({"low": float, "high": float}), "mean")
         axes.plot(
-            own[x], 100 * own["mean"], style.line, c=style.colour, marker=style.marker,
+            own[x], mean, style.line, c=style.colour, marker=style.marker,
             mfc=style.face, markevery=max(1, len(own) // 5),
         )  # fmt: skip
-        band = 100 * own["low"].astype(float), 100 * own["high"].astype(float)
-        axes.fill_between(own[x], *band, color=style.colour, alpha=0.12, lw=0)
-
-
-def student_alone(axes: Axes, values: Iterable[float]) -> None:
-    """A dashed line at what a student without a teacher reaches, in percent."""
-    for value in values:
-        axes.axhline(100 * value, color=NEUTRAL, ls="--", lw=0.9)
-
-
-def no_difference(axes: Axes, half: float = 0) -> None:
-    """A vertical line at 0; and a band of ``half`` to either side, in which nothing matters."""
-    if half:
-        axes.axvspan(-half, half, color=NO_EFFECT, lw=0)
-    axes.axvline(0, color=NEUTRAL, lw=0.8)
-
-
-def named_rows(axes: Axes, names: Sequence[str]) -> None:
-    """Rows 0, 1, ... from the bottom, with their names."""
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.grid(axis="y", visible=False)
+        axes.fill_between(own[x], low, high, color=style.colour, alpha=0.12, lw=0)
 
 
 def methods_of(data: pd.DataFrame) -> list[str]:
@@ -215,7 +218,9 @@ def entry(label: str) -> Line2D:
     )  # fmt: skip
 
 
-def seeds_text(runs: pd.DataFrame) -> str:
-    """Such as ``3 to 6 seeds``."""
-    counts = sorted(set(runs["n"]))
-    return f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seeds"
+def seeds_text(runs: pd.DataFrame, intervals: str = "95 % intervals of ") -> str:
+    """Of how many seeds means and their intervals are; of one there is no interval."""
+    low, high = runs["n"].min(), runs["n"].max()
+    if high == 1:
+        return "one seed"
+    return intervals + (f"{low} to {high} seeds" if low < high else f"{low} seeds")

@@ -17,14 +17,11 @@ from study.statistics import paired_comparison, t_interval
 KEY_METHODS = (
     "student", "kd", "at", "at_equal_scale", "release_a", "parseval_twin", "dct", "dct+kd",
 )  # fmt: skip
+Rows = Iterable[dict[str, Any]]
 
 
 def students_of(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the table's one student setting.
-
-    Raises:
-        KdlibError: there are several settings.
-    """
+    """The runs of the table's one student setting; a KdlibError if there are several settings."""
     settings = student_settings(table)
     if len(settings) > 1:
         raise KdlibError("The runs have several settings; choose one by its 'setting'.")
@@ -39,38 +36,34 @@ def without_variants(students: pd.DataFrame) -> pd.DataFrame:
     return students[~students["method"].str.startswith("frskd_")]
 
 
+def with_teacher_label(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
+    """These students of one setting, and their teachers, which are labelled ``teacher``."""
+    teachers = (teacher_runs(table, setting) for setting in students["setting"].head(1))
+    return pd.concat([students, *(one.assign(label="teacher") for one in teachers)])
+
+
 def having(file: str, runs: pd.DataFrame) -> pd.DataFrame:
     """Those of the runs in whose directory a file lies."""
     kept = runs["directory"].map(lambda directory: (Path(directory) / file).exists())
     return runs[kept.astype(bool)]
 
 
-def with_teachers_that_have(file: str, table: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """The methods' runs of the one setting that have a file; their teachers, labelled ``teacher``.
-
-    Empty without such a student: a teacher alone is no comparison.
-    """
+def analysed(file: str, table: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """The methods' runs and their teachers that have a file; none without such a student."""
     students = students_of(table)
-    chosen = having(file, students[students["label"].isin(methods)])
-    if chosen.empty:
-        return chosen
-    teachers = teacher_runs(table, chosen["setting"].iloc[0]).assign(label="teacher")
-    return pd.concat([teachers, chosen])
+    students = having(file, students[students["label"].isin(methods)])
+    return having(file, with_teacher_label(table, students))
 
 
 def from_analyses(
     table: pd.DataFrame,
-    rows_of: Callable[[Mapping[str, Any]], Iterable[dict[str, Any]]],
+    rows_of: Callable[[Mapping[str, Any]], Rows],
     methods: Sequence[str] = ANALYSED,
 ) -> pd.DataFrame:
     """The rows that ``rows_of`` makes of each run's analysis, with the run's ``label``."""
-    runs = with_teachers_that_have(ANALYSIS_FILE, table, methods)
-    rows = [
-        {"label": run["label"], **row}
-        for run, analysis in analyses_of(runs)
-        for row in rows_of(analysis)
-    ]
-    return pd.DataFrame(rows)
+    runs = analysed(ANALYSIS_FILE, table, methods)
+    pairs = ((run, row) for run, analysis in analyses_of(runs) for row in rows_of(analysis))
+    return pd.DataFrame([{"label": run["label"], **row} for run, row in pairs])
 
 
 def with_interval(rows: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
@@ -98,8 +91,5 @@ def gains(
 def in_order(rows: pd.DataFrame, column: str, order: Sequence[str], *then: str) -> pd.DataFrame:
     """Rows sorted by the place of a column's value in ``order``, ``then`` by other columns."""
     place = {value: number for number, value in enumerate(order)}
-    return rows.sort_values(
-        [column, *then],
-        key=lambda values: values.map(place) if values.name == column else values,
-        kind="stable",
-    )
+    placed = rows.assign(**{column: rows[column].map(place)})
+    return rows.loc[placed.sort_values([column, *then], kind="stable").index]

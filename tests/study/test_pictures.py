@@ -6,36 +6,52 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from atoms import label_pictures
+from boxes import MARKS, detection_grid, errors_of_images, judge_image
 from detection.random_detections import detections_of, objects_of, random_case
 from matplotlib.patches import Rectangle
+from PIL import Image
+from probes import basis_mosaic
 
 from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.detection.error_types import ERRORS, error_types
 from kdlib.detection.objects import WholePhotographs
 from kdlib.errors import KdlibError
 from kdlib.losses.dct import dct_2d
-from study.figures.boxes import MARKS, detection_grid, errors_of_images, judge_image
 from study.figures.pictures import (
     attention_overlays,
-    basis_mosaic,
     draw_boxes,
     image_grid,
-    label_pictures,
     mask_pictures,
     named_maps,
 )
 
+IMAGES = torch.arange(3 * 3 * 8 * 8).view(3, 3, 8, 8).remainder(256).to(torch.uint8)
+CLASSES = ("cat", "dog", "bird", "a name that is rather long", "cow")
+HERE, THERE, FAR = [0, 0, 20, 20], [30, 30, 50, 50], [55, 0, 64, 10]
 
-@pytest.fixture
-def images():
-    return torch.arange(3 * 3 * 8 * 8).view(3, 3, 8, 8).remainder(256).to(torch.uint8)
+
+def drawn(figure, number=0):
+    """What the panels with pictures show: the first drawn, or the one over it."""
+    return [axes.images[number].get_array() for axes in figure.axes if axes.images[number:]]
 
 
-def test_grid_has_a_panel_an_image_and_leaves_no_figure_open(images):
-    figure = image_grid(images, ["a", "b", "c"], columns=2)
-    shown = [axes for axes in figure.axes if axes.images]
-    assert [axes.get_title() for axes in shown] == ["a", "b", "c"]
-    assert (shown[1].images[0].get_array() == images[1].permute(1, 2, 0).numpy()).all()
+def titles(figure):
+    return [axes.get_title() for axes in figure.axes]
+
+
+def test_panels_show_images_under_their_titles_and_leave_no_figure_open():
+    figure = image_grid(IMAGES, ["a", "b", "c"], columns=2)
+    assert titles(figure)[:3] == ["a", "b", "c"] and len(drawn(figure)) == 3
+    assert (drawn(figure)[1] == IMAGES[1].permute(1, 2, 0).numpy()).all()
+    maps = [torch.rand(4, 4), torch.rand(2, 2)]
+    figure = attention_overlays(IMAGES[0], {"teacher": maps, "student": maps})
+    stages = ["stage 1: 4 px", "stage 2: 2 px"]
+    assert titles(figure) == ["teacher", *stages, "student", *stages]
+    assert drawn(figure, 1)[0].shape == (8, 8)
+    maps = {"stage 1": torch.arange(48).view(3, 4, 4) + 20, "stage 2": torch.ones(3, 2, 2).long()}
+    found = drawn(label_pictures(IMAGES, maps))
+    assert len(found) == 9 and np.max(found[3]) == 10 and np.max(found[6]) == 0
     assert not plt.get_fignums()
 
 
@@ -54,21 +70,6 @@ def test_scales_are_symmetric_if_signed_and_shared_if_asked():
     assert limits == [(-1, 3), (-1, 3)]
 
 
-def test_overlays_show_a_stage_a_column(images):
-    maps = [torch.rand(4, 4), torch.rand(2, 2)]
-    figure = attention_overlays(images[0], {"teacher": maps, "student": maps})
-    stages = ["stage 1: 4 px", "stage 2: 2 px"]
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["teacher", *stages, "student", *stages]
-    assert figure.axes[1].images[1].get_array().shape == (8, 8)
-
-
-def test_labels_are_drawn_under_their_images(images):
-    maps = {"stage 1": torch.arange(48).view(3, 4, 4) + 20, "stage 2": torch.ones(3, 2, 2).long()}
-    drawn = [axes.images[0].get_array() for axes in label_pictures(images, maps).axes]
-    assert len(drawn) == 9 and np.max(drawn[3]) == 10 and np.max(drawn[6]) == 0
-
-
 def test_boxes_of_the_class_stand_out():
     _, axes = plt.subplots()
     draw_boxes(axes, torch.tensor([[0, 0, 2, 2], [4, 4, 8, 6]]), ["car", "key"], relevant=1)
@@ -79,27 +80,21 @@ def test_boxes_of_the_class_stand_out():
 
 
 def test_each_basis_picture_has_one_coefficient():
-    mosaic = basis_mosaic(4)
+    mosaic, expected = basis_mosaic(4), torch.zeros(4, 4, dtype=torch.float64)
     assert mosaic.shape == (19, 19)
-    expected = torch.zeros(4, 4, dtype=torch.float64)
     expected[1, 2] = 1
     torch.testing.assert_close(dct_2d(mosaic[None, 5:9, 10:14])[0], expected)
 
 
-HERE, THERE, FAR = [0, 0, 20, 20], [30, 30, 50, 50], [55, 0, 64, 10]
-CLASSES = ("cat", "dog", "bird", "a name that is rather long", "cow")
-
-
 def data_of(objects, images=None):
-    count = len(objects)
+    count, same = len(objects), (0.5, 0.5, 0.5)
     if images is None:
         images = torch.arange(count * 3 * 48 * 64).remainder(256).byte().view(count, 3, 48, 64)
-    same = (0.5, 0.5, 0.5)
     labels = torch.zeros(count, dtype=torch.int64)
     return ImageData(images, labels, CLASSES, same, same, "0", objects=objects)
 
 
-def test_every_box_has_its_verdict():
+def test_every_box_has_its_verdict_and_image_by_image_there_are_the_errors_of_all_together():
     objects = objects_of([HERE, THERE, FAR], [0, 1, 2])
     boxes = [HERE, THERE, [32, 30, 50, 50], HERE, [5, 30, 15, 44], FAR]
     found = detections_of(boxes, [0, 2, 1, 0, 3, 2], [0.9, 0.8, 0.7, 0.6, 0.5, 0.1])
@@ -110,9 +105,6 @@ def test_every_box_has_its_verdict():
         (tuple(THERE), 2, "cls"), ((32, 30, 50, 50), 1, "right"), (tuple(FAR), 2, "miss"),
     ]  # fmt: skip
     assert np.isnan(one.scores[one.types.index("miss")])
-
-
-def test_image_by_image_there_are_the_errors_of_all_together():
     found, objects = random_case(3)
     together = error_types(found, objects, 5)
     for name in ERRORS:
@@ -129,36 +121,33 @@ def test_a_row_a_detector_and_a_column_an_image():
     assert counts[0] == [len(objects.of(number)[1]) for number in (0, 4, 1)]
     assert counts[1] == counts[2] and counts[1][2] == int((~objects.of(1)[2]).sum())
     assert [row[0].texts[-1].get_text() for row in grid] == ["truth", "alone", "taught"]
-    assert not plt.get_fignums()
     figure.draw_without_rendering()
-    drawn = figure.get_tightbbox()
-    assert drawn.min.min() >= -0.01 and (drawn.max <= figure.get_size_inches() + 0.01).all()
-
-
-def test_names_can_be_left_out_and_long_ones_are_cut():
+    extent = figure.get_tightbbox()
+    assert extent.min.min() >= -0.01 and (extent.max <= figure.get_size_inches() + 0.01).all()
     data = data_of(objects_of([HERE], [3]))
-    grids = (detection_grid(data, {}, [0], **how) for how in ({}, {"names": False}))
+    grids = (detection_grid(data, {}, [0], names=names) for names in (True, False))
     texts = [[text.get_text() for text in figure.axes[0].texts] for figure in grids]
-    assert texts == [["a name that is r", "truth"], ["truth"]]
+    assert texts == [["a name that is r", "truth"], ["truth"]] and not plt.get_fignums()
 
 
-def test_photographs_are_read_when_they_are_drawn():
-    shapes = [(20, 30, 3), (40, 60, 3)]
-    photographs = WholePhotographs(lambda n: np.zeros(shapes[n], np.uint8), np.array([1, 0]))
+def test_photographs_are_read_when_they_are_drawn(tmp_path):
+    sizes, paths = [(30, 20), (60, 40)], [tmp_path / "a.png", tmp_path / "b.png"]
+    for path, size in zip(paths, sizes, strict=True):
+        Image.new("RGB", size).save(path)
     objects = objects_of([HERE, [0, 0, 9, 9]], [0, 1], counts=[1, 1])
-    figure = detection_grid(data_of(objects, photographs), {}, [1, 0])
-    assert [axes.images[0].get_array().shape for axes in figure.axes] == shapes
+    data = data_of(objects, WholePhotographs(paths, sizes))
+    assert [image.shape[1::-1] for image in drawn(detection_grid(data, {}, [1, 0]))] == sizes[::-1]
 
 
 def test_what_cannot_be_drawn_is_told():
     found, objects = random_case(0)
     data = data_of(objects)
     for detections, positions, message in (
-        ({"x": found[1:]}, [0], "'x' has detections of 29 images, but there are 30"),
-        ({"x": found}, [30], "no image 30; there are 0 to 29"),
-        ({"x": found}, [], "at least one position"),
+        (found[1:], [0], "'x' has detections of 29 images, but there are 30"),
+        (found, [30], "no image 30; there are 0 to 29"),
+        (found, [], "at least one position"),
     ):
         with pytest.raises(KdlibError, match=message):
-            detection_grid(data, detections, positions)
+            detection_grid(data, {"x": detections}, positions)
     with pytest.raises(KdlibError, match="load task='detection'"):
         detection_grid(replace(data, objects=None), {}, [0])

@@ -79,17 +79,16 @@ def detection_grid(
         KdlibError: no objects in the data, no such image, or not a detection list an image.
     """
     objects = _checked(data, found, positions)
-    rows, columns = 1 + len(found), len(positions)
-    width = 1.43 * columns + 0.2
-    figure, panels = picture_panels(rows, columns, width, 1.41 * rows + 0.3)
+    rows, width = 1 + len(found), 1.43 * len(positions) + 0.2
+    figure, panels = picture_panels(rows, len(positions), width, 1.41 * rows + 0.3)
     drawn: set[str] = set()
-    for column, position in enumerate(positions):
+    for column, position in zip(panels.T, positions, strict=True):
         own = objects.part(position, position + 1)
         judgements = [as_truth(own), *(judge_image(of[position], own) for of in found.values())]
-        for axes, one in zip(panels[column::columns], judgements, strict=True):
+        for axes, one in zip(column, judgements, strict=True):
             _draw(axes, _picture(data, position), one, data.classes if names else None)
             drawn |= set(one.types)
-    for axes, name in zip(panels[::columns], [TRUTH, *found], strict=True):
+    for axes, name in zip(panels[:, 0], [TRUTH, *found], strict=True):
         axes.text(
             -0.04, 0.5, name, transform=axes.transAxes, rotation=90, ha="right", va="center",
             fontsize=8,
