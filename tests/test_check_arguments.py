@@ -25,9 +25,9 @@ def check():
 
 def test_the_names_are_those_of_the_registries(check):
     assert tuple(check.profiles()) == profile_names()
-    assert tuple(check.datasets()) == dataset_names()
-    assert list(check.methods()) == list(METHODS)
-    assert tuple(check.modifiers()) == MODIFIERS
+    assert tuple(check.DATASETS) == dataset_names()
+    assert list(check.METHODS) == list(METHODS)
+    assert tuple(check.MODIFIERS) == MODIFIERS
 
 
 @pytest.mark.parametrize("modifier", MODIFIERS)

@@ -26,7 +26,7 @@ ROOMS = {
     "study/notebooks.py": ("study", "notebooks"), "study/export.py": ("study", "export"),
 }  # fmt: skip
 """The extras that a room's imports come from, beside the core's dependencies."""
-WITH_TORCH = "filelock"
+WITH_OTHERS = {"filelock", "pydantic-core"}  # which torch and pydantic bring
 
 
 def named(extra):
@@ -55,7 +55,7 @@ def room_of(path):
 
 
 def test_each_room_imports_what_its_extra_declares():
-    core = {Requirement(text).name for text in PROJECT["dependencies"]} | {WITH_TORCH}
+    core = {Requirement(text).name for text in PROJECT["dependencies"]} | WITH_OTHERS
     packages, ours = distributions(), {"kdlib", "study", *sys.stdlib_module_names}
     for path in (path for top in ("kdlib", "study") for path in (ROOT / top).rglob("*.py")):
         declared = core | {name for extra in ROOMS[room_of(path)] for name in named(extra)}
