@@ -98,6 +98,7 @@ class Trainee:
         self.history: list[dict[str, Any]] = []
         self.failure: DivergedError | None = None
         self.sums = EpochSums()
+        self.network_options: dict[str, Any] = {}  # what the student is built with besides
         self.parts = self._build()
         self.optimiser = self._optimise()
         self._restore()
@@ -139,7 +140,7 @@ class Trainee:
     def _untrained(self) -> nn.Module:
         seed_everything(derive_seed(self.config.init_seed, "weights"))
         start = {"weights": self.config.start} if self.config.start else {}
-        student = create_model(self.config.student, self.outputs, **start)
+        student = create_model(self.config.student, self.outputs, **self.network_options, **start)
         return student.to(self.device).to(memory_format=torch.channels_last)
 
     def start_over(self) -> None:

@@ -44,9 +44,6 @@ class DetectionBatch(NamedTuple):
 class DetectionBatches:
     """Images with objects, handed out in batches.
 
-    Images of one size that are at most mirrored are made a whole batch at a time; all others one at
-    a time, by worker processes where they are photographs.
-
     Args:
         data: images with objects.
         batch_size: images per batch; the last batch of an epoch may be smaller.
@@ -162,8 +159,6 @@ class _Images(Dataset[_Packed | KdlibError]):
 
     def __getitems__(self, indices: list[int]) -> _Packed | KdlibError:
         """A batch, or why there is none: a worker's error would come with its whole traceback."""
-        if isinstance(self.images, Tensor) and not self.names:
-            return self._at_once(self.images, torch.tensor(indices))
         try:
             images, boxes, labels = zip(*map(self._one, indices), strict=True)
         except KdlibError as error:
@@ -171,18 +166,6 @@ class _Images(Dataset[_Packed | KdlibError]):
         pixels, shapes = [image.flatten() for image in images], [image.shape for image in images]
         counts = [len(own) for own in labels]
         return _Packed(torch.cat(pixels), shapes, torch.cat(boxes), torch.cat(labels), counts)
-
-    def _at_once(self, images: Tensor, part: Tensor) -> _Packed:
-        """Images of one size that are at most mirrored."""
-        pixels, flips, counts = images[part], self.flips[part], self.objects.counts[part]
-        pixels = torch.where(flips.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
-        shifts = self.objects.starts[part] - (counts.cumsum(0) - counts)
-        rows = torch.arange(int(counts.sum())) + shifts.repeat_interleave(counts)
-        boxes, labels = self.objects.boxes[rows], self.objects.kinds[rows] + 1
-        flipped = flips.repeat_interleave(counts).unsqueeze(1)
-        boxes = torch.where(flipped, _mirrored(boxes, pixels.shape[-1]), boxes)
-        shapes = [pixels.shape[1:]] * len(pixels)
-        return _Packed(pixels.flatten(), shapes, boxes, labels, counts.tolist())
 
     def _one(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """An image (3, h, w) uint8, boxes (n, 4) and labels (n,) of its objects."""

@@ -16,9 +16,8 @@ from kdlib.detection.teacher import CropTeacher
 from kdlib.distill import Learner, method_loss
 from kdlib.errors import KdlibError
 from kdlib.methods import check_method, weights_of
-from kdlib.models import MODELS, create_model
+from kdlib.models import MODELS
 from kdlib.runs import RunConfig
-from kdlib.seeds import derive_seed, seed_everything
 from kdlib.tasks import TASKS
 from kdlib.team import Team
 from kdlib.trainee import Trainee
@@ -52,18 +51,12 @@ class DetectorTrainee(Trainee):
 
     def _build(self) -> nn.Module:
         # torchvision's normalise as their backbones were trained; ours as these images are.
-        data, own = self.group.data, not MODELS[self.config.student].pretrained
-        self.colours = {"mean": data.mean, "std": data.std} if own else {}
+        data, self.network_options = self.group.data, {"image_size": self.config.image_size}
+        if not MODELS[self.config.student].pretrained:
+            self.network_options |= {"mean": data.mean, "std": data.std}
         self.student = cast("Detector", self._untrained())
         self.distiller = create_crop_loss(self.config)
         return DetectorLearner(self.student, self.distiller)
-
-    def _untrained(self) -> nn.Module:
-        seed_everything(derive_seed(self.config.init_seed, "weights"))
-        start = {"weights": self.config.start} if self.config.start else {}
-        size = {"image_size": self.config.image_size}
-        student = create_model(self.config.student, self.classes, **size, **self.colours, **start)
-        return student.to(self.device).to(memory_format=torch.channels_last)
 
     def monitor(self) -> dict[str, float]:
         """The mAP at an IoU of 0.5 of some held-out images."""
