@@ -19,15 +19,10 @@ def test_every_image_of_a_batch_counts_once(count, size):
     batch = torch.randperm(count)
     parts = [Team(rank, size).own(batch) for rank in range(size)]
     counted = [part for part, portion in parts if portion.counted]
-    assert torch.equal(torch.cat(counted), batch)
+    assert torch.equal(torch.cat(counted), batch) and parts[0][1].counted
     assert all(len(part) >= 2 for part, _ in parts)
     assert sum(portion.share for _, portion in parts) == pytest.approx(1)
     assert {portion.whole for _, portion in parts} == {count}
-
-
-def test_the_main_process_always_counts():
-    assert Team(0, 8).own(torch.arange(2))[1] == Portion(2, 2)
-    assert Team(7, 8).own(torch.arange(2))[1] == Portion(0, 2)
 
 
 def test_alone_a_batch_is_what_it_is():
@@ -42,12 +37,9 @@ def test_alone_a_batch_is_what_it_is():
 )
 def test_an_image_is_augmented_the_same_in_every_team(augmentation, size):
     scenes = load_data("scenes", "train", size=27, image_size=32)
-    whole = list(Batches(scenes, 12, augmentation).epoch(3, 1))
-    parts = [
-        list(Batches(scenes, 12, augmentation, team=Team(rank, size)).epoch(3, 1))
-        for rank in range(size)
-    ]
-    for batch, *shares in zip(whole, *parts, strict=True):
+    teams = [ALONE, *(Team(rank, size) for rank in range(size))]
+    epochs = [Batches(scenes, 12, augmentation, team=team).epoch(3, 1) for team in teams]
+    for batch, *shares in zip(*epochs, strict=True):
         counted = [share for share in shares if share.portion.counted]
         for position in batch.indices.unique():  # of joint labels every image is there four times
             rows = batch.indices == position
@@ -62,36 +54,35 @@ def test_an_image_is_augmented_the_same_in_every_team(augmentation, size):
 
 def test_objects_are_shared_out_with_their_images():
     scenes = load_data("scenes", "train", size=9, image_size=32, task="detection")
-    (whole,) = DetectionBatches(scenes, 9, ("flip",)).epoch(0, 0)
-    parts = [
-        next(iter(DetectionBatches(scenes, 9, ("flip",), team=Team(rank, 2)).epoch(0, 0)))
-        for rank in range(2)
-    ]
+    teams = (ALONE, Team(0, 2), Team(1, 2))
+    epochs = [DetectionBatches(scenes, 9, ("flip",), team=team).epoch(0, 0) for team in teams]
+    whole, *parts = map(next, epochs)
     assert [part.portion for part in parts] == [Portion(5, 9), Portion(4, 9)]
-    images = [image for part in parts for image in part.images]
+    assert all(map(torch.equal, [image for part in parts for image in part.images], whole.images))
     targets = [target for part in parts for target in part.targets]
-    assert all(map(torch.equal, images, whole.images))
-    for mine, theirs in zip(targets, whole.targets, strict=True):
-        assert torch.equal(mine["boxes"], theirs["boxes"])
+    boxes = [[target["boxes"] for target in some] for some in (targets, whole.targets)]
+    assert all(map(torch.equal, *boxes)) and len(boxes[0]) == len(boxes[1])
 
 
-@pytest.mark.parametrize("method", ["crd", "crd+kd", "srm_dictionary", "srm_init"])
-def test_methods_that_look_beyond_their_batch_are_refused(method):
-    with pytest.raises(KdlibError, match="cannot be trained by 2 processes.*in one"):
-        check_team([tiny(method=method)], Team(0, 2))
-    check_team([tiny(method=method)], ALONE)
-
-
-def test_a_batch_that_is_too_small_for_the_team_is_refused():
-    with pytest.raises(KdlibError, match="16 images.*9 processes.*at most 8"):
-        check_team([tiny(batch_size=16)], Team(0, 9))
-    check_team([tiny(batch_size=16)], Team(0, 8))
+@pytest.mark.parametrize(
+    ("fields", "size", "fits", "says"),
+    [
+        ({"batch_size": 16}, 9, 8, "16 images.*9 processes.*at most 8"),
+        *(
+            ({"method": method}, 2, 1, "cannot be trained by 2 processes.*in one")
+            for method in ("crd", "crd+kd", "srm_dictionary", "srm_init")
+        ),
+    ],
+)
+def test_what_a_team_cannot_share_is_refused(fields, size, fits, says):
+    with pytest.raises(KdlibError, match=says):
+        check_team([tiny(**fields)], Team(0, size))
+    check_team([tiny(**fields)], Team(0, fits))
 
 
 def test_processes_of_a_machine_share_the_cores_that_read_photographs(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(12), raising=False)
     monkeypatch.delenv("KDLIB_WORKERS", raising=False)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert worker_count() == 3
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
-    assert worker_count() == 1
+    for size, workers in ((4, 3), (64, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(size))
+        assert worker_count() == workers

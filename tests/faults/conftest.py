@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from training import tiny
 
 from kdlib.files import write_json
-from kdlib.runs import RunConfig, provenance
+from kdlib.models import cost
+from kdlib.runs import RunConfig, provenance, run_directory
 from kdlib.train import fit
 from study.results import markdown_table
 
@@ -36,12 +38,37 @@ def tally() -> Callable[[str, str], None]:
     return count
 
 
+@pytest.fixture(scope="session", autouse=True)
+def untimed():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "REPEATS", 1)
+        yield
+
+
 @pytest.fixture(scope="session")
 def taught(tmp_path_factory) -> Path:
     """A folder of runs with the tiny teacher."""
     root = tmp_path_factory.mktemp("taught")
-    fit([tiny().teacher_config()], root, progress=False)
+    fit(tiny().teacher_config(), root, progress=False)
     return root
+
+
+@pytest.fixture
+def root(taught, tmp_path) -> Path:
+    """A folder of its own with the tiny teacher."""
+    return copytree(taught, tmp_path / "runs")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(taught, tmp_path_factory) -> Callable[[RunConfig], Path]:
+    """The directory of a run that nobody disturbed; each is trained once."""
+    root = copytree(taught, tmp_path_factory.mktemp("undisturbed") / "runs")
+
+    def whole(config: RunConfig) -> Path:
+        fit(config, root, progress=False)
+        return run_directory(config, root)
+
+    return whole
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -59,16 +86,10 @@ def pytest_terminal_summary(terminalreporter):
         return
     rows = [[name, *(str(found[o]) for o in OUTCOMES)] for name, found in sorted(COUNTS.items())]
     terminalreporter.write_line("\n" + markdown_table(["fault", *OUTCOMES], rows))
-    write_json(Path(place), {"faults": _counted(), "provenance": _source()})
-    terminalreporter.write_line(f"record: {place}")
-
-
-def _counted() -> dict[str, dict[str, int]]:
-    return {name: {o: found[o] for o in OUTCOMES} for name, found in COUNTS.items()}
-
-
-def _source() -> dict[str, object]:
+    counted = {name: {o: found[o] for o in OUTCOMES} for name, found in COUNTS.items()}
     source = provenance(RunConfig(), "cpu", "float32", "tiny runs of the tests")
     kept = {name: source[name] for name in ("commit", "dirty", "threads", "utc")}
     versions = {**source["versions"], "safetensors": version("safetensors")}
-    return {**kept, "versions": versions, "system": platform.system(), "cores": os.cpu_count()}
+    here = {"versions": versions, "system": platform.system(), "cores": os.cpu_count()}
+    write_json(Path(place), {"faults": counted, "provenance": {**kept, **here}})
+    terminalreporter.write_line(f"record: {place}")

@@ -7,10 +7,8 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import torch
@@ -27,42 +25,43 @@ VERSION_3, OVERRIDE, SEARCH = 0x20080522, 1, 2  # of capset(2), capabilities(7)
 
 def begin(act: Callable[[], object]) -> BaseProcess:
     """Start ``act`` in a child that leaves on SIGTERM as the command line does."""
-    process = CONTEXT.Process(target=_act, args=(act,))
+
+    def whole() -> None:
+        torch.set_num_threads(1)
+        leave_when_asked()
+        act()
+
+    process = CONTEXT.Process(target=whole)
     process.start()
     return process
 
 
-def _act(act: Callable[[], object]) -> None:
-    torch.set_num_threads(1)
-    leave_when_asked()
-    act()
+def ended(act: Callable[[], object]) -> int | None:
+    """The exit status of a child that does ``act``."""
+    process = begin(act)
+    process.join(120)
+    return process.exitcode
 
 
 def outcome(act: Callable[[], Any]) -> Any:
     """What ``act`` gives in a child, or the exception that it raised there."""
     ours, theirs = CONTEXT.Pipe()
-    process = begin(lambda: _send(theirs, act))
+
+    def answer() -> None:
+        try:
+            theirs.send(act())
+        except Exception as error:
+            theirs.send(type(error)(str(error)))  # for not every one can be sent as it is
+
+    process = begin(answer)
     theirs.close()
     try:
-        found = ours.recv()
+        return ours.recv()
     except EOFError:
         process.join()
         raise AssertionError(f"the child left with {process.exitcode}") from None
-    process.join()
-    return found
-
-
-def _send(to: Connection, act: Callable[[], Any]) -> None:
-    try:
-        found = act()
-    except Exception as error:
-        found = error
-    to.send(found if not isinstance(found, Exception) else _plain(found))
-
-
-def _plain(error: Exception) -> Exception:
-    """The same error by its kind and text, for not every one can be sent."""
-    return type(error)(str(error))
+    finally:
+        process.join()
 
 
 def with_room(size: int, act: Callable[[], Any]) -> Callable[[], Any]:
@@ -96,15 +95,16 @@ def _drop_capabilities() -> None:
     assert system.capset(header, sets) == 0
 
 
+def forbid(folder: Path) -> Path:
+    """Let nobody write to a folder, nor to what is in it."""
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    return folder
+
+
 def learning(config: RunConfig, root: Path) -> Callable[[], object]:
     """Train a run, or go on training it."""
-    return lambda: fit([config], root, progress=False)
-
-
-def copy_of(taught: Path, root: Path) -> Path:
-    """A folder of runs that holds what ``taught`` does."""
-    copytree(taught, root)
-    return root
+    return lambda: fit(config, root, progress=False)
 
 
 def check_nothing_half_written(config: RunConfig, root: Path) -> None:
@@ -117,9 +117,9 @@ def check_nothing_half_written(config: RunConfig, root: Path) -> None:
         load_tensors(directory / "weights.safetensors")
 
 
-def check_like(config: RunConfig, root: Path, undisturbed: Path) -> None:
+def check_like(config: RunConfig, root: Path, theirs: Path) -> None:
     """A run ended as an undisturbed one did, and nothing else is left of it."""
-    ours, theirs = (run_directory(config, one) for one in (root, undisturbed))
+    ours = run_directory(config, root)
     records = [read_record(one / "record.json") for one in (ours, theirs)]
     assert result_of(records[0]) == result_of(records[1])
     assert history_of(ours) == history_of(theirs)

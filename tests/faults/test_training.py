@@ -1,25 +1,208 @@
-"""A loss that is not finite; a notebook whose kernel dies, or that takes too long."""
+"""Killed, without room, side by side, in the wrong time: a run ends as if nothing had happened."""
 
+import datetime
+import os
 import re
+import shutil
+import signal
+import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
-from faults.processes import check_like, copy_of
-from training import tiny
+from faults.processes import (
+    begin,
+    check_like,
+    check_nothing_half_written,
+    ended,
+    forbid,
+    learning,
+    outcome,
+    remains,
+    unprivileged,
+    with_room,
+)
+from training import result_of, tiny
 
+from kdlib import files, train
 from kdlib.errors import KdlibError
-from kdlib.files import load_tensors
-from kdlib.runs import run_directory
+from kdlib.files import UnwritableError, load_tensors
+from kdlib.runs import RunConfig, is_finished, read_record, run_directory
 from kdlib.train import fit
 from kdlib.trainee import Trainee
-from study.notebooks import ExecutionError, execute_notebook
+from study.jobs import plan
+
+LEAVES_WITHIN_S = 20
+TERMINATED = 128 + signal.SIGTERM
+FULL = r"{name} cannot be written, where [\d,]+ MB are free \(.+\)\. Make room there, or .+ again"
 
 
-def test_a_loss_that_is_not_finite_after_a_good_epoch(taught, tmp_path, monkeypatch, tally):
-    config, root, step = tiny(epochs=3), copy_of(taught, tmp_path / "runs"), Trainee.step
+def disturbed(config: RunConfig, root: Path, number: int, delay: float) -> bool:
+    """Send a signal after a while; whether the run was still going on."""
+    process = begin(learning(config, root))
+    process.join(delay)
+    if process.exitcode is not None:
+        return False
+    os.kill(process.pid, number)
+    process.join(LEAVES_WITHIN_S)
+    assert process.exitcode in (-signal.SIGKILL, TERMINATED, 0), "it did not leave as it should"
+    if number == signal.SIGTERM:
+        assert process.exitcode != -signal.SIGTERM and not remains(root)
+    return process.exitcode != 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("trials", [3, pytest.param(50, marks=pytest.mark.slow_faults)])
+def test_killed_at_random_moments(number, trials, taught, tmp_path, undisturbed, tally):
+    """One run after the other, until there were so many kills."""
+    kills, seed, stream = 0, 0, torch.Generator().manual_seed(int(number))
+    while kills < trials:
+        config = tiny(data_seed=seed, epochs=6)
+        whole = undisturbed(config)
+        ends = [(whole / name).stat().st_mtime for name in ("config.json", "record.json")]
+        root, here = shutil.copytree(taught, tmp_path / f"killed{seed}"), 0
+        while kills < trials and not is_finished(config, root):
+            share = torch.rand((), generator=stream).item()
+            delay = 0.1 + share * (ends[1] - ends[0])
+            here += disturbed(config, root, number, delay)
+            kills += here > 0 and not is_finished(config, root)
+            check_nothing_half_written(config, root)
+        assert ended(learning(config, root)) == 0
+        check_like(config, root, whole)
+        for _ in range(here):
+            tally(f"{signal.Signals(number).name} at a random moment", "recovered")
+        seed += 1
+
+
+def test_killed_within_every_single_write(root, undisturbed, monkeypatch, tally):
+    config, left, flush = tiny(epochs=2), 0, os.fsync
+    whole, written = undisturbed(config), []
+
+    def flush_or_die(file: int) -> None:
+        written.append(file)
+        if len(written) == died + 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        flush(file)
+
+    monkeypatch.setattr(files.os, "fsync", flush_or_die)
+    for died in range(20):
+        status = ended(learning(config, root))
+        check_nothing_half_written(config, root)
+        if status == 0:
+            break
+        left += bool(remains(root))
+        tally("SIGKILL within a write", "recovered")
+        if died == 3:  # the others begin where this one left the run
+            run_directory(config, root).joinpath("checkpoint.safetensors").unlink()
+    assert status == 0 and left >= 4, "no write was met"
+    check_like(config, root, whole)
+
+
+def check_told(error: object, name: str) -> None:
+    assert isinstance(error, UnwritableError), repr(error)
+    assert re.search(FULL.format(name=name), str(error)) and "\n" not in str(error), str(error)
+
+
+def first_checkpoint(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> Callable[[], object]:
+    return with_room(20_000, act)
+
+
+def later_checkpoint(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> Callable[[], object]:
+    end_epoch = Trainee.end_epoch
+
+    def end_full(trainee: Trainee, row: dict) -> None:
+        if trainee.history:
+            with_room(20_000, lambda: None)()
+        end_epoch(trainee, row)
+
+    patch.setattr(Trainee, "end_epoch", end_full)
+    return act
+
+
+def record(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> Callable[[], object]:
+    write = train.write_record
+    patch.setattr(train, "write_record", lambda *given: with_room(500, lambda: write(*given))())
+    return act
+
+
+@pytest.mark.parametrize(
+    ("what", "fill", "name", "kept"),
+    [
+        ("checkpoint", first_checkpoint, r"checkpoint\.safetensors", {"config.json"}),
+        (
+            "a later checkpoint",
+            later_checkpoint,
+            r"checkpoint\.safetensors",
+            {"config.json", "checkpoint.safetensors"},
+        ),
+        (
+            "record",
+            record,
+            r"record\.json",
+            {"config.json", "checkpoint.safetensors", "history.csv", "weights.safetensors"},
+        ),
+    ],
+)
+def test_no_room_for(what, fill, name, kept, root, undisturbed, monkeypatch, tally):
+    config = tiny(epochs=2)
+    whole, directory = undisturbed(config), run_directory(config, root)
+    with monkeypatch.context() as patch:
+        check_told(outcome(fill(patch, learning(config, root))), name)
+    tally(f"disk full: {what}", "told")
+    assert {path.name for path in directory.iterdir()} == kept
+    if what == "a later checkpoint":
+        assert len(load_tensors(directory / "checkpoint.safetensors")[1]["history"]) == 1
+    fit(config, root, progress=False)
+    check_like(config, root, whole)
+    tally(f"disk full: {what}", "recovered")
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Callable[[int], Path]]:
+    """A disk of so many KiB, or the same disk with more room; where there may be none, a skip."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted: list[Path] = []
+
+    def sized(kib: int) -> Path:
+        how = f"remount,size={kib}k" if mounted else f"size={kib}k"
+        command = ["mount", "-t", "tmpfs", "-o", how, "tmpfs", str(place)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no disk may be mounted here")
+        mounted.append(place)
+        return place
+
+    yield sized
+    if mounted:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("kib", [12, 24, 60])
+def test_a_disk_that_is_full_and_then_has_room(kib, taught, small_disk, undisturbed, tally):
+    """A real one, with so many KiB left beside the teacher's files."""
+    config, disk = tiny(epochs=2), small_disk(100_000)
+    root = shutil.copytree(taught, disk / "runs")
+    small_disk(shutil.disk_usage(disk).used // 1024 + kib)
+    check_told(outcome(learning(config, root)), r"(checkpoint|weights)\.safetensors")
+    assert not remains(root)
+    small_disk(100_000)
+    fit(config, root, progress=False)
+    check_like(config, root, undisturbed(config))
+    tally("disk full: a whole disk", "recovered")
+
+
+def test_a_folder_of_runs_that_cannot_be_written_to_is_told(tmp_path, tally):
+    (tmp_path / "runs").mkdir()
+    error = outcome(unprivileged(learning(tiny(method="student"), forbid(tmp_path / "runs"))))
+    assert isinstance(error, UnwritableError), repr(error)
+    assert "Make it writable, or choose another folder" in str(error) and "\n" not in str(error)
+    tally("read-only folder of runs", "told")
+
+
+def test_a_loss_that_is_not_finite_after_a_good_epoch(root, undisturbed, monkeypatch, tally):
+    config, step = tiny(epochs=3), Trainee.step
 
     def spoilt(trainee, *given):
         if trainee.history:  # in the second epoch
@@ -27,43 +210,76 @@ def test_a_loss_that_is_not_finite_after_a_good_epoch(taught, tmp_path, monkeypa
                 next(trainee.student.parameters()).fill_(float("nan"))
         return step(trainee, *given)
 
-    monkeypatch.setattr(Trainee, "step", spoilt)
-    with pytest.raises(KdlibError) as caught:
-        fit([config], root, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainee, "step", spoilt)
+        with pytest.raises(KdlibError) as caught:
+            fit(config, root, progress=False)
     text = str(caught.value)
-    assert re.search(r"not finite in epoch 2, step \d+ .*ce nan.*learning rate 0\.\d+", text), text
+    assert re.search(r"not finite in epoch 2, step 1 .*ce nan.*learning rate 0\.\d+", text), text
     directory = run_directory(config, root)
     assert len(load_tensors(directory / "checkpoint.safetensors")[1]["history"]) == 1
     assert not (directory / "record.json").exists()
     tally("loss is NaN", "told")
-    monkeypatch.undo()
-    fit([config], root, progress=False)
-    whole = copy_of(taught, tmp_path / "whole")
-    fit([config], whole, progress=False)
-    check_like(config, root, whole)
+    fit(config, root, progress=False)
+    check_like(config, root, undisturbed(config))
     tally("loss is NaN", "recovered")
 
 
-def notebook(folder: Path, *cells: str) -> Path:
-    content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    content.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python",
-                                      "name": "python3"}  # fmt: skip
-    nbformat.write(content, folder / "one.ipynb")
-    return folder / "one.ipynb"
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_processes_train_a_run_once(killed, root, undisturbed, tmp_path, tally):
+    """Each epoch that anybody ends leaves a line; if the first is killed, the second goes on."""
+    config, epochs = tiny(epochs=3), tmp_path / "epochs"
+
+    def slowly() -> None:
+        def count(config: RunConfig, row: dict) -> None:
+            with epochs.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            time.sleep(0.5 if killed else 0.1)
+
+        fit(config, root, progress=False, on_epoch=count)
+
+    first = begin(slowly)
+    while not epochs.exists():
+        time.sleep(0.01)
+    second = begin(slowly)
+    if killed:
+        time.sleep(0.2)
+        os.kill(first.pid, signal.SIGKILL)
+    for process in (first, second):
+        process.join(120)
+    assert (first.exitcode, second.exitcode) == (-signal.SIGKILL if killed else 0, 0)
+    trained = epochs.read_text().split()
+    assert len(trained) == config.epochs
+    assert set(trained) == {str(first.pid), *([str(second.pid)] if killed else [])}
+    check_like(config, root, undisturbed(config))
+    tally("two processes, one is killed" if killed else "two processes on one run", "recovered")
 
 
-def test_a_kernel_that_dies(tmp_path, tally):
-    source = notebook(tmp_path, "import os, signal", "os.kill(os.getpid(), signal.SIGKILL)")
-    with pytest.raises(ExecutionError, match="kernel died"):
-        execute_notebook(source, tmp_path / "out.ipynb")
-    assert not (tmp_path / "out.ipynb").exists()
-    tally("dead kernel", "told")
+class BackwardClock(datetime.datetime):
+    """Of a day in the past, though files are of today."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) - datetime.timedelta(days=1000)
 
 
-def test_a_notebook_over_its_time(tmp_path, tally):
-    source, start = notebook(tmp_path, "while True: pass"), time.monotonic()
-    with pytest.raises(ExecutionError, match="over its time limit of 2 s"):
-        execute_notebook(source, tmp_path / "out.ipynb", timeout_s=2)
-    assert time.monotonic() - start < 60
-    assert not (tmp_path / "out.ipynb").exists()
-    tally("notebook over its time limit", "told")
+def from_2038(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        os.utime(path, (2**31 - 1, 2**31 - 1))
+
+
+def test_a_clock_that_goes_backwards_and_files_of_the_future(root, undisturbed, monkeypatch, tally):
+    config = tiny(epochs=2)
+    from_2038(root)
+    start, calls = time.time(), iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: start - 3600 * next(calls))
+    monkeypatch.setattr("kdlib.runs.datetime", BackwardClock)
+    found = fit(config, root, progress=False)
+    assert plan([config], root, 4) == []
+    cost = found["cost"]
+    assert cost["train_seconds"] > 0 and min(cost["latency_ms"].values()) > 0
+    assert result_of(found) == result_of(read_record(undisturbed(config) / "record.json"))
+    tally("clock moved back", "recovered")
+    from_2038(root)
+    assert fit(config, root, on_epoch=pytest.fail) == found, "it was trained again"
+    tally("files of the future", "recovered")
