@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks.pairs import METHOD, noise, pair_config
 from benchmarks.steps import Bench
 from benchmarks.timing import Clock, Work, rounds_of
-from kdlib.models.cost import flops
+from kdlib.models.output import flops
 
 BACKWARD = 2
 """A backward takes two matrix products for each of the forward: of weights, and of features."""

@@ -11,10 +11,10 @@ from benchmarks.pairs import check_same_loss, torchdistill_step, torchdistill_ve
 from benchmarks.steps import Bench, same_weights
 from benchmarks.timing import Clock, Ratio, clock_of, ratios, seconds
 from kdlib.data import load_data
-from kdlib.data.cache import CHUNK
 from kdlib.data.scenes import scenes
-from kdlib.optimise import resolve_precision
+from kdlib.files import CHUNK
 from kdlib.runs import RunConfig, provenance
+from kdlib.trainee import resolve_precision
 from study.export import limited_threads, machine_name
 
 METHODS = ("kd", "at", "dct", "dct+kd")

@@ -17,8 +17,7 @@ from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
 from kdlib.files import load_weights
-from kdlib.losses.attention import attention_maps, maps_of, paired_maps
-from kdlib.losses.features import pool_to_common_size
+from kdlib.losses.attention import attention_maps, maps_of, paired_maps, pool_to_common_size
 from kdlib.models import create_model
 from kdlib.runs import is_finished, run_directory
 from kdlib.tasks import TASKS

@@ -25,7 +25,6 @@ from kdlib.errors import KdlibError
 from kdlib.files import locked, write_json
 from kdlib.methods import method_of, parse_method
 from kdlib.models import check_task
-from kdlib.optimise import resolve_precision
 from kdlib.runs import (
     RunConfig,
     evaluation_data,
@@ -37,7 +36,7 @@ from kdlib.runs import (
 )
 from kdlib.tasks import TASKS
 from kdlib.team import ALONE, LEAST, Team
-from kdlib.trainee import DivergedError, Group, Trainee
+from kdlib.trainee import DivergedError, Group, Trainee, resolve_precision
 
 OWN_FIELDS = {
     "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",

@@ -10,10 +10,9 @@ from pkgutil import resolve_name
 from kdlib.data import dataset_names, listed, load_data, tasks_of
 from kdlib.data.batches import Batches
 from kdlib.data.fashion import FOLDER, plain_or_packed, unpacked
-from kdlib.data.image_data import ImageData
+from kdlib.data.image_data import ImageData, checked_root
 from kdlib.data.photograph_cache import build
 from kdlib.data.photographs import open_source, worker_count
-from kdlib.data.roots import checked_root
 from kdlib.data.voc import tasks_there
 from kdlib.detection.batches import DetectionBatches
 from kdlib.errors import KdlibError, unknown

@@ -33,7 +33,7 @@ from kdlib.evaluate import BATCH_SIZE, images_at_once, marks_of
 from kdlib.files import load_weights, write_atomic, write_json
 from kdlib.methods import parse_method
 from kdlib.models import create_model
-from kdlib.models.cost import count_parameters, flops
+from kdlib.models.output import count_parameters, flops
 from kdlib.runs import RunConfig, earlier, evaluation_data, provenance, read_record, run_directory
 from kdlib.tasks import TASKS
 from study.jobs import plain_job, students_job

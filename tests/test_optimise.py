@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn, optim
 
-from kdlib import optimise
-from kdlib.optimise import (
+from kdlib import trainee as optimise
+from kdlib.runs import RunConfig
+from kdlib.trainee import (
     create_optimiser,
     learning_rate,
     optimiser_state,
     resolve_precision,
     restore_optimiser,
 )
-from kdlib.runs import RunConfig
 
 
 def test_an_optimiser_has_the_values_of_the_run_and_leaves_alone_what_is_frozen():

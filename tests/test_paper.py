@@ -9,7 +9,7 @@ from pretrained import write_imagenet_weights
 from torch import hub
 
 from kdlib.files import load_tensors
-from kdlib.models import cost
+from kdlib.models import output as cost
 from kdlib.runs import run_directory
 from kdlib.train import fit
 from study.profiles import expand, teachers

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from training import history_of, killed_at_random, result_of, tiny
 
-from kdlib.models import cost
+from kdlib.models import output as cost
 from kdlib.runs import RunConfig, earlier, read_record, run_directory
 from kdlib.train import fit
 from kdlib.trainee import Trainee

@@ -10,12 +10,12 @@ import pytest
 from training import tiny
 
 import kdlib
-from kdlib.models import cost
+from kdlib.models import output as cost
 from kdlib.train import fit
 from kdlib.trainee import Trainee
 
 ROOT = Path(kdlib.__file__).parent
-STEP, FIT = 8, 26
+STEP, FIT = 8, 20
 HEAVY = {"pandas", "sklearn", "scipy", "matplotlib", "yaml", "PIL", "cv2", "pycocotools",
          "torchvision", "torchmetrics", "accelerate", "statsmodels"}  # fmt: skip
 CONFIG = tiny(method="dct", precision="float32", epochs=1)

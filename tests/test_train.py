@@ -17,7 +17,8 @@ from kdlib.distill import FrozenTeacher
 from kdlib.errors import KdlibError
 from kdlib.evaluate import attention_on, predicted, trained_network
 from kdlib.files import load_tensors, save_tensors
-from kdlib.models import cost, create_model
+from kdlib.models import create_model
+from kdlib.models import output as cost
 from kdlib.runs import RunConfig, run_directory
 from kdlib.seeds import derive_seed, seed_everything
 from kdlib.train import fit

@@ -10,8 +10,7 @@ import torch
 from torchvision.datasets import CIFAR100
 from torchvision.datasets.utils import check_integrity
 
-from kdlib.data.image_data import ImageData
-from kdlib.data.roots import checked_root, fingerprint, missing, resized
+from kdlib.data.image_data import ImageData, checked_root, fingerprint, missing, resized
 from kdlib.errors import KdlibError
 
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)

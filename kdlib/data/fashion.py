@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdlib.data.image_data import ImageData
-from kdlib.data.render import ObjectBank, uniforms
-from kdlib.data.roots import checked_root, fingerprint, missing, resized
-from kdlib.data.scenes import Composition, Recipe
+from kdlib.data.image_data import ImageData, checked_root, fingerprint, missing, resized
+from kdlib.data.scenes import Composition, ObjectBank, Recipe, uniforms
 from kdlib.errors import KdlibError
 from kdlib.seeds import derive_seed
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.data.cache import Arrays, Cache, cache_root, chunks
-from kdlib.data.roots import shown_lines
+from kdlib.data.image_data import shown_lines
 from kdlib.errors import KdlibError
-from kdlib.files import write_text
+from kdlib.files import Arrays, Cache, cache_root, chunks, write_text
 
 if TYPE_CHECKING:
     from kdlib.data.photographs import Source

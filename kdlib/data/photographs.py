@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from kdlib.data.image_data import ImageData
+from kdlib.data.image_data import IMAGE_SIZES, ImageData, checked_root, fingerprint, shown_lines
 from kdlib.data.photograph_cache import Resized
-from kdlib.data.roots import IMAGE_SIZES, checked_root, fingerprint, shown_lines
 from kdlib.errors import KdlibError, check_range
 from kdlib.seeds import generator
 

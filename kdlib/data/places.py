@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from kdlib.data.image_data import missing, shown_lines
 from kdlib.data.photographs import Listing
-from kdlib.data.roots import missing, shown_lines
 from kdlib.errors import KdlibError
 
 LAYOUTS = {

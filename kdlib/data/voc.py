@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdlib.data.image_data import missing
 from kdlib.data.photographs import Listing
-from kdlib.data.roots import missing
 from kdlib.errors import KdlibError
 
 CLASSES = (

@@ -9,14 +9,13 @@ from xml.etree import ElementTree
 import torch
 from pydantic import BaseModel, Field, FiniteFloat, PositiveInt, ValidationError
 
-from kdlib.data.cache import Arrays
-from kdlib.data.image_data import ImageData
+from kdlib.data.image_data import ImageData, checked_root, fingerprint, missing
 from kdlib.data.photographs import MEAN, STD, Listing
-from kdlib.data.roots import checked_root, fingerprint, missing
 from kdlib.data.scenes import Composition, Scenes, labelled, unlabelled
 from kdlib.data.voc import BOXES, PARTS, listed, published
 from kdlib.detection.objects import Found, Objects, WholePhotographs, tabled
 from kdlib.errors import KdlibError, shown
+from kdlib.files import Arrays
 from kdlib.seeds import generator
 
 # Composed scenes with their objects' boxes and kinds, as the composer itself knows them.

@@ -16,7 +16,7 @@ from kdlib.detection.error_types import error_types
 from kdlib.detection.objects import Objects
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluating
-from kdlib.models.cost import count_parameters, latency
+from kdlib.models.output import count_parameters, latency
 from kdlib.team import ALONE, Team
 
 BATCH_SIZE = 50

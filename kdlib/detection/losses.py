@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdlib.errors import KdlibError
-from kdlib.losses.features import divide, working_precision
+from kdlib.losses.attention import divide, working_precision
 
 if TYPE_CHECKING:
     from kdlib.detection.batches import DetectionBatch

@@ -17,11 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from kdlib.data import CROP_SIZES
-from kdlib.data.cache import Arrays, cached
-from kdlib.data.image_data import ImageData
+from kdlib.data.image_data import ImageData, fingerprint
 from kdlib.data.photographs import Photographs, Pixels, decoded
-from kdlib.data.roots import fingerprint
 from kdlib.errors import KdlibError, check_range
+from kdlib.files import Arrays, cached
 
 COCO_SIZES = (32.0**2, 96.0**2)
 """Areas where small objects end and large ones begin, in COCO's evaluation."""

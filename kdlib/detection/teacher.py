@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from kdlib.errors import KdlibError
-from kdlib.losses.features import working_precision
+from kdlib.losses.attention import working_precision
 from kdlib.models.output import StagedBackbone, StagedNetwork
 from kdlib.models.torchvision import TappedNetwork
 

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from kdlib.distill import TeacherOutput
 from kdlib.errors import KdlibError, unknown
 from kdlib.frskd.self_teacher import SelfTeacher
-from kdlib.losses.attention import ATLoss
+from kdlib.losses.attention import ATLoss, for_layer
 from kdlib.losses.dct import DCTLoss
-from kdlib.losses.features import for_layer
 from kdlib.losses.hints import feature_mse, overhaul_per_image
 from kdlib.losses.logits import counted_pixels, kd_per_image
 from kdlib.losses.pair import Pair

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdlib.errors import KdlibError, shown
-from kdlib.losses.features import for_layer, working_precision
+from kdlib.losses.attention import for_layer, working_precision
 from kdlib.models.cifar import initialise
 from kdlib.models.output import Output
 

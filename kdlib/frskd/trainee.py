@@ -14,7 +14,7 @@ from kdlib.files import load_weights, save_tensors
 from kdlib.frskd.losses import RefinementLoss
 from kdlib.frskd.self_teacher import RefinedNetwork
 from kdlib.losses.pair import Pair
-from kdlib.models.cost import count_parameters, flops, output_shapes
+from kdlib.models.output import count_parameters, flops, output_shapes
 from kdlib.runs import RunConfig, run_directory
 from kdlib.trainee import Trainee
 

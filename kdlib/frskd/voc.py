@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import Image as Picture
 from torchvision.tv_tensors import Mask
 
-from kdlib.data.image_data import IGNORED, ImageData
+from kdlib.data.image_data import IGNORED, IMAGE_SIZES, ImageData, checked_root, fingerprint
 from kdlib.data.photographs import (
     MEAN,
     PLACE_BITS,
@@ -25,7 +25,6 @@ from kdlib.data.photographs import (
     middle,
     placed,
 )
-from kdlib.data.roots import IMAGE_SIZES, checked_root, fingerprint
 from kdlib.data.voc import CLASSES, MASKS, PARTS, listed, published
 from kdlib.errors import KdlibError, check_range
 from kdlib.seeds import generator

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdlib.errors import KdlibError
-from kdlib.losses.features import for_layer, working_precision
+from kdlib.losses.attention import for_layer, working_precision
 from kdlib.seeds import generator
 
 if TYPE_CHECKING:

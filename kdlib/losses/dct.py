@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 
 from kdlib.errors import KdlibError, checked_options, unknown
-from kdlib.losses.attention import MapLoss, paired_maps
-from kdlib.losses.features import SMALLEST, Features, divide, pool_to_common_size, working_precision
+from kdlib.losses.attention import (
+    SMALLEST,
+    Features,
+    MapLoss,
+    divide,
+    paired_maps,
+    pool_to_common_size,
+    working_precision,
+)
 
 Key = ParamSpec("Key")
 Kept = TypeVar("Kept", Tensor, Tensor | None)

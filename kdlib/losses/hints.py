@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdlib.losses.features import aligned, for_layer, pooled_alike
+from kdlib.losses.attention import aligned, for_layer, pooled_alike
 
 if TYPE_CHECKING:
     from kdlib.data.batches import Batch
-    from kdlib.losses.features import HasStages
+    from kdlib.losses.attention import HasStages
     from kdlib.losses.pair import Pair
 
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdlib.errors import KdlibError
-from kdlib.losses.features import divide, mean_of, working_precision
+from kdlib.losses.attention import divide, mean_of, working_precision
 from kdlib.tasks import IGNORED
 
 

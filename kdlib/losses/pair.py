@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from kdlib.errors import KdlibError
-from kdlib.losses.features import aligned
+from kdlib.losses.attention import aligned
 
 if TYPE_CHECKING:
     from kdlib.models.output import Shapes

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdlib.losses.features import (
+from kdlib.losses.attention import (
     Features,
     check_batches,
     divide,

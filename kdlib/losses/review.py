@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdlib.losses.features import aligned, for_layer, pooled, pooled_alike, working_precision
+from kdlib.losses.attention import aligned, for_layer, pooled, pooled_alike, working_precision
 
 if TYPE_CHECKING:
     from kdlib.data.batches import Batch

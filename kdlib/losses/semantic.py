@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdlib.losses.features import for_layer, pool_to_common_size, working_precision
+from kdlib.losses.attention import for_layer, pool_to_common_size, working_precision
 from kdlib.losses.hints import feature_mse
 
 if TYPE_CHECKING:
     from kdlib.data.batches import Batch
-    from kdlib.losses.features import HasStages
+    from kdlib.losses.attention import HasStages
     from kdlib.losses.pair import Pair
 
 

@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdlib.errors import KdlibError, unknown
-from kdlib.models.cost import answer_to_zeros
-from kdlib.models.output import Output
+from kdlib.models.output import Output, answer_to_zeros
 
 Reader = Callable[[nn.Module, Tensor], Output]
 

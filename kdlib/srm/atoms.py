@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
-from kdlib.losses.features import working_precision
+from kdlib.losses.attention import working_precision
 from kdlib.srm.losses import SparseBlock
 from kdlib.srm.probe import outputs
 

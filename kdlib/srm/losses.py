@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdlib.distill import TeacherOutput
-from kdlib.losses.features import aligned, pool_to_common_size, working_precision
+from kdlib.losses.attention import aligned, pool_to_common_size, working_precision
 from kdlib.losses.pair import Pair
 from kdlib.models.output import Output, Shapes
 from kdlib.srm.options import SrmOptions

@@ -14,8 +14,7 @@ from kdlib.distill import Distiller, create_distiller
 from kdlib.errors import KdlibError
 from kdlib.files import load_tensors, load_weights, save_tensors, write_text
 from kdlib.methods import run_before
-from kdlib.models.cost import count_parameters
-from kdlib.models.output import Shapes
+from kdlib.models.output import Shapes, count_parameters
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory
 from kdlib.seeds import derive_seed, seed_everything
 from kdlib.srm.atoms import compare_with_centroids, dictionary_quality

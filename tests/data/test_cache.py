@@ -12,12 +12,13 @@ import pytest
 import torch
 from photographs import photograph, write_mit67
 
-from kdlib.data import cache, listed, load_data
+from kdlib import files as cache
+from kdlib import listed, load_data
 from kdlib.data.batches import Batches
-from kdlib.data.cache import cache_root, cached
 from kdlib.data.photograph_cache import Resized, build
 from kdlib.data.photographs import Source, open_source
 from kdlib.errors import KdlibError
+from kdlib.files import cache_root, cached
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib.data import load_data, render
+from kdlib.data import load_data
+from kdlib.data import scenes as render
 from kdlib.data.scenes import (
     ATLAS,
     SCENE_CLASSES,

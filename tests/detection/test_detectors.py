@@ -20,7 +20,7 @@ from kdlib.detection.detector import Answer, Detections, watched
 from kdlib.detection.models import SSD_SMALLEST
 from kdlib.errors import KdlibError
 from kdlib.models import check_task, create_model
-from kdlib.models.cost import count_parameters, flops
+from kdlib.models.output import count_parameters, flops
 
 torch.set_num_threads(1)
 

@@ -47,7 +47,7 @@ def learn(config, root, **place):
 def quick_costs():
     """Latencies are measured once: untrained detectors find much, which takes long to select."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdlib.models.cost.ENOUGH_S", 0.0)
+        patch.setattr("kdlib.models.output.ENOUGH_S", 0.0)
         yield
 
 

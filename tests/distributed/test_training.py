@@ -21,7 +21,8 @@ from kdlib.distill import TeacherOutput
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, predict
 from kdlib.files import load_tensors
-from kdlib.models import cost, create_model
+from kdlib.models import create_model
+from kdlib.models import output as cost
 from kdlib.runs import RunConfig, run_directory
 from kdlib.seeds import seed_everything
 from kdlib.team import ALONE, Team

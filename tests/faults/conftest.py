@@ -12,7 +12,7 @@ import pytest
 from training import tiny
 
 from kdlib.files import write_json
-from kdlib.models import cost
+from kdlib.models import output as cost
 from kdlib.runs import RunConfig, provenance, run_directory
 from kdlib.train import fit
 from study.results import markdown_table

@@ -23,11 +23,10 @@ from training import tiny
 
 import kdlib
 from kdlib.data import listed, load_data
-from kdlib.data.cache import cached
 from kdlib.data.photograph_cache import Resized, build
 from kdlib.data.photographs import Source, open_source
 from kdlib.errors import KdlibError
-from kdlib.files import load_tensors, save_tensors
+from kdlib.files import cached, load_tensors, save_tensors
 from kdlib.models import create_model
 from kdlib.runs import read_record, run_directory
 from kdlib.train import fit

@@ -13,8 +13,7 @@ from kdlib.errors import KdlibError
 from kdlib.frskd.losses import FEATURES, RefinementLoss
 from kdlib.losses.pair import Pair
 from kdlib.models import create_model
-from kdlib.models.cost import output_shapes
-from kdlib.models.output import Output, Shapes
+from kdlib.models.output import Output, Shapes, output_shapes
 from kdlib.runs import RunConfig
 
 BATCH, CLASSES, SIDE = 6, 5, 32

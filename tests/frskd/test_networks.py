@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from kdlib.frskd.self_teacher import EPSILON, PixelHead, SelfTeacher, enlarged, reduced
 from kdlib.models import MODELS, create_model
-from kdlib.models.cost import count_parameters, output_shapes
+from kdlib.models.output import count_parameters, output_shapes
 
 # Millions of parameters for 100 classes, of the released code (Ji 2021, arXiv 2103.08273).
 PUBLISHED = [

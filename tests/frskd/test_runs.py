@@ -14,8 +14,9 @@ from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, predict, trained_network
 from kdlib.files import load_tensors
 from kdlib.frskd.trainee import refined_network
-from kdlib.models import cost, create_model
-from kdlib.models.cost import flops
+from kdlib.models import create_model
+from kdlib.models import output as cost
+from kdlib.models.output import flops
 from kdlib.runs import RunConfig, run_directory
 from kdlib.train import fit
 from kdlib.trainee import Group, Trainee

@@ -9,9 +9,8 @@ from losses.networks import output
 import kdlib
 from kdlib import ATLoss, DCTLoss, KdlibError, KDLoss, at_loss, dct_loss, kd_loss
 from kdlib.distill import TeacherOutput
-from kdlib.losses.attention import at_loss_per_image, attention_maps
+from kdlib.losses.attention import aligned, at_loss_per_image, attention_maps, check_features
 from kdlib.losses.dct import PRESETS, spectral_distance
-from kdlib.losses.features import aligned, check_features
 from kdlib.models.output import Shapes
 
 STUDENT = Shapes(((4, 9, 9), (6, 5, 5)), 6)

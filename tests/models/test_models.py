@@ -10,8 +10,7 @@ from torchvision import models as tv
 from kdlib.errors import KdlibError
 from kdlib.models import FIRST_NAMES, MODELS, check_task, create_model, model_names
 from kdlib.models.cifar import ShuffleUnit
-from kdlib.models.cost import count_parameters, flops, output_shapes
-from kdlib.models.output import Output
+from kdlib.models.output import Output, count_parameters, flops, output_shapes
 from kdlib.srm.probe import classifier_of, install
 
 torch.set_num_threads(1)

@@ -7,8 +7,7 @@ from kdlib.data.batches import Batch
 from kdlib.distill import Distiller, FrozenTeacher, create_distiller
 from kdlib.losses.pair import Pair
 from kdlib.models import create_model
-from kdlib.models.cost import output_shapes
-from kdlib.models.output import Shapes
+from kdlib.models.output import Shapes, output_shapes
 from kdlib.runs import RunConfig
 
 SIZE, CLASSES, BATCH = 32, 16, 6

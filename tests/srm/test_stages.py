@@ -17,7 +17,7 @@ from kdlib.errors import KdlibError
 from kdlib.evaluate import predicted, trained_network
 from kdlib.files import load_tensors
 from kdlib.methods import run_before
-from kdlib.models import cost
+from kdlib.models import output as cost
 from kdlib.runs import RunConfig, configs_of, earlier, read_record, run_directory
 from kdlib.srm.stages import Continued
 from study.jobs import plan
