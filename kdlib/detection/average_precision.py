@@ -15,8 +15,7 @@ from kdlib.detection.detector import Detections
 from kdlib.detection.objects import Objects
 from kdlib.errors import KdlibError
 
-MOST = 100
-"""Detections per class and image that COCO counts, the surest."""
+MOST = 100  # detections per class and image that COCO counts, the surest
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """Of IoU, from which on COCO takes an object for found."""
 SIZES = ("small", "medium", "large")

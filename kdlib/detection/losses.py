@@ -116,8 +116,7 @@ class CropLoss(nn.Module):
         KdlibError: a weight below 0, no layer, a layer below -1, an unknown form.
     """
 
-    name, weight = "crops", 1.0
-    """Of the method, and of all its terms: set by who builds it for a run."""
+    name, weight = "crops", 1.0  # of the method, and of all its terms: those of a run are its own
 
     def __init__(
         self,

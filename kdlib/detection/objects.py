@@ -22,8 +22,7 @@ from kdlib.data.photographs import Photographs, Pixels, decoded
 from kdlib.errors import KdlibError, check_range
 from kdlib.files import Arrays, cached
 
-COCO_SIZES = (32.0**2, 96.0**2)
-"""Areas where small objects end and large ones begin, in COCO's evaluation."""
+COCO_SIZES = (32.0**2, 96.0**2)  # where small objects end and large ones begin, by area
 
 
 @dataclass(frozen=True)

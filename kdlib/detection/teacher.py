@@ -74,9 +74,7 @@ class CropTeacher(nn.Module):
         answer = self.network(self._normalised(crops))
         return CropTargets(self, crops, starts, answer.logits, tuple(answer.stages))
 
-    def teach(self, batch: "DetectionBatch") -> CropTargets:
-        """As :meth:`forward`."""
-        return self(batch)
+    teach = forward
 
     def cut(self, images: Sequence[Tensor], boxes: Tensor, owners: Tensor) -> Tensor:
         """Crops (P, 3, S, S) of boxes (P, 4), fractions, out of their images; differentiable."""

@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from kdlib.data import load_data
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
 from kdlib.detection.batches import DISTORTIONS, DetectionBatch, DetectionBatches
@@ -139,13 +138,6 @@ def test_half_of_the_images_are_mirrored():
     whole = epoch(data, 50, "flip")
     pairs = zip(whole.images, data.images[whole.indices].float() / 255, strict=True)
     assert 100 < sum(torch.equal(*pair) for pair in pairs) < 140  # every fifth is black
-
-
-def test_photographs_of_any_size_are_handed_out(photographs):
-    data = load_data(photographs[0], "train", task="detection", data_root=photographs[1])
-    batches = DetectionBatches(data, 3, ("zoom_out", "iou_crop"), workers=2)
-    shapes = {tuple(image.shape) for batch in batches.epoch(0, 0) for image in batch.images}
-    assert len(shapes) > 3
 
 
 def test_what_makes_no_sense_is_refused(data, read):

@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import time
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -141,27 +141,25 @@ def test_without_an_object_that_counts_there_is_no_result(crowd):
             measure([detections_of([BOX], [0], [1.0])], objects, 1)
 
 
-def corners(rows):
-    """x, y, width, height to x1, y1, x2, y2."""
-    return [[x, y, x + width, y + height] for x, y, width, height in rows]
+def corners(row):
+    """A row's box, x, y, width, height, as x1, y1, x2, y2."""
+    x, y, width, height = row[2:6]
+    return [x, y, x + width, y + height]
 
 
 def of_file(case, images=30):
-    """Detections and objects of a case of tide.json."""
-    truth, found = ({at: [] for at in range(images)} for _ in range(2))
-    for table, rows in ((truth, case["truth"]), (found, case["found"])):
-        for image, of_image in groupby(sorted(rows), key=lambda row: row[0]):
-            table[image] = list(of_image)
-    every, counts = [*chain(*truth.values())], [len(rows) for rows in truth.values()]
-    boxes = corners(row[2:] for row in every)
-    objects = objects_of(boxes, [row[1] for row in every], counts=counts)
+    """Detections and objects of a case of tide.json, whose rows begin with image and class."""
+    truth, found = (
+        [[row for row in case[name] if row[0] == image] for image in range(images)]
+        for name in ("truth", "found")
+    )
+    every = [*chain(*truth)]
+    kinds, counts = [row[1] for row in every], [len(rows) for rows in truth]
     detections = [
-        detections_of(
-            corners(row[2:6] for row in rows), [row[1] for row in rows], [row[6] for row in rows]
-        )
-        for rows in found.values()
+        detections_of([*map(corners, rows)], [row[1] for row in rows], [row[6] for row in rows])
+        for rows in found
     ]
-    return detections, objects
+    return detections, objects_of([*map(corners, every)], kinds, counts=counts)
 
 
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))

@@ -54,6 +54,10 @@ def test_photographs_belong_to_their_objects_and_parts_to_their_split(photograph
     assert (dev.images.read(1) == whole.images.read(7)).all()
     assert torch.equal(dev.objects.of(1)[0], whole.objects.of(7)[0])
     assert torch.equal(few.objects.of(2)[0], whole.objects.of(2)[0])
+    batches = DetectionBatches(whole, 3, ("zoom_out", "iou_crop"), workers=2)
+    assert len({image.shape for batch in batches.epoch(0, 0) for image in batch.images}) > 3
+    targets = [target for batch in batches.in_order() for target in batch.targets]
+    assert sum(target["boxes"].shape == (0, 4) for target in targets) == 2
     brightest = {"person": 0, "dog": 1, "train": 2}
     for batch in DetectionBatches(whole, 3).in_order():
         for image, target in zip(batch.images, batch.targets, strict=True):

@@ -209,13 +209,3 @@ def test_a_whole_run_on_photographs_ends_twice_the_same(photographs, tmp_path):
     )  # fmt: skip
     once, again = (learn(config, tmp_path / place, data_root=root) for place in ("1", "2"))
     assert result_of(once) == result_of(again)
-
-
-def test_images_without_any_object_are_trained_on_as_background(photographs):
-    data = load_data(photographs[0], "train", task="detection", data_root=photographs[1])
-    empty = int(data.objects.counts.argmin())
-    (batch,) = DetectionBatches(data.part(empty, empty + 1), 1).in_order()
-    network = create_model("scenes_retinanet_tiny", len(data.classes), image_size=SIZE).train()
-    answer = network(batch.images, batch.targets)
-    assert len(batch.targets[0]["boxes"]) == len(answer.positives.images) == 0
-    assert answer.losses["classification"].item() > 0
