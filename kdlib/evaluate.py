@@ -36,14 +36,14 @@ MOST_CONFUSED = 200
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; the models' own modes come back afterwards."""
-    modes = [model.training for model in models]
+    modes = [(model, model.training) for model in models]
     try:
         for model in models:
             model.eval()
         with torch.no_grad():
             yield
     finally:
-        for model, mode in zip(models, modes, strict=True):
+        for model, mode in modes:
             model.train(mode)
 
 
@@ -110,14 +110,14 @@ def attention_on(network: nn.Module, data: ImageData) -> tuple[Tensor, ...]:
 
 # How many answers are right.
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Accuracies as fractions, from logits (N, K) and labels (N,), every image weighing the same.
+    """Accuracies as fractions, from logits (N, K) and labels (N,).
 
     Returns:
         ``top1``, ``top5`` (the best K where K < 5); ``mca``, the mean class accuracy over the
-        classes that occur in ``labels``; ``mca_all``, the same with classes that do not occur
-        counted as 0 (the convention of the paper's release, which caps ADE20K at 63.7 %);
-        ``per_class``, accuracy of each class, ``None`` where it does not occur; ``confusion``,
-        counts (K, K), true class by predicted class, ``None`` above ``MOST_CONFUSED`` classes.
+        classes that occur in ``labels``; ``mca_all``, the same with the others counted as 0 (the
+        convention of the paper's release, which caps ADE20K at 63.7 %); ``per_class``, ``None``
+        where a class does not occur; ``confusion``, counts (K, K), true class by predicted class,
+        ``None`` above ``MOST_CONFUSED`` classes.
 
     Raises:
         KdlibError: there are no images, or a label has no logit.

@@ -68,8 +68,8 @@ class Team:
     def own(self, batch: Tensor, neighbour: bool = False) -> tuple[Tensor, Portion | None]:
         """The part of a batch's positions (B,) that this process has, and which part that is.
 
-        With ``neighbour`` the image before the part's first one is put in front of it; it is not
-        counted. Before the batch's first image comes its last.
+        With ``neighbour`` the image before the part's first one (before the batch's first its
+        last) is put in front of it; it is not counted.
         """
         if self.size == 1:
             return batch, None
@@ -147,10 +147,7 @@ class Team:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process does what is inside first, then all others.
-
-        It makes what others then find on the disk, and is the one to say what is wrong.
-        """
+        """The main process does what is inside before all others, and says what is wrong."""
         if not self.is_main:
             self.wait()
         yield

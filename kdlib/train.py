@@ -4,20 +4,19 @@ Students that see the same batches (several methods, one data seed) need the tea
 to those batches once. Each still has its own network, optimiser and random streams, so the
 numbers are the same, to the bit, as if each had been trained by itself.
 
-Several processes (:mod:`kdlib.team`) run this loop side by side, each with its part of every
-batch; what reads or writes files of a run is the main one's.
+Several processes (:mod:`kdlib.team`) run it side by side, each with its part of every batch; the
+main one alone writes files.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from kdlib.data.batches import Batch
@@ -150,11 +149,7 @@ def check_team(configs: Sequence[RunConfig], team: Team) -> None:
 
 
 def prepare(
-    configs: Sequence[RunConfig],
-    root: Path,
-    data_root: Path | None,
-    device: str | None,
-    team: Team = ALONE,
+    configs: Sequence[RunConfig], root: Path, data_root: Path | None, device: str | None, team: Team
 ) -> Group:
     """Load the data and the teacher that a group of runs shares."""
     place = team.device or torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -175,18 +170,19 @@ def trainee_of(config: RunConfig) -> type[Trainee]:
 
 
 def train(
-    configs: Sequence[RunConfig],
-    group: Group,
-    root: Path,
-    progress: bool,
-    on_epoch: OnEpoch | None = None,
+    configs: Sequence[RunConfig], group: Group, root: Path, progress: bool, on_epoch: OnEpoch | None
 ) -> None:
     """Train the students of a group in lock-step, from where each was stopped, to their records."""
     trainees = [trainee_of(config)(config, group, root) for config in configs]
     for trainee in trainees if group.team.is_main else ():
         write_json(trainee.directory / "config.json", trainee.config.to_file())
-    _check_alike(trainees, group.team)
-    first, last = min(trainee.epoch for trainee in trainees), configs[0].epochs
+    epochs = [trainee.epoch for trainee in trainees]
+    if epochs != group.team.from_main(epochs):
+        raise KdlibError(
+            "This process sees other checkpoints than the main one. The folder of runs must be one "
+            "that all machines share; give --runs a folder on a shared disk."
+        )
+    first, last = min(epochs), configs[0].epochs
     total = (last - first) * len(group.batches)
     with tqdm(total=total, disable=not progress, unit="batch", mininterval=1) as bar:
         for epoch in range(first, last):
@@ -203,16 +199,6 @@ def train(
         raise cast("DivergedError", trainee.failure)
 
 
-def _check_alike(trainees: Sequence[Trainee], team: Team) -> None:
-    """Refuse processes that found other checkpoints than the main one."""
-    mine = [trainee.epoch for trainee in trainees]
-    if mine != team.from_main(mine):
-        raise KdlibError(
-            "This process sees other checkpoints than the main one. The folder of runs must be one "
-            "that all machines share; give --runs a folder on a shared disk."
-        )
-
-
 def train_epoch(
     trainees: Sequence[Trainee], group: Group, epoch: int, bar: tqdm, on_epoch: OnEpoch | None
 ) -> None:
@@ -227,11 +213,13 @@ def train_epoch(
     batches = group.batches.epoch(trainees[0].config.data_seed, epoch)
     for done, batch in enumerate(map(_channels_last, batches), epoch * len(group.batches)):
         start = time.perf_counter()
-        teacher = _teach(group, batch) if needs_teacher else None
+        teacher = group.teach(batch) if needs_teacher else None
         teaching += time.perf_counter() - start
         for trainee in _sound(trainees):
             terms = trainee.learn(batch, teacher, done, len(group.batches))
-            bar.set_postfix_str(_described(trainee, terms, epoch), refresh=False)
+            values = " ".join(f"{name}={term.item():.3f}" for name, term in terms.items())
+            where = f"epoch {epoch + 1}/{trainee.config.epochs} {trainee.config.method}"
+            bar.set_postfix_str(f"{where}: {values}", refresh=False)
         bar.update()
     for trainee in _sound(trainees):
         group.team.share_buffers(trainee.parts)
@@ -250,18 +238,6 @@ def _channels_last(batch: Any) -> Any:
     if not isinstance(batch, Batch):
         return batch
     return batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
-
-
-def _teach(group: Group, batch: Any) -> Any:
-    if group.teacher is None:
-        return None
-    with torch.autocast(group.device.type, torch.bfloat16, group.precision == "bfloat16"):
-        return group.teacher.teach(batch)
-
-
-def _described(trainee: Trainee, terms: Mapping[str, Tensor], epoch: int) -> str:
-    values = " ".join(f"{name}={term.item():.3f}" for name, term in terms.items())
-    return f"epoch {epoch + 1}/{trainee.config.epochs} {trainee.config.method}: {values}"
 
 
 def _conclude(trainees: Sequence[Trainee]) -> None:

@@ -8,7 +8,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,14 +45,9 @@ class DivergedError(KdlibError):
 class Group:
     """What the students of one lock-step group share.
 
-    Attributes:
-        data: what they learn from.
-        device: where they live.
-        teacher: what they are taught by, as :meth:`Trainee.teacher_for` gives it, if by anything.
-        precision: ``float32`` or ``bfloat16`` (autocast; losses stay in float32).
-        team: the processes that train them.
-        batches: what hands out ``data``, as :meth:`Trainee.batches_for` gives it.
-        evaluation: what they are judged by.
+    They learn from ``data``, handed out by ``batches`` (:meth:`Trainee.batches_for`), from a
+    ``teacher`` (:meth:`Trainee.teacher_for`), if any, and are judged by ``evaluation``. In
+    ``bfloat16`` (autocast) losses stay in float32.
     """
 
     data: ImageData
@@ -63,23 +58,12 @@ class Group:
     batches: Any = None
     evaluation: ImageData | None = None
 
-
-@dataclass
-class EpochSums:
-    """What an epoch adds up to: loss terms over images, steps, seconds, the last learning rate."""
-
-    terms: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    images: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    rate: float = 0.0
-
-    def add(self, terms: Mapping[str, Tensor], images: int) -> None:
-        """Count the terms of a step, which are means over its images."""
-        for name, term in terms.items():
-            self.terms[name] += term.item() * images
-        self.images += images
-        self.steps += 1
+    def teach(self, batch: Any) -> Any:
+        """What the teacher says of a batch, if there is one."""
+        if self.teacher is None:
+            return None
+        with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
+            return self.teacher.teach(batch)
 
 
 class Trainee:
@@ -102,7 +86,7 @@ class Trainee:
         self.root, self.directory = root, run_directory(config, root)
         self.history: list[dict[str, Any]] = []
         self.failure: DivergedError | None = None
-        self.sums = EpochSums()
+        self._begin_epoch()
         self.network_options: dict[str, Any] = {}  # what the student is built with besides
         self.parts = self._build()
         self.optimiser = self._optimise()
@@ -200,32 +184,35 @@ class Trainee:
         """What the student is judged by."""
         return cast("ImageData", self.group.evaluation)
 
-    def learn(self, batch: Any, teacher: Any, done: int, steps_per_epoch: int) -> dict[str, Tensor]:
+    def _begin_epoch(self) -> None:
+        self.sums: dict[str, float] = defaultdict(float)  # of terms, over images
+        self.images, self.steps, self.busy_s, self.lr = 0, 0, 0.0, 0.0
+
+    def learn(self, batch: Any, teacher: Any, done: int, steps: int) -> dict[str, Tensor]:
         """A step, counted; no terms, and a ``failure``, if its loss is not finite.
 
-        ``batch`` is this process's part; ``done`` counts the steps of a run before this one too.
+        ``done`` counts the steps before it, those of a run before this one too; an epoch has
+        ``steps``.
         """
-        start, self.sums.rate = time.perf_counter(), self.rate(done, steps_per_epoch)
+        start, self.lr = time.perf_counter(), self.rate(done, steps)
         given = teacher if self.distiller.needs_teacher else None
-        progress = self.progress(done, steps_per_epoch)
         try:
-            terms = self.step(batch, given, self.sums.rate, progress)
+            terms = self.step(batch, given, self.lr, self.progress(done, steps))
         except DivergedError as error:
             self.failure = error
             return {}
-        self.sums.add(terms, batch.portion.whole if batch.portion else len(batch.indices))
-        self.sums.seconds += time.perf_counter() - start
+        images = batch.portion.whole if batch.portion else len(batch.indices)
+        for name, term in terms.items():
+            self.sums[name] += term.item() * images
+        self.images += images
+        self.busy_s += time.perf_counter() - start
         return terms
 
     def row(self, epoch: int, monitored: Mapping[str, float], taught: float) -> dict[str, Any]:
         """The epoch's row of ``history.csv``; ``taught`` are the seconds of the teacher."""
-        return {
-            "epoch": epoch + 1,
-            "learning_rate": self.sums.rate,
-            **{name: total / self.sums.images for name, total in self.sums.terms.items()},
-            **monitored,
-            "seconds": round(self.sums.seconds + taught, 3),
-        }
+        means = {name: total / self.images for name, total in self.sums.items()}
+        own = {"epoch": epoch + 1, "learning_rate": self.lr, **means, **monitored}
+        return {**own, "seconds": round(self.busy_s + taught, 3)}
 
     def step(self, batch: Any, teacher: Any, lr: float, progress: float) -> dict[str, Tensor]:
         """Learn from one batch; returns the loss terms of the whole batch, detached.
@@ -237,6 +224,7 @@ class Trainee:
             DivergedError: the loss is not finite; names the terms and the learning rate.
         """
         self.optimiser.param_groups[0]["lr"] = lr
+        self.steps += 1
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
             terms = self.learner(batch, teacher, progress)
         loss = torch.stack(list(terms.values())).sum()
@@ -255,7 +243,7 @@ class Trainee:
 
     def _not_finite(self, terms: Mapping[str, Tensor], lr: float) -> str:
         values = ", ".join(f"{name} {term.item():.4g}" for name, term in terms.items())
-        when = f"epoch {self.epoch + 1}, step {self.sums.steps + 1}"
+        when = f"epoch {self.epoch + 1}, step {self.steps}"
         kept = f"; the last good epoch is kept in {self._checkpoint}" if self.history else ""
         return (
             f"The loss of '{self.config.method}' is not finite in {when} ({values}; "
@@ -285,7 +273,7 @@ class Trainee:
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Add a row of history and save a checkpoint that a killed run goes on from."""
         self.history.append(row)
-        self.sums = EpochSums()
+        self._begin_epoch()
         if self.team.is_main:
             tensors = {f"model.{name}": value for name, value in self.parts.state_dict().items()}
             for name, value in optimiser_state(self.optimiser).items():
@@ -312,10 +300,11 @@ class Trainee:
                 "Delete it and run again."
             ) from error
         if began != self.team.facts:  # in another way it would end with numbers of no run
+            both = (began, self.team.facts)
+            then, now = (", ".join(f"{name} {value}" for name, value in of.items()) for of in both)
             raise KdlibError(
-                f"{self._checkpoint} is of a run that was begun with {_described(began)}; this "
-                f"launch has {_described(self.team.facts)}. Start it as it was begun, or delete "
-                "the checkpoint to begin anew."
+                f"{self._checkpoint} is of a run that was begun with {then}; this launch has "
+                f"{now}. Start it as it was begun, or delete the checkpoint to begin anew."
             )
 
     def round_off(self) -> None:
@@ -401,10 +390,6 @@ def load_teacher(
     load_weights(network, path, classes)
     network.to(device).to(memory_format=torch.channels_last)
     return FrozenTeacher(network)
-
-
-def _described(team: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in team.items())
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

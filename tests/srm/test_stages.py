@@ -20,6 +20,7 @@ from kdlib.methods import run_before
 from kdlib.models import output as cost
 from kdlib.runs import RunConfig, configs_of, earlier, read_record, run_directory
 from kdlib.srm.stages import Continued
+from kdlib.team import ALONE
 from study.jobs import plan
 from study.profiles import expand, lockstep_groups
 from study.records import find_records, load_records, validate_record
@@ -60,7 +61,7 @@ def whole(tmp_path_factory, taught) -> Path:
 
 
 def trainee(run: RunConfig, root: Path):
-    group = train.prepare([run], root, None, "cpu")
+    group = train.prepare([run], root, None, "cpu", ALONE)
     return train.trainee_of(run)(run, group, root)
 
 
