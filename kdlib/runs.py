@@ -129,7 +129,7 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":
         """Build from parameters."""
-        return cls(**values)
+        return cls(**{str(name): value for name, value in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-ready values."""
