@@ -18,20 +18,12 @@ USUAL = RunConfig()
 
 @command("benchmarks")
 def main(
-    *,
-    only: Sections = None,
-    quick: Flag = False,
-    compiled: Flag = False,
-    teacher: str = USUAL.teacher,
-    student: str = USUAL.student,
-    image_size: int = USUAL.image_size,
-    batch_size: int = USUAL.batch_size,
-    precision: Words = None,
-    rounds: Count = 20,
-    threads: Count = 1,
-    device: str = "cpu",
-    to: Path = RESULTS,
-) -> None:
+    *, only: Sections = None, quick: Flag = False, compiled: Flag = False,
+    teacher: str = USUAL.teacher, student: str = USUAL.student,
+    image_size: int = USUAL.image_size, batch_size: int = USUAL.batch_size,
+    precision: Words = None, rounds: Count = 20, threads: Count = 1,
+    device: str = "cpu", to: Path = RESULTS,
+) -> None:  # fmt: skip
     """What a distillation step costs over its floor, and all else that `make bench` measures.
 
     What lock-step saves, images per second beside torchdistill's, loaders, memory, papermill, and
@@ -54,11 +46,11 @@ def main(
         to: folder of the JSON files.
     """
     from benchmarks import speed
+    from benchmarks.timing import Scope
 
     few, place = min(rounds, MOST_ROUNDS), speed.device_of(device)
-    scope = speed.Scope(
-        place, threads, few, quick, compiled or place.type == "cuda", sys.stderr.isatty()
-    )
+    compiled = compiled or place.type == "cuda"
+    scope = Scope(place, threads, few, quick, compiled, sys.stderr.isatty())
     names = only or list(get_args(Section))
     if "steps" in names:
         run = {"teacher": teacher, "student": student}

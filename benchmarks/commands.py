@@ -46,15 +46,12 @@ def measure(words: str, folder: Path) -> dict[str, Any]:
     clone, start = folder / "clone", time.perf_counter()
     environment = {**os.environ, "KDLIB_CACHE": str(folder / "cache")}
     subprocess.run(words.split(), cwd=clone, env=environment, check=True)
-    return {"seconds": round(time.perf_counter() - start), **here(clone)}
-
-
-def here(folder: Path) -> dict[str, Any]:
-    """This machine, and the commit of a folder."""
-    head = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    spent = round(time.perf_counter() - start)
+    head = ["git", "-C", str(clone), "rev-parse", "HEAD"]
     commit = subprocess.run(head, capture_output=True, text=True).stdout.strip()
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    return {"cores": cores, "machine": machine_name(), "commit": commit or None}
+    where = {"cores": cores, "machine": machine_name(), "commit": commit or None}
+    return {"seconds": spent, **where}
 
 
 if __name__ == "__main__":

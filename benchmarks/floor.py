@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.pairs import METHOD, noise, pair_config
 from benchmarks.steps import Bench
-from benchmarks.timing import Clock, Work, rounds_of
+from benchmarks.timing import Clock, Scope, Work, rounds_of
 from kdlib.models.output import flops
 
 BACKWARD = 2
@@ -41,21 +42,21 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float
 
 
 def share_of_floor(
-    teacher: str, student: str, side: int, batch: int, device: torch.device, rounds: int,
-    clock: Clock, tick: Work, compiled: bool = False,
-) -> dict[str, Any]:  # fmt: skip
+    teacher: str, student: str, side: int, batch: int, scope: Scope, tick: Work
+) -> dict[str, Any]:
     """What share of a bfloat16 step's time its convolutions and products would take at full rate.
 
     Counted are those of a teacher's forward and of a student's forward and backward.
     """
+    device, compiled = scope.device, scope.compiled and scope.device.type == "cuda"
     data, config = noise(batch, side), pair_config(teacher, student, batch, side)
     how = {"device": device, "precision": "bfloat16", "fold": True, "compiled": compiled}
     bench = Bench(config, [METHOD], data, **how)
-    step = bench.batch()
-    (spent,) = rounds_of({"": lambda: bench.step(step, METHOD)}, rounds, clock, tick).values()
+    works = {"": partial(bench.step, bench.batch(), METHOD)}
+    (spent,) = rounds_of(works, scope.rounds, scope.clock, tick).values()
     own = (1 + BACKWARD) * flops(bench.trainees[METHOD].student, side)
     work = batch * (flops(bench.teacher.network, side) + own)
-    rate = matrix_rate(device, torch.bfloat16, clock)
+    rate = matrix_rate(device, torch.bfloat16, scope.clock)
     return {
         "teacher": teacher, "student": student, "image_size": side, "batch_size": batch,
         "gigaflops_a_step": round(work / 1e9, 1), "matrix_gigaflops_a_second": round(rate / 1e9, 1),

@@ -5,7 +5,9 @@ import platform
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from pkgutil import resolve_name
@@ -19,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks import RESULTS, command
+from benchmarks.timing import seconds
 from kdlib.data import listed, load_data
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
@@ -68,14 +71,11 @@ def measure(images: int, epochs: int) -> dict[str, Any]:
             data = load_data("imagefolder", "train", image_size=224, data_root=root)
             rows.append({"size": name, **_row(root, data, epochs)})
         source = provenance(RunConfig(), "cpu", "float32", data.fingerprint)
-    machine = {"machine": machine_name(), "cores": worker_count()}
-    versions = {**source["versions"], "pillow": version("pillow")}
-    kept = {name: source[name] for name in ("commit", "dirty", "threads", "utc")}
-    return {
-        "photographs": rows,
-        "images": images,
-        "provenance": {**kept, **machine, "versions": versions, "system": platform.system()},
-    }
+    where = {name: source[name] for name in ("commit", "dirty", "threads", "utc")}
+    where |= {"machine": machine_name(), "cores": worker_count()}
+    where["versions"] = {**source["versions"], "pillow": version("pillow")}
+    where["system"] = platform.system()
+    return {"photographs": rows, "images": images, "provenance": where}
 
 
 def _row(root: Path, decoded: ImageData, epochs: int) -> dict[str, Any]:
@@ -98,16 +98,12 @@ def _row(root: Path, decoded: ImageData, epochs: int) -> dict[str, Any]:
 
 def _speeds(data: ImageData, epochs: int) -> dict[str, int]:
     """Images per second, medians over epochs: bytes alone, and whole batches on the processor."""
-    works = {"bytes": _bytes, "batches": _batches}
-    found: dict[str, list[float]] = {name: [] for name in works}
-    for name, work in works.items():
-        for number in range(epochs):
-            batches = work(data, number)
-            start = time.perf_counter()
-            for _ in batches:
-                pass
-            found[name].append(time.perf_counter() - start)
-    return {name: round(len(data) / median(spent)) for name, spent in found.items()}
+    found = {}
+    for name, work in {"bytes": _bytes, "batches": _batches}.items():
+        works = (partial(deque, work(data, number), 0) for number in range(epochs))
+        spent = [seconds(one, time.perf_counter) for one in works]
+        found[name] = round(len(data) / median(spent))
+    return found
 
 
 def _bytes(data: ImageData, number: int) -> Iterator[Any]:

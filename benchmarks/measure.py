@@ -5,11 +5,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from benchmarks.pairs import check_same_loss, torchdistill_step, torchdistill_version
 from benchmarks.steps import Bench, same_weights
-from benchmarks.timing import Clock, Ratio, clock_of, ratios, seconds
+from benchmarks.timing import Ratio, Scope, clock_of, ratios, seconds
 from kdlib.data import load_data
 from kdlib.data.scenes import scenes
 from kdlib.files import CHUNK
@@ -25,30 +24,35 @@ SHARED_METHODS = ("at", "kd")
 IMAGES, CHUNKS = 1280, 40  # that the loader is measured with; of scenes that are composed
 
 
-def measure(
-    config: RunConfig, rounds: int, device: torch.device, threads: int, progress: bool = True
-) -> dict[str, Any]:
+def measure(config: RunConfig, rounds: int, scope: Scope) -> dict[str, Any]:
     """Measure all of it; lock-step and torchdistill take half of the rounds.
 
     Raises:
         KdlibError: torchdistill's loss is not ours, so that comparing speeds means nothing.
     """
     data = load_data("scenes", "train", size=IMAGES, image_size=config.image_size)
-    precision = resolve_precision(config.precision, device)
-    name, clock = clock_of(device, threads)
-    create = partial(Bench, config, data=data, device=device, precision=precision)
+    precision = resolve_precision(config.precision, scope.device)
+    name, clock = clock_of(scope.device, scope.threads)
+    create = partial(Bench, config, data=data, device=scope.device, precision=precision)
     half = max(2, rounds // 2)
     ticks = rounds + half * (len(COUNTS) + len(SHARED_METHODS))
-    with limited_threads(threads), tqdm(total=ticks, disable=not progress, desc="steps") as bar:
+    with limited_threads(scope.threads), scope.bar("steps", ticks) as bar:
         timed = partial(ratios, clock=clock, tick=bar.update)
         overhead = _overheads(create(["student", *METHODS]), partial(timed, rounds=rounds))
         bench = create(list(TOGETHER))
         counted = {k: _lockstep(bench, TOGETHER[:k], partial(timed, rounds=half)) for k in COUNTS}
         identical = same_weights(create(list(METHODS)), create(list(METHODS)), list(METHODS), 3)
         peers = _beside_torchdistill(create(list(SHARED_METHODS)), partial(timed, rounds=half))
-        composing = composing_speed(CHUNKS, config.image_size, clock)
-        reading = reading_speed(create(["student"]), IMAGES, clock)
-        source = provenance(config, device.type, precision, data.fingerprint)
+        chunks = [torch.arange(CHUNK) + chunk * CHUNK for chunk in range(CHUNKS)]
+        compose = partial(scenes, "train", 2, 4, config.image_size)
+        compose(chunks[0])  # reads the atlas
+        composing = seconds(lambda: [compose(chunk) for chunk in chunks], clock)
+        bench = create(["student"])
+        size = len(bench.batch().labels)
+        batches = max(1, IMAGES // size)
+        reading = seconds(lambda: [bench.batch() for _ in range(batches)], clock)
+        source = provenance(config, scope.device.type, precision, data.fingerprint)
+    speeds = {"composing": CHUNKS * CHUNK / composing, "reading": batches * size / reading}
     return {
         "overhead": {method: ratio.as_json(shift=-1) for method, ratio in overhead.items()},
         "lock_step": {
@@ -57,9 +61,9 @@ def measure(
         },
         "lock_steps": {str(count): ratio.as_json() for count, ratio in counted.items()},
         "torchdistill": peers,
-        "images_per_second": {"composing": round(composing), "reading": round(reading)},
+        "images_per_second": {what: round(speed) for what, speed in speeds.items()},
         "plan": {"rounds": rounds, "clock": name, **shared_fields(config)},
-        "provenance": {**source, "machine": machine_name(device)},
+        "provenance": {**source, "machine": machine_name(scope.device)},
     }  # fmt: skip
 
 
@@ -96,23 +100,6 @@ def _beside_torchdistill(bench: Bench, timed: partial) -> dict[str, Any] | None:
         ours = partial(bench.step, batch, method)
         times[method] = timed(ours, {"theirs": partial(theirs, batch)})["theirs"]
     return {"version": version, "times_our_step": {m: r.as_json() for m, r in times.items()}}
-
-
-def composing_speed(chunks: int, image_size: int, clock: Clock) -> float:
-    """Scenes composed per second, ground truth included, in chunks as the cache makes them."""
-
-    def compose(chunk: int) -> None:
-        scenes("train", 2, 4, image_size, torch.arange(CHUNK) + chunk * CHUNK)
-
-    compose(0)  # reads the atlas
-    return chunks * CHUNK / seconds(lambda: [compose(chunk) for chunk in range(chunks)], clock)
-
-
-def reading_speed(bench: Bench, images: int, clock: Clock) -> float:
-    """Images per second that come out of the cache as augmented, normalised batches."""
-    batches = max(1, images // len(bench.batch().labels))
-    spent = seconds(lambda: [bench.batch() for _ in range(batches)], clock)
-    return batches * len(bench.batch().labels) / spent
 
 
 def shared_fields(config: RunConfig) -> dict[str, Any]:

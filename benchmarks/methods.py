@@ -1,27 +1,32 @@
 """`python -m benchmarks.methods`: what a step of every method costs, in time and in memory."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from math import gcd
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tqdm.auto import tqdm
 
 from benchmarks import command
-from benchmarks.detectors import PLAIN, DetectorBench, detector_costs
 from benchmarks.measure import shared_fields
-from benchmarks.steps import Bench
-from benchmarks.timing import CPU, Ratio, Work, clock_of, peak_bytes, ratios, state_bytes
+from benchmarks.steps import HALFWAY, NOWHERE, Bench
+from benchmarks.timing import Ratio, Scope, Work, clock_of, peak_bytes, ratios, state_bytes
 from kdlib.data import load_data
 from kdlib.data.image_data import ImageData
+from kdlib.detection.batches import DetectionBatch, DetectionBatches
+from kdlib.detection.teacher import CropTeacher
+from kdlib.detection.trainee import DetectorTrainee
 from kdlib.errors import KdlibError
 from kdlib.files import write_json
 from kdlib.methods import METHODS, STAGES, parse_method, run_before
+from kdlib.models import create_model
 from kdlib.runs import RunConfig, provenance
+from kdlib.seeds import seed_everything
+from kdlib.trainee import Group
 from study.cli import Count, Words
 from study.export import limited_threads, machine_name
 from study.figures.cost import COSTS, DETECTOR_COSTS
@@ -30,26 +35,22 @@ from study.statistics import OF_PIXELS
 
 TASKS = {"classification": ("full", COSTS), "detection": ("detection", DETECTOR_COSTS)}
 """By task, the profile whose options the methods have, and where the results go."""
+PLAIN = "student"
 PRECISION = "float32"  # memory and time of bfloat16 depend on the processor
 TAUGHT = "kd_cls"  # whose run names the networks of detectors
 SHOWN = 512  # images with objects, of which batches are made: no method has a memory of them
-Costs = Iterator[tuple[str, RunConfig, dict[str, Any]]]
+Costs = Iterator[tuple[str, dict[str, Any]]]
 
 
 @command("benchmarks.methods")
 def main(
-    *,
-    task: Literal["classification", "detection"] = "classification",
-    methods: Words = None,
-    profile: str | None = None,
-    teacher: str | None = None,
-    student: str | None = None,
-    image_size: int | None = None,
-    batch_size: int | None = None,
-    rounds: Count = 15,
-    images: Count | None = None,
+    *, task: Literal["classification", "detection"] = "classification",
+    methods: Words = None, profile: str | None = None,
+    teacher: str | None = None, student: str | None = None,
+    image_size: int | None = None, batch_size: int | None = None,
+    rounds: Count = 15, images: Count | None = None,
     to: Path | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """What a step of every method costs over its floor, in time and in peak memory.
 
     The floor is a teacher's forward and a plain student's step; times are medians of paired
@@ -75,7 +76,8 @@ def main(
     base = run_of(TAUGHT, profile or usual).to_dict() if task == "detection" else {}
     chosen = {name: value for name, value in given.items() if value is not None}
     config = RunConfig.from_dict({**base, **chosen})
-    record = measure(config, runs, rounds, images, sys.stderr.isatty())
+    scope = Scope(rounds=rounds, progress=sys.stderr.isatty())
+    record = measure(config, runs, scope, images)
     record["plan"]["profile"] = profile or usual
     write_json(to or place, record)
     print(f"{report(record)}\n{to or place}")
@@ -88,24 +90,15 @@ def timed_methods(task: str) -> list[str]:
 
 
 def measure(
-    config: RunConfig,
-    runs: Mapping[str, RunConfig],
-    rounds: int,
-    images: int | None,
-    progress: bool,
-    device: torch.device = CPU,
-    compiled: bool = False,
+    config: RunConfig, runs: Mapping[str, RunConfig], scope: Scope, images: int | None = None
 ) -> dict[str, Any]:
     """Costs of each method's step over its floor's, of detectors over a plain step's too.
 
     Args:
         config: networks, image size and batch size; its task says what they do.
         runs: of each method string, the run whose options and epochs count.
-        rounds: how often each step is timed, on one thread of the processor.
+        scope: where, how often and of what steps; on one thread of the processor in any case.
         images: of the training set; ``None`` for all, as methods with a memory of it need.
-        progress: show a progress bar.
-        device: a GPU, where that is to be timed, by the wall's clock.
-        compiled: put step and floor through ``torch.compile``.
 
     Raises:
         KdlibError: an unknown method, or one of another task.
@@ -114,34 +107,25 @@ def measure(
     plan = shared_fields(config) | ({"crop_size": config.crop_size} if detected else {})
     if detected:
         runs = {method: _detector_run(method, run, config) for method, run in runs.items()}
-    data = _detection_data(config, images) if detected else _image_data(config, images)
-    name, clock = clock_of(device, 1)
-    ticks, found = len(runs) * rounds * (1 + detected), {}
-    with limited_threads(1), tqdm(total=ticks, disable=not progress, desc="methods") as bar:
-        timed = partial(ratios, rounds=rounds, clock=clock, tick=bar.update)
-        place = {"device": device, "precision": PRECISION}
-        if detected:
-            costs = _of_detectors(DetectorBench(config, runs, data, **place), runs, timed)
-        else:
-            create = partial(Bench, config, data=data, compiled=compiled, **place)
-            costs = _of_images(create, runs, timed)
-        for method, run, cost in costs:
-            found[method] = {"options": dict(run.method_options), **cost}
-        source = provenance(config, device.type, PRECISION, data.fingerprint)
+    data = _data(config, images)
+    name, clock = clock_of(scope.device, 1)
+    with limited_threads(1), scope.bar("methods", len(runs) * scope.rounds * (1 + detected)) as bar:
+        timed = partial(ratios, rounds=scope.rounds, clock=clock, tick=bar.update)
+        costs = (_of_detectors if detected else _of_images)(config, runs, data, scope, timed)
+        found = {one: {"options": dict(runs[one].method_options), **cost} for one, cost in costs}
+        source = provenance(config, scope.device.type, PRECISION, data.fingerprint)
     return {
         "methods": found,
-        "plan": {"rounds": rounds, "clock": name, **plan},
-        "provenance": {**source, "machine": machine_name(device)},
+        "plan": {"rounds": scope.rounds, "clock": name, **plan},
+        "provenance": {**source, "machine": machine_name(scope.device)},
     }
 
 
-def _image_data(config: RunConfig, images: int | None) -> ImageData:
-    return load_data("scenes", "train", size=images, image_size=config.image_size)
-
-
-def _detection_data(config: RunConfig, images: int | None) -> ImageData:
-    scenes = {name: getattr(config, name) for name in ("attentions", "distractors", "image_size")}
-    return load_data(config.dataset, "train", size=images or SHOWN, task="detection", **scenes)
+def _data(config: RunConfig, images: int | None) -> ImageData:
+    if config.task != "detection":
+        return load_data("scenes", "train", size=images, image_size=config.image_size)
+    drawn = {name: getattr(config, name) for name in ("attentions", "distractors", "image_size")}
+    return load_data(config.dataset, "train", size=images or SHOWN, task="detection", **drawn)
 
 
 def _detector_run(method: str, run: RunConfig, config: RunConfig) -> RunConfig:
@@ -151,20 +135,6 @@ def _detector_run(method: str, run: RunConfig, config: RunConfig) -> RunConfig:
         raise KdlibError(f"'{method}' is no method of detectors; valid: {valid}.")
     same = {**shared_fields(config), "task": config.task, "crop_size": config.crop_size}
     return replace(run, **same).canonical()
-
-
-def _of_images(create: partial, runs: Mapping[str, RunConfig], timed: partial) -> Costs:
-    for method, run in runs.items():
-        parts = parts_of(run)
-        options = {part.method: part.method_options for part in parts}
-        bench = create([PLAIN, *options], options=options)
-        yield method, run, _costs(bench, {part.method: part.epochs for part in parts}, timed)
-        torch.compiler.reset()
-
-
-def _of_detectors(bench: DetectorBench, runs: Mapping[str, RunConfig], timed: partial) -> Costs:
-    for method, run in runs.items():
-        yield method, run, detector_costs(bench, method, timed)
 
 
 def run_of(method: str, profile: str) -> RunConfig:
@@ -182,28 +152,107 @@ def parts_of(run: RunConfig) -> list[RunConfig]:
     return [run] if before is None else [before, replace(run, epochs=run.epochs - before.epochs)]
 
 
-def _costs(bench: Bench, epochs: Mapping[str, int], timed: partial) -> dict[str, Any]:
+def _of_images(
+    config: RunConfig, runs: Mapping[str, RunConfig], data: ImageData, scope: Scope, timed: partial
+) -> Costs:
     """Time over the floor's, and peak memory: what a step allocates and what the method keeps.
 
-    The time is the mean over a training's steps, of each kind of which there are as many as
-    ``epochs`` say; the memory that of the kind that takes most.
+    The time is the mean over a training's steps, of each kind of which there are as many as its
+    epochs say; the memory that of the kind that takes most.
     """
-    batch = bench.batch()
-    plain = partial(bench.step, batch, PLAIN)
-    kinds = {kind: partial(bench.own_step, batch, kind) for kind in epochs}
-    share = gcd(*epochs.values())
-    steps = [kinds[kind] for kind, count in epochs.items() for _ in range(count // share)]
-    found = timed(plain, {"all": partial(_in_turn, steps)})["all"]
-    floor = peak_bytes(plain, bench.device)
-    kept = {kind: state_bytes(bench.trainees[kind].distiller) for kind in kinds}
-    peak = max(peak_bytes(step, bench.device) + kept[kind] for kind, step in kinds.items())
+    for method, run in runs.items():
+        parts = {part.method: part for part in parts_of(run)}
+        options = {kind: part.method_options for kind, part in parts.items()}
+        how = {"device": scope.device, "precision": PRECISION, "compiled": scope.compiled}
+        bench = Bench(config, [PLAIN, *parts], data, options=options, **how)
+        batch = bench.batch()
+        plain = partial(bench.step, batch, PLAIN)
+        kinds = {kind: partial(bench.own_step, batch, kind) for kind in parts}
+        share = gcd(*(part.epochs for part in parts.values()))
+        steps = [kinds[kind] for kind in parts for _ in range(parts[kind].epochs // share)]
+        found = timed(plain, {"all": lambda steps=steps: [step() for step in steps]})["all"]
+        floor = peak_bytes(plain, scope.device)
+        kept = {kind: state_bytes(bench.trainees[kind].distiller) for kind in kinds}
+        peak = max(peak_bytes(step, scope.device) + kept[kind] for kind, step in kinds.items())
+        yield method, _cost(Ratio(*(value / len(steps) for value in found)), peak, floor)
+        torch.compiler.reset()
+
+
+def _cost(time: Ratio, peak: int, floor: int) -> dict[str, Any]:
     memory = {"peak_bytes": peak, "floor_bytes": floor, "ratio": round(peak / floor, 4)}
-    return {"time": Ratio(*(value / len(steps) for value in found)).as_json(), "memory": memory}
+    return {"time": time.as_json(), "memory": memory}
 
 
-def _in_turn(steps: Sequence[Work]) -> None:
-    for step in steps:
-        step()
+class DetectorBench:
+    """A classifier of crops, and a detector for each run and one alone, ready to step.
+
+    The weights are random: a detector's positives follow from its anchors and the objects, so that
+    there are as many of them as in a training. Only detectors with proposals learn where they are.
+    """
+
+    def __init__(
+        self, config: RunConfig, runs: Mapping[str, RunConfig], data: ImageData, scope: Scope
+    ) -> None:
+        device, colours = scope.device, (data.mean, data.std)
+        seed_everything(config.teacher_seed)
+        network = create_model(config.teacher, len(data.classes))
+        network = network.to(memory_format=torch.channels_last)
+        self.teacher = CropTeacher(network, config.crop_size, *colours).to(device)
+        self.cutter = CropTeacher(None, config.crop_size, *colours).to(device)
+        own = (Group(data, device, precision=PRECISION), NOWHERE)
+        plain = replace(config, method=PLAIN, method_options={}, weight=None).canonical()
+        every = {**runs, PLAIN: plain}
+        self.trainees = {method: DetectorTrainee(run, *own) for method, run in every.items()}
+        for trainee in self.trainees.values():
+            trainee.parts.train()
+        self.batches = DetectionBatches(data, config.batch_size, config.augmentation, device)
+
+    def batch(self) -> DetectionBatch:
+        """The first whole batch of some epoch."""
+        every = (batch for number in count() for batch in self.batches.epoch(0, number))
+        return next(batch for batch in every if len(batch.images) == self.batches.batch_size)
+
+    def step(self, batch: DetectionBatch, method: str) -> dict[str, torch.Tensor]:
+        """One step of a method's detector, with the classifier's forward if the method reads it."""
+        trainee = self.trainees[method]
+        lesson = self.asked(method).teach(batch) if trainee.distiller.needs_teacher else None
+        return trainee.step(batch, lesson, trainee.config.learning_rate / 10, HALFWAY)
+
+    def floor(self, batch: DetectionBatch, method: str) -> dict[str, torch.Tensor]:
+        """What a method cannot do without: the classifier's forward, if any, and a plain step."""
+        if self.asked(method) is self.teacher:
+            self.teacher.teach(batch)
+        return self.step(batch, PLAIN)
+
+    def peak(self, work: Work) -> int:
+        """The most bytes that a step holds beyond weights and momenta.
+
+        Gradients of the step before are let go first: how their end counts depends on whether the
+        profiler saw their beginning.
+        """
+        for trainee in self.trainees.values():
+            trainee.optimiser.zero_grad(set_to_none=True)
+        return peak_bytes(work)
+
+    def asked(self, method: str) -> CropTeacher:
+        """The classifier; or, for methods that compare pixels alone, what cuts them out."""
+        return self.cutter if self.trainees[method].config.teacher == "none" else self.teacher
+
+
+def _of_detectors(
+    config: RunConfig, runs: Mapping[str, RunConfig], data: ImageData, scope: Scope, timed: partial
+) -> Costs:
+    """Time and peak memory of a method's step over its floor's and, ``plain``, a plain step's."""
+    bench = DetectorBench(config, runs, data, scope)
+    for method in runs:
+        batch = bench.batch()
+        own, plain = (partial(bench.step, batch, one) for one in (method, PLAIN))
+        floors = (partial(bench.floor, batch, method), plain)
+        times = [timed(floor, {"own": own})["own"] for floor in floors]
+        peak = bench.peak(own) + state_bytes(bench.trainees[method].distiller)
+        least = [bench.peak(floor) for floor in floors]
+        cost, beside = (_cost(time, peak, low) for time, low in zip(times, least, strict=True))
+        yield method, {**cost, "plain": beside}
 
 
 def report(record: dict[str, Any]) -> str:
@@ -213,12 +262,11 @@ def report(record: dict[str, Any]) -> str:
         f"{source['machine']}, one thread, {source['precision']}; batch {plan['batch_size']}; "
         "a step over its floor (teacher forward; student's forward, backward, update)"
     )
-    return "\n".join([head, *(_line(name, one) for name, one in record["methods"].items())])
-
-
-def _line(name: str, one: Mapping[str, Any]) -> str:
-    beside = f"   over a plain step {_shares(one['plain'])}" if "plain" in one else ""
-    return f"  {name:16} {_shares(one)}{beside}"
+    lines = [head]
+    for name, one in record["methods"].items():
+        beside = f"   over a plain step {_shares(one['plain'])}" if "plain" in one else ""
+        lines.append(f"  {name:16} {_shares(one)}{beside}")
+    return "\n".join(lines)
 
 
 def _shares(one: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from torchvision import transforms
 from torchvision.transforms import functional
 
 from benchmarks.steps import LEARNING_RATE, Bench
-from benchmarks.timing import Clock, Work, paired, rounds_of
+from benchmarks.timing import Scope, Work, paired, rounds_of
 from kdlib.data.batches import Batch
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
@@ -77,25 +77,23 @@ def torchdistill_step(
 def _stage(bench: Bench, method: str) -> dict[str, Any]:
     """torchdistill's configuration of a training stage."""
     run = bench.trainees[method].config
-    outputs = [*STAGES, LOGITS] if method == "at" else [LOGITS]
-    hooks = {"input": [], "output": outputs}
+    hooks = {"input": [], "output": [*STAGES, LOGITS] if method == "at" else [LOGITS]}
     seen = {"forward_proc": "forward_batch_only", "forward_hook": hooks}
     sgd = {"lr": LEARNING_RATE, "momentum": run.momentum, "weight_decay": run.weight_decay}
+    terms = {"sub_terms": _terms(bench.trainees[method].distiller, method)}
     return {
-        "num_epochs": 1,
-        "teacher": {**seen, "requires_grad": False},
-        "student": seen,
-        "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": _terms(bench, method)}},
+        "num_epochs": 1, "teacher": {**seen, "requires_grad": False}, "student": seen,
+        "criterion": {"key": "WeightedSumLoss", "kwargs": terms},
         "optimizer": {"key": "SGD", "kwargs": sgd},
-    }
+    }  # fmt: skip
 
 
-def _terms(bench: Bench, method: str) -> dict[str, Any]:
+def _terms(ours: Any, method: str) -> dict[str, Any]:
     """Loss terms with the weights of our method."""
-    ours = bench.trainees[method].distiller
     if method == "kd":
-        paths = {f"{who}_module_path": LOGITS for who in ("student", "teacher")}
-        kinds = {f"{who}_module_io": "output" for who in ("student", "teacher")}
+        ends = ("student", "teacher")
+        paths = {f"{who}_module_path": LOGITS for who in ends}
+        kinds = {f"{who}_module_io": "output" for who in ends}
         shares = {"temperature": ours.temperature, "alpha": ours.ce_weight, "beta": ours.kd_weight}
         return {"kd": _term("KDLoss", 1.0, {**paths, **kinds, **shares})}
     ends = {path: {"io": "output", "path": path} for path in STAGES}
@@ -152,35 +150,24 @@ def pair_config(teacher: str, student: str, batch: int, side: int = SIDE) -> Run
     return replace(RunConfig(), augmentation=("flip", "crop"), **own)
 
 
-def measure_pair(
-    pair: tuple[str, str], batch: int, device: torch.device, rounds: int, compiled: bool,
-    clock: Clock, tick: Work,
-) -> dict[str, Any]:  # fmt: skip
+def measure_pair(pair: tuple[str, str], batch: int, scope: Scope, tick: Work) -> dict[str, Any]:
     """Images per second of every way of training a pair, their loaders included, and ratios.
-
-    Args:
-        pair: teacher and student.
-        batch: images per step.
-        device: where it is measured.
-        rounds: how often each way is timed; all have their turn in each.
-        compiled: measure our compiled step too.
-        clock: reads seconds.
-        tick: called after each round.
 
     Raises:
         KdlibError: torchdistill's loss is not ours.
     """
     data, config = noise(max(512, 2 * batch)), pair_config(*pair, batch)
+    create = partial(Bench, config, data=data, device=scope.device)
     works = {}
     for precision in PRECISIONS:
-        works |= _ways(partial(Bench, config, data=data, device=device, precision=precision), data)
-    create = partial(Bench, config, data=data, device=device, precision="bfloat16", fold=True)
+        works |= _ways(partial(create, precision=precision), data)
+    create = partial(create, precision="bfloat16", fold=True)
     works[f"{OURS}, bfloat16, folded teacher"] = _step(create([METHOD]))
-    if compiled:
+    if scope.compiled and (batch == BATCHES[0] or scope.device.type == "cuda"):
         works[f"{OURS}, bfloat16, folded, compiled"] = _step(create([METHOD], compiled=True))
     together = f"{OURS}, bfloat16, folded, {len(TOGETHER)} in lock-step"
     works[together] = _step(create(list(TOGETHER)), *TOGETHER)
-    times = rounds_of(works, rounds, clock, tick)
+    times = rounds_of(works, scope.rounds, scope.clock, tick)
     times[together] = [spent / len(TOGETHER) for spent in times[together]]
     speeds = {name: round(batch / median(spent), 1) for name, spent in times.items()}
     head = {"teacher": pair[0], "student": pair[1], "batch_size": batch, "method": METHOD}

@@ -13,41 +13,35 @@ Goal = dict[str, Any]
 
 def report(record: dict[str, Any]) -> str:
     """The text that ``python -m benchmarks`` prints of the section `steps`."""
-    return "\n".join([*_head(record), *_overhead(record), *_lockstep(record), *_rest(record)])
-
-
-def _head(record: dict[str, Any]) -> list[str]:
-    plan, source = record["plan"], record["provenance"]
-    return [
-        f"{source['machine']}; {source['device']}, {source['threads']} thread(s), "
-        f"{source['precision']}; batch {plan['batch_size']}, {plan['image_size']} pixels",
-        f"{plan['student']} taught by {plan['teacher']}; medians of paired ratios of "
-        f"{plan['clock']}, in brackets their 95 % intervals",
-        "",
-    ]
+    return "\n".join([*_overhead(record), *_lockstep(record), *_rest(record)])
 
 
 def _overhead(record: dict[str, Any]) -> Iterator[str]:
+    plan, source = record["plan"], record["provenance"]
+    yield (
+        f"{source['machine']}; {source['device']}, {source['threads']} thread(s), "
+        f"{source['precision']}; batch {plan['batch_size']}, {plan['image_size']} pixels\n"
+        f"{plan['student']} taught by {plan['teacher']}; medians of paired ratios of "
+        f"{plan['clock']}, in brackets their 95 % intervals\n"
+    )
     yield "A step's cost over its floor (teacher forward; student's forward, backward, update)"
     for method, found in sorted(record["overhead"].items()):
-        low, high = (_bound(found[end], "{:+.1%}") for end in ("low", "high"))
         most, verdict = MOST_OVERHEAD.get(method), ""
         if most is not None:
             verdict = f"   wanted: at most {most:.0%}, {_met(found['median'] <= most)}"
-        yield f"  {method:8} {found['median']:+.1%}   ({low} to {high}){verdict}"
+        yield f"  {method:8} {_shown(found, '+.1%')}{verdict}"
 
 
-def _lockstep(record: dict[str, Any]) -> list[str]:
+def _lockstep(record: dict[str, Any]) -> Iterator[str]:
     found = record["lock_step"]
     students, same = found["students"], "identical" if found["identical"] else "NOT identical"
     reached = _met(found["speedup"]["median"] >= LEAST_SPEEDUP)
     counts = [f"{count}: {one['median']:.2f} x" for count, one in record["lock_steps"].items()]
-    return [
-        f"Lock-step of {len(students)} students ({', '.join(students)}) beside separate steps",
-        f"  {_times(found['speedup'])}   wanted: at least {LEAST_SPEEDUP}, {reached}",
-        f"  weights afterwards: {same}",
-        f"  by number of students, {', '.join(counts)}",
-    ]
+    yield f"Lock-step of {len(students)} students ({', '.join(students)}) beside separate steps"
+    times = _shown(found["speedup"], ".2f", " x")
+    yield f"  {times}   wanted: at least {LEAST_SPEEDUP}, {reached}"
+    yield f"  weights afterwards: {same}"
+    yield f"  by number of students, {', '.join(counts)}"
 
 
 def _rest(record: dict[str, Any]) -> Iterator[str]:
@@ -57,20 +51,15 @@ def _rest(record: dict[str, Any]) -> Iterator[str]:
     else:
         yield f"torchdistill {peer['version']}: time of its step over ours (same networks, loss)"
         for method, found in sorted(peer["times_our_step"].items()):
-            yield f"  {method:8} {_times(found)}"
-    yield (
-        f"Scenes: {speed['composing']:,} images/s composed, "
-        f"{speed['reading']:,} images/s in batches from the cache"
-    )
+            yield f"  {method:8} {_shown(found, '.2f', ' x')}"
+    made, read = (f"{speed[what]:,} images/s" for what in ("composing", "reading"))
+    yield f"Scenes: {made} composed, {read} in batches from the cache"
 
 
-def _times(found: dict[str, float | None]) -> str:
-    low, high = (_bound(found[end], "{:.2f}") for end in ("low", "high"))
-    return f"{found['median']:.2f} x   ({low} to {high})"
-
-
-def _bound(value: float | None, form: str) -> str:
-    return "?" if value is None else form.format(value)
+def _shown(found: dict[str, float | None], form: str, unit: str = "") -> str:
+    """A median and its interval; a bound that is not known as a question mark."""
+    low, high = ("?" if found[end] is None else format(found[end], form) for end in ("low", "high"))
+    return f"{found['median']:{form}}{unit}   ({low} to {high})"
 
 
 def _met(met: bool) -> str:
@@ -125,5 +114,5 @@ def _at_most(name: str, device: str, wanted: float, found: float | None) -> Goal
 
 
 def _at_least(name: str, device: str, wanted: float, found: float | None) -> Goal:
-    met = None if found is None else found >= wanted
-    return {"name": name, "device": device, "wanted": wanted, "found": found, "met": met}
+    goal = _at_most(name, device, wanted, found)
+    return {**goal, "met": None if found is None else found >= wanted}

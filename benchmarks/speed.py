@@ -1,71 +1,47 @@
 """The sections of ``make bench``: each is measured, written into one record, and printed."""
 
 import json
-import re
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import nbformat
 import torch
-from tqdm.auto import tqdm
 
-from benchmarks import loading, methods
+from benchmarks import loading, methods, pairs
 from benchmarks.floor import breakdown, share_of_floor
 from benchmarks.measure import METHODS, measure
-from benchmarks.notebooks import papermill_overhead
-from benchmarks.pairs import (
-    BATCHES,
-    PAIRS,
-    PRECISIONS,
-    measure_pair,
-    noise,
-    pair_config,
-    torchdistill_version,
-)
 from benchmarks.report import judge, report
 from benchmarks.steps import Bench
-from benchmarks.timing import Clock, clock_of
+from benchmarks.timing import Scope, Work, clock_of, rounds_of
 from kdlib.errors import KdlibError
 from kdlib.files import write_json
 from kdlib.runs import RunConfig, provenance
 from study.export import limited_threads, machine_name
+from study.notebooks import execute_notebook
 from study.pages import SPEED, section_text
 
 LARGE = ("resnet50", "resnet18", 224)
 LARGE_BATCH = {"cpu": 8, "cuda": 256}
 PROFILED = "dct"
 KEPT = ("commit", "dirty", "device", "threads", "utc", "versions")
+PARAMETERS = "images = 64  # of the batch"
+RUN = """
+import torch
 
+import kdlib.train
+from kdlib.models import create_model
 
-@dataclass(frozen=True)
-class Scope:
-    """How much is measured, and where: on which device, by how many threads, how often each step.
-
-    ``quick`` asks for the smallest of each section; ``compiled`` for compiled steps too, which
-    take minutes to compile on a processor.
-    """
-
-    device: torch.device
-    threads: int = 1
-    rounds: int = 6
-    quick: bool = False
-    compiled: bool = False
-    progress: bool = True
-
-    @property
-    def clock(self) -> Clock:
-        """What reads the seconds."""
-        return clock_of(self.device, self.threads)[1]
-
-    @property
-    def machine(self) -> str:
-        """Such as ``amd-epyc-cpu-1``: machine, device, threads, as a file's name."""
-        return slug(machine_name(self.device), self.device.type, self.threads)
-
-    def bar(self, name: str, ticks: int) -> tqdm:
-        """A progress bar."""
-        return tqdm(total=ticks, desc=name, disable=not self.progress)
+network = create_model("scenes_small", 16)
+network(torch.zeros(images, 3, 32, 32)).logits.sum().backward()
+"""
 
 
 def device_of(name: str) -> torch.device:
@@ -80,40 +56,29 @@ def device_of(name: str) -> torch.device:
         raise KdlibError(f"There is no device '{name}' here: {error}") from error
 
 
-def slug(*facts: object) -> str:
-    """Facts as a file's name: small letters and digits, the rest as hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", " ".join(map(str, facts)).lower())
-
-
 def measure_methods(scope: Scope) -> dict[str, Any]:
     """Every method's step over its floor, as it is and, if asked for, compiled; and its memory."""
     named = list(METHODS) if scope.quick else methods.timed_methods("classification")
-    found = {"eager": _method_costs(scope, named, False)}
-    if scope.compiled:
-        on_gpu = scope.device.type == "cuda"
-        found["compiled"] = _method_costs(scope, named if on_gpu else list(METHODS), True)
+    few = named if scope.device.type == "cuda" else list(METHODS)
+    wanted = {"eager": named, **({"compiled": few} if scope.compiled else {})}
+    found = {}
+    for how, names in wanted.items():
+        runs = {name: methods.run_of(name, "full") for name in names}
+        own = replace(scope, compiled=how == "compiled")
+        record = methods.measure(RunConfig(), runs, own)
+        found[how] = {"methods": record["methods"], "plan": record["plan"]}
     return found
-
-
-def _method_costs(scope: Scope, named: Iterable[str], compiled: bool) -> dict[str, Any]:
-    runs = {name: methods.run_of(name, "full") for name in named}
-    how = {"rounds": scope.rounds, "images": None, "progress": scope.progress}
-    record = methods.measure(RunConfig(), runs, **how, device=scope.device, compiled=compiled)
-    return {"methods": record["methods"], "plan": record["plan"]}
 
 
 def measure_pairs(scope: Scope) -> dict[str, Any]:
     """Images per second on the literature's pairs, ours and torchdistill's."""
-    batches = BATCHES[:1] if scope.quick else BATCHES
-    chosen = [(pair, batch) for batch in batches for pair in PAIRS]
+    batches = pairs.BATCHES[:1] if scope.quick else pairs.BATCHES
     rows = []
-    with scope.bar("pairs", len(chosen) * scope.rounds) as bar:
-        for pair, batch in chosen:
-            compiled = scope.compiled and (batch == BATCHES[0] or scope.device.type == "cuda")
-            how = (scope.rounds, compiled, scope.clock, bar.update)
-            rows.append(measure_pair(pair, batch, scope.device, *how))
+    with scope.bar("pairs", len(batches) * len(pairs.PAIRS) * scope.rounds) as bar:
+        for batch, pair in product(batches, pairs.PAIRS):
+            rows.append(pairs.measure_pair(pair, batch, scope, bar.update))
             torch.compiler.reset()
-    return {"pairs": rows, "torchdistill": torchdistill_version()}
+    return {"pairs": rows, "torchdistill": pairs.torchdistill_version()}
 
 
 def measure_loading(scope: Scope) -> dict[str, Any]:
@@ -122,28 +87,45 @@ def measure_loading(scope: Scope) -> dict[str, Any]:
 
 
 def measure_notebooks(scope: Scope) -> dict[str, Any]:
-    """What papermill adds to a run."""
+    """Seconds of processor time of a step as a notebook and as a program, imports included."""
     rounds = 2 if scope.quick else 5
-    with scope.bar("notebooks", rounds) as bar:
-        return papermill_overhead(rounds, bar.update)
+    with tempfile.TemporaryDirectory() as folder, scope.bar("notebooks", rounds) as bar:
+        notebook = write_notebook(Path(folder) / "tiny.ipynb")
+        program = [sys.executable, "-c", f"{PARAMETERS}\n{RUN}"]
+        works: dict[str, Work] = {
+            "notebook": lambda: execute_notebook(notebook, notebook.with_name("done.ipynb")),
+            "program": lambda: subprocess.run(program, check=True, capture_output=True),
+        }
+        # Of this process and of those that it started and that have ended.
+        times = rounds_of(works, rounds, lambda: sum(os.times()[:4]), bar.update)
+    both = {name: round(median(spent), 2) for name, spent in times.items()}
+    added = [one - other for one, other in zip(*times.values(), strict=True)]
+    return {"seconds": both, "added_seconds": round(median(added), 2), "rounds": rounds}
+
+
+def write_notebook(path: Path) -> Path:
+    """A notebook of a cell of parameters and one that works."""
+    cells = [nbformat.v4.new_code_cell(source) for source in (PARAMETERS, RUN)]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    return path
 
 
 def measure_floor(scope: Scope) -> dict[str, Any]:
     """How near the device's matrix rate a step comes, on large networks and on the pairs."""
     batch = LARGE_BATCH.get(scope.device.type, LARGE_BATCH["cpu"])
-    wanted = [(*LARGE, batch), *((*pair, 32, BATCHES[0]) for pair in PAIRS)]
+    wanted = [(*LARGE, batch), *((*pair, 32, pairs.BATCHES[0]) for pair in pairs.PAIRS)]
     with scope.bar("floor", len(wanted) * scope.rounds) as bar:
-        how = (scope.device, scope.rounds, scope.clock, bar.update)
-        compiled = scope.compiled and scope.device.type == "cuda"
-        return {"steps": [share_of_floor(*one, *how, compiled) for one in wanted]}
+        return {"steps": [share_of_floor(*one, scope, bar.update) for one in wanted]}
 
 
 def measure_breakdown(scope: Scope) -> dict[str, Any]:
     """Where the time of a step goes."""
     rows = []
-    for teacher, student in PAIRS:
-        config, data = pair_config(teacher, student, BATCHES[0]), noise(256)
-        for precision in PRECISIONS:
+    for teacher, student in pairs.PAIRS:
+        config, data = pairs.pair_config(teacher, student, pairs.BATCHES[0]), pairs.noise(256)
+        for precision in pairs.PRECISIONS:
             bench = Bench(config, [PROFILED], data, device=scope.device, precision=precision)
             row = {"teacher": teacher, "student": student, "precision": precision}
             rows.append({**row, "method": PROFILED, "shares": breakdown(bench, PROFILED)})
@@ -159,7 +141,7 @@ SECTIONS: dict[str, Callable[[Scope], dict[str, Any]]] = {
 def write_steps(runs: Sequence[RunConfig], scope: Scope, rounds: int, folder: Path) -> None:
     """Measure, write and print overheads, lock-step and Scenes: a file a precision."""
     for config in runs:
-        record = measure(config, rounds, scope.device, scope.threads, scope.progress)
+        record = measure(config, rounds, scope)
         path = folder / f"{scope.machine}-{record['provenance']['precision']}.json"
         write_json(path, record)
         print(f"{report(record)}\n{path}\n", flush=True)

@@ -1,5 +1,11 @@
-"""Training steps of students beside each other, with one teacher and the same batches."""
+"""Training steps of students beside each other, with one teacher and the same batches.
 
+Compiled numbers differ from the reference's by rounding, so nothing is compiled unless asked for.
+An epoch's last batch may be smaller: to compile once more for it, or for any size, would cost more
+than it saves, so batches of another size than the first run as they are.
+"""
+
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
@@ -8,12 +14,16 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
-from benchmarks.compiling import CompiledLearner, CompiledTeacher, folded
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher, TeacherOutput
+from kdlib.errors import KdlibError
+from kdlib.losses.dct import dct_matrix, frequency_mask
 from kdlib.models import create_model
+from kdlib.models.output import Output
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything
 from kdlib.trainee import Group, Trainee
@@ -21,37 +31,87 @@ from kdlib.trainee import Group, Trainee
 NOWHERE = Path("no-runs")
 LEARNING_RATE = 0.01
 HALFWAY = 0.5  # share of the training that is done: no weight is still warming up
+BACKEND = "inductor"
+CONSTANTS = (dct_matrix, frequency_mask)
+"""Cached functions of sizes alone: the compiler takes their results and does not look inside."""
+
+
+class Compiled:
+    """A module compiled for batches of the first one's size, by itself.
+
+    Otherwise the students of a step would share, and use up, one limit of recompiling. Of numbers
+    only a weight's warm-up reads one that changes; its second value makes it any number.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        compiler: Any = torch.compile  # whose types do not know the last argument yet
+        self._plain, self._size = module, 0
+        self._compiled = compiler(module, backend=BACKEND, isolate_recompiles=True)
+
+    def __call__(self, size: int, *inputs: Any) -> Any:
+        """What the module says of a batch of a size."""
+        self._size = self._size or size
+        return (self._compiled if size == self._size else self._plain)(*inputs)
+
+
+class CompiledLearner(nn.Module):
+    """Runs a learner compiled; ``parts`` is what has the weights: ``Trainee.parts``."""
+
+    def __init__(self, parts: nn.Module) -> None:
+        super().__init__()
+        for function in CONSTANTS:
+            torch.compiler.assume_constant_result(function.__wrapped__)
+        self.parts, self._compiled = parts, Compiled(parts)
+
+    def forward(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
+        """As :meth:`kdlib.distill.Learner.forward`."""
+        if isinstance(teacher, TeacherOutput):  # whose lazy maps would break the graph in two
+            teacher = Output(teacher.logits, teacher.stages, teacher.embedding)
+        return self._compiled(len(batch.labels), batch, teacher, progress)
+
+
+class CompiledTeacher(FrozenTeacher):
+    """The same frozen network, compiled."""
+
+    def __init__(self, teacher: FrozenTeacher) -> None:
+        super().__init__(teacher.network)
+        self._compiled = Compiled(teacher.network)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> TeacherOutput:
+        """As :meth:`FrozenTeacher.forward`."""
+        return TeacherOutput(*self._compiled(len(images), images))
+
+
+def folded(teacher: FrozenTeacher) -> FrozenTeacher:
+    """A copy of a teacher with its batch norms folded into the convolutions before them.
+
+    Raises:
+        KdlibError: its network cannot be traced, so that what follows what is unknown.
+    """
+    try:  # the copy of a network that was traced would train
+        return FrozenTeacher(fuse(copy.deepcopy(teacher.network).eval(), inplace=True))
+    except Exception as error:
+        raise KdlibError(
+            f"The batch norms of this {type(teacher.network).__name__} cannot be folded: {error}. "
+            "Train with the teacher as it is."
+        ) from error
 
 
 class Bench:
-    """A teacher and a student for each method, ready to step.
+    """A teacher and a student for each method, ready to step on endless batches of ``data``.
 
-    Args:
-        config: the run that all have in common.
-        methods: a student for each.
-        data: images that the batches are made from, endlessly.
-        device: where all of it lives.
-        precision: ``float32`` or ``bfloat16``.
-        options: of the methods whose options are not their defaults.
-        fold: fold the teacher's batch norms into its convolutions.
-        compiled: put the teacher and the students through ``torch.compile``.
+    ``options`` are of methods whose options are not their defaults; ``fold`` folds the teacher's
+    batch norms, ``compiled`` puts teacher and students through ``torch.compile``.
     """
 
     def __init__(
-        self,
-        config: RunConfig,
-        methods: list[str],
-        data: ImageData,
-        *,
-        device: torch.device,
-        precision: str,
-        options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-        fold: bool = False,
-        compiled: bool = False,
-    ) -> None:
-        classes = len(data.classes)
+        self, config: RunConfig, methods: list[str], data: ImageData, *, device: torch.device,
+        precision: str, options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        fold: bool = False, compiled: bool = False,
+    ) -> None:  # fmt: skip
         seed_everything(config.teacher_seed)
-        network = create_model(config.teacher, classes)
+        network = create_model(config.teacher, len(data.classes))
         self.teacher = FrozenTeacher(network.to(device).to(memory_format=torch.channels_last))
         self.device, self.precision = device, precision
         own = (Group(data, device, self.teacher, precision), NOWHERE)
@@ -74,40 +134,35 @@ class Bench:
         batch = next(self._batches)
         return batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
 
-    def step(self, batch: Batch, *methods: str) -> dict[str, torch.Tensor]:
+    def step(self, batch: Batch, *methods: str) -> dict[str, Tensor]:
         """One teacher forward and one step of each named method's student; their losses."""
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
             teacher = self.teacher(batch.images)
         return {method: self._step(batch, teacher, method) for method in methods}
 
-    def own_step(self, batch: Batch, method: str) -> torch.Tensor:
+    def own_step(self, batch: Batch, method: str) -> Tensor:
         """One step of a method's student, with a teacher forward if the method reads it."""
         if self.trainees[method].distiller.needs_teacher:
             return self.step(batch, method)[method]
         return self._step(batch, None, method)
 
-    def _step(self, batch: Batch, teacher: TeacherOutput | None, method: str) -> torch.Tensor:
+    def _step(self, batch: Batch, teacher: TeacherOutput | None, method: str) -> Tensor:
         terms = self.trainees[method].step(batch, teacher, LEARNING_RATE, HALFWAY)
         return torch.stack(list(terms.values())).sum()
 
-    def weights(self, method: str) -> dict[str, torch.Tensor]:
+    def weights(self, method: str) -> dict[str, Tensor]:
         """All that a method's student has learnt."""
         return self.trainees[method].parts.state_dict()
 
 
 def endless(batches: Batches, seed: int) -> Iterator[Batch]:
     """Whole batches of one epoch after the other."""
-    for epoch in count():
-        for batch in batches.epoch(seed, epoch):
-            if len(batch.labels) == batches.batch_size:
-                yield batch
+    every = (batch for epoch in count() for batch in batches.epoch(seed, epoch))
+    return (batch for batch in every if len(batch.labels) == batches.batch_size)
 
 
 def same_weights(together: Bench, apart: Bench, methods: list[str], steps: int) -> bool:
-    """Whether students stepped in lock-step end with the bits of students stepped one by one.
-
-    Both benches are new and made from the same config.
-    """
+    """Whether students of two new, same benches end with one's bits, in lock-step and not."""
     batches = [together.batch() for _ in range(steps)]
     for batch in batches:
         together.step(batch, *methods)

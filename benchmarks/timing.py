@@ -1,7 +1,9 @@
 """How time and memory are measured: what is compared runs in turn, so that no drift favours one."""
 
+import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import isnan
 from statistics import median
 from typing import NamedTuple
@@ -10,11 +12,42 @@ import torch
 from scipy import stats
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+from tqdm.auto import tqdm
 
-from study.export import Clock, processor_clock
+from study.export import Clock, machine_name, processor_clock
 
 Work = Callable[[], object]
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much is measured, and where: on which device, by how many threads, how often each step.
+
+    ``quick``: the least of each section; ``compiled``: compiled steps too, minutes on a processor.
+    """
+
+    device: torch.device = CPU
+    threads: int = 1
+    rounds: int = 6
+    quick: bool = False
+    compiled: bool = False
+    progress: bool = True
+
+    @property
+    def clock(self) -> Clock:
+        """What reads the seconds."""
+        return clock_of(self.device, self.threads)[1]
+
+    @property
+    def machine(self) -> str:
+        """Machine, device and threads as a file's name, such as ``amd-epyc-cpu-1``."""
+        facts = f"{machine_name(self.device)} {self.device.type} {self.threads}"
+        return re.sub(r"[^a-z0-9]+", "-", facts.lower())
+
+    def bar(self, name: str, ticks: int) -> tqdm:
+        """A progress bar."""
+        return tqdm(total=ticks, desc=name, disable=not self.progress)
 
 
 class Ratio(NamedTuple):
@@ -45,22 +78,19 @@ def clock_of(device: torch.device, threads: int) -> tuple[str, Clock]:
     """A clock in seconds, and its name; a GPU's is the wall's, once its work is done."""
     if device.type == "cpu":
         return processor_clock(threads)
-    return "wall time", lambda: _drained(device)
 
+    def drained() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
 
-def _drained(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return "wall time", drained
 
 
 def ratios(
     baseline: Work, others: dict[str, Work], rounds: int, clock: Clock, tick: Work
 ) -> dict[str, Ratio]:
-    """Each one's time over the baseline's, which is timed before and after each of the others.
-
-    ``tick`` is called after each of the ``rounds``.
-    """
+    """Each one's time over the baseline's, which is timed before and after each of the others."""
     found: dict[str, list[float]] = {name: [] for name in others}
     for work in (baseline, *others.values()):
         work()  # the first call of each builds caches that the later ones find
@@ -101,8 +131,7 @@ def paired(slower: list[float], faster: list[float]) -> Ratio:
 def peak_bytes(work: Work, device: torch.device = CPU) -> int:
     """The most bytes of tensors on the device that ``work`` holds beyond those there before it.
 
-    By PyTorch's events of allocations, which are exact and the same every time; the system's own
-    figure also counts what an allocator has kept from earlier work.
+    By PyTorch's events of allocations, which are exact; the system also counts what is kept idle.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -121,5 +150,4 @@ def peak_bytes(work: Work, device: torch.device = CPU) -> int:
 
 def state_bytes(module: nn.Module) -> int:
     """What a module holds for good: its parameters, and its buffers, such as a memory bank."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

@@ -9,8 +9,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 from training import tiny
 
-from benchmarks.compiling import CompiledLearner, CompiledTeacher, folded
-from benchmarks.steps import Bench
+from benchmarks.steps import Bench, CompiledLearner, CompiledTeacher, folded
 from kdlib.data import load_data
 from kdlib.distill import FrozenTeacher
 from kdlib.errors import KdlibError
@@ -26,7 +25,8 @@ def data():
 
 
 @pytest.fixture(autouse=True)
-def _fresh_compiler():
+def _fresh_compiler(monkeypatch):
+    monkeypatch.setattr("benchmarks.steps.BACKEND", EAGER)
     torch.compiler.reset()
     counters.clear()
 
@@ -37,9 +37,9 @@ def bench(data, *methods):
 
 
 def compiled(one):
-    one.teacher = CompiledTeacher(one.teacher, EAGER)
+    one.teacher = CompiledTeacher(one.teacher)
     for trainee in one.trainees.values():
-        trainee.learner = CompiledLearner(trainee.parts, EAGER)
+        trainee.learner = CompiledLearner(trainee.parts)
     return one
 
 
@@ -112,8 +112,7 @@ def test_what_cannot_be_traced_is_told():
         folded(FrozenTeacher(Branching()))
 
 
-def test_a_bench_folds_and_compiles_what_it_is_asked_to(data, monkeypatch):
-    monkeypatch.setattr("benchmarks.compiling.BACKEND", EAGER)
+def test_a_bench_folds_and_compiles_what_it_is_asked_to(data):
     config = replace(tiny(method="dct", batch_size=8), image_size=32)
     one = Bench(config, ["dct"], data, device=CPU, precision="float32", fold=True, compiled=True)
     assert isinstance(one.teacher, CompiledTeacher)

@@ -1,6 +1,7 @@
 """The sections of `python -m benchmarks`: shares, ratios, verdicts, and what is printed."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,11 +9,11 @@ from training import tiny
 
 from benchmarks.__main__ import main
 from benchmarks.floor import breakdown, matrix_rate, share_of_floor
-from benchmarks.notebooks import papermill_overhead, write_notebook
 from benchmarks.pairs import IN_OUR_LAYOUT, OURS, THEIRS, measure_pair, noise, their_batches
 from benchmarks.report import judge
+from benchmarks.speed import measure_notebooks, write_notebook
 from benchmarks.steps import Bench
-from benchmarks.timing import paired, rounds_of
+from benchmarks.timing import Scope, paired, rounds_of
 from study.notebooks import check_parameters
 from study.pages import SPEED, page, section_text
 
@@ -28,6 +29,10 @@ class Steps:
     def __call__(self):
         self.now += 1
         return self.now
+
+
+def scope(rounds):
+    return SimpleNamespace(device=CPU, rounds=rounds, clock=Steps(), compiled=False)
 
 
 def test_all_have_their_turn_in_each_round():
@@ -47,7 +52,7 @@ def test_a_matrix_rate_is_operations_a_second():
 
 
 def test_the_share_of_the_floor_is_work_over_rate_and_time():
-    found = share_of_floor("scenes_small", "scenes_small", 32, 4, CPU, 1, Steps(), int)
+    found = share_of_floor("scenes_small", "scenes_small", 32, 4, scope(rounds=1), int)
     rate = found["matrix_gigaflops_a_second"] * 1e9
     assert found["share"] == pytest.approx(found["gigaflops_a_step"] * 1e9 / rate, abs=1e-2)
     assert found["seconds"] == 1.0
@@ -65,7 +70,7 @@ def test_shares_of_a_step_add_up_to_one():
 
 def test_a_pair_is_measured_beside_torchdistill():
     pytest.importorskip("torchdistill", reason="`make bench` installs it")
-    row = measure_pair(("scenes_small", "scenes_small"), 8, CPU, 2, False, Steps(), int)
+    row = measure_pair(("scenes_small", "scenes_small"), 8, scope(rounds=2), int)
     speeds, ratios = row["images_per_second"], row["ratios"]
     for who in (OURS, THEIRS, IN_OUR_LAYOUT):
         assert {f"{who}, float32", f"{who}, bfloat16"} <= set(speeds)
@@ -83,13 +88,13 @@ def test_their_loader_hands_out_whole_batches_for_ever():
 
 @pytest.fixture
 def _short_notebook(monkeypatch):
-    monkeypatch.setattr("benchmarks.notebooks.RUN", "assert images == 64")  # imports no PyTorch
+    monkeypatch.setattr("benchmarks.speed.RUN", "assert images == 64")  # imports no PyTorch
 
 
 @pytest.mark.usefixtures("_short_notebook")
 def test_a_notebook_of_one_step_has_parameters_and_runs(tmp_path):
     check_parameters(write_notebook(tmp_path / "tiny.ipynb"), {"images": 8})
-    found = papermill_overhead(1, int)
+    found = measure_notebooks(Scope(quick=True, progress=False))
     assert min(found["seconds"].values()) > 0
     difference = found["seconds"]["notebook"] - found["seconds"]["program"]
     assert found["added_seconds"] == pytest.approx(difference, abs=0.02)
@@ -121,7 +126,7 @@ def test_goals_are_judged_on_the_device_they_are_of():
 
 @pytest.mark.usefixtures("_short_notebook")
 def test_sections_are_printed_written_and_kept(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("benchmarks.speed.PAIRS", (("scenes_small", "scenes_small"),))
+    monkeypatch.setattr("benchmarks.pairs.PAIRS", (("scenes_small", "scenes_small"),))
     how = ["--quick", "--rounds=1", f"--to={tmp_path}"]
     assert main(["--only", "breakdown", *how]) == 0
     (path,) = (tmp_path / "speed").iterdir()
