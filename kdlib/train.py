@@ -117,7 +117,7 @@ def check_group(configs: Sequence[RunConfig]) -> None:
 
 def _check_shared(configs: Sequence[RunConfig], names: set[str]) -> None:
     for name in sorted(names):
-        values = {str(getattr(config, name)) for config in configs}
+        values = dict.fromkeys(str(getattr(config, name)) for config in configs)
         if len(values) > 1:
             raise KdlibError(
                 f"Students in lock-step must share '{name}', but it is {' and '.join(values)}. "
