@@ -160,7 +160,7 @@ _frskd = partial(
     fitted=True,
     self_taught=True,
     tasks=DENSE,
-    trainee="kdlib.frskd.trainee:SelfTaught",
+    trainee="kdlib.frskd.losses:SelfTaught",
 )
 # A classifier in a detector: p of a crop by the teacher, of a positive by the student.
 _crops = partial(Method, "kdlib.detection.losses:CropLoss", tasks=BOXES)

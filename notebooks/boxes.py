@@ -13,9 +13,8 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from kdlib.data.image_data import ImageData
-from kdlib.detection.average_precision import detected_rows, truth_rows
+from kdlib.detection.average_precision import LEFT_OUT, RIGHT, detected_rows, judged, truth_rows
 from kdlib.detection.detector import Detections
-from kdlib.detection.error_types import LEFT_OUT, RIGHT, judged
 from kdlib.detection.objects import Objects
 from kdlib.errors import KdlibError
 from study.figures.pictures import as_picture, picture_panels
@@ -28,7 +27,7 @@ FADED, GREY = 0.6, 90  # share of the image that stays, so that boxes stand out,
 LEGEND_ENTRY = 1.6  # inches
 WIDEST = 16  # characters of a name
 OTHER = ("nothing there, or there twice", PALETTE[6], ":")
-# Verdict (see kdlib.detection.error_types) -> what it is called, colour and line.
+# Verdict (see kdlib.detection.average_precision) -> what it is called, colour and line.
 MARKS: dict[str, tuple[str, str, str]] = {
     TRUTH: ("object", "white", "-"),
     RIGHT: ("right", "#20d8a0", "-"),  # the palette's green, and brighter, as its orange
@@ -188,7 +187,7 @@ def errors_of_images(
     Args:
         found: detections of each image.
         objects: of the same images.
-        error: ``right``, or an error of :func:`~kdlib.detection.error_types.error_types`.
+        error: ``right``, or an error of :func:`~kdlib.detection.average_precision.error_types`.
         sure: score from which detections count.
     """
     parts = (objects.part(number, number + 1) for number in range(len(objects)))

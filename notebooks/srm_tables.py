@@ -19,7 +19,7 @@ def dictionary_table(*roots: Path) -> pd.DataFrame:
     """A row for each stage of each dictionary: what it was learned with, how well it describes.
 
     Columns: ``run_id``, ``dataset``, ``split``, ``teacher``, ``mu``, ``sparsity``, ``stage`` (1
-    is the finest) and those of :meth:`kdlib.srm.atoms.StageTally.summary`. Empty if no
+    is the finest) and those of :meth:`kdlib.srm.probe.StageTally.summary`. Empty if no
     dictionary was learned.
     """
     return pd.DataFrame(
@@ -32,7 +32,7 @@ def coding_table(*roots: Path) -> pd.DataFrame:
     """A row for each way of coding that a recorded dictionary was compared with.
 
     Columns: as :func:`dictionary_table` up to ``stage``, then those of
-    :func:`kdlib.srm.atoms.compare_with_centroids`. Empty if no record has such a comparison.
+    :func:`kdlib.srm.probe.compare_with_centroids`. Empty if no record has such a comparison.
     """
     return pd.DataFrame(
         {**own, **coding} for own, stage in _stages(roots) for coding in stage.get("codings", [])

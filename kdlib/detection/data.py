@@ -62,11 +62,8 @@ def photographs_with_objects(
 ) -> ImageData:
     """Photographs in a random order that is always the same; none is read yet, annotations are.
 
-    Args:
-        listing: the photographs and, after them, files that must be there as well.
-        count: number of photographs.
-        annotation: what is known of the photograph at a position in the listing.
-        size: only so many of them.
+    Of a ``listing`` of ``count`` photographs and, after them, of files that must be there as well,
+    ``size`` are taken, with the ``annotation`` of each position.
     """
     facts = torch.from_numpy(listing.facts()[:, 0])
     order = torch.randperm(count, generator=generator(0, listing.dataset, "order"))[:size]
@@ -88,8 +85,7 @@ def photographs_with_objects(
 def checked(kind: type[Content], file: Path, content: Any) -> Content:
     """The content of a file of annotations: JSON, or what was read of another format.
 
-    Raises:
-        KdlibError: a field is missing or wrong; says which, what is there and what should be.
+    A ``KdlibError`` says which field is missing or wrong, what is there and what should be.
     """
     try:
         read = kind.model_validate_json if isinstance(content, bytes) else kind.model_validate
@@ -238,11 +234,7 @@ def list_voc_objects(split: str, root: Path) -> Listing:
 
 
 def read_annotation(path: Path) -> Annotation:
-    """What an XML file says of its photograph.
-
-    Raises:
-        KdlibError: it is no such file, a field is missing or wrong, or a class is not of VOC's.
-    """
+    """What an XML file says of its photograph; a ``KdlibError`` if it or a field is damaged."""
     try:
         root = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError) as error:

@@ -71,9 +71,10 @@ class Detector(nn.Module):
     def __init__(self, network: Network, classes: int) -> None:
         super().__init__()
         self.network, self.classes = network, classes
-        for head in _heads(network):
-            head.register_forward_hook(lambda _head, _given, output: _float32(output))
         owner = network.rpn if isinstance(network, FasterRCNN) else network
+        further = [network.roi_heads.box_predictor] if isinstance(network, FasterRCNN) else []
+        for head in (owner.head, *further):
+            head.register_forward_hook(lambda _head, _given, output: _float32(output))
         owner.anchor_generator.register_forward_pre_hook(_ask_in_float32)
 
     def forward(
@@ -149,12 +150,6 @@ def _detections(found: dict[str, Tensor]) -> Detections:
     return Detections(found["boxes"][real], found["labels"][real] - 1, found["scores"][real])
 
 
-def _heads(network: Network) -> list[Any]:
-    if isinstance(network, FasterRCNN):
-        return [network.rpn.head, network.roi_heads.box_predictor]
-    return [network.head]
-
-
 def _ask_in_float32(_generator: nn.Module, given: tuple[Any, list[Tensor]]) -> Any:
     """Only the shapes and the type of the features are read: they need not be copied."""
     images, features = given
@@ -180,9 +175,8 @@ class Call(NamedTuple):
 def watched(owner: object, method: str) -> Iterator[list[Call]]:
     """Note every call of a method as long as the context is open; after it, all is as before.
 
-    For torchvision's detectors, which hand their matching to a method of their own and return
-    sums only. Nothing stays on the object, so that no graph of a step outlives it. Of an
-    ``nn.Module``, ``forward`` can be watched too.
+    Nothing stays on the object, so that no graph of a step outlives it. Of an ``nn.Module``,
+    ``forward`` can be watched too.
     """
     calls: list[Call] = []
     original = getattr(owner, method)

@@ -9,10 +9,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdlib.data.image_data import ImageData
-from kdlib.detection.average_precision import coco_measures
+from kdlib.detection.average_precision import coco_measures, error_types
 from kdlib.detection.batches import DetectionBatches
 from kdlib.detection.detector import Detections, Detector
-from kdlib.detection.error_types import error_types
 from kdlib.detection.objects import Objects
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluating
@@ -31,8 +30,7 @@ def detect(
     precision: str = "float32",
 ) -> list[Detections]:
     """What a detector finds in every image, in order, on the CPU; its mode is restored."""
-    batches = DetectionBatches(data, batch_size, device=device)
-    (found,) = _found([detector], batches, precision)
+    (found,) = _found([detector], DetectionBatches(data, batch_size, device=device), precision)
     return [one for of_batch in found for one in of_batch]
 
 

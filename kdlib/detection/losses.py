@@ -86,16 +86,12 @@ def pooled(features: Tensor, cells: int) -> Tensor:
 
     Maps that have fewer cells stay as they are.
     """
-    return functional.adaptive_avg_pool2d(
-        working_precision(features), min(cells, features.shape[-1])
-    )
+    side = min(cells, features.shape[-1])
+    return functional.adaptive_avg_pool2d(working_precision(features), side)
 
 
 def crop_distance(predicted: Tensor, target: Tensor) -> Tensor:
-    """L1 distance of pooled feature maps: (P, C, c, c) twice -> (P,), a mean over their elements.
-
-    No gradient reaches the target. Equation 5.
-    """
+    """Mean L1 distance (equation 5) of maps (P, C, c, c) -> (P,); the target gets no gradient."""
     return (predicted - target.detach()).abs().flatten(1).mean(1)
 
 

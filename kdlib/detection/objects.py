@@ -115,11 +115,7 @@ class WholePhotographs:
         return WholePhotographs(self.paths[part], self.shapes[part])
 
     def read(self, index: int) -> Pixels:
-        """The photograph at ``index`` of these, (H, W, 3) uint8.
-
-        Raises:
-            KdlibError: it cannot be read, or is of another size than its annotation says.
-        """
+        """The photograph at ``index``, (H, W, 3) uint8; a ``KdlibError`` if its size is wrong."""
         path, (width, height) = self.paths[index], self.shapes[index]
         pixels = decoded(path)
         if pixels.shape[:2] != (height, width):

@@ -150,25 +150,18 @@ def sampled_crops(images: Sequence[Tensor], boxes: Tensor, owners: Tensor, size:
     rank, most = _ranks(owners, len(images))
     maps = inside.new_zeros(len(images), most, 2, 3)
     maps = maps.index_put((owners, rank), _affine(inside))
-    grid = functional.affine_grid(
-        maps.flatten(0, 1), [maps[..., 0, 0].numel(), 3, size, size], False
-    )
-    found = functional.grid_sample(
-        stacked.to(grid.dtype),
-        grid.view(len(images), most * size, size, 2),
-        padding_mode="border",
-        align_corners=False,
-    )
+    shape = [maps[..., 0, 0].numel(), 3, size, size]
+    grid = functional.affine_grid(maps.flatten(0, 1), shape, False)
+    grid, wide = grid.view(len(images), most * size, size, 2), stacked.to(grid.dtype)
+    found = functional.grid_sample(wide, grid, padding_mode="border", align_corners=False)
     return found.unflatten(2, (most, size))[owners, :, rank]
 
 
 def _stacked(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Images on one canvas (B, 3, H, W), and the share (B, 2) of its width and height of each."""
     sides = [max(image.shape[axis] for image in images) for axis in (-2, -1)]
-    canvas = [
-        functional.pad(image, (0, sides[1] - image.shape[-1], 0, sides[0] - image.shape[-2]))
-        for image in images
-    ]
+    edges = [(0, sides[1] - one.shape[-1], 0, sides[0] - one.shape[-2]) for one in images]
+    canvas = [functional.pad(*pair) for pair in zip(images, edges, strict=True)]
     shares = [[image.shape[-1] / sides[1], image.shape[-2] / sides[0]] for image in images]
     return torch.stack(canvas), torch.tensor(shares, device=images[0].device)
 

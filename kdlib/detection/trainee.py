@@ -91,9 +91,7 @@ class DetectorLearner(Learner):
 def create_crop_loss(config: RunConfig) -> CropLoss:
     """What a detector learns beside torchvision's own losses: nothing, if it is trained alone.
 
-    Raises:
-        KdlibError: unknown method or option, a method of another task, or one that needs a teacher
-            and has none.
+    A ``KdlibError`` for a wrong method or option, or one that needs a teacher and has none.
     """
     check_method(config)
     found = method_loss(config.method, config.method_options, None)

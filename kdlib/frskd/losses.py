@@ -5,32 +5,33 @@ labels beside it, and its refined maps and soft labels are what the student matc
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from kdlib.distill import TeacherOutput
+from kdlib.data.batches import Batch, output_count
+from kdlib.distill import TeacherOutput, create_distiller
 from kdlib.errors import KdlibError, unknown
-from kdlib.frskd.self_teacher import SelfTeacher
+from kdlib.evaluate import evaluate_students, trained_network
+from kdlib.files import load_weights, save_tensors
+from kdlib.frskd.self_teacher import RefinedNetwork, SelfTeacher
 from kdlib.losses.attention import ATLoss, for_layer
 from kdlib.losses.dct import DCTLoss
 from kdlib.losses.hints import feature_mse, overhaul_per_image
 from kdlib.losses.logits import counted_pixels, kd_per_image
 from kdlib.losses.pair import Pair
-from kdlib.models.output import Output
+from kdlib.models.output import Output, count_parameters, flops, output_shapes
+from kdlib.runs import RunConfig, run_directory
+from kdlib.trainee import Trainee
 
-if TYPE_CHECKING:
-    from kdlib.data.batches import Batch
+FILE = "self_teacher.safetensors"
+ACCURACIES = {"classification": ("top1", "top5", "mca"), "segmentation": ("miou", "pixel_accuracy")}
 
 
 class ConnectedLoss(nn.Module):
-    """A distance of features behind learned layers on the student's side, summed over stages.
-
-    Args:
-        distance: of features (B, C, H, W) to others of that shape -> (B,).
-        connectors: one a stage, from the student's channels to the self-teacher's.
-    """
+    """A distance (B,) of features behind learned connectors, one a stage, summed over stages."""
 
     def __init__(
         self, distance: Callable[[Tensor, Tensor], Tensor], connectors: Sequence[nn.Module]
@@ -38,7 +39,7 @@ class ConnectedLoss(nn.Module):
         super().__init__()
         self.distance, self.connectors = distance, nn.ModuleList(connectors)
 
-    def forward(self, student: Output, teacher: TeacherOutput, batch: "Batch") -> Tensor:
+    def forward(self, student: Output, teacher: TeacherOutput, batch: Batch) -> Tensor:
         """(B,), unweighted."""
         levels = zip(self.connectors, student.stages, teacher.stages, strict=True)
         terms = [self.distance(one(for_layer(one, mine)), its) for one, mine, its in levels]
@@ -50,10 +51,8 @@ def _fitnet(channels: Sequence[tuple[int, int]]) -> nn.Module:
 
 
 def _overhaul(channels: Sequence[tuple[int, int]]) -> nn.Module:
-    """The paper reads both sides before their activation; stages here are read after it.
-
-    The connector's batch norm gives the student's side both signs again.
-    """
+    # The paper reads both sides before their activation; stages here are read after it, and the
+    # connector's batch norm gives the student's side both signs again.
     pairs = [(nn.Conv2d(*pair, 1, bias=False), nn.BatchNorm2d(pair[1])) for pair in channels]
     return ConnectedLoss(overhaul_per_image, [nn.Sequential(*pair) for pair in pairs])
 
@@ -127,7 +126,7 @@ class RefinementLoss(nn.Module):
         stages = student.stages
         return self.self_teacher([s.detach() for s in stages] if self.detach else stages)
 
-    def forward(self, student: Output, teacher: TeacherOutput, batch: "Batch") -> Tensor:
+    def forward(self, student: Output, teacher: TeacherOutput, batch: Batch) -> Tensor:
         """(B,): what the student learns from its self-teacher's output."""
         total = torch.zeros(len(student.logits), device=student.logits.device)
         if self.alpha:
@@ -137,3 +136,60 @@ class RefinementLoss(nn.Module):
         if self.features is not None:
             total = total + self.beta * self.features(student, teacher, batch)
         return total
+
+
+class SelfTaught(Trainee):
+    """A student whose loss holds a self-teacher: that is measured and kept, but not deployed."""
+
+    @property
+    def self_teacher(self) -> torch.nn.Module:
+        """The pyramid that is trained beside the student."""
+        return cast("RefinementLoss", self.distiller.method_loss).self_teacher
+
+    @staticmethod
+    def measure(trainees: Sequence[Trainee]) -> list[dict[str, Any]]:
+        """As of any student, with ``self_teacher``."""
+        qualities = Trainee.measure(trainees)
+        pairs = zip(cast("Sequence[SelfTaught]", trainees), qualities, strict=True)
+        return [{**found, "self_teacher": one._self_measured()} for one, found in pairs]
+
+    def _self_measured(self) -> dict[str, Any] | None:
+        """Accuracies (fractions), relevance of the refined maps, cost; ``None`` if it diverged.
+
+        ``flops`` are the operations of one image that it adds to the student's.
+        """
+        if self.failure is not None:
+            return None
+        network = RefinedNetwork(self.student, self.self_teacher, self.classes)
+        (quality,) = evaluate_students([network], None, self.evaluation, **self._shared)
+        relevance, size = quality["relevance"], self.config.input_size
+        return {
+            **{name: quality["results"][name] for name in ACCURACIES[self.evaluation.task]},
+            "relevance": relevance and relevance["student"],
+            "parameters": count_parameters(network.self_teacher),
+            "flops": flops(network, size) - flops(network.student, size),
+        }
+
+    def finish(self) -> None:
+        """Write the self-teacher's weights too, in a file of their own, to be looked at."""
+        super().finish()
+        if self.failure is None:
+            tensors = self.self_teacher.state_dict()
+            save_tensors(self.directory / FILE, tensors, {"classes": self.classes})
+
+
+def refined_network(config: RunConfig, root: Path, classes: int) -> RefinedNetwork:
+    """The student of a finished self-taught run with its self-teacher, in eval mode.
+
+    Raises:
+        KdlibError: the run is not finished, or its method has no self-teacher.
+    """
+    student = trained_network(config, root, classes)
+    outputs = output_count(classes, config.augmentation)
+    shapes = output_shapes(student, config.image_size)
+    pair = Pair(shapes, None, torch.zeros(0), config.batch_size, 0, outputs, config.pixels)
+    loss = create_distiller(config, pair).method_loss
+    if not isinstance(loss, RefinementLoss):
+        raise KdlibError(f"'{config.method}' has no self-teacher; ask for one such as 'frskd'.")
+    load_weights(loss.self_teacher, run_directory(config, Path(root)) / FILE, classes)
+    return RefinedNetwork(student, loss.self_teacher, classes).eval()

@@ -24,10 +24,9 @@ EFFICIENT_CHANNELS = (24, 40, 112, 320, 320, 320)
 
 
 class Segmenter(nn.Module):
-    """A backbone, one BiFPN, and a :class:`PixelHead`.
+    """A backbone with maps of such ``channels``, fine to coarse; a BiFPN; a :class:`PixelHead`.
 
-    The backbone makes maps of so many ``channels``, fine to coarse; all levels of the pyramid have
-    ``width``. The head has ``head_depth`` separable convolutions, a node of the pyramid one.
+    All levels have ``width``; the head has ``head_depth`` separable convolutions, a node one.
     """
 
     def __init__(
@@ -95,11 +94,7 @@ class SegmentationMarks:
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: logits (B, K, H, W), labels (B, H, W).
-
-        Raises:
-            KdlibError: a label that has no logit.
-        """
+        """Count logits (B, K, H, W) for labels (B, H, W); a ``KdlibError`` if a label has none."""
         truth, predicted = (values.flatten().cpu() for values in (labels, logits.argmax(1)))
         counted = truth != IGNORED
         largest = int(truth.where(counted, 0).max())
@@ -112,15 +107,10 @@ class SegmentationMarks:
         self.confusion += cells.bincount(minlength=self.classes**2).view_as(self.confusion)
 
     def results(self) -> dict[str, Any]:
-        """Fractions over all pixels that count.
+        """Fractions over all pixels that count; a ``KdlibError`` if none does.
 
-        Returns:
-            ``miou``, the mean over the classes that occur in the truth or in the answers;
-            ``pixel_accuracy``; ``per_class``, the IoU of each class, ``None`` where it occurs in
-            neither.
-
-        Raises:
-            KdlibError: no pixel counts.
+        ``miou``, the mean over the classes that occur in the truth or in the answers;
+        ``pixel_accuracy``; ``per_class``, the IoU of each, ``None`` where it occurs in neither.
         """
         confusion = torch.stack(self.team.gathered(self.confusion)).sum(0)
         if confusion.sum() == 0:
@@ -132,11 +122,9 @@ class SegmentationMarks:
         both = counts.diag()
         either = counts.sum(0) + counts.sum(1) - both
         iou = torch.where(either > 0, both / either, 0)
+        pairs = zip(iou.tolist(), (either > 0).tolist(), strict=True)
         return {
             "miou": (iou / (either > 0).sum()).sum().item(),
             "pixel_accuracy": (confusion.diag().sum() / confusion.sum()).item(),
-            "per_class": [
-                value if occurs else None
-                for value, occurs in zip(iou.tolist(), (either > 0).tolist(), strict=True)
-            ],
+            "per_class": [value if occurs else None for value, occurs in pairs],
         }

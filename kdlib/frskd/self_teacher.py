@@ -183,7 +183,11 @@ class SelfTeacher(nn.Module):
         repeat: int = 1,
     ) -> None:
         super().__init__()
-        _check_sizes(width=width, common=common or 1, depth=depth, repeat=repeat)
+        sizes = {"width": width, "common": common or 1, "depth": depth, "repeat": repeat}
+        for name, number in sizes.items():
+            if not 1 <= number <= LARGEST:
+                problem = f"{name} of the self-teacher is {shown(number)}"
+                raise KdlibError(f"{problem}; it must be 1 to {LARGEST}.")
         self.widths = tuple(common or width * number for number in channels)
         inputs = [tuple(channels), *[self.widths] * (repeat - 1)]
         self.pyramids = nn.ModuleList(BiFPN(one, self.widths, depth) for one in inputs)
@@ -205,11 +209,3 @@ class SelfTeacher(nn.Module):
         if self.pixels is None:
             return Output(self.classifier(embedding), features, embedding)
         return Output(self.classifier(features, (self.pixels,) * 2), features, embedding)
-
-
-def _check_sizes(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if not 1 <= number <= LARGEST:
-            raise KdlibError(
-                f"{name} of the self-teacher is {shown(number)}; it must be 1 to {LARGEST}."
-            )

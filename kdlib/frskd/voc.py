@@ -52,17 +52,13 @@ class AnnotatedPhotographs(Photographs):
         pixels = torch.from_numpy(self.read(int(self.positions[position]))).permute(2, 0, 1)
         picture, mask = Picture(pixels[:3]), Mask(pixels[3:])
         scale = self.image_size / max(FULL_SIZE, *picture.shape[-2:])
-        scale *= 1.0 if place is None else _random_scale(place[2])
+        low, high = SCALES
+        scale *= 1.0 if place is None else low * (high / low) ** (place[2] / (1 << PLACE_BITS))
         sides = [max(1, round(side * scale)) for side in picture.shape[-2:]]
         for values, fill, channels in ((picture, MARGIN, [0, 1, 2]), (mask, IGNORED, [3])):
             resized = functional.resize(values, sides, antialias=True)
             cut = _window(resized, self.image_size, fill, place)
             window[..., channels] = cut.permute(1, 2, 0).numpy()
-
-
-def _random_scale(draw: int) -> float:
-    low, high = SCALES
-    return low * (high / low) ** (draw / (1 << PLACE_BITS))
 
 
 def _window(values: Tensor, side: int, fill: object, place: list[int] | None) -> Tensor:
@@ -116,11 +112,8 @@ def load_voc(
 ) -> ImageData:
     """Pascal VOC 2007 and 2012: photographs, each pixel one of 20 things or background.
 
-    See ``load_data``. The order is random, and always the same; windows of 512 pixels a side show
-    photographs at their own resolution.
-
-    Raises:
-        KdlibError: a list, a photograph or a mask is missing; when they are read, one is damaged.
+    Args and errors as :func:`kdlib.data.load_data`. The order is random, and always the same;
+    windows of 512 pixels a side show photographs at their own resolution.
     """
     check_range("image_size", image_size, *IMAGE_SIZES)
     listing = list_voc(split, checked_root(data_root))
@@ -145,9 +138,7 @@ def list_voc(split: str, root: Path) -> Listing:
     """The photographs of a split and, after them all, their masks in the same order.
 
     Photographs of 2012 that are also in 2007 are taken once, and none of 2007's test set.
-
-    Raises:
-        KdlibError: a list is missing or empty.
+    A ``KdlibError`` if a list is missing or empty.
     """
     tested = published(MASKS, "2007", "test", root).images if split == "train" else []
     taken, pairs = {Path(name).stem for name in tested}, []

@@ -6,48 +6,27 @@ atom is in x.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdlib.data.batches import Batch
 from kdlib.distill import TeacherOutput
 from kdlib.losses.attention import aligned, pool_to_common_size, working_precision
 from kdlib.losses.pair import Pair
 from kdlib.models.output import Output, Shapes
 from kdlib.srm.options import SrmOptions
 
-if TYPE_CHECKING:
-    from kdlib.data.batches import Batch
-
 SAFE = 1e-6
 """Distance that probabilities keep from 0 and 1, where the logarithm and its slope are infinite."""
-
-
-def atom_logits(features: Tensor, atoms: Tensor, intercept: Tensor) -> Tensor:
-    """``C^T x + b`` of every pixel: (B, D, H, W), (D, M), () -> (B, H, W, M).
-
-    In float32 (or float64) whatever the network's precision: a code decides between atoms whose
-    similarities can be close.
-    """
-    pixels = working_precision(features).movedim(1, -1)
-    with torch.autocast(pixels.device.type, enabled=False):
-        # One pass over the many similarities, where a product and a sum would take two.
-        bias = intercept.to(pixels.dtype).expand(atoms.shape[1])
-        return functional.linear(pixels, atoms.to(pixels.dtype).T, bias)
 
 
 def keep_largest(codes: Tensor, count: int) -> Tensor:
     """Codes (..., M) of which all below the ``count``-th largest are 0; ties with it survive."""
     threshold = codes.topk(count, dim=-1).values[..., -1:]
     return torch.where(codes >= threshold, codes, torch.zeros_like(codes))
-
-
-def reconstruction(codes: Tensor, atoms: Tensor) -> Tensor:
-    """Features that codes stand for, ``C k``: (B, H, W, M), (D, M) -> (B, D, H, W)."""
-    with torch.autocast(codes.device.type, enabled=False):
-        return (codes @ atoms.to(codes.dtype).T).movedim(-1, 1)
 
 
 def local_labels(codes: Tensor) -> Tensor:
@@ -94,8 +73,16 @@ class SparseBlock(nn.Module):
         self.intercept = nn.Parameter(torch.empty(()).uniform_(-1, 1))
 
     def logits(self, features: Tensor) -> Tensor:
-        """(B, D, H, W) -> (B, H, W, M), before the sigmoid."""
-        return atom_logits(features, self.atoms, self.intercept)
+        """``C^T x + b`` of every pixel, before the sigmoid: (B, D, H, W) -> (B, H, W, M).
+
+        In float32 (or float64) whatever the network's precision: a code decides between atoms
+        whose similarities can be close.
+        """
+        pixels = working_precision(features).movedim(1, -1)
+        with torch.autocast(pixels.device.type, enabled=False):
+            # One pass over the many similarities, where a product and a sum would take two.
+            bias = self.intercept.to(pixels.dtype).expand(self.atoms.shape[1])
+            return functional.linear(pixels, self.atoms.to(pixels.dtype).T, bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Codes: (B, D, H, W) -> (B, H, W, M), each 0 to 1."""
@@ -103,8 +90,10 @@ class SparseBlock(nn.Module):
         return codes if self.kept is None else keep_largest(codes, self.kept)
 
     def restored(self, features: Tensor) -> Tensor:
-        """What the codes of features (B, D, H, W) stand for, of the same shape."""
-        return reconstruction(self(features), self.atoms)
+        """What the codes of features (B, D, H, W) stand for, ``C k``, of the same shape."""
+        codes = self(features)
+        with torch.autocast(codes.device.type, enabled=False):
+            return (codes @ self.atoms.to(codes.dtype).T).movedim(-1, 1)
 
     def errors(self, features: Tensor) -> Tensor:
         """Mean squared error (B,) of what the codes of features (B, D, H, W) give back."""
@@ -135,7 +124,7 @@ class ReconstructionLoss(nn.Module):
         super().__init__()
         self.blocks = dictionaries(pair.teacher, SrmOptions.given(given))
 
-    def forward(self, student: object, teacher: TeacherOutput, batch: "Batch") -> Tensor:
+    def forward(self, student: object, teacher: TeacherOutput, batch: Batch) -> Tensor:
         """(B,), mean squared errors."""
         pairs = zip(self.blocks, teacher.stages, strict=True)
         return torch.stack([block.errors(stage) for block, stage in pairs]).sum(dim=0)
@@ -157,7 +146,7 @@ class InitialisationLoss(nn.Module):
         sizes = [(mine, self.options.atoms(theirs)) for mine, theirs in pair.channels]
         self.students = Blocks(SparseBlock(*size) for size in sizes)
 
-    def forward(self, student: Output, teacher: TeacherOutput, batch: "Batch") -> Tensor:
+    def forward(self, student: Output, teacher: TeacherOutput, batch: Batch) -> Tensor:
         """(B,), unweighted: the sum of :meth:`terms`."""
         return torch.stack(list(self.terms(student, teacher).values())).sum(dim=0)
 

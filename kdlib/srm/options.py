@@ -12,7 +12,6 @@ from kdlib.errors import checked_options, kindly
 if TYPE_CHECKING:
     from kdlib.runs import RunConfig
 
-
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -51,11 +50,7 @@ class SrmOptions:
 
     @classmethod
     def given(cls, options: Mapping[str, Any]) -> "SrmOptions":
-        """From a run's ``method_options``.
-
-        Raises:
-            KdlibError: an unknown option, or a value of another kind or out of range.
-        """
+        """From a run's ``method_options``; a ``KdlibError`` for a wrong name or value."""
         checked_options(options, [one.name for one in fields(cls)], "SRM")
         return cls(**options)
 
@@ -75,8 +70,7 @@ OF_INITIALISATION = (*OF_DICTIONARY, "dictionary_epochs", "targets", "release")
 def initialisation_of(run: "RunConfig") -> "RunConfig":
     """The run that an ``srm`` run goes on from; shared with and without KD.
 
-    It takes at least an epoch of the student's budget, and leaves one for the task. A trial of a
-    single epoch has one of each.
+    It takes an epoch of the student's at least, and leaves one; of a single epoch each has one.
     """
     share = SrmOptions.given(run.method_options).init_share
     epochs = max(1, min(run.epochs - 1, round(share * run.epochs)))

@@ -17,10 +17,17 @@ from kdlib.methods import run_before
 from kdlib.models.output import Shapes, count_parameters
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory
 from kdlib.seeds import derive_seed, seed_everything
-from kdlib.srm.atoms import compare_with_centroids, dictionary_quality
 from kdlib.srm.losses import Blocks, InitialisationLoss, ReconstructionLoss, dictionaries
 from kdlib.srm.options import SrmOptions
-from kdlib.srm.probe import classifier_of, embeddings, fit_probe, install, stage_pixels
+from kdlib.srm.probe import (
+    classifier_of,
+    compare_with_centroids,
+    dictionary_quality,
+    embeddings,
+    fit_probe,
+    install,
+    stage_pixels,
+)
 from kdlib.trainee import MONITORED, Trainee, as_csv
 
 PREFIX = "blocks."
@@ -44,11 +51,7 @@ def learned_dictionaries(config: RunConfig, root: Path) -> Blocks:
 
 
 def finished_before(config: RunConfig, root: Path) -> RunConfig:
-    """The run that ``config`` starts from.
-
-    Raises:
-        KdlibError: it is not finished.
-    """
+    """The run that ``config`` starts from; a ``KdlibError`` if it is not finished."""
     before = cast("RunConfig", run_before(config))
     if not is_finished(before, root):
         raise KdlibError(
@@ -81,17 +84,13 @@ class DictionaryLearner(Trainee):
     def _build(self) -> nn.Module:
         if self.teacher is None:
             raise KdlibError("A dictionary describes a teacher: give the run one, not 'none'.")
+        self.options = SrmOptions.given(self.config.method_options)
         seed_everything(derive_seed(self.config.init_seed, "distiller"))
         pair = self._pair(self.teacher.network, self.classes)
         self.distiller = create_distiller(self.config, pair).to(self.device)
         self.loss = cast("ReconstructionLoss", self.distiller.method_loss)
         self.best = deepcopy(self.loss).requires_grad_(False)
         return Describer(self.distiller, self.best)
-
-    @cached_property
-    def options(self) -> SrmOptions:
-        """Options of the run."""
-        return SrmOptions.given(self.config.method_options)
 
     def _optimise(self) -> optim.Optimizer:
         return optim.Adam(self.distiller.parameters(), lr=self.options.dictionary_rate)

@@ -15,13 +15,17 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from kdlib.detection.average_precision import (
+    ERRORS,
     THRESHOLDS,
+    ap50,
     coco_measures,
+    curve_points,
     detected_rows,
+    error_types,
     evaluated,
+    judged,
     truth_rows,
 )
-from kdlib.detection.error_types import ERRORS, ap50, curve_points, error_types, judged
 from kdlib.detection.evaluation import measured
 from kdlib.errors import KdlibError
 
@@ -165,7 +169,7 @@ def of_file(case, images=30):
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
 def test_counts_and_gains_are_those_of_tidecv(case, monkeypatch):
     # Its recalls and COCO's differ in the last bit: a recall of exactly 0.35 is beyond one alone.
-    monkeypatch.setattr("kdlib.detection.error_types.RECALLS", np.arange(101) / 100)
+    monkeypatch.setattr("kdlib.detection.average_precision.RECALLS", np.arange(101) / 100)
     detections, objects = of_file(case)
     found, theirs = error_types(detections, objects, 3), case["tidecv"]
     assert {name: found[name]["count"] for name in ERRORS} == theirs["count"]

@@ -13,7 +13,7 @@ from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, predict, trained_network
 from kdlib.files import load_tensors
-from kdlib.frskd.trainee import refined_network
+from kdlib.frskd.losses import refined_network
 from kdlib.models import create_model
 from kdlib.models import output as cost
 from kdlib.models.output import flops

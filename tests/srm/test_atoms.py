@@ -7,8 +7,8 @@ import torch
 from atoms import atom_table
 
 from kdlib.errors import KdlibError
-from kdlib.srm.atoms import StageTally, centroids_of, compare_with_centroids, explained
 from kdlib.srm.losses import SparseBlock
+from kdlib.srm.probe import StageTally, centroids_of, compare_with_centroids, explained
 
 
 def test_a_tally_adds_up_energy_error_and_dead_atoms():

@@ -14,7 +14,7 @@ from PIL import Image
 from probes import basis_mosaic
 
 from kdlib.data.image_data import IGNORED, ImageData
-from kdlib.detection.error_types import ERRORS, error_types
+from kdlib.detection.average_precision import ERRORS, error_types
 from kdlib.detection.objects import WholePhotographs
 from kdlib.errors import KdlibError
 from kdlib.losses.dct import dct_2d
