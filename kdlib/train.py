@@ -255,7 +255,7 @@ def _conclude(trainees: Sequence[Trainee]) -> None:
         if trainee.team.is_main:
             trainee.finish()
             write_record(trainee.directory, trainee.record(quality, watched))
-            trainee.forget_checkpoint()
+            trainee.checkpoint.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """One student in training: network, distiller, optimiser, schedule, precision, history."""
 
-import csv
-import io
 import json
 import math
 import platform
@@ -10,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn, optim
@@ -28,10 +26,6 @@ from kdlib.runs import SCHEMA_VERSION, RunConfig, provenance, run_directory
 from kdlib.seeds import derive_seed, seed_everything
 from kdlib.tasks import TASKS
 from kdlib.team import ALONE, Team
-
-if TYPE_CHECKING:
-    from kdlib.runs import RunConfig
-
 
 MONITORED = 2000
 """Images of the evaluation that an epoch's row is measured on."""
@@ -244,7 +238,7 @@ class Trainee:
     def _not_finite(self, terms: Mapping[str, Tensor], lr: float) -> str:
         values = ", ".join(f"{name} {term.item():.4g}" for name, term in terms.items())
         when = f"epoch {self.epoch + 1}, step {self.steps}"
-        kept = f"; the last good epoch is kept in {self._checkpoint}" if self.history else ""
+        kept = f"; the last good epoch is kept in {self.checkpoint}" if self.history else ""
         return (
             f"The loss of '{self.config.method}' is not finite in {when} ({values}; "
             f"learning rate {lr:.4g}). Lower learning_rate or weight{kept}."
@@ -279,16 +273,17 @@ class Trainee:
             for name, value in optimiser_state(self.optimiser).items():
                 tensors[f"momentum.{name}"] = value
             facts = {"history": self.history, "precision": self.precision, "team": self.team.facts}
-            save_tensors(self._checkpoint, tensors, facts)
+            save_tensors(self.checkpoint, tensors, facts)
 
     @property
-    def _checkpoint(self) -> Path:
+    def checkpoint(self) -> Path:
+        """What a run that is not finished goes on from."""
         return self.directory / "checkpoint.safetensors"
 
     def _restore(self) -> None:
-        if not self._checkpoint.exists():
+        if not self.checkpoint.exists():
             return
-        tensors, facts = load_tensors(self._checkpoint)
+        tensors, facts = load_tensors(self.checkpoint)
         try:
             self.parts.load_state_dict(_under(tensors, "model."))
             restore_optimiser(self.optimiser, _under(tensors, "momentum."))
@@ -296,14 +291,14 @@ class Trainee:
             began = facts["team"]
         except (KeyError, ValueError, RuntimeError) as error:
             raise KdlibError(
-                f"{self._checkpoint} is no checkpoint of this run ({type(error).__name__}). "
+                f"{self.checkpoint} is no checkpoint of this run ({type(error).__name__}). "
                 "Delete it and run again."
             ) from error
         if began != self.team.facts:  # in another way it would end with numbers of no run
             both = (began, self.team.facts)
             then, now = (", ".join(f"{name} {value}" for name, value in of.items()) for of in both)
             raise KdlibError(
-                f"{self._checkpoint} is of a run that was begun with {then}; this launch has "
+                f"{self.checkpoint} is of a run that was begun with {then}; this launch has "
                 f"{now}. Start it as it was begun, or delete the checkpoint to begin anew."
             )
 
@@ -352,21 +347,13 @@ class Trainee:
 
     def _epochs(self, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Which epoch is the result, and which was the best of those whose quality was watched."""
-        measures = TASKS[self.config.task]
-        last = {"last_epoch": self.epoch, "best_epoch": self.epoch}
-        if measures.monitored not in history[-1]:
-            return last
-        best = max(history, key=lambda row: row[measures.monitored])
-        return {
-            **last,
-            "best_epoch": best["epoch"],
-            f"best_monitored_{measures.metric}": best[measures.monitored],
-            f"last_monitored_{measures.metric}": history[-1][measures.monitored],
-        }
-
-    def forget_checkpoint(self) -> None:
-        """Remove the checkpoint of a run whose record is written."""
-        self._checkpoint.unlink(missing_ok=True)
+        name, column = TASKS[self.config.task].metric, TASKS[self.config.task].monitored
+        if column not in history[-1]:
+            return {"last_epoch": self.epoch, "best_epoch": self.epoch}
+        best = max(history, key=lambda row: row[column])
+        watched = {f"best_monitored_{name}": best[column]}
+        watched |= {f"last_monitored_{name}": history[-1][column]}
+        return {"last_epoch": self.epoch, "best_epoch": best["epoch"], **watched}
 
 
 def load_teacher(
@@ -377,9 +364,8 @@ def load_teacher(
     Raises:
         KdlibError: there are no such weights, or they are of another network.
     """
-    directory = run_directory(config.teacher_config(), root)
-    given = config.teacher_weights
-    path = Path(given) if given else directory / "weights.safetensors"
+    usual = run_directory(config.teacher_config(), root) / "weights.safetensors"
+    path = Path(config.teacher_weights) if config.teacher_weights else usual
     if not path.exists():
         raise KdlibError(
             f"The teacher's weights are missing: {path}. Train it first (notebook 02_teacher with "
@@ -398,19 +384,16 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """A history as text; the rows have the same columns."""
-    text = io.StringIO()
     columns = list(rows[0]) if rows else ["epoch", "learning_rate", "accuracy", "seconds"]
-    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    lines = [columns, *([row[name] for name in columns] for row in rows)]
+    return "".join(",".join(map(str, line)) + "\n" for line in lines)
 
 
 ADAM_SECOND_BETA = 0.999
 """Decay of Adam's second moment, as nearly everybody has it; ``momentum`` is the first one's."""
 
 
-def create_optimiser(config: "RunConfig", network: nn.Module) -> optim.Optimizer:
+def create_optimiser(config: RunConfig, network: nn.Module) -> optim.Optimizer:
     """The optimiser of a run, over all parameters of ``network`` that are not frozen."""
     learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
     shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
@@ -444,13 +427,13 @@ WARM_UP = 0.2
 STEP_FACTOR = 0.1
 
 
-def learning_rate(config: "RunConfig", done: int, epochs: int, steps_per_epoch: int) -> float:
+def learning_rate(config: RunConfig, done: int, epochs: int, steps_per_epoch: int) -> float:
     """Learning rate of the step after ``done`` steps of ``epochs`` epochs."""
     progress = (done + 0.5) / (epochs * steps_per_epoch)
     return config.learning_rate * _factor(config, progress, epochs)
 
 
-def _factor(config: "RunConfig", progress: float, epochs: int) -> float:
+def _factor(config: RunConfig, progress: float, epochs: int) -> float:
     if config.schedule == "one_cycle":
         # Linear rise over the first fifth of the run, then a cosine to zero (Smith, 1708.07120).
         if progress < WARM_UP:
@@ -462,8 +445,7 @@ def _factor(config: "RunConfig", progress: float, epochs: int) -> float:
     return 1.0
 
 
-GAIN = 1.1
-REPEATS = 5
+GAIN, REPEATS = 1.1, 5
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -489,16 +471,14 @@ def bfloat16_gain(device: torch.device) -> float:
     layer = nn.Conv2d(32, 32, 3, padding=1).to(device).to(memory_format=torch.channels_last)
     images = torch.randn(32, 32, 32, 32, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    return _seconds(layer, images, False) / _seconds(layer, images, True)
 
-
-def _seconds(layer: nn.Module, images: Tensor, enabled: bool) -> float:
-    best = float("inf")
-    for _ in range(REPEATS):
+    def seconds(enabled: bool) -> float:
         start = time.perf_counter()
-        with torch.autocast(images.device.type, torch.bfloat16, enabled):
+        with torch.autocast(device.type, torch.bfloat16, enabled):
             layer(images).float().square().mean().backward()
         if images.is_cuda:
             torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return best
+        return time.perf_counter() - start
+
+    slow, fast = (min(seconds(enabled) for _ in range(REPEATS)) for enabled in (False, True))
+    return slow / fast
