@@ -38,11 +38,7 @@ def main(commands: Words = None, *, to: Path = RESULTS / "commands.json") -> Non
 
 
 def measure(words: str, folder: Path) -> dict[str, Any]:
-    """A command's seconds in ``folder/clone``, and where and of what.
-
-    Raises:
-        CalledProcessError: it failed; its time would mean nothing.
-    """
+    """A command's seconds in ``folder/clone``, and where and of what; its failure is an error."""
     clone, start = folder / "clone", time.perf_counter()
     environment = {**os.environ, "KDLIB_CACHE": str(folder / "cache")}
     subprocess.run(words.split(), cwd=clone, env=environment, check=True)

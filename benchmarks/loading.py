@@ -86,13 +86,14 @@ def _row(root: Path, decoded: ImageData, epochs: int) -> dict[str, Any]:
     folder = build(source, worker_count(), progress=False)
     making = time.perf_counter() - start
     cached = load_data("imagefolder", "train", image_size=224, data_root=root)
+    pairs = zip(_batches(decoded, 0), _batches(cached, 0), strict=True)
     return {
         "kilobytes": round(float(np.mean(source.facts[:, 0])) / 1000),
         "decoded": on_the_fly,
         "cached": _speeds(cached, epochs),
         "making": round(len(decoded) / making),
         "gigabytes": round((folder / "pixels" / "pixels.npy").stat().st_size / 1e9, 2),
-        "same_pixels": same_pixels(decoded, cached),
+        "same_pixels": all(torch.equal(a.images, b.images) for a, b in pairs),
     }
 
 
@@ -116,12 +117,6 @@ def _bytes(data: ImageData, number: int) -> Iterator[Any]:
 def _batches(data: ImageData, number: int) -> Iterator[Any]:
     """An epoch as training on the processor sees it."""
     return Batches(data, BATCH, AUGMENTATION).epoch(0, number)
-
-
-def same_pixels(one: ImageData, other: ImageData) -> bool:
-    """Whether an epoch of two data sets is the same to the bit."""
-    pairs = zip(_batches(one, 0), _batches(other, 0), strict=True)
-    return all(torch.equal(mine.images, theirs.images) for mine, theirs in pairs)
 
 
 def write_photographs(root: Path, count: int, size: tuple[int, int]) -> None:

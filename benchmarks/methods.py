@@ -94,14 +94,8 @@ def measure(
 ) -> dict[str, Any]:
     """Costs of each method's step over its floor's, of detectors over a plain step's too.
 
-    Args:
-        config: networks, image size and batch size; its task says what they do.
-        runs: of each method string, the run whose options and epochs count.
-        scope: where, how often and of what steps; on one thread of the processor in any case.
-        images: of the training set; ``None`` for all, as methods with a memory of it need.
-
-    Raises:
-        KdlibError: an unknown method, or one of another task.
+    Networks and sizes are those of ``config``, options and epochs those of each method's run; one
+    thread in any case; all images by default, as methods with a memory of them need.
     """
     detected = config.task == "detection"
     plan = shared_fields(config) | ({"crop_size": config.crop_size} if detected else {})
@@ -138,11 +132,7 @@ def _detector_run(method: str, run: RunConfig, config: RunConfig) -> RunConfig:
 
 
 def run_of(method: str, profile: str) -> RunConfig:
-    """One of the runs whose gain stands beside the cost of a method.
-
-    Raises:
-        KdlibError: an unknown method or profile.
-    """
+    """One of the runs whose gain stands beside the cost of a method."""
     return expand(profile, methods=[method], seeds=[0])[0]
 
 
@@ -183,75 +173,59 @@ def _cost(time: Ratio, peak: int, floor: int) -> dict[str, Any]:
     return {"time": time.as_json(), "memory": memory}
 
 
-class DetectorBench:
-    """A classifier of crops, and a detector for each run and one alone, ready to step.
+def _detectors(
+    config: RunConfig, runs: Mapping[str, RunConfig], data: ImageData, device: torch.device
+) -> dict[str, DetectorTrainee]:
+    """A detector for each run and a plain one, ready to step.
 
     The weights are random: a detector's positives follow from its anchors and the objects, so that
     there are as many of them as in a training. Only detectors with proposals learn where they are.
     """
-
-    def __init__(
-        self, config: RunConfig, runs: Mapping[str, RunConfig], data: ImageData, scope: Scope
-    ) -> None:
-        device, colours = scope.device, (data.mean, data.std)
-        seed_everything(config.teacher_seed)
-        network = create_model(config.teacher, len(data.classes))
-        network = network.to(memory_format=torch.channels_last)
-        self.teacher = CropTeacher(network, config.crop_size, *colours).to(device)
-        self.cutter = CropTeacher(None, config.crop_size, *colours).to(device)
-        own = (Group(data, device, precision=PRECISION), NOWHERE)
-        plain = replace(config, method=PLAIN, method_options={}, weight=None).canonical()
-        every = {**runs, PLAIN: plain}
-        self.trainees = {method: DetectorTrainee(run, *own) for method, run in every.items()}
-        for trainee in self.trainees.values():
-            trainee.parts.train()
-        self.batches = DetectionBatches(data, config.batch_size, config.augmentation, device)
-
-    def batch(self) -> DetectionBatch:
-        """The first whole batch of some epoch."""
-        every = (batch for number in count() for batch in self.batches.epoch(0, number))
-        return next(batch for batch in every if len(batch.images) == self.batches.batch_size)
-
-    def step(self, batch: DetectionBatch, method: str) -> dict[str, torch.Tensor]:
-        """One step of a method's detector, with the classifier's forward if the method reads it."""
-        trainee = self.trainees[method]
-        lesson = self.asked(method).teach(batch) if trainee.distiller.needs_teacher else None
-        return trainee.step(batch, lesson, trainee.config.learning_rate / 10, HALFWAY)
-
-    def floor(self, batch: DetectionBatch, method: str) -> dict[str, torch.Tensor]:
-        """What a method cannot do without: the classifier's forward, if any, and a plain step."""
-        if self.asked(method) is self.teacher:
-            self.teacher.teach(batch)
-        return self.step(batch, PLAIN)
-
-    def peak(self, work: Work) -> int:
-        """The most bytes that a step holds beyond weights and momenta.
-
-        Gradients of the step before are let go first: how their end counts depends on whether the
-        profiler saw their beginning.
-        """
-        for trainee in self.trainees.values():
-            trainee.optimiser.zero_grad(set_to_none=True)
-        return peak_bytes(work)
-
-    def asked(self, method: str) -> CropTeacher:
-        """The classifier; or, for methods that compare pixels alone, what cuts them out."""
-        return self.cutter if self.trainees[method].config.teacher == "none" else self.teacher
+    own = (Group(data, device, precision=PRECISION), NOWHERE)
+    plain = replace(config, method=PLAIN, method_options={}, weight=None).canonical()
+    found = {one: DetectorTrainee(run, *own) for one, run in {**runs, PLAIN: plain}.items()}
+    for trainee in found.values():
+        trainee.parts.train()
+    return found
 
 
 def _of_detectors(
     config: RunConfig, runs: Mapping[str, RunConfig], data: ImageData, scope: Scope, timed: partial
 ) -> Costs:
     """Time and peak memory of a method's step over its floor's and, ``plain``, a plain step's."""
-    bench = DetectorBench(config, runs, data, scope)
+    device, crop = scope.device, (config.crop_size, data.mean, data.std)
+    seed_everything(config.teacher_seed)
+    network = create_model(config.teacher, len(data.classes))
+    teacher = CropTeacher(network.to(memory_format=torch.channels_last), *crop).to(device)
+    cutter = CropTeacher(None, *crop).to(device)  # for methods that compare pixels alone
+    trainees = _detectors(config, runs, data, device)
+    batches = DetectionBatches(data, config.batch_size, config.augmentation, device)
+    asked = {one: cutter if t.config.teacher == "none" else teacher for one, t in trainees.items()}
+
+    def step(method: str, batch: DetectionBatch) -> None:
+        trainee = trainees[method]
+        lesson = asked[method].teach(batch) if trainee.distiller.needs_teacher else None
+        trainee.step(batch, lesson, trainee.config.learning_rate / 10, HALFWAY)
+
+    def floor(method: str, batch: DetectionBatch) -> None:
+        if asked[method] is teacher:
+            teacher.teach(batch)
+        step(PLAIN, batch)
+
+    def peak(work: Work) -> int:
+        for trainee in trainees.values():  # how gradients' end counts depends on their beginning
+            trainee.optimiser.zero_grad(set_to_none=True)
+        return peak_bytes(work)
+
+    whole = (b for n in count() for b in batches.epoch(0, n) if len(b.images) == batches.batch_size)
+    batch = next(whole)
     for method in runs:
-        batch = bench.batch()
-        own, plain = (partial(bench.step, batch, one) for one in (method, PLAIN))
-        floors = (partial(bench.floor, batch, method), plain)
-        times = [timed(floor, {"own": own})["own"] for floor in floors]
-        peak = bench.peak(own) + state_bytes(bench.trainees[method].distiller)
-        least = [bench.peak(floor) for floor in floors]
-        cost, beside = (_cost(time, peak, low) for time, low in zip(times, least, strict=True))
+        own, plain = (partial(step, one, batch) for one in (method, PLAIN))
+        floors = (partial(floor, method, batch), plain)
+        times = [timed(work, {"own": own})["own"] for work in floors]
+        most = peak(own) + state_bytes(trainees[method].distiller)
+        pairs = zip(times, [peak(work) for work in floors], strict=True)
+        cost, beside = (_cost(time, most, least) for time, least in pairs)
         yield method, {**cost, "plain": beside}
 
 

@@ -48,12 +48,9 @@ def torchdistill_version() -> str | None:
 def torchdistill_step(
     bench: Bench, method: str, layout: torch.memory_format = torch.channels_last
 ) -> Callable[[Batch], torch.Tensor]:
-    """A step of torchdistill's own loop: forward, loss, backward, optimiser; returns the loss.
+    """A step of torchdistill's own loop for ``at`` or ``kd``; returns the loss.
 
-    Args:
-        bench: of whose networks it trains copies, so that both begin at the same weights.
-        method: ``at`` or ``kd``, with the weights that ours has.
-        layout: of the copies' weights; batches must come in it too.
+    It trains copies of the bench's networks; ``layout`` is that of their weights and of batches.
     """
     logging.getLogger("torchdistill").setLevel(logging.WARNING)
     from torchdistill.core.distillation import get_distillation_box
@@ -151,11 +148,7 @@ def pair_config(teacher: str, student: str, batch: int, side: int = SIDE) -> Run
 
 
 def measure_pair(pair: tuple[str, str], batch: int, scope: Scope, tick: Work) -> dict[str, Any]:
-    """Images per second of every way of training a pair, their loaders included, and ratios.
-
-    Raises:
-        KdlibError: torchdistill's loss is not ours.
-    """
+    """Images per second of every way of training a pair, their loaders included, and ratios."""
     data, config = noise(max(512, 2 * batch)), pair_config(*pair, batch)
     create = partial(Bench, config, data=data, device=scope.device)
     works = {}
@@ -200,9 +193,8 @@ def their_batches(data: ImageData, size: int, device: torch.device) -> Iterator[
     """Batches without end from PyTorch's loader; for a GPU with a worker a core, pinned."""
     on_gpu = device.type == "cuda"
     workers = {"num_workers": os.cpu_count() or 1, "persistent_workers": True} if on_gpu else {}
-    loader = DataLoader(
-        Pictures(data), size, shuffle=True, drop_last=True, pin_memory=on_gpu, **workers
-    )
+    how = {"shuffle": True, "drop_last": True, "pin_memory": on_gpu, **workers}
+    loader = DataLoader(Pictures(data), size, **how)
     while True:
         for images, labels in loader:
             moved = (part.to(device, non_blocking=True) for part in (images, labels))

@@ -5,24 +5,27 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import nbformat
 import torch
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import loading, methods, pairs
-from benchmarks.floor import breakdown, share_of_floor
-from benchmarks.measure import METHODS, measure
-from benchmarks.report import judge, report
+from benchmarks.measure import METHODS, judge, measure, report
 from benchmarks.steps import Bench
-from benchmarks.timing import Scope, Work, clock_of, rounds_of
+from benchmarks.timing import Clock, Scope, Work, clock_of, rounds_of
 from kdlib.errors import KdlibError
 from kdlib.files import write_json
+from kdlib.models.output import flops
 from kdlib.runs import RunConfig, provenance
 from study.export import limited_threads, machine_name
 from study.notebooks import execute_notebook
@@ -32,6 +35,20 @@ LARGE = ("resnet50", "resnet18", 224)
 LARGE_BATCH = {"cpu": 8, "cuda": 256}
 PROFILED = "dct"
 KEPT = ("commit", "dirty", "device", "threads", "utc", "versions")
+BACKWARD = 2
+"""A backward takes two matrix products for each of the forward: of weights, and of features."""
+BIGGEST = {"cpu": 1024, "cuda": 8192}
+MULTIPLICATIONS = 10
+SPANS = {"kdlib::loader": "loader", "kdlib::loss": "loss", "Optimizer.step": "optimiser"}
+"""Beginnings of names of spans: all that happens in one is of its kind."""
+KINDS = {
+    "convolution": ("conv", "thnn_conv"),
+    "batch norm": ("batch_norm", "batchnorm", "batch_norm_backward"),
+    "ReLU": ("relu", "threshold", "clamp_min"),
+    "compiled code": ("compiledfunction", "torch-compiled", "inductor", "triton"),
+}
+OTHER = "other"
+STEPS = 3
 PARAMETERS = "images = 64  # of the batch"
 RUN = """
 import torch
@@ -45,11 +62,7 @@ network(torch.zeros(images, 3, 32, 32)).logits.sum().backward()
 
 
 def device_of(name: str) -> torch.device:
-    """A device that is here.
-
-    Raises:
-        KdlibError: PyTorch does not know it, or it is not there.
-    """
+    """A device that is here; else a KdlibError."""
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -81,11 +94,6 @@ def measure_pairs(scope: Scope) -> dict[str, Any]:
     return {"pairs": rows, "torchdistill": pairs.torchdistill_version()}
 
 
-def measure_loading(scope: Scope) -> dict[str, Any]:
-    """Photographs per second, decoded and from the cache."""
-    return loading.measure(200 if scope.quick else 600, 2)
-
-
 def measure_notebooks(scope: Scope) -> dict[str, Any]:
     """Seconds of processor time of a step as a notebook and as a program, imports included."""
     rounds = 2 if scope.quick else 5
@@ -112,12 +120,77 @@ def write_notebook(path: Path) -> Path:
     return path
 
 
+def matrix_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
+    """Floating-point operations per second of a large matrix product; the best of several."""
+    size = BIGGEST.get(device.type, BIGGEST["cpu"])
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    (spent,) = rounds_of({"": lambda: left @ right}, MULTIPLICATIONS, clock, int).values()
+    return 2 * size**3 / min(spent)
+
+
+def share_of_floor(
+    teacher: str, student: str, side: int, batch: int, scope: Scope, tick: Work
+) -> dict[str, Any]:
+    """Share of a bfloat16 step's time that its convolutions and products take at full rate."""
+    device, compiled = scope.device, scope.compiled and scope.device.type == "cuda"
+    data, config = pairs.noise(batch, side), pairs.pair_config(teacher, student, batch, side)
+    how = {"device": device, "precision": "bfloat16", "fold": True, "compiled": compiled}
+    bench = Bench(config, [pairs.METHOD], data, **how)
+    works = {"": partial(bench.step, bench.batch(), pairs.METHOD)}
+    (spent,) = rounds_of(works, scope.rounds, scope.clock, tick).values()
+    own = (1 + BACKWARD) * flops(bench.trainees[pairs.METHOD].student, side)
+    work = batch * (flops(bench.teacher.network, side) + own)
+    rate = matrix_rate(device, torch.bfloat16, scope.clock)
+    return {
+        "teacher": teacher, "student": student, "image_size": side, "batch_size": batch,
+        "gigaflops_a_step": round(work / 1e9, 1), "matrix_gigaflops_a_second": round(rate / 1e9, 1),
+        "seconds": round(median(spent), 4), "share": round(work / rate / median(spent), 4),
+    }  # fmt: skip
+
+
 def measure_floor(scope: Scope) -> dict[str, Any]:
     """How near the device's matrix rate a step comes, on large networks and on the pairs."""
     batch = LARGE_BATCH.get(scope.device.type, LARGE_BATCH["cpu"])
     wanted = [(*LARGE, batch), *((*pair, 32, pairs.BATCHES[0]) for pair in pairs.PAIRS)]
     with scope.bar("floor", len(wanted) * scope.rounds) as bar:
         return {"steps": [share_of_floor(*one, scope, bar.update) for one in wanted]}
+
+
+def breakdown(bench: Bench, method: str) -> dict[str, float]:
+    """Share of each kind of work in a step with its loader, 0 to 1; largest first."""
+    on_gpu = bench.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    distiller = bench.trainees[method].distiller
+    marked = record_function("kdlib::loss")(distiller.forward)
+    with patch.object(distiller, "forward", marked), profile(activities=activities) as found:
+        for _ in range(STEPS):
+            with record_function("kdlib::loader"):
+                batch = bench.batch()
+            bench.step(batch, method)
+    spent: dict[str, float] = defaultdict(float)
+    events, own = found.events(), f"self_{'device' if on_gpu else 'cpu'}_time_total"
+    # A loss's backward has the sequence numbers of its forward.
+    in_loss = {one.sequence_nr for one in events if _kind(one) == "loss" and one.sequence_nr >= 0}
+    for one in events:
+        spent[_kind(one, in_loss)] += getattr(one, own)
+    ordered = sorted(spent.items(), key=lambda item: -item[1])
+    return {name: round(part / sum(spent.values()), 4) for name, part in ordered}
+
+
+def _kind(event: Any, in_loss: Container[int] = ()) -> str:
+    """What an event is part of: its own name's kind, or that of the nearest event around it."""
+    around, found = event, OTHER
+    while around is not None:
+        for start, kind in SPANS.items():
+            if around.name.startswith(start):
+                return kind
+        if around.name.startswith("autograd::") and around.sequence_nr in in_loss:
+            return "loss"
+        if found == OTHER:
+            name = around.name.lower()
+            found = next((k for k, some in KINDS.items() if any(m in name for m in some)), OTHER)
+        around = around.cpu_parent
+    return found
 
 
 def measure_breakdown(scope: Scope) -> dict[str, Any]:
@@ -134,7 +207,8 @@ def measure_breakdown(scope: Scope) -> dict[str, Any]:
 
 SECTIONS: dict[str, Callable[[Scope], dict[str, Any]]] = {
     "methods": measure_methods, "pairs": measure_pairs, "floor": measure_floor,
-    "breakdown": measure_breakdown, "loading": measure_loading, "notebooks": measure_notebooks,
+    "breakdown": measure_breakdown, "notebooks": measure_notebooks,
+    "loading": lambda scope: loading.measure(200 if scope.quick else 600, 2),
 }  # fmt: skip
 
 

@@ -84,11 +84,7 @@ class CompiledTeacher(FrozenTeacher):
 
 
 def folded(teacher: FrozenTeacher) -> FrozenTeacher:
-    """A copy of a teacher with its batch norms folded into the convolutions before them.
-
-    Raises:
-        KdlibError: its network cannot be traced, so that what follows what is unknown.
-    """
+    """A copy of a teacher with its batch norms folded into the convolutions before them."""
     try:  # the copy of a network that was traced would train
         return FrozenTeacher(fuse(copy.deepcopy(teacher.network).eval(), inplace=True))
     except Exception as error:

@@ -11,7 +11,7 @@ import torch
 from training import tiny
 
 from benchmarks.__main__ import main
-from benchmarks.report import report
+from benchmarks.measure import report
 from benchmarks.steps import Bench, endless, same_weights
 from benchmarks.timing import Ratio, clock_of, median_ratio, ratios
 from kdlib.data import load_data

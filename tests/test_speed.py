@@ -8,10 +8,15 @@ import torch
 from training import tiny
 
 from benchmarks.__main__ import main
-from benchmarks.floor import breakdown, matrix_rate, share_of_floor
+from benchmarks.measure import judge
 from benchmarks.pairs import IN_OUR_LAYOUT, OURS, THEIRS, measure_pair, noise, their_batches
-from benchmarks.report import judge
-from benchmarks.speed import measure_notebooks, write_notebook
+from benchmarks.speed import (
+    breakdown,
+    matrix_rate,
+    measure_notebooks,
+    share_of_floor,
+    write_notebook,
+)
 from benchmarks.steps import Bench
 from benchmarks.timing import Scope, paired, rounds_of
 from study.notebooks import check_parameters
