@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,9 @@ from kdlib.errors import KdlibError
 from kdlib.files import load_weights
 from kdlib.losses.attention import attention_maps, maps_of, paired_maps, pool_to_common_size
 from kdlib.models import create_model
-from kdlib.runs import is_finished, run_directory
+from kdlib.runs import RunConfig, is_finished, run_directory
 from kdlib.tasks import TASKS
 from kdlib.team import ALONE, Team
-
-if TYPE_CHECKING:
-    from kdlib.runs import RunConfig
 
 BATCH_SIZE = 250
 LARGEST_ANSWER = 1 << 26  # numbers that a batch's logits may be: 256 MB
@@ -79,7 +76,7 @@ def _answer(model: nn.Module, batch: Batch, precision: str) -> Any:
         return model(batch.images)
 
 
-def trained_network(config: "RunConfig", root: Path, classes: int, **options: Any) -> nn.Module:
+def trained_network(config: RunConfig, root: Path, classes: int, **options: Any) -> nn.Module:
     """The network that a finished run left, on the CPU and in eval mode.
 
     ``options`` are those of :func:`kdlib.models.create_model`: a detector's ``image_size``,
