@@ -13,7 +13,7 @@ import torch
 from photographs import photograph, write_mit67
 
 from kdlib import files as cache
-from kdlib import listed, load_data
+from kdlib.data import listed, load_data
 from kdlib.data.batches import Batches
 from kdlib.data.photograph_cache import Resized, build
 from kdlib.data.photographs import Source, open_source
