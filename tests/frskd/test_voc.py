@@ -15,7 +15,8 @@ from kdlib.evaluate import images_at_once
 from kdlib.frskd.voc import MARGIN, list_voc
 from study.cli import main
 
-SIDE = 512
+FOLDER, LIST = "VOCdevkit/VOC2007", "ImageSets/Segmentation/test.txt"
+PHOTOGRAPH, MASK = "JPEGImages/000004.jpg", "SegmentationClass/000004.png"
 
 
 @pytest.fixture
@@ -24,70 +25,47 @@ def root(tmp_path, monkeypatch) -> Path:
     return write_voc(tmp_path)
 
 
-def loaded(root: Path, split: str = "test", image_size: int = SIDE):
+def loaded(root: Path, split: str = "test", image_size: int = 512):
     return load_data("voc", split, image_size=image_size, data_root=root, task="segmentation")
 
 
-def folder(root: Path, year: str = "2007") -> Path:
-    return root / "VOCdevkit" / f"VOC{year}"
-
-
-def read_all(root: Path, split: str = "test"):
-    return next(Batches(loaded(root, split), 8).in_order())
-
-
-def test_each_photograph_is_trained_on_once_and_none_that_is_tested(root):
+def test_each_photograph_is_trained_on_once_and_none_that_is_tested(root, capsys):
     names = [Path(name).name for name in list_voc("train", root).names]
     assert names[:3] == ["2007_000001.jpg", "2008_000010.jpg", "000002.jpg"]
     assert names[3:] == ["2007_000001.png", "2008_000010.png", "000002.png"]
     assert len(list_voc("test", root).names) == 4
+    assert main(["data", "check", "voc", "--data-root", str(root)]) == 0
+    assert "voc, test: readable; 21 classes (background, aeroplane" in capsys.readouterr().out
 
 
 def test_a_window_of_the_full_size_shows_every_pixel_at_its_own_resolution(root):
-    data, batch = loaded(root), read_all(root)
-    assert (data.task, len(data.classes), batch.images.shape[-2:]) == (
-        "segmentation",
-        21,
-        (512, 512),
-    )
+    data = loaded(root)
+    (batch,) = Batches(data, 8).in_order()
+    assert (data.task, len(data.classes)) == ("segmentation", 21)
+    assert batch.images.shape == (2, 3, 512, 512)
     for labels in batch.labels:
         rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
         shown = [int(places.max() - places.min()) + 1 for places in (rows, columns)]
         assert shown == [36, 60]  # all but the border
         kinds = labels[labels != IGNORED].bincount()
-        assert sorted(kinds[kinds > 0].tolist()) == [36 * 30, 36 * 30]
+        assert kinds[kinds > 0].tolist() == [36 * 30, 36 * 30]
     colour = batch.images[:, :, 0, 0] * torch.tensor(data.std) + torch.tensor(data.mean)
     assert (255 * colour).round().long().tolist() == [list(MARGIN)] * 2
+    # Few large photographs are evaluated at once.
+    assert [images_at_once(one, 250) for one in (data, loaded(root, image_size=64))] == [12, 250]
 
 
 def test_random_windows_move_scale_and_mirror_both_alike(root):
     data, sizes = loaded(root, "train", 64), set()
     batches = Batches(data, 3, ("flip", "random_crop"))
     for epoch in range(6):
-        (batch,) = batches.epoch(0, epoch)
-        (again,) = batches.epoch(0, epoch)
+        (batch,), (again,) = batches.epoch(0, epoch), batches.epoch(0, epoch)
         assert torch.equal(batch.images, again.images) and torch.equal(batch.labels, again.labels)
         values = 255 * (batch.images * torch.tensor(data.std)[0] + torch.tensor(data.mean)[0])
         told, inside = ((values[:, 0] - 5) / 10).round().long(), batch.labels != IGNORED
         assert (told == batch.labels)[inside].float().mean() > 0.8  # but where two classes meet
         sizes |= set(inside.flatten(1).sum(1).tolist())
     assert len(sizes) > 6
-
-
-def test_few_large_photographs_are_evaluated_at_once(root):
-    assert images_at_once(loaded(root), 250) == 12
-    assert images_at_once(loaded(root, image_size=64), 250) == 250
-
-
-def test_what_is_missing_is_named(root, tmp_path):
-    with pytest.raises(KdlibError, match=r"test\.txt is missing(.|\n)*VOCSegmentation"):
-        loaded(tmp_path / "VOCdevkit", "train")
-    (folder(root) / "SegmentationClass" / "000003.png").unlink()
-    with pytest.raises(KdlibError, match=r"1 of 4 photographs are missing(.|\n)*000003\.png"):
-        loaded(root)
-    (folder(root) / "ImageSets" / "Segmentation" / "test.txt").write_text("")
-    with pytest.raises(KdlibError, match=r"test\.txt is empty"):
-        loaded(root)
 
 
 def halve(path: Path) -> None:
@@ -98,22 +76,17 @@ def painted(mode: str, size: tuple[int, int], value: int = 0):
     return lambda path: Image.new(mode, size, value).save(path)
 
 
-PHOTOGRAPH, MASK = "JPEGImages/000004.jpg", "SegmentationClass/000004.png"
-
-
 @pytest.mark.parametrize(("damage", "file", "says"), [
     (halve, PHOTOGRAPH, r"000004\.jpg cannot be read"),
     (halve, MASK, r"000004\.png cannot be read"),
     (painted("RGB", (60, 40)), MASK, r"000004\.png is of shape \(40, 60, 3\)"),
     (painted("L", (30, 40)), MASK, r"000004\.png is of shape \(40, 30\)"),
     (painted("L", (60, 40), 21), MASK, r"000004\.png has the values 21; valid: 0 to 20"),
+    (Path.unlink, MASK, r"1 of 4 photographs are missing(.|\n)*000004\.png"),
+    (Path.unlink, LIST, r"test\.txt is missing(.|\n)*VOCSegmentation"),
+    (lambda path: path.write_text(""), LIST, r"test\.txt is empty"),
 ])  # fmt: skip
-def test_what_is_damaged_is_named(damage, file, says, root):
-    damage(folder(root) / file)
+def test_what_is_missing_or_damaged_is_named(damage, file, says, root):
+    damage(root / FOLDER / file)
     with pytest.raises(KdlibError, match=says):
-        read_all(root)
-
-
-def test_the_command_line_checks_it(root, capsys):
-    assert main(["data", "check", "voc", "--data-root", str(root)]) == 0
-    assert "voc, test: readable; 21 classes (background, aeroplane" in capsys.readouterr().out
+        next(Batches(loaded(root), 8).in_order())

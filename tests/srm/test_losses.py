@@ -4,96 +4,78 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from srm.networks import BATCH, batch, distiller, frozen, network, pair_of, scenes_pair
+from scipy.special import expit, log_softmax
 from torch.nn import functional
 
-from kdlib.distill import TeacherOutput, create_distiller
+from kdlib.data.batches import Batch
+from kdlib.distill import FrozenTeacher, TeacherOutput, create_distiller
 from kdlib.errors import KdlibError
-from kdlib.models.output import Output, Shapes
+from kdlib.losses.pair import Pair
+from kdlib.models import create_model
+from kdlib.models.output import Output, Shapes, output_shapes
 from kdlib.runs import RunConfig
-from kdlib.srm.losses import (
-    InitialisationLoss,
-    ReconstructionLoss,
-    SparseBlock,
-    image_loss,
-    keep_largest,
-    local_labels,
-    pixel_loss,
-)
+from kdlib.srm import losses as srm
 from kdlib.srm.options import SrmOptions
 
-CHANNELS, ATOMS, KEPT = 4, 7, 2
+SIZE, CLASSES, BATCH, CHANNELS, ATOMS, KEPT = 32, 16, 6, 4, 7, 2
 SHAPES = Shapes(((4, 4, 4), (6, 2, 2)), 6)
+LARGER = Shapes(((4, 8, 8), (6, 4, 4)), 6)
+DEEPER = Shapes(((2, 8, 8), *SHAPES.stages), 6)
+IMAGES = torch.randn(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
+GIVEN = Batch(IMAGES, torch.arange(BATCH) % CLASSES, torch.arange(BATCH))
+
+
+def pair_of(student: Shapes, teacher: Shapes) -> Pair:
+    return Pair(student, teacher, GIVEN.labels, BATCH, 0, CLASSES)
 
 
 def by_hand(block, features):
-    """Loops over pixels: sigmoid(C^T x + b), all below the kept-th largest set to 0."""
-    atoms, intercept = block.atoms.detach().double().numpy(), block.intercept.item()
-    images, _, height, width = features.shape
-    codes = np.zeros((images, height, width, atoms.shape[1]))
-    for n, i, j in np.ndindex(images, height, width):
-        similarity = 1 / (
-            1 + np.exp(-(atoms.T @ features[n, :, i, j].double().numpy() + intercept))
-        )
-        threshold = np.sort(similarity)[-block.kept]
-        codes[n, i, j] = np.where(similarity >= threshold, similarity, 0)
-    return codes
+    """sigmoid(C^T x + b) of each pixel, all below the kept-th largest set to 0."""
+    atoms, pixels = block.atoms.detach().double().numpy(), features.double().numpy()
+    codes = expit(np.einsum("dm,bdhw->bhwm", atoms, pixels) + block.intercept.item())
+    return np.where(codes >= np.sort(codes)[..., [-block.kept]], codes, 0)
 
 
-def outputs(student=SHAPES, teacher=SHAPES):
+def outputs(student, teacher):
     stream, nothing = torch.Generator().manual_seed(1), torch.zeros(BATCH, 5)
-    stages = [
+    both = (
         tuple(torch.rand(BATCH, *shape, generator=stream) for shape in one.stages)
         for one in (student, teacher)
-    ]
-    return Output(nothing, stages[0], nothing), TeacherOutput(nothing, stages[1], nothing)
+    )
+    return Output(nothing, next(both), nothing), TeacherOutput(nothing, next(both), nothing)
 
 
-@pytest.fixture
-def block():
+def test_codes_labels_and_errors_are_those_of_the_largest_similarities():
     torch.manual_seed(0)
-    return SparseBlock(CHANNELS, ATOMS, KEPT)
-
-
-def test_codes_labels_and_errors_are_those_of_the_largest_similarities(block):
-    features = torch.randn(BATCH, CHANNELS, 3, 5)
+    block, features = srm.SparseBlock(CHANNELS, ATOMS, KEPT), torch.randn(BATCH, CHANNELS, 3, 5)
     codes, expected = block(features), by_hand(block, features)
     assert_allclose(codes.detach(), expected, rtol=1e-5)
     assert ((codes > 0).sum(-1) == KEPT).all()
-    assert_allclose(local_labels(codes), expected.argmax(-1))
+    assert_allclose(srm.local_labels(codes), expected.argmax(-1))
     restored = (expected @ block.atoms.detach().numpy().T).transpose(0, 3, 1, 2)
     errors = np.square(restored - features.numpy()).mean((1, 2, 3))
     assert_allclose(block.errors(features).detach(), errors, rtol=1e-5)
-    loss, (_, teacher) = ReconstructionLoss(pair_of(SHAPES), sparsity=0.3), outputs()
+    loss = srm.ReconstructionLoss(pair_of(SHAPES, SHAPES), sparsity=0.3)
+    _, teacher = outputs(SHAPES, SHAPES)
     summed = sum(b.errors(f) for b, f in zip(loss.blocks, teacher.stages, strict=True))
     assert_allclose(loss(None, teacher, None).detach(), summed.detach(), rtol=1e-6)
+    ties = srm.keep_largest(torch.tensor([[0.5, 0.9, 0.5, 0.5, 0.1]]), 2)
+    assert ties.tolist() == [pytest.approx([0.5, 0.9, 0.5, 0.5, 0.0])]  # ties survive
 
 
-def test_ties_at_the_threshold_survive():
-    codes = torch.tensor([[0.5, 0.9, 0.5, 0.5, 0.1]])
-    assert keep_largest(codes, 2).tolist() == [pytest.approx([0.5, 0.9, 0.5, 0.5, 0.0])]
-
-
-def test_the_image_loss_is_the_binary_cross_entropy_of_mean_codes():
+def test_losses_are_cross_entropies_of_mean_codes_and_over_atoms():
     mine, labels = torch.rand(BATCH, 3, 3, ATOMS), torch.rand(BATCH, ATOMS)
     p, t = mine.double().numpy().mean((1, 2)), labels.double().numpy()
     expected = -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean(1)
-    assert_allclose(image_loss(mine, labels), expected, rtol=1e-5)
-
-
-def test_the_pixel_loss_is_the_cross_entropy_over_atoms():
+    assert_allclose(srm.image_loss(mine, labels), expected, rtol=1e-5)
     logits, labels = torch.randn(BATCH, 2, 3, ATOMS), torch.randint(0, ATOMS, (BATCH, 2, 3))
-    z = logits.double().numpy()
-    log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
+    log_p = log_softmax(logits.double().numpy(), -1)
     chosen = np.take_along_axis(log_p, labels.numpy()[..., None], -1)[..., 0]
-    assert_allclose(pixel_loss(logits, labels), -chosen.mean((1, 2)), rtol=1e-5)
-    certain = functional.one_hot(torch.zeros(1, 2, 2, dtype=torch.long), ATOMS).float()
-    floor = np.log(np.e + ATOMS - 1) - 1  # where codes are logits, as the docstring tells
-    assert_allclose(pixel_loss(certain, torch.zeros(1, 2, 2, dtype=torch.long)), floor, rtol=1e-5)
-
-
-LARGER = Shapes(((4, 8, 8), (6, 4, 4)), 6)
-DEEPER = Shapes(((2, 8, 8), *SHAPES.stages), 6)
+    assert_allclose(srm.pixel_loss(logits, labels), -chosen.mean((1, 2)), rtol=1e-5)
+    first = torch.zeros(1, 2, 2, dtype=torch.long)
+    certain = functional.one_hot(first, ATOMS).float()
+    floor = np.log(np.e + ATOMS - 1) - 1  # where codes are logits, as the docstring says
+    assert_allclose(srm.pixel_loss(certain, first), floor, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shapes", [
@@ -104,7 +86,7 @@ DEEPER = Shapes(((2, 8, 8), *SHAPES.stages), 6)
 def test_the_initialisation_is_both_losses_summed_over_stages(shapes, release, targets):
     torch.manual_seed(0)
     given = {"mu": 2, "sparsity": 0.25, "release": release, "targets": targets}
-    loss, (student, teacher) = InitialisationLoss(pair_of(*shapes), **given), outputs(*shapes)
+    loss, (student, teacher) = srm.InitialisationLoss(pair_of(*shapes), **given), outputs(*shapes)
     expected = dict.fromkeys(targets.split("-"), 0.0)
     blocks = zip(loss.students, list(loss.teachers)[-2:], strict=True)
     stages = zip(student.stages, teacher.stages[-2:], strict=True)
@@ -113,10 +95,9 @@ def test_the_initialisation_is_both_losses_summed_over_stages(shapes, release, t
         pooled = torch.nn.AdaptiveAvgPool2d(min(stage.shape[-1] for stage in pair))
         logits = mine.logits(pooled(pair[0])).detach()
         codes = torch.from_numpy(by_hand(theirs, pooled(pair[1]))).float()
-        taken = logits.sigmoid() if release else logits
         parts = {
-            "global": image_loss(logits.sigmoid(), codes.mean((1, 2))),
-            "local": pixel_loss(taken, codes.argmax(-1)),
+            "global": srm.image_loss(logits.sigmoid(), codes.mean((1, 2))),
+            "local": srm.pixel_loss(logits.sigmoid() if release else logits, codes.argmax(-1)),
         }
         expected = {name: total + parts[name] for name, total in expected.items()}
     found = loss.terms(student, teacher)
@@ -137,50 +118,55 @@ def test_atoms_and_those_kept_are_counted_as_published(channels, mu, sparsity, a
     assert options.atoms(channels) == atoms and options.kept(atoms) == kept
 
 
+@pytest.fixture(scope="module")
+def networks():
+    """A student and its frozen teacher."""
+    torch.manual_seed(0)
+    student = create_model("scenes_small", CLASSES)
+    return student, FrozenTeacher(create_model("scenes_medium", CLASSES))
+
+
+def distiller(method, networks, **options):
+    torch.manual_seed(2)
+    student, teacher = networks
+    pair = pair_of(output_shapes(student, SIZE), output_shapes(teacher.network, SIZE))
+    return create_distiller(RunConfig(method=method, method_options=options), pair)
+
+
 # Method and term -> the groups of parameters that it reaches; all others get no gradient at all.
 REACHED = {
-    ("srm_dictionary", "srm_dictionary"): {"dictionaries"},
-    ("srm_init", "global"): {"features", "student's blocks"},
-    ("srm_init", "local"): {"features", "student's blocks"},
+    ("srm_dictionary", "srm_dictionary"): {"blocks"},
+    ("srm_init", "global"): {"features", "students"},
+    ("srm_init", "local"): {"features", "students"},
     ("srm", "ce"): {"features", "classifier"},
     ("srm+kd", "ce"): {"features", "classifier"},
     ("srm+kd", "kd"): {"features", "classifier"},
 }
 
 
-def groups(student, teacher, loss):
-    found = {
-        "features": [*student.stem.parameters(), *student.stages.parameters()],
-        "classifier": student.classifier.parameters(),
-        "teacher": teacher.parameters(),
-    }
-    names = {
-        "blocks": "dictionaries",
-        "students": "student's blocks",
-        "teachers": "teacher's blocks",
-    }
-    found |= {
-        g: getattr(loss, name).parameters() for name, g in names.items() if hasattr(loss, name)
-    }
-    return {name: list(parameters) for name, parameters in found.items()}
-
-
 @pytest.mark.parametrize(("method", "term"), REACHED)
-def test_a_term_reaches_exactly_these_parameters(method, term):
-    student, teacher = network("scenes_small", 0), frozen()
-    made = distiller(method, scenes_pair(student, teacher), sparsity=0.2)
-    answer, taught = student(batch().images), teacher(batch().images)
-    terms = made(taught if method == "srm_dictionary" else answer, taught, batch())
-    assert set(terms) == {name for one, name in REACHED if one == method} or method == "srm_init"
+def test_a_term_reaches_exactly_these_parameters(method, term, networks):
+    (student, teacher), made = networks, distiller(method, networks, sparsity=0.2)
+    student.zero_grad()
+    answer, taught, loss = student(IMAGES), teacher(IMAGES), made.method_loss
+    terms = made(taught if method == "srm_dictionary" else answer, taught, GIVEN)
     if method == "srm_init":
         assert set(terms) == {"srm_init"}
-        terms = made.method_loss.terms(answer, taught)
+        terms = loss.terms(answer, taught)
+    assert set(terms) == {name for one, name in REACHED if one == method}
     terms[term].mean().backward()
-    found = groups(student, teacher, made.method_loss)
-    learns = {name: [p.grad is not None for p in parameters] for name, parameters in found.items()}
-    assert {name for name, some in learns.items() if any(some)} == REACHED[method, term]
-    for name in REACHED[method, term]:
-        assert all(learns[name]) and any(p.grad.abs().max() > 0 for p in found[name])
+    groups = {
+        "features": [*student.stem.parameters(), *student.stages.parameters()],
+        "classifier": [*student.classifier.parameters()],
+        "teacher": [*teacher.parameters()],
+    }
+    for name in ("blocks", "students", "teachers"):  # of the loss
+        groups[name] = [*getattr(loss, name, torch.nn.Identity()).parameters()]
+    for name, parameters in groups.items():
+        learns = [parameter.grad is not None for parameter in parameters]
+        assert any(learns) == (name in REACHED[method, term]), name
+        if any(learns):
+            assert all(learns) and any(p.grad.any() for p in parameters)
 
 
 FEATURES = {
@@ -197,47 +183,44 @@ FEATURES = {
 def test_what_is_degenerate_stays_finite(name, dtype):
     for atoms, kept in ((6, 2), (6, 1), (6, 6), (1, 1)):
         torch.manual_seed(0)
-        teacher, student = SparseBlock(3, atoms, kept), SparseBlock(3, atoms)
+        teacher, student = srm.SparseBlock(3, atoms, kept), srm.SparseBlock(3, atoms)
         features = FEATURES[name].clone().to(dtype).requires_grad_()
         codes, logits = teacher(features.detach()).detach(), student.logits(features)
-        images = image_loss(logits.sigmoid(), codes.mean((1, 2)))
-        losses = (teacher.errors(features), images, pixel_loss(logits, codes.argmax(-1)))
-        assert all(loss.dtype == torch.float32 and loss.isfinite().all() for loss in losses)
-        torch.stack(losses).sum().backward()
+        images = srm.image_loss(logits.sigmoid(), codes.mean((1, 2)))
+        pixels = srm.pixel_loss(logits, codes.argmax(-1))
+        losses = torch.stack([teacher.errors(features), images, pixels])
+        assert losses.dtype == torch.float32 and losses.isfinite().all()
+        losses.sum().backward()
         for tensor in (features, *teacher.parameters(), *student.parameters()):
             assert tensor.grad.isfinite().all()
 
 
 def test_atoms_that_are_equal_or_dead_and_a_certain_student_do_no_harm():
-    block = SparseBlock(3, 6, 2)
+    block, features = srm.SparseBlock(3, 6, 2), torch.rand(2, 3, 4, 4)
     with torch.no_grad():
         block.atoms[:, 1] = block.atoms[:, 0]
         block.atoms[:, 5] = -100.0
-    features = torch.rand(2, 3, 4, 4)
     assert not block(features)[..., 5].any()
     block.errors(features).sum().backward()
     assert block.atoms.grad.isfinite().all() and not block.atoms.grad[:, 5].any()
     certain = torch.tensor([[[[1.0, 0.0]]]], requires_grad=True)
-    loss = image_loss(certain, torch.tensor([[0.0, 1.0]]))
+    loss = srm.image_loss(certain, torch.tensor([[0.0, 1.0]]))
     loss.sum().backward()
     assert loss.item() < 20 and certain.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_close_to_full(dtype):
-    student, teacher = network("scenes_small", 0), frozen()
-    full = student(batch().images), teacher(batch().images)
-    half = [type(one)(*_as(dtype, one)) for one in full]
-    for method in ("srm_dictionary", "srm_init"):
-        made = [distiller(method, scenes_pair(student, teacher)) for _ in "ab"]
-        one, other = (d(*o, batch())[method] for d, o in zip(made, (full, half), strict=True))
-        assert other.dtype == torch.float32
-        assert other.item() == pytest.approx(one.item(), rel=0.05)
-
-
-def _as(dtype, made):
-    stages = tuple(stage.detach().to(dtype) for stage in made.stages)
-    return made.logits.detach().to(dtype), stages, made.embedding.detach().to(dtype)
+@pytest.mark.parametrize("method", ["srm_dictionary", "srm_init"])
+@torch.no_grad()
+def test_half_precision_is_close_to_full(method, dtype, networks):
+    full = [network(IMAGES) for network in networks]
+    half = [
+        type(out)(out.logits.to(dtype), tuple(s.to(dtype) for s in out.stages), out.embedding)
+        for out in full
+    ]
+    one, other = (distiller(method, networks)(*some, GIVEN)[method] for some in (full, half))
+    assert other.dtype == torch.float32
+    assert other.item() == pytest.approx(one.item(), rel=0.05)
 
 
 @pytest.mark.parametrize("method", ["srm_dictionary", "srm_init", "srm"])

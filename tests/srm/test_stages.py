@@ -26,30 +26,25 @@ from study.profiles import expand, lockstep_groups
 from study.records import find_records, load_records, validate_record
 
 OPTIONS = {"dictionary_epochs": 3, "sparsity": 0.2, "init_share": 0.5}
+USUAL = {"method": "srm+kd", "method_options": OPTIONS, "epochs": 4, "teacher": "scenes_medium"}
+TAUGHT = []  # the teachers that were loaded for ``whole``, and what their tensors were then
 
 
 def srm(**changes: object) -> RunConfig:
-    own = {"method": "srm+kd", "method_options": OPTIONS, "epochs": 4, "teacher": "scenes_medium"}
-    return tiny(**{**own, **changes})
+    return tiny(**{**USUAL, **changes})
 
 
 TEACHER, DICTIONARY, INITIALISATION = earlier([srm()])
 
 
 @pytest.fixture(scope="module")
-def taught() -> list[tuple[torch.nn.Module, dict[str, torch.Tensor]]]:
-    """The teachers that were loaded for ``whole``, and what their tensors were then."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, taught) -> Path:
+def whole(tmp_path_factory) -> Path:
     """A folder with all four runs."""
     root, load = tmp_path_factory.mktemp("whole"), kdlib.trainee.load_teacher
 
     def remember(*arguments):
         teacher = load(*arguments)
-        taught.append((teacher, deepcopy(teacher.state_dict())))
+        TAUGHT.append((teacher, deepcopy(teacher.state_dict())))
         return teacher
 
     with pytest.MonkeyPatch.context() as patch:
@@ -61,34 +56,29 @@ def whole(tmp_path_factory, taught) -> Path:
 
 
 def trainee(run: RunConfig, root: Path):
-    group = train.prepare([run], root, None, "cpu", ALONE)
-    return train.trainee_of(run)(run, group, root)
+    return train.trainee_of(run)(run, train.prepare([run], root, None, "cpu", ALONE), root)
 
 
 def test_the_stages_share_out_the_epochs_and_share_what_they_can():
-    run = srm()
-    assert [one.method for one in (DICTIONARY, INITIALISATION)] == ["srm_dictionary", "srm_init"]
-    assert (DICTIONARY.epochs, INITIALISATION.epochs, run.epochs) == (3, 2, 4)
-    taught = [one.teacher_config() for one in (DICTIONARY, INITIALISATION, run)]
-    assert taught == [TEACHER] * 3
-    plain = srm(method="srm", kd_weight=3.0)
-    other = srm(init_seed=5, learning_rate=0.3, teacher_learning_rate=0.1, student="scenes_mobile")
-    assert run_before(plain) == INITIALISATION
-    assert run_before(other) != INITIALISATION and run_before(run_before(other)) == DICTIONARY
-    on_logits, as_option = (
-        srm(method="srm_logits+kd"),
-        srm(method_options={**OPTIONS, "release": False}),
-    )
-    assert run_before(on_logits) == run_before(as_option) != INITIALISATION
-    assert run_before(run_before(on_logits)) == DICTIONARY
+    stages = (DICTIONARY, INITIALISATION, srm())
+    found = [(one.method, one.epochs, one.teacher_config()) for one in stages]
+    named = [("srm_dictionary", 3), ("srm_init", 2), ("srm+kd", 4)]
+    assert found == [(*one, TEACHER) for one in named]
+    assert run_before(srm(method="srm", kd_weight=3.0)) == INITIALISATION
+    rates = {"learning_rate": 0.3, "teacher_learning_rate": 0.1}
+    other = run_before(srm(init_seed=5, student="scenes_mobile", **rates))
+    on_logits = run_before(srm(method="srm_logits+kd"))
+    for before in (other, on_logits):
+        assert before != INITIALISATION and run_before(before) == DICTIONARY
+    assert on_logits == run_before(srm(method_options={**OPTIONS, "release": False}))
+    for epochs, of_init in ((1, 1), (2, 1), (5, 2), (360, 160)):  # the task is left one
+        assert run_before(RunConfig(method="srm", epochs=epochs)).epochs == of_init
+    brief = replace(srm(epochs=1), method_options={**OPTIONS, "dictionary_epochs": 1})
+    groups = lockstep_groups([*earlier([brief])[1:], brief])
+    assert [len(group) for group in groups] == [1, 1, 1]  # none beside what it starts from
 
 
-@pytest.mark.parametrize(("epochs", "of_init"), [(1, 1), (2, 1), (5, 2), (360, 160)])
-def test_the_initialisation_leaves_the_task_an_epoch(epochs, of_init):
-    assert run_before(RunConfig(method="srm", epochs=epochs)).epochs == of_init
-
-
-def test_a_record_tells_of_each_stage(whole):
+def test_records_tell_of_each_stage(whole):
     found = {r["config"]["method"]: (p, r) for p, r in find_records(whole).items()}
     for path, record in found.values():
         validate_record(record, path)
@@ -104,22 +94,15 @@ def test_a_record_tells_of_each_stage(whole):
     with pytest.raises(KdlibError):
         validate_record({n: v for n, v in dictionary.items() if n != "dictionary"}, path)
     assert set(load_records(whole)["method"]) == {"student", "srm+kd"}  # stages are no results
-
-
-def test_the_record_of_the_task_counts_the_initialisation(whole):
-    folder = run_directory(srm(), whole)
-    record, header = read_record(folder / "record.json"), (folder / "history.csv").read_text()
+    path, record = found["srm+kd"]  # which counts the initialisation
     assert record["results"]["last_epoch"] == 4 and record["ssim"]
-    assert [row.split(",")[0] for row in history_of(folder)] == ["epoch", "3", "4"]
-    own = sum(float(line.rsplit(",", 1)[1]) for line in header.splitlines()[1:])
-    before = read_record(run_directory(INITIALISATION, whole) / "record.json")
-    seconds = before["cost"]["train_seconds"] + own
+    assert [row.split(",")[0] for row in history_of(path.parent)] == ["epoch", "3", "4"]
+    rows = (path.parent / "history.csv").read_text().splitlines()[1:]
+    seconds = found["srm_init"][1]["cost"]["train_seconds"]
+    seconds += sum(float(row.rsplit(",", 1)[1]) for row in rows)
     assert record["cost"]["train_seconds"] == pytest.approx(seconds)
-
-
-def test_the_teacher_never_moves(whole, taught):
-    assert len(taught) == 3
-    for teacher, before in taught:
+    assert len(TAUGHT) == 3
+    for teacher, before in TAUGHT:  # it never moves
         assert not any(module.training for module in teacher.modules())
         assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
@@ -161,8 +144,7 @@ def test_the_probe_is_what_the_record_of_the_initialisation_tells(whole):
 
 @pytest.mark.parametrize("classifier", ["fresh", "probe"])
 def test_the_student_starts_from_the_initialised_features(whole, classifier):
-    run = srm(method_options={**OPTIONS, "classifier": classifier})
-    made = trainee(run, whole)
+    made = trainee(srm(method_options={**OPTIONS, "classifier": classifier}), whole)
     assert isinstance(made, Continued)
     left, _ = load_tensors(run_directory(INITIALISATION, whole) / "weights.safetensors")
     plain = trainee(tiny(method="student"), whole).student.state_dict()
@@ -171,31 +153,19 @@ def test_the_student_starts_from_the_initialised_features(whole, classifier):
         assert torch.equal(value, source[name]), name
 
 
-def test_a_stage_that_is_missing_is_named(whole, tmp_path):
+def test_what_is_missing_or_means_nothing_is_named(whole, tmp_path):
     shutil.copytree(run_directory(TEACHER, whole), run_directory(TEACHER, tmp_path))
     for run, missing in ((srm(), INITIALISATION), (INITIALISATION, DICTIONARY)):
         with pytest.raises(KdlibError, match=f"'{missing.method}' that is not finished"):
             train.fit([run], tmp_path, progress=False)
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [({"mux": 2}, "Did you mean 'mu'"), ({"mu": 0}, "mu is 0"), ({"sparsity": 1}, "sparsity is 1"),
-     ({"targets": "both"}, "global-local"), ({"classifier": "new"}, "fresh, probe")],
-)  # fmt: skip
-def test_an_option_that_means_nothing_is_refused(options, says):
-    with pytest.raises(KdlibError, match=says):
-        earlier([srm(method_options=options)])
-
-
-def test_a_stage_is_not_asked_for_by_itself():
     with pytest.raises(KdlibError, match="trained first"):
         expand("quick", methods=["srm_init"])
-
-
-def as_notebook_05(parameters) -> list[RunConfig]:
-    shared = {n: v for n, v in parameters.items() if n not in ("methods", "options")}
-    return configs_of(parameters["methods"], parameters["options"], shared)
+    for name, value, says in (
+        ("mux", 2, "Did you mean 'mu'"), ("mu", 0, "mu is 0"), ("sparsity", 1, "sparsity is 1"),
+        ("targets", "both", "global-local"), ("classifier", "new", "fresh, probe"),
+    ):  # fmt: skip
+        with pytest.raises(KdlibError, match=says):
+            earlier([srm(method_options={name: value})])
 
 
 def test_a_batch_plans_the_stages_one_after_the_other(tmp_path, whole):
@@ -205,14 +175,11 @@ def test_a_batch_plans_the_stages_one_after_the_other(tmp_path, whole):
         job = next(j for j in waiting if {run.run_id for run in j.needs} <= done)
         waiting.remove(job)
         if job.notebook == "05_distill":
-            assert as_notebook_05(json.loads(json.dumps(job.parameters))) == list(job.runs)
+            shared = json.loads(json.dumps(job.parameters))
+            methods, options = shared.pop("methods"), shared.pop("options")
+            assert configs_of(methods, options, shared) == list(job.runs)
         done |= {run.run_id for run in job.runs}
     assert done == {run.run_id for run in [*earlier(wanted), *wanted]}
     methods = [run.method for job in jobs for run in job.runs]
     assert methods.count("srm_dictionary") == 1 and methods.count("srm_init") == 2
     assert plan([srm()], whole, 7) == []
-
-
-def test_a_trial_of_one_epoch_never_trains_a_run_beside_what_it_starts_from():
-    run = replace(srm(epochs=1), method_options={**OPTIONS, "dictionary_epochs": 1})
-    assert [len(group) for group in lockstep_groups([*earlier([run])[1:], run])] == [1, 1, 1]
