@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import functional
 
 from benchmarks.steps import LEARNING_RATE, Bench
-from benchmarks.timing import Scope, Work, paired, rounds_of
+from benchmarks.timing import Scope, Work, median_ratio, progress, rounds_of
 from kdlib.data.batches import Batch
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
@@ -32,6 +34,7 @@ METHOD = "kd"
 TOGETHER = ("kd", "at", "dct", "dct+kd")
 CLASSES, SIDE = 100, 32
 OURS, THEIRS, IN_OUR_LAYOUT = "kdlib", "torchdistill", "torchdistill, our layout and batches"
+LOCKSTEP = f"{OURS}, bfloat16, folded, {len(TOGETHER)} in lock-step"
 STAGES = ("stages.0", "stages.1", "stages.2")
 LOGITS = "classifier"
 LOSS_TOLERANCE = 1e-2  # relative; bfloat16 has three digits
@@ -47,7 +50,7 @@ def torchdistill_version() -> str | None:
 
 def torchdistill_step(
     bench: Bench, method: str, layout: torch.memory_format = torch.channels_last
-) -> Callable[[Batch], torch.Tensor]:
+) -> Callable[[Batch], Tensor]:
     """A step of torchdistill's own loop for ``at`` or ``kd``; returns the loss.
 
     It trains copies of the bench's networks; ``layout`` is that of their weights and of batches.
@@ -62,7 +65,7 @@ def torchdistill_step(
     box.teacher_model.eval()
     box.student_model.train()
 
-    def step(batch: Batch) -> torch.Tensor:
+    def step(batch: Batch) -> Tensor:
         with torch.autocast(bench.device.type, torch.bfloat16, bench.precision == "bfloat16"):
             loss = box.forward_process(batch.images, batch.labels)
         box.post_forward_process(loss=loss)
@@ -72,12 +75,12 @@ def torchdistill_step(
 
 
 def _stage(bench: Bench, method: str) -> dict[str, Any]:
-    """torchdistill's configuration of a training stage."""
-    run = bench.trainees[method].config
+    """torchdistill's configuration of a training stage, with the weights of our method."""
+    run, ours = bench.trainees[method].config, bench.trainees[method].distiller
     hooks = {"input": [], "output": [*STAGES, LOGITS] if method == "at" else [LOGITS]}
     seen = {"forward_proc": "forward_batch_only", "forward_hook": hooks}
     sgd = {"lr": LEARNING_RATE, "momentum": run.momentum, "weight_decay": run.weight_decay}
-    terms = {"sub_terms": _terms(bench.trainees[method].distiller, method)}
+    terms = {"sub_terms": _at(ours) if method == "at" else _kd(ours)}
     return {
         "num_epochs": 1, "teacher": {**seen, "requires_grad": False}, "student": seen,
         "criterion": {"key": "WeightedSumLoss", "kwargs": terms},
@@ -85,33 +88,33 @@ def _stage(bench: Bench, method: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _terms(ours: Any, method: str) -> dict[str, Any]:
-    """Loss terms with the weights of our method."""
-    if method == "kd":
-        ends = ("student", "teacher")
-        paths = {f"{who}_module_path": LOGITS for who in ends}
-        kinds = {f"{who}_module_io": "output" for who in ends}
-        shares = {"temperature": ours.temperature, "alpha": ours.ce_weight, "beta": ours.kd_weight}
-        return {"kd": _term("KDLoss", 1.0, {**paths, **kinds, **shares})}
+def _kd(ours: Any) -> dict[str, Any]:
+    weights = {"temperature": ours.temperature, "alpha": ours.ce_weight, "beta": ours.kd_weight}
+    for one in ("student", "teacher"):
+        weights |= {f"{one}_module_path": LOGITS, f"{one}_module_io": "output"}
+    return {"kd": {"criterion": {"key": "KDLoss", "kwargs": weights}, "weight": 1.0}}
+
+
+def _at(ours: Any) -> dict[str, Any]:
     ends = {path: {"io": "output", "path": path} for path in STAGES}
     pairs = {path: {"teacher": end, "student": end} for path, end in ends.items()}
+    maps = {"key": "ATLoss", "kwargs": {"at_pairs": pairs, "mode": "code"}}
     answer = {"is_from_teacher": False, "module_path": LOGITS, "io": "output"}
-    ends = {"input": answer, "target": {"uses_label": True}}
-    wrapper = {"criterion_wrapper": {"key": "SimpleLossWrapper", "kwargs": ends}}
+    inputs = {"input": answer, "target": {"uses_label": True}}
+    wrapper = {"key": "SimpleLossWrapper", "kwargs": inputs}
+    entropy = {"key": "CrossEntropyLoss", "kwargs": {}}
     return {
-        "ce": _term("CrossEntropyLoss", ours.ce_weight, {}) | wrapper,
-        "at": _term("ATLoss", ours.weight, {"at_pairs": pairs, "mode": "code"}),
+        "ce": {"criterion": entropy, "criterion_wrapper": wrapper, "weight": ours.ce_weight},
+        "at": {"criterion": maps, "weight": ours.weight},
     }
 
 
-def _term(key: str, weight: float, kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {"criterion": {"key": key, "kwargs": kwargs}, "weight": weight}
-
-
-def check_same_loss(method: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+def check_same_loss(bench: Bench, method: str, theirs: Callable[[Batch], Tensor]) -> None:
     """Compare the losses of a first step, which both take from the same weights."""
-    if not torch.isclose(ours, theirs, rtol=LOSS_TOLERANCE):
-        raise KdlibError(f"'{method}': torchdistill's loss is {theirs}, ours {ours}; not the same.")
+    batch = bench.batch()
+    own, other = bench.step(batch, method)[method], theirs(batch)
+    if not torch.isclose(own, other, rtol=LOSS_TOLERANCE):
+        raise KdlibError(f"'{method}': torchdistill's loss is {other}, ours {own}; not the same.")
 
 
 class Pictures(Dataset):
@@ -128,8 +131,20 @@ class Pictures(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.transform(self.images[index]), self.labels[index]
+
+
+def their_batches(data: ImageData, size: int, device: torch.device) -> Iterator[Batch]:
+    """Batches without end from PyTorch's loader; for a GPU with a worker a core, pinned."""
+    on_gpu = device.type == "cuda"
+    workers = {"num_workers": os.cpu_count() or 1, "persistent_workers": True} if on_gpu else {}
+    how = {"shuffle": True, "drop_last": True, "pin_memory": on_gpu, **workers}
+    loader = DataLoader(Pictures(data), size, **how)
+    while True:
+        for images, labels in loader:
+            moved = (part.to(device, non_blocking=True) for part in (images, labels))
+            yield Batch(*moved, torch.arange(size))
 
 
 def noise(count: int, side: int = SIDE, classes: int = CLASSES) -> ImageData:
@@ -147,6 +162,16 @@ def pair_config(teacher: str, student: str, batch: int, side: int = SIDE) -> Run
     return replace(RunConfig(), augmentation=("flip", "crop"), **own)
 
 
+def measure_pairs(scope: Scope) -> dict[str, Any]:
+    """Images per second on the literature's pairs, ours and torchdistill's."""
+    batches, rows = BATCHES[:1] if scope.quick else BATCHES, []
+    with progress("pairs", len(batches) * len(PAIRS) * scope.rounds) as bar:
+        for batch, pair in product(batches, PAIRS):
+            rows.append(measure_pair(pair, batch, scope, bar.update))
+            torch.compiler.reset()
+    return {"pairs": rows, "torchdistill": torchdistill_version()}
+
+
 def measure_pair(pair: tuple[str, str], batch: int, scope: Scope, tick: Work) -> dict[str, Any]:
     """Images per second of every way of training a pair, their loaders included, and ratios."""
     data, config = noise(max(512, 2 * batch)), pair_config(*pair, batch)
@@ -158,13 +183,12 @@ def measure_pair(pair: tuple[str, str], batch: int, scope: Scope, tick: Work) ->
     works[f"{OURS}, bfloat16, folded teacher"] = _step(create([METHOD]))
     if scope.compiled and (batch == BATCHES[0] or scope.device.type == "cuda"):
         works[f"{OURS}, bfloat16, folded, compiled"] = _step(create([METHOD], compiled=True))
-    together = f"{OURS}, bfloat16, folded, {len(TOGETHER)} in lock-step"
-    works[together] = _step(create(list(TOGETHER)), *TOGETHER)
+    works[LOCKSTEP] = _step(create(TOGETHER), *TOGETHER)
     times = rounds_of(works, scope.rounds, scope.clock, tick)
-    times[together] = [spent / len(TOGETHER) for spent in times[together]]
+    times[LOCKSTEP] = [spent / len(TOGETHER) for spent in times[LOCKSTEP]]
     speeds = {name: round(batch / median(spent), 1) for name, spent in times.items()}
     head = {"teacher": pair[0], "student": pair[1], "batch_size": batch, "method": METHOD}
-    return {**head, "images_per_second": speeds, "ratios": _ratios(times, together)}
+    return {**head, "images_per_second": speeds, "ratios": _ratios(times)}
 
 
 def _ways(create: partial, data: ImageData) -> dict[str, Work]:
@@ -175,11 +199,10 @@ def _ways(create: partial, data: ImageData) -> dict[str, Work]:
         return works
     if precision == "float32":  # in bfloat16 the two round at other places
         one = create([METHOD])
-        batch, step = one.batch(), torchdistill_step(one, METHOD)
-        check_same_loss(METHOD, one.step(batch, METHOD)[METHOD], step(batch))
+        check_same_loss(one, METHOD, torchdistill_step(one, METHOD))
     plain = torchdistill_step(create([METHOD]), METHOD, torch.contiguous_format)
     same = torchdistill_step(ours, METHOD)
-    batches = their_batches(data, len(ours.batch().labels), ours.device)
+    batches = their_batches(data, ours.trainees[METHOD].config.batch_size, ours.device)
     works[f"{THEIRS}, {precision}"] = lambda: plain(next(batches))
     works[f"{IN_OUR_LAYOUT}, {precision}"] = lambda: same(ours.batch())
     return works
@@ -189,32 +212,20 @@ def _step(bench: Bench, *methods: str) -> Work:
     return lambda: bench.step(bench.batch(), *(methods or (METHOD,)))
 
 
-def their_batches(data: ImageData, size: int, device: torch.device) -> Iterator[Batch]:
-    """Batches without end from PyTorch's loader; for a GPU with a worker a core, pinned."""
-    on_gpu = device.type == "cuda"
-    workers = {"num_workers": os.cpu_count() or 1, "persistent_workers": True} if on_gpu else {}
-    how = {"shuffle": True, "drop_last": True, "pin_memory": on_gpu, **workers}
-    loader = DataLoader(Pictures(data), size, **how)
-    while True:
-        for images, labels in loader:
-            moved = (part.to(device, non_blocking=True) for part in (images, labels))
-            yield Batch(*moved, torch.arange(size))
-
-
-def _ratios(times: dict[str, list[float]], together: str) -> dict[str, Any]:
+def _ratios(times: dict[str, list[float]]) -> dict[str, Any]:
     """How many times faster ours is: the same step, each at its best, students in lock-step."""
     theirs = [f"{THEIRS}, {one}" for one in PRECISIONS if f"{THEIRS}, {one}" in times]
     if not theirs:
         return {}
-    ours = [name for name in times if name.startswith(OURS) and name != together]
+    ours = [name for name in times if name.startswith(OURS) and name != LOCKSTEP]
     best, mine = (min(some, key=lambda name: median(times[name])) for some in (theirs, ours))
     compared = {
         **{f"same step, {p}": (f"{IN_OUR_LAYOUT}, {p}", f"{OURS}, {p}") for p in PRECISIONS},
         "each at its best": (best, mine),
         "at their usual float32": (f"{THEIRS}, float32", mine),
-        "students in lock-step": (best, together),
+        "students in lock-step": (best, LOCKSTEP),
     }
     return {
-        name: {"theirs": their, "ours": our, **paired(times[their], times[our]).as_json()}
+        name: {"theirs": their, "ours": our, **median_ratio(times[their], times[our]).as_json()}
         for name, (their, our) in compared.items()
     }

@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,17 +20,26 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import loading, methods, pairs
-from benchmarks.measure import METHODS, judge, measure, report
-from benchmarks.steps import Bench
-from benchmarks.timing import Clock, Scope, Work, clock_of, rounds_of
+from benchmarks.goals import judge
+from benchmarks.steps import Bench, plan_of, same_weights
+from benchmarks.timing import Clock, Ratio, Scope, Work, progress, ratios, rounds_of, seconds
+from kdlib.data import load_data
+from kdlib.data.scenes import scenes
 from kdlib.errors import KdlibError
-from kdlib.files import write_json
+from kdlib.files import CHUNK, write_json
 from kdlib.models.output import flops
 from kdlib.runs import RunConfig, provenance
+from kdlib.trainee import resolve_precision
 from study.export import limited_threads, machine_name
 from study.notebooks import execute_notebook
 from study.pages import SPEED, section_text
 
+METHODS = ("kd", "at", "dct", "dct+kd")
+TOGETHER = (*METHODS, "dkd", "sp", "pkt", "logit_std")
+COUNTS = (1, 2, 4, 8)
+"""Of students in lock-step: the first so many of ``TOGETHER``."""
+SHARED_METHODS = ("at", "kd")
+IMAGES, CHUNKS = 1280, 40  # that the loader is measured with; of scenes that are composed
 LARGE = ("resnet50", "resnet18", 224)
 LARGE_BATCH = {"cpu": 8, "cuda": 256}
 PROFILED = "dct"
@@ -69,6 +78,83 @@ def device_of(name: str) -> torch.device:
         raise KdlibError(f"There is no device '{name}' here: {error}") from error
 
 
+def measure_steps(config: RunConfig, rounds: int, scope: Scope) -> dict[str, Any]:
+    """Overheads, lock-step, torchdistill's steps and Scenes; the middle two by half the rounds."""
+    data = load_data("scenes", "train", size=IMAGES, image_size=config.image_size)
+    precision = resolve_precision(config.precision, scope.device)
+    create = partial(Bench, config, data=data, device=scope.device, precision=precision)
+    half = max(2, rounds // 2)
+    ticks = rounds + half * (len(COUNTS) + len(SHARED_METHODS))
+    with limited_threads(scope.threads), progress("steps", ticks) as bar:
+        timed = partial(ratios, clock=scope.clock, tick=bar.update)
+        overhead = _overheads(create(["student", *METHODS]), partial(timed, rounds=rounds))
+        timed = partial(timed, rounds=half)
+        bench = create(TOGETHER)
+        counted = {k: _lockstep(bench, TOGETHER[:k], timed).as_json() for k in COUNTS}
+        identical = same_weights(create(METHODS), create(METHODS), METHODS, 3)
+        peers = _beside_torchdistill(create(SHARED_METHODS), timed)
+        speeds = _scenes(create(["student"]), scope.clock)
+        source = provenance(config, scope.device.type, precision, data.fingerprint)
+    return {
+        "overhead": {method: ratio.as_json(shift=-1) for method, ratio in overhead.items()},
+        "lock_step": {
+            "students": METHODS, "speedup": counted[len(METHODS)], "identical": identical,
+        },
+        "lock_steps": {str(count): ratio for count, ratio in counted.items()},
+        "torchdistill": peers,
+        "images_per_second": speeds,
+        "plan": {"rounds": rounds, "clock": scope.named_clock[0]}
+        | plan_of(config),
+        "provenance": {**source, "machine": machine_name(scope.device)},
+    }  # fmt: skip
+
+
+def _overheads(bench: Bench, timed: partial) -> dict[str, Ratio]:
+    """Each method's step over the floor: a teacher forward and a plain student's step."""
+    batch = bench.batch()
+    works = {method: partial(bench.step, batch, method) for method in METHODS}
+    return timed(partial(bench.step, batch, "student"), works)
+
+
+def _lockstep(bench: Bench, methods: Sequence[str], timed: partial) -> Ratio:
+    """How many times faster one lock-step of all is than a step of each by itself.
+
+    A step includes the making of its batch, which students in lock-step share as well.
+    """
+    together = {"": lambda: bench.step(bench.batch(), *methods)}
+    found = timed(lambda: [bench.step(bench.batch(), one) for one in methods], together)
+    return found[""].inverse()
+
+
+def _beside_torchdistill(bench: Bench, timed: partial) -> dict[str, Any] | None:
+    """Its step's time over ours, method by method; ``None`` where it is not installed."""
+    if (version := pairs.torchdistill_version()) is None:
+        return None
+    times = {}
+    for method in SHARED_METHODS:
+        theirs = pairs.torchdistill_step(bench, method)
+        pairs.check_same_loss(bench, method, theirs)
+        batch = bench.batch()
+        ours = partial(bench.step, batch, method)
+        times[method] = timed(ours, {"": partial(theirs, batch)})[""].as_json()
+    return {"version": version, "times_our_step": times}
+
+
+def _scenes(bench: Bench, clock: Clock) -> dict[str, int]:
+    """Scenes per second: composed, and read in batches from memory."""
+    compose = partial(scenes, "train", 2, 4, bench.trainees["student"].config.image_size)
+    chunks = [torch.arange(CHUNK) + chunk * CHUNK for chunk in range(CHUNKS)]
+    compose(chunks[0])  # reads the atlas
+    composing = seconds(lambda: [compose(chunk) for chunk in chunks], clock)
+    size = len(bench.batch().labels)
+    batches = max(1, IMAGES // size)
+    reading = seconds(lambda: [bench.batch() for _ in range(batches)], clock)
+    return {
+        "composing": round(CHUNKS * CHUNK / composing),
+        "reading": round(batches * size / reading),
+    }
+
+
 def measure_methods(scope: Scope) -> dict[str, Any]:
     """Every method's step over its floor, as it is and, if asked for, compiled; and its memory."""
     named = list(METHODS) if scope.quick else methods.timed_methods("classification")
@@ -77,27 +163,15 @@ def measure_methods(scope: Scope) -> dict[str, Any]:
     found = {}
     for how, names in wanted.items():
         runs = {name: methods.run_of(name, "full") for name in names}
-        own = replace(scope, compiled=how == "compiled")
-        record = methods.measure(RunConfig(), runs, own)
+        record = methods.measure(RunConfig(), runs, replace(scope, compiled=how == "compiled"))
         found[how] = {"methods": record["methods"], "plan": record["plan"]}
     return found
-
-
-def measure_pairs(scope: Scope) -> dict[str, Any]:
-    """Images per second on the literature's pairs, ours and torchdistill's."""
-    batches = pairs.BATCHES[:1] if scope.quick else pairs.BATCHES
-    rows = []
-    with scope.bar("pairs", len(batches) * len(pairs.PAIRS) * scope.rounds) as bar:
-        for batch, pair in product(batches, pairs.PAIRS):
-            rows.append(pairs.measure_pair(pair, batch, scope, bar.update))
-            torch.compiler.reset()
-    return {"pairs": rows, "torchdistill": pairs.torchdistill_version()}
 
 
 def measure_notebooks(scope: Scope) -> dict[str, Any]:
     """Seconds of processor time of a step as a notebook and as a program, imports included."""
     rounds = 2 if scope.quick else 5
-    with tempfile.TemporaryDirectory() as folder, scope.bar("notebooks", rounds) as bar:
+    with tempfile.TemporaryDirectory() as folder, progress("notebooks", rounds) as bar:
         notebook = write_notebook(Path(folder) / "tiny.ipynb")
         program = [sys.executable, "-c", f"{PARAMETERS}\n{RUN}"]
         works: dict[str, Work] = {
@@ -142,7 +216,7 @@ def share_of_floor(
     work = batch * (flops(bench.teacher.network, side) + own)
     rate = matrix_rate(device, torch.bfloat16, scope.clock)
     return {
-        "teacher": teacher, "student": student, "image_size": side, "batch_size": batch,
+        **plan_of(config),
         "gigaflops_a_step": round(work / 1e9, 1), "matrix_gigaflops_a_second": round(rate / 1e9, 1),
         "seconds": round(median(spent), 4), "share": round(work / rate / median(spent), 4),
     }  # fmt: skip
@@ -152,8 +226,20 @@ def measure_floor(scope: Scope) -> dict[str, Any]:
     """How near the device's matrix rate a step comes, on large networks and on the pairs."""
     batch = LARGE_BATCH.get(scope.device.type, LARGE_BATCH["cpu"])
     wanted = [(*LARGE, batch), *((*pair, 32, pairs.BATCHES[0]) for pair in pairs.PAIRS)]
-    with scope.bar("floor", len(wanted) * scope.rounds) as bar:
+    with progress("floor", len(wanted) * scope.rounds) as bar:
         return {"steps": [share_of_floor(*one, scope, bar.update) for one in wanted]}
+
+
+def measure_breakdown(scope: Scope) -> dict[str, Any]:
+    """Where the time of a step goes."""
+    rows = []
+    for teacher, student in pairs.PAIRS:
+        config, data = pairs.pair_config(teacher, student, pairs.BATCHES[0]), pairs.noise(256)
+        for precision in pairs.PRECISIONS:
+            bench = Bench(config, [PROFILED], data, device=scope.device, precision=precision)
+            row = {"teacher": teacher, "student": student, "precision": precision}
+            rows.append({**row, "method": PROFILED, "shares": breakdown(bench, PROFILED)})
+    return {"steps": rows}
 
 
 def breakdown(bench: Bench, method: str) -> dict[str, float]:
@@ -193,56 +279,42 @@ def _kind(event: Any, in_loss: Container[int] = ()) -> str:
     return found
 
 
-def measure_breakdown(scope: Scope) -> dict[str, Any]:
-    """Where the time of a step goes."""
-    rows = []
-    for teacher, student in pairs.PAIRS:
-        config, data = pairs.pair_config(teacher, student, pairs.BATCHES[0]), pairs.noise(256)
-        for precision in pairs.PRECISIONS:
-            bench = Bench(config, [PROFILED], data, device=scope.device, precision=precision)
-            row = {"teacher": teacher, "student": student, "precision": precision}
-            rows.append({**row, "method": PROFILED, "shares": breakdown(bench, PROFILED)})
-    return {"steps": rows}
-
-
 SECTIONS: dict[str, Callable[[Scope], dict[str, Any]]] = {
-    "methods": measure_methods, "pairs": measure_pairs, "floor": measure_floor,
+    "methods": measure_methods, "pairs": pairs.measure_pairs, "floor": measure_floor,
     "breakdown": measure_breakdown, "notebooks": measure_notebooks,
     "loading": lambda scope: loading.measure(200 if scope.quick else 600, 2),
 }  # fmt: skip
 
 
-def write_steps(runs: Sequence[RunConfig], scope: Scope, rounds: int, folder: Path) -> None:
-    """Measure, write and print overheads, lock-step and Scenes: a file a precision."""
-    for config in runs:
-        record = measure(config, rounds, scope)
-        path = folder / f"{scope.machine}-{record['provenance']['precision']}.json"
-        write_json(path, record)
-        print(f"{report(record)}\n{path}\n", flush=True)
+def write_steps(config: RunConfig, scope: Scope, rounds: int, folder: Path) -> None:
+    """Measure, write and print the section `steps` in one precision, which has its own file."""
+    record = measure_steps(config, rounds, scope)
+    path = folder / f"{scope.machine}-{record['provenance']['precision']}.json"
+    write_json(path, record)
+    print(f"{section_text('steps', [record])}\n\n{path}\n", flush=True)
 
 
-def write_sections(names: Iterable[str], scope: Scope, folder: Path) -> None:
-    """The other sections, into the one file of this machine; those not named stay as they are."""
-    for name in names:
-        with limited_threads(scope.threads):
-            measured = SECTIONS[name](scope)
-            source = provenance(RunConfig(), scope.device.type, "float32", "")
-        plan = {"rounds": scope.rounds, "quick": scope.quick, "compiled": scope.compiled}
-        plan["clock"] = clock_of(scope.device, scope.threads)[0]
-        where = {**{n: source[n] for n in KEPT}, "machine": machine_name(scope.device)}
-        path, record = _written(scope, folder)
-        write_json(path, record | {name: {**measured, "speed_plan": plan, "provenance": where}})
-        _, record = _written(scope, folder)  # in the order of the file
-        shown = [table for table, source in SPEED.items() if source == name]
-        print("\n".join(section_text(table, [record]) for table in shown), flush=True)
+def write_section(name: str, scope: Scope, folder: Path) -> None:
+    """Another section, into the one file of this machine; those not named stay as they are."""
+    with limited_threads(scope.threads):
+        measured = SECTIONS[name](scope)
+        source = provenance(RunConfig(), scope.device.type, "float32", "")
+    plan = {"rounds": scope.rounds, "quick": scope.quick, "compiled": scope.compiled}
+    plan["clock"] = scope.named_clock[0]
+    where = {**{n: source[n] for n in KEPT}, "machine": machine_name(scope.device)}
+    path, record = _written(scope, folder)
+    write_json(path, record | {name: {**measured, "speed_plan": plan, "provenance": where}})
+    _, record = _written(scope, folder)  # in the order of the file
+    shown = [table for table, source in SPEED.items() if source == name]
+    print("\n".join(section_text(table, [record]) for table in shown), flush=True)
 
 
 def write_goals(scope: Scope, folder: Path) -> None:
     """Compare what has been measured, now or before, with what the project promises."""
     path, record = _written(scope, folder)
-    if record:
-        paths = sorted(folder.glob(f"{scope.machine}-*.json"))
-        steps = [json.loads(one.read_text(encoding="utf-8")) for one in paths]
+    paths = sorted(folder.glob(f"{scope.machine}-*.json"))
+    steps = [json.loads(one.read_text(encoding="utf-8")) for one in paths]
+    if record or steps:
         goals = judge(record, steps, scope.device.type)
         write_json(path, record | {"goals": goals})
         print(f"{section_text('goals', [{'goals': goals}])}\n{path}\n")
@@ -252,3 +324,18 @@ def _written(scope: Scope, folder: Path) -> tuple[Path, dict[str, Any]]:
     """The file of this machine, and what is in it."""
     path = folder / "speed" / f"{scope.machine}.json"
     return path, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def time_commands(commands: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Seconds of each command in a fresh clone, and where and of what; a failure is an error."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    found, where = {}, {"cores": cores, "machine": machine_name()}
+    with tempfile.TemporaryDirectory(prefix="kdlib-clone-") as folder:
+        clone, own = Path(folder) / "clone", {**os.environ, "KDLIB_CACHE": f"{folder}/cache"}
+        subprocess.run(["git", "clone", "--quiet", Path(__file__).parents[1], clone], check=True)
+        head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=clone, text=True)
+        where["commit"] = head.strip()
+        for words in commands:
+            work = partial(subprocess.run, words.split(), cwd=clone, env=own, check=True)
+            found[words] = {"seconds": round(seconds(work, time.perf_counter)), **where}
+    return found

@@ -6,7 +6,7 @@ than it saves, so batches of another size than the first run as they are.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -32,8 +32,6 @@ NOWHERE = Path("no-runs")
 LEARNING_RATE = 0.01
 HALFWAY = 0.5  # share of the training that is done: no weight is still warming up
 BACKEND = "inductor"
-CONSTANTS = (dct_matrix, frequency_mask)
-"""Cached functions of sizes alone: the compiler takes their results and does not look inside."""
 
 
 class Compiled:
@@ -59,7 +57,7 @@ class CompiledLearner(nn.Module):
 
     def __init__(self, parts: nn.Module) -> None:
         super().__init__()
-        for function in CONSTANTS:
+        for function in (dct_matrix, frequency_mask):  # cached, of sizes alone: left as they are
             torch.compiler.assume_constant_result(function.__wrapped__)
         self.parts, self._compiled = parts, Compiled(parts)
 
@@ -102,7 +100,7 @@ class Bench:
     """
 
     def __init__(
-        self, config: RunConfig, methods: list[str], data: ImageData, *, device: torch.device,
+        self, config: RunConfig, methods: Sequence[str], data: ImageData, *, device: torch.device,
         precision: str, options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
         fold: bool = False, compiled: bool = False,
     ) -> None:  # fmt: skip
@@ -110,11 +108,10 @@ class Bench:
         network = create_model(config.teacher, len(data.classes))
         self.teacher = FrozenTeacher(network.to(device).to(memory_format=torch.channels_last))
         self.device, self.precision = device, precision
-        own = (Group(data, device, self.teacher, precision), NOWHERE)
-        self.trainees = {}
+        group, self.trainees = Group(data, device, self.teacher, precision), {}
         for method in methods:
             run = replace(config, method=method, method_options=dict(options.get(method, {})))
-            self.trainees[method] = Trainee(run, *own)
+            self.trainees[method] = Trainee(run, group, NOWHERE)
             self.trainees[method].parts.train()
         if fold:
             self.teacher = folded(self.teacher)
@@ -151,13 +148,13 @@ class Bench:
         return self.trainees[method].parts.state_dict()
 
 
-def endless(batches: Batches, seed: int) -> Iterator[Batch]:
+def endless(batches: Any, seed: int) -> Iterator[Any]:
     """Whole batches of one epoch after the other."""
     every = (batch for epoch in count() for batch in batches.epoch(seed, epoch))
-    return (batch for batch in every if len(batch.labels) == batches.batch_size)
+    return (batch for batch in every if len(batch.images) == batches.batch_size)
 
 
-def same_weights(together: Bench, apart: Bench, methods: list[str], steps: int) -> bool:
+def same_weights(together: Bench, apart: Bench, methods: Sequence[str], steps: int) -> bool:
     """Whether students of two new, same benches end with one's bits, in lock-step and not."""
     batches = [together.batch() for _ in range(steps)]
     for batch in batches:
@@ -170,3 +167,9 @@ def same_weights(together: Bench, apart: Bench, methods: list[str], steps: int) 
         for method in methods
         for name, value in together.weights(method).items()
     )
+
+
+def plan_of(config: RunConfig) -> dict[str, Any]:
+    """Networks, image size and batch size: what a plan says of a run."""
+    names = ("teacher", "student", "image_size", "batch_size")
+    return {name: getattr(config, name) for name in names}

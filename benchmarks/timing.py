@@ -4,9 +4,10 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from math import isnan
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from scipy import stats
@@ -32,12 +33,24 @@ class Scope:
     rounds: int = 6
     quick: bool = False
     compiled: bool = False
-    progress: bool = True
+
+    @property
+    def named_clock(self) -> tuple[str, Clock]:
+        """What reads the seconds, by its name; a GPU's is the wall's, once its work is done."""
+        if self.device.type == "cpu":
+            return processor_clock(self.threads)
+
+        def drained() -> float:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            return time.perf_counter()
+
+        return "wall time", drained
 
     @property
     def clock(self) -> Clock:
         """What reads the seconds."""
-        return clock_of(self.device, self.threads)[1]
+        return self.named_clock[1]
 
     @property
     def machine(self) -> str:
@@ -45,9 +58,10 @@ class Scope:
         facts = f"{machine_name(self.device)} {self.device.type} {self.threads}"
         return re.sub(r"[^a-z0-9]+", "-", facts.lower())
 
-    def bar(self, name: str, ticks: int) -> tqdm:
-        """A progress bar."""
-        return tqdm(total=ticks, desc=name, disable=not self.progress)
+
+def progress(name: str, ticks: int) -> tqdm:
+    """A progress bar, on terminals."""
+    return tqdm(total=ticks, desc=name, disable=None)
 
 
 class Ratio(NamedTuple):
@@ -67,41 +81,14 @@ class Ratio(NamedTuple):
         return {name: None if isnan(value) else round(value, 4) for name, value in values.items()}
 
 
-def median_ratio(values: list[float]) -> Ratio:
-    """Median and its distribution-free interval: two of the sorted values, by the sign test."""
-    middle = stats.quantile_test(values, q=0, p=0.5)
-    low, high = middle.confidence_interval(0.95)
-    return Ratio(median(values), float(low), float(high))
+def median_ratio(slower: list[float], faster: list[float]) -> Ratio:
+    """How many times the seconds of one are those of the other, round by round.
 
-
-def clock_of(device: torch.device, threads: int) -> tuple[str, Clock]:
-    """A clock in seconds, and its name; a GPU's is the wall's, once its work is done."""
-    if device.type == "cpu":
-        return processor_clock(threads)
-
-    def drained() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return "wall time", drained
-
-
-def ratios(
-    baseline: Work, others: dict[str, Work], rounds: int, clock: Clock, tick: Work
-) -> dict[str, Ratio]:
-    """Each one's time over the baseline's, which is timed before and after each of the others."""
-    found: dict[str, list[float]] = {name: [] for name in others}
-    for work in (baseline, *others.values()):
-        work()  # the first call of each builds caches that the later ones find
-    for _ in range(rounds):
-        before = seconds(baseline, clock)
-        for name, work in others.items():
-            middle, after = seconds(work, clock), seconds(baseline, clock)
-            found[name].append(2 * middle / (before + after))
-            before = after
-        tick()
-    return {name: median_ratio(values) for name, values in found.items()}
+    The interval is distribution-free: two of the sorted ratios, by the sign test.
+    """
+    values = [one / other for one, other in zip(slower, faster, strict=True)]
+    interval = stats.quantile_test(values, q=0, p=0.5).confidence_interval(0.95)
+    return Ratio(median(values), float(interval.low), float(interval.high))
 
 
 def seconds(work: Work, clock: Clock) -> float:
@@ -111,11 +98,11 @@ def seconds(work: Work, clock: Clock) -> float:
     return clock() - start
 
 
-def rounds_of(works: dict[str, Work], rounds: int, clock: Clock, tick: Work) -> dict[str, list]:
+def rounds_of(works: dict[Any, Work], rounds: int, clock: Clock, tick: Work) -> dict[Any, list]:
     """Seconds of each piece of work in each round, after a first call that does not count."""
-    found: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
-        work()
+        work()  # the first call builds caches that the later ones find
+    found: dict[Any, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
             found[name].append(seconds(work, clock))
@@ -123,9 +110,19 @@ def rounds_of(works: dict[str, Work], rounds: int, clock: Clock, tick: Work) -> 
     return found
 
 
-def paired(slower: list[float], faster: list[float]) -> Ratio:
-    """How many times the seconds of one are those of the other, round by round."""
-    return median_ratio([one / other for one, other in zip(slower, faster, strict=True)])
+def ratios(
+    baseline: Work, others: dict[str, Work], rounds: int, clock: Clock, tick: Work
+) -> dict[str, Ratio]:
+    """Each one's time over the baseline's, which is timed before and after each of the others."""
+    turns: dict[Any, Work] = {0: baseline}
+    for place, (name, work) in enumerate(others.items(), 1):
+        turns |= {name: work, place: baseline}
+    times = rounds_of(turns, rounds, clock, tick)
+    around = [zip(times[place], times[place + 1], strict=True) for place in range(len(others))]
+    return {
+        name: median_ratio(times[name], [(before + after) / 2 for before, after in pairs])
+        for name, pairs in zip(others, around, strict=True)
+    }
 
 
 def peak_bytes(work: Work, device: torch.device = CPU) -> int:
@@ -140,12 +137,9 @@ def peak_bytes(work: Work, device: torch.device = CPU) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         work()
-    events = found.profiler.kineto_results.events()
-    held = peak = 0
-    for _, change in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
-        held += change
-        peak = max(peak, held)
-    return peak
+    events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes = (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(accumulate(changes, initial=0))
 
 
 def state_bytes(module: nn.Module) -> int:

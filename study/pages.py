@@ -250,7 +250,7 @@ def aligned(text: str) -> str:
 
 
 SPEED = {
-    **{name: name for name in ("goals", "methods", "pairs")}, "ratios": "pairs",
+    **{name: name for name in ("steps", "goals", "methods", "pairs")}, "ratios": "pairs",
     **{name: name for name in ("floor", "breakdown", "loading", "notebooks")},
 }  # fmt: skip
 """The tables of ``docs/speed.md``, and the section of a machine's record that each shows."""

@@ -1,150 +1,327 @@
-"""The benchmarks' arithmetic, and that a tiny run measures, prints and writes all of it."""
+"""The benchmarks: their arithmetic, and that tiny runs measure, print, write and judge it all."""
 
 import io
 import json
+import os
+import re
 from contextlib import redirect_stdout
+from functools import partial
 from itertools import count
 from math import isnan
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from training import tiny
 
+from benchmarks import methods, pairs, speed
 from benchmarks.__main__ import main
-from benchmarks.measure import report
+from benchmarks.goals import judge
 from benchmarks.steps import Bench, endless, same_weights
-from benchmarks.timing import Ratio, clock_of, median_ratio, ratios
-from kdlib.data import load_data
+from benchmarks.timing import (
+    Ratio,
+    Scope,
+    median_ratio,
+    peak_bytes,
+    ratios,
+    rounds_of,
+    state_bytes,
+)
 from kdlib.data.batches import Batches
 from study.export import machine_name
+from study.figures.cost import read_costs
+from study.notebooks import check_parameters
+from study.pages import SPEED, page, section_text
+from study.profiles import expand
 
-METHODS = ["kd", "dct"]
-TINY = [
-    "--teacher=scenes_small", "--student=scenes_small", "--image-size=32", "--batch-size=8",
-    "--rounds=2", "--precision=float32", "--only=steps",
-]  # fmt: skip
+CPU = torch.device("cpu")
+SMALL = ("scenes_small", "scenes_small")
+TINY = ["--teacher=scenes_small", "--student=scenes_small", "--image-size=32", "--batch-size=8"]
+FEW = ["--precision=float32", "--quick", "--rounds=2"]
+MEGABYTE = 250_000  # float32 numbers
 
 
-class Drifting:
-    """A machine that gets slower from call to call, and its clock."""
+def scope(rounds):
+    """With a clock that every reading moves on by one second."""
+    return SimpleNamespace(device=CPU, rounds=rounds, clock=count().__next__, compiled=False)
 
-    def __init__(self):
-        self.now, self.slowness = 0.0, 1.0
 
-    def works(self, cost: float):
-        def work():
-            self.now += cost * self.slowness
-            self.slowness += 0.01
+def bench(data, *methods):
+    config = tiny(method=methods[0], batch_size=8, image_size=32)
+    return Bench(config, methods, data, device=CPU, precision="float32")
 
-        return work
+
+def read(path):
+    return json.loads(path.read_text())
 
 
 def test_paired_ratios_do_not_see_a_machine_that_gets_slower():
-    machine, ticks = Drifting(), count()
-    others = {"same": machine.works(2.0), "dearer": machine.works(3.0)}
-    found = ratios(machine.works(2.0), others, 9, lambda: machine.now, ticks.__next__)
+    machine, ticks = SimpleNamespace(now=0.0, slowness=1.0), count()
+
+    def work(cost):
+        machine.now += cost * machine.slowness
+        machine.slowness += 0.01
+
+    others = {"same": partial(work, 2.0), "more expensive": partial(work, 3.0)}
+    found = ratios(partial(work, 2.0), others, 9, lambda: machine.now, ticks.__next__)
     assert found["same"].median == pytest.approx(1.0, abs=1e-3)
-    assert found["dearer"].median == pytest.approx(1.5, abs=1e-3)
+    assert found["more expensive"].median == pytest.approx(1.5, abs=1e-3)
     assert next(ticks) == 9
 
 
-def test_the_interval_of_a_median_is_the_sign_test_s():
-    found = median_ratio([float(value) for value in range(1, 21)])
+def test_ratios_are_taken_round_by_round_with_the_interval_of_the_sign_test():
+    assert median_ratio([2.0, 30.0, 4.0], [1.0, 10.0, 2.0]).median == 2.0
+    found = median_ratio([float(value) for value in range(1, 21)], [1.0] * 20)
     assert found == Ratio(10.5, 6.0, 15.0)  # 20 values: the 6th and the 15th
-    few = median_ratio([1.0, 2.0, 3.0])
+    few = median_ratio([1.0, 2.0, 3.0], [1.0] * 3)
     assert few.median == 2 and isnan(few.low) and isnan(few.high)
-
-
-def test_a_speed_up_is_the_inverse_of_a_ratio_of_times():
+    assert few.as_json(shift=-1) == {"median": 1.0, "low": None, "high": None}
     assert Ratio(0.5, 0.4, 0.8).inverse() == Ratio(2.0, 1.25, 2.5)
 
 
+def test_all_have_their_turn_in_each_round():
+    calls, ticks = [], count()
+    works = {name: partial(calls.append, name) for name in "ab"}
+    times = rounds_of(works, 2, count().__next__, ticks.__next__)
+    assert calls == list("ababab") and next(ticks) == 2  # the first round does not count
+    assert times == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
+
+
 def test_one_thread_of_the_processor_is_timed_by_its_own_time():
-    cpu = torch.device("cpu")
-    assert clock_of(cpu, 1)[0] == "processor time" and clock_of(cpu, 2)[0] == "wall time"
-    assert clock_of(cpu, 2)[1]() > 0
+    (one, _), (two, clock) = (Scope(threads=threads).named_clock for threads in (1, 2))
+    assert (one, two) == ("processor time", "wall time") and clock() > 0
 
 
-@pytest.fixture(scope="module")
-def data():
-    return load_data("scenes", "train", size=20, image_size=32)
+def test_the_peak_is_of_what_is_held_at_once():
+    def work():
+        first = torch.zeros(10 * MEGABYTE)
+        second = first + 1
+        del first
+        return second * 2
+
+    assert peak_bytes(work) / 1e6 == pytest.approx(20, abs=0.1)
+    layer = nn.Linear(10, 10, bias=False)
+    layer.register_buffer("bank", torch.zeros(25), persistent=False)
+    assert state_bytes(layer) == 4 * 125
 
 
-def bench(data, learning_from=0):
-    config = tiny(method="dct", batch_size=8, data_seed=learning_from)
-    return Bench(config, METHODS, data, device=torch.device("cpu"), precision="float32")
-
-
-def test_lock_step_ends_with_the_weights_of_separate_steps(data):
-    assert same_weights(bench(data), bench(data), METHODS, 3)
-    other = bench(data)
+def test_lock_step_ends_with_the_weights_of_separate_steps():
+    both = ["kd", "dct"]
+    create = partial(bench, pairs.noise(20, classes=16), *both)
+    assert same_weights(create(), create(), both, 3)
+    other = create()
     other.step(other.batch(), "dct")
-    assert not same_weights(bench(data), other, METHODS, 1)
+    assert not same_weights(create(), other, both, 1)
 
 
-def test_batches_are_whole_and_never_end(data):
-    batches = endless(Batches(data, 8), seed=0)
-    assert [len(next(batches).labels) for _ in range(5)] == [8] * 5
+def test_batches_are_whole_and_never_end():
+    data = pairs.noise(20)
+    for batches in (endless(Batches(data, 8), 0), pairs.their_batches(data, 8, CPU)):
+        assert {next(batches).images.shape for _ in range(5)} == {(8, 3, 32, 32)}
+
+
+def test_the_share_of_the_floor_is_work_over_rate_and_time():
+    assert speed.matrix_rate(CPU, torch.float32, scope(1).clock) == 2 * 1024**3
+    found = speed.share_of_floor(*SMALL, 32, 4, scope(rounds=1), int)
+    rate = found["matrix_gigaflops_a_second"] * 1e9
+    assert found["share"] == pytest.approx(found["gigaflops_a_step"] * 1e9 / rate, abs=1e-2)
+    assert found["seconds"] == 1.0
+
+
+def test_shares_of_a_step_add_up_to_one():
+    one = bench(pairs.noise(16, classes=16), "dct")
+    shares = speed.breakdown(one, "dct")
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
+    named = {"convolution", "batch norm", "ReLU", "loss", "optimiser", "loader", "other"}
+    assert set(shares) == named and min(shares.values()) > 0
+    assert "forward" not in vars(one.trainees["dct"].distiller)
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """The file that a tiny run wrote, and what it printed."""
+    """Where a tiny run of all sections wrote, its record, and what one of a section printed."""
     folder, printed = tmp_path_factory.mktemp("results"), io.StringIO()
-    with redirect_stdout(printed):
-        assert main([*TINY, "--to", str(folder)]) == 0
-    (path,) = folder.iterdir()
-    return path, printed.getvalue()
+    costs = methods.measure
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        for name, value in {
+            "speed.LARGE": (*SMALL, 32), "speed.IMAGES": 64, "speed.CHUNKS": 2,
+            "speed.RUN": "assert images == 64", "pairs.PAIRS": (SMALL,), "pairs.BATCHES": (8,),
+            "speed.RunConfig": partial(tiny, batch_size=8, image_size=32),
+            "methods.measure": lambda *given: costs(*given, images=20),
+            "loading.measure": lambda images, epochs: {"photographs": []},
+        }.items():  # fmt: skip
+            patch.setattr(f"benchmarks.{name}", value)
+        assert main([*TINY, *FEW, f"--to={folder}"]) == 0
+        (path,) = (folder / "speed").iterdir()
+        first = read(path)
+        path.write_text(json.dumps({**first, "methods": {}}))
+        printed.truncate(0)
+        assert main(["--only", "notebooks", *FEW, f"--to={folder}"]) == 0
+    return folder, first, printed.getvalue()
 
 
-def test_a_tiny_run_prints_and_writes_what_it_measured(measured):
-    path, printed = measured
-    record = json.loads(path.read_text())
+def test_a_run_measures_steps(measured):
+    (path,) = measured[0].glob("*float32.json")
+    record = read(path)
     assert set(record["overhead"]) == {"kd", "at", "dct", "dct+kd"}
     assert record["lock_step"]["identical"] is True
     assert list(record["lock_steps"]) == ["1", "2", "4", "8"]
     assert record["lock_steps"]["4"] == record["lock_step"]["speedup"]
     assert record["images_per_second"]["composing"] > 0 < record["images_per_second"]["reading"]
-    assert record["provenance"]["machine"] == machine_name(torch.device("cpu"))
+    assert record["provenance"]["machine"] == machine_name(CPU)
     assert record["provenance"]["threads"] == 1 and record["provenance"]["versions"]["torch"]
-    assert report(record) in printed and str(path) in printed
-    assert all(word in printed for word in ("dct+kd", "Lock-step", "torchdistill", "images/s"))
+    without = section_text("steps", [{**record, "torchdistill": None}])
+    assert "identical" in without and "`make bench` installs it" in without
 
 
-def test_a_record_without_torchdistill_says_how_to_get_it(measured):
-    record = json.loads(measured[0].read_text())
-    assert "make bench" in report({**record, "torchdistill": None})
+def test_a_run_measures_every_section(measured):
+    record = measured[1]
+    assert set(record) == {*speed.SECTIONS, "goals"}
+    assert set(record["methods"]["eager"]["methods"]) == set(speed.METHODS)
+    assert record["breakdown"]["provenance"]["machine"] == machine_name(CPU)
+    assert {row["image_size"] for row in record["floor"]["steps"]} == {32}
+    ways = record["pairs"]["pairs"][0]["images_per_second"]
+    assert min(ways.values()) > 0 and pairs.LOCKSTEP in ways
+    spent = record["notebooks"]["seconds"]
+    difference = spent["notebook"] - spent["program"]
+    assert record["notebooks"]["added_seconds"] == pytest.approx(difference, abs=0.02)
 
 
-def test_targets_are_judged(measured):
-    record = json.loads(measured[0].read_text())
-    record["overhead"]["dct"]["median"], record["lock_step"]["speedup"]["median"] = 0.03, 1.5
-    lines = report(record).splitlines()
-    assert any("dct " in line and "at most 3%, met" in line for line in lines)
-    assert any("at least 1.7, MISSED" in line for line in lines)
+def test_sections_are_printed_and_those_left_out_are_kept(measured):
+    folder, first, printed = measured
+    (path,) = (folder / "speed").iterdir()
+    record = read(path)
+    assert record["breakdown"] == first["breakdown"] and record["methods"] == {}
+    assert all(section_text(name, [record]) in printed for name in ("notebooks", "goals"))
+    texts = {name: section_text(name, [record]) for name in SPEED.keys() - {"steps"}}
+    assert all(text in page("docs/speed.md", folder) for text in texts.values())
+    assert all(f"--only {section}`" in section_text(name, []) for name, section in SPEED.items())
+
+
+def test_a_notebook_of_one_step_has_parameters(tmp_path):
+    check_parameters(speed.write_notebook(tmp_path / "tiny.ipynb"), {"images": 8})
+
+
+def test_methods_are_timed_where_they_are_at_home_with_the_options_of_their_runs():
+    images, objects = (methods.timed_methods(task) for task in ("classification", "detection"))
+    assert objects == ["kd_cls", "loc", "kd_loc", "kd_cls_loc"]
+    assert {"kd", "srm", "frskd"} <= set(images)
+    assert not {"frskd_pixels", "student", "srm_init", *objects} & set(images)
+    runs = expand("full", methods=["reviewkd", "at", "srm"], seeds=[0])
+    assert [methods.run_of(run.method, "full") for run in runs] == runs
+    options = [methods.run_of("reviewkd", profile).method_options for profile in ("full", "paper")]
+    assert options[0] != options[1]
+    stages = [(part.method, part.epochs) for part in methods.parts_of(runs[2])]
+    assert stages == [("srm_init", 2), ("srm", 3)]
+
+
+@pytest.fixture
+def costs_of(tmp_path, capsys):
+    def costs_of(task, student, *names):
+        """What figures read of the costs that a tiny run wrote, and its record."""
+        path, how = tmp_path / "costs.json", [*TINY[::2], f"--student={student}", TINY[3]]
+        few = ["--rounds=2", "--images=20", f"--task={task}", "--methods", *names]
+        assert main(["methods", *how, *few, f"--to={path}"]) == 0
+        (plan, costs), record = read_costs(path), read(path)
+        assert plan == {"teacher": "scenes_small", "student": student, "image_size": 32}
+        assert set(costs) == set(names) and record["provenance"]["threads"] == 1
+        assert methods.report(record) in capsys.readouterr().out
+        return costs, record
+
+    return costs_of
+
+
+def test_costs_of_methods_are_written_as_figures_read_them(costs_of):
+    costs, _ = costs_of("classification", "scenes_small", "at", "frskd", "srm", "vid")
+    assert costs["vid"]["memory"] > 1 < costs["vid"]["time"] and costs["frskd"]["memory"] > 1
+    assert costs["srm"]["time"] > 0.5  # as its student's epochs cost
+
+
+def test_detectors_are_measured_beside_a_plain_step_too(costs_of):
+    _, record = costs_of("detection", "scenes_ssd_tiny", "kd_cls_loc", "loc")
+    assert record["plan"]["crop_size"] == 16
+    both, loc = (record["methods"][name] for name in ("kd_cls_loc", "loc"))
+    assert both["plain"]["memory"]["ratio"] >= both["memory"]["ratio"] > 1
+    assert loc["plain"]["memory"] == loc["memory"]
+    assert "over a plain step" in methods.report(record)
 
 
 @pytest.mark.parametrize(
-    ("option", "message"),
-    [("--teacher=scenes_lage", "scenes_large"), ("--batch-size=0", "batch_size")],
+    ("words", "message"),
+    [
+        ("--only steps --teacher scenes_lage", "scenes_large"),
+        ("--only steps --batch-size 0", "batch_size"),
+        ("--only floor --device vulkano", "vulkano"),
+        ("--only flor", "Did you mean .floor"),
+        ("methods --methods vdi --images 20", "Did you mean 'vid'"),
+        ("methods --task detection --methods at --images 8", "'at' is no method of detectors"),
+    ],
 )
-def test_a_mistake_is_told_without_a_traceback(tmp_path, capsys, option, message):
-    others = [word for word in TINY if not word.startswith(option.split("=")[0])]
-    assert main([*others, option, "--to", str(tmp_path)]) == 2
-    assert message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+def test_a_mistake_is_told_without_a_traceback(tmp_path, capsys, words, message):
+    assert main([*words.split(), f"--to={tmp_path / 'results'}"]) == 2
+    assert re.search(message, capsys.readouterr().err) and not list(tmp_path.iterdir())
 
 
-def test_torchdistill_computes_our_losses(data):
+def test_the_loading_of_photographs_is_measured_both_ways(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_CACHE", "somewhere")
+    assert main(f"loading --images 4 --epochs 1 --to {tmp_path / 'loading.json'}".split()) == 0
+    record = read(tmp_path / "loading.json")
+    assert [row["size"] for row in record["photographs"]] == ["500 x 400", "340 x 256"]
+    for row in record["photographs"]:
+        assert row["same_pixels"] is True
+        assert min(*row["decoded"].values(), *row["cached"].values(), row["making"]) > 0
+    assert {"machine", "cores", "commit", "versions"} <= set(record["provenance"])
+    assert os.environ["KDLIB_CACHE"] == "somewhere"
+
+
+def test_commands_are_timed_in_a_fresh_clone(tmp_path):
+    path = tmp_path / "commands.json"
+    path.write_text('{"make test": {"seconds": 60}}')
+    assert main(["commands", "git status", f"--to={path}"]) == 0
+    found = read(path)
+    assert found["make test"] == {"seconds": 60} and len(found["git status"]["commit"]) == 40
+
+
+def verdicts(device, sections, overhead=0.02):
+    lock_step = {"students": list("abcd"), "speedup": {"median": 1.7}}
+    found = {"dct": {"median": overhead}, "at": {"median": 0.04}}
+    step = {"provenance": {"precision": "float32"}, "overhead": found, "lock_step": lock_step}
+    return {goal["name"]: goal["met"] for goal in judge(sections, [step], device)}
+
+
+def test_goals_are_judged_on_the_device_they_are_of():
+    pair = {"teacher": "a", "student": "b", "batch_size": 64}
+    both = {"each at its best": {"median": 1.4}, "students in lock-step": {"median": 1.6}}
+    sections = {"pairs": {"pairs": [{**pair, "ratios": both}]}}
+    sections["floor"] = {"steps": [{"image_size": 224, "share": 0.7}]}
+    peers, share = "images a second over torchdistill's", "share of the floor, resnet50 > resnet18"
+    share = f"{share}, 224 pixels, bfloat16"
+    alone, together = (f"{peers}, a > b, batch 64, {how}" for how in both)
+    steps = dict.fromkeys(("AT overhead, float32", "DCT overhead, float32"), True)
+    steps["lock-step over separate steps, 4 students, float32"] = True
+    unknown = {"DCT overhead, compiled": None, share: None, peers: None}
+    assert verdicts("cpu", sections) == {**steps, alone: False, together: True, **unknown}
+    assert verdicts("cpu", {}, 0.031) == {**steps, "DCT overhead, float32": False, **unknown}
+    compiled = {"methods": {"dct": {"time": {"median": 1.06}}}}
+    on_gpu = verdicts("cuda", {**sections, "methods": {"compiled": compiled}})
+    known = {"DCT overhead, compiled": False, share: True}
+    assert on_gpu == {**unknown, **known, alone: False, together: False}  # more is wanted of a GPU
+
+
+def test_torchdistill_computes_our_losses_and_is_measured_beside_us():
     pytest.importorskip("torchdistill", reason="`make bench` installs it")
-    from benchmarks.measure import SHARED_METHODS
-    from benchmarks.pairs import torchdistill_step
-
-    for method in SHARED_METHODS:
-        config = tiny(method=method, batch_size=8)
-        ours = Bench(config, [method], data, device=torch.device("cpu"), precision="float32")
-        batch, theirs = ours.batch(), torchdistill_step(ours, method)
+    for method in speed.SHARED_METHODS:
+        ours = bench(pairs.noise(20, classes=16), method)
+        batch, theirs = ours.batch(), pairs.torchdistill_step(ours, method)
         for _ in range(2):  # the second step shows that the first made the same update
-            assert theirs(batch).item() == pytest.approx(
-                ours.step(batch, method)[method].item(), rel=1e-4
-            )
+            own = ours.step(batch, method)[method].item()
+            assert theirs(batch).item() == pytest.approx(own, rel=1e-4)
+    row = pairs.measure_pair(SMALL, 8, scope(rounds=2), int)
+    speeds, found = row["images_per_second"], row["ratios"]
+    for who in (pairs.OURS, pairs.THEIRS, pairs.IN_OUR_LAYOUT):
+        assert {f"{who}, float32", f"{who}, bfloat16"} <= set(speeds)
+    assert found["each at its best"]["median"] == 1.0  # of a clock that knows no difference
+    assert found["students in lock-step"]["median"] == 4.0
+    assert not found["each at its best"]["theirs"].startswith(pairs.IN_OUR_LAYOUT)
+    assert found["same step, bfloat16"]["theirs"] == f"{pairs.IN_OUR_LAYOUT}, bfloat16"

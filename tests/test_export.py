@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from training import tiny
 
-from benchmarks import deployment
+from benchmarks.__main__ import main as benchmark
 from kdlib.data.batches import Batches
 from kdlib.errors import KdlibError
 from kdlib.evaluate import trained_network
@@ -129,15 +129,15 @@ def test_the_page_of_the_docs_is_code_that_runs_without_kdlib(exports, tmp_path)
 
 
 def test_the_benchmark_has_each_format_and_its_page_shows_them(exports, tmp_path, monkeypatch):
-    monkeypatch.setattr(deployment, "export_run", lambda run, root, plan: exports(plan.format)[1])
-    assert deployment.main([STUDENT.run_id, "--to", str(tmp_path / "deployment.json")]) == 0
+    monkeypatch.setattr("study.export.export_run", lambda run, root, plan: exports(plan.format)[1])
+    assert benchmark(["deployment", STUDENT.run_id, f"--to={tmp_path / 'deployment.json'}"]) == 0
     shown = page("docs/deployment.md", tmp_path)
     assert all(f"--format {name}" in shown for name in FORMATS)
     assert STUDENT.run_id in shown
 
 
 def test_a_page_without_measurements_says_how_to_make_them(tmp_path):
-    assert "python -m benchmarks.deployment" in page("docs/deployment.md", tmp_path)
+    assert "python -m benchmarks deployment" in page("docs/deployment.md", tmp_path)
 
 
 def _run(code, folder):

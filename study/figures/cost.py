@@ -14,7 +14,7 @@ from study.figures.style import PAGE, drawn_from, new_figure
 from study.names import NEUTRAL, look, name_of
 from study.statistics import main_runs
 
-# Written by `python -m benchmarks.methods`.
+# Written by `python -m benchmarks methods`.
 COSTS = Path(__file__).parents[2] / "benchmarks" / "results" / "methods" / "costs.json"
 DETECTOR_COSTS = COSTS.with_name("detectors.json")
 FEWEST = 3  # methods, for there to be something to weigh
@@ -112,7 +112,7 @@ def read_costs(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         costs = {method: _over_floor(**one) for method, one in record["methods"].items()}
     except (ValueError, KeyError, TypeError) as error:
         raise KdlibError(
-            f"{path} holds no costs ({error!r}); make it anew: python -m benchmarks.methods"
+            f"{path} holds no costs ({error!r}); make it anew: python -m benchmarks methods"
         ) from error
     return plan, pd.DataFrame(costs, dtype=float)
 
