@@ -1,6 +1,6 @@
 """One step of distillation: a frozen teacher, a student, and named, weighted loss terms."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -93,19 +93,13 @@ def label_loss(logits: Tensor, batch: "Batch") -> Tensor:
 class Distiller(nn.Module):
     """Cross-entropy, one method's loss and logit KD, as named and weighted terms.
 
-    A self-taught method's loss has ``teach``, from the student's output to its teacher's, whose
-    cross-entropy is a term too, ``self_ce``, of weight 1.
-
-    Args:
-        name: the method's name, under which its term is logged.
-        method_loss: module ``(student, teacher, batch) -> (B,)``, or ``None``.
-        weights: of the method's term (alpha of the DCT paper), of cross-entropy (beta) and of
-            ``T^2 KL`` (delta); a beta or delta of 0 leaves its term out.
-        warmup: share of the training (0 to 1) over which the method's weight grows.
-        ramp: how it grows: from the share of the warm-up that is done to that of the weight.
-        temperature: T of the KD term.
-        gate: count the method's term only for images that its teacher classifies correctly
-            (``PRED_GUIDE`` in the paper's release). KD is never gated, as released.
+    ``method_loss`` is a module ``(student, teacher, batch) -> (B,)``, or ``None``; its term has the
+    ``name``. A self-taught method's loss has ``teach``, from the student's output to its teacher's,
+    whose cross-entropy is a term too, ``self_ce``, of weight 1. ``weights`` are those of the
+    method's term (alpha of the DCT paper), of cross-entropy (beta) and of ``T^2 KL`` (delta); with
+    0 the latter two are left out. The first grows over ``warmup``, a share of the training, as
+    ``ramp`` says. ``temperature`` is that of KD. With ``gate`` the method's term counts only images
+    that its teacher classifies correctly (``PRED_GUIDE`` in the paper's release); KD has no gate.
     """
 
     def __init__(
@@ -137,30 +131,24 @@ class Distiller(nn.Module):
 
         ``progress`` is the share of the training that is done, 0 to 1.
         """
-        return dict(self._terms(student, teacher, batch, progress))
-
-    def _terms(
-        self, student: Output, teacher: TeacherOutput | None, batch: "Batch", progress: float
-    ) -> Iterator[tuple[str, Tensor]]:
+        terms, guide = {}, teacher
         logits = student.logits.float()  # once: gradients of both its losses add up in float32
         if self.ce_weight != 0:
-            yield "ce", self.ce_weight * label_loss(logits, batch)
-        guide = teacher
+            terms["ce"] = self.ce_weight * label_loss(logits, batch)
         if teach := getattr(self.method_loss, "teach", None):
             refined = teach(student)
-            yield "self_ce", label_loss(refined.logits, batch)
+            terms["self_ce"] = label_loss(refined.logits, batch)
             guide = TeacherOutput(*refined)
         if self.method_loss is not None and guide is not None:
             per_image = self.method_loss(student, guide, batch)
             if self.gate:
                 per_image = per_image * (guide.logits.argmax(1) == batch.labels)
-            yield self.name, self.weight * self._warmed(progress) * per_image.mean()
+            grown = self.ramp(min(1.0, progress / self.warmup)) if self.warmup else 1.0
+            terms[self.name] = self.weight * grown * per_image.mean()
         if self.kd_weight != 0 and teacher is not None:
             loss = mean_kd(logits, teacher.logits.float(), batch.labels, self.temperature)
-            yield "kd", self.kd_weight * loss
-
-    def _warmed(self, progress: float) -> float:
-        return self.ramp(min(1.0, progress / self.warmup)) if self.warmup else 1.0
+            terms["kd"] = self.kd_weight * loss
+        return terms
 
 
 class Learner(nn.Module):
@@ -179,11 +167,7 @@ class Learner(nn.Module):
 
 
 def create_distiller(config: "RunConfig", pair: "Pair | None" = None) -> Distiller:
-    """Build the distiller of a run: method loss, weights, gate.
-
-    Args:
-        config: the run.
-        pair: the networks and data, for methods that are fitted to them.
+    """Build the distiller of a run; a ``pair`` tells of networks and data where layers fit them.
 
     Raises:
         KdlibError: unknown method, modifier or method option; a method that needs a ``pair``;
@@ -204,18 +188,18 @@ def create_distiller(config: "RunConfig", pair: "Pair | None" = None) -> Distill
 
 def method_loss(name: str, options: Mapping[str, Any], pair: "Pair | None") -> nn.Module | None:
     """The loss of a method, from its options; ``None`` where it has none of its own."""
-    method, maker = method_of(name), method_of(name).maker
-    if not method.checks_options:
-        kinds = {option: one.annotation for option, one in method.parameters.items()}
+    method, given = method_of(name), method_of(name).parameters
+    if not any(one.kind is one.VAR_KEYWORD for one in given.values()):  # which are checked there
+        kinds = {option: given[option].annotation for option in method.options}
         checked_values(options, kinds, f"method '{name}'")
     if method.fitted and pair is None:
         raise KdlibError(f"'{name}' is made for two networks: give create_distiller their pair.")
-    if maker is None:
+    if method.maker is None:
         return None
     if method.of:
-        return FunctionLoss(partial(maker, **options), method.of, "label" in method.reads)
+        return FunctionLoss(partial(method.maker, **options), method.of, "label" in method.reads)
     try:
-        built = maker(*[pair] * method.fitted, **options)
+        built = method.maker(*[pair] * method.fitted, **options)
     except Exception as error:
         if isinstance(error, KdlibError) or not options:
             raise

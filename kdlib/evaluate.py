@@ -1,9 +1,8 @@
 """Evaluation: accuracies or IoU, likeness of attention to the teacher's, relevance of attention."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import accumulate
 from pathlib import Path
 from pkgutil import resolve_name
@@ -33,14 +32,14 @@ MOST_CONFUSED = 200
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; the models' own modes come back afterwards."""
-    modes = [(model, model.training) for model in models]
+    modes = [model.training for model in models]
     try:
         for model in models:
             model.eval()
         with torch.no_grad():
             yield
     finally:
-        for model, mode in modes:
+        for model, mode in zip(models, modes, strict=True):
             model.train(mode)
 
 
@@ -58,17 +57,17 @@ def predict(
     Several processes (``team``) each take a part of the batches, and all have all logits.
     """
     with evaluating(model):
-        batches = _batches(data, batch_size, device, team)
-        logits = [_answer(model, batch, precision).logits.float().cpu() for batch in batches]
+        batches = Batches(data, batch_size, device=device, team=team).in_order()
+        answers = (_answer(model, batch, precision) for batch in map(channels_last, batches))
+        logits = [answer.logits.float().cpu() for answer in answers]
     return torch.cat(team.in_order(logits))
 
 
-def _batches(
-    data: ImageData, batch_size: int, device: torch.device | str, team: Team
-) -> Iterator[Batch]:
-    for batch in Batches(data, batch_size, device=device, team=team).in_order():
-        images = batch.images.contiguous(memory_format=torch.channels_last)
-        yield batch._replace(images=images)
+def channels_last(batch: Any) -> Any:
+    """A batch with its images in the order of memory in which convolutions are fastest."""
+    if not isinstance(batch, Batch):  # a detector's images are a list
+        return batch
+    return batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
 
 
 def _answer(model: nn.Module, batch: Batch, precision: str) -> Any:
@@ -80,13 +79,11 @@ def trained_network(config: RunConfig, root: Path, classes: int, **options: Any)
     """The network that a finished run left, on the CPU and in eval mode.
 
     ``options`` are those of :func:`kdlib.models.create_model`: a detector's ``image_size``,
-    ``mean`` and ``std`` are no weights.
-
-    Raises:
-        KdlibError: the run is not finished, or its weights are for other classes.
+    ``mean`` and ``std`` are no weights. A ``KdlibError`` if the run is not finished, or its weights
+    are for other classes.
     """
-    directory = run_directory(config, Path(root))
-    if not is_finished(config, Path(root)):
+    directory = run_directory(config, root)
+    if not is_finished(config, root):
         raise KdlibError(f"{directory} holds no finished run; train it first with fit.")
     network = create_model(config.student, classes, **options)
     load_weights(network, directory / "weights.safetensors", classes)
@@ -109,15 +106,11 @@ def attention_on(network: nn.Module, data: ImageData) -> tuple[Tensor, ...]:
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """Accuracies as fractions, from logits (N, K) and labels (N,).
 
-    Returns:
-        ``top1``, ``top5`` (the best K where K < 5); ``mca``, the mean class accuracy over the
-        classes that occur in ``labels``; ``mca_all``, the same with the others counted as 0 (the
-        convention of the paper's release, which caps ADE20K at 63.7 %); ``per_class``, ``None``
-        where a class does not occur; ``confusion``, counts (K, K), true class by predicted class,
-        ``None`` above ``MOST_CONFUSED`` classes.
-
-    Raises:
-        KdlibError: there are no images, or a label has no logit.
+    ``top1``, ``top5`` (the best K where K < 5); ``mca``, the mean class accuracy over the classes
+    that occur in ``labels``; ``mca_all``, the same with the others counted as 0 (the convention of
+    the paper's release, which caps ADE20K at 63.7 %); ``per_class``, ``None`` where one does not
+    occur; ``confusion``, counts (K, K), true class by predicted class, ``None`` above
+    ``MOST_CONFUSED`` classes. A ``KdlibError`` if there are no images, or a label has no logit.
     """
     classes = logits.shape[1]
     if len(labels) == 0 or int(labels.max()) >= classes:
@@ -260,28 +253,24 @@ def evaluate_students(
     """All that a record says of each network's quality, in one pass over ``data``.
 
     The teacher answers once for all students. Several processes (``team``) each take a part of the
-    batches; all then have the results of one process by itself.
-
-    Returns:
-        For each student ``results`` (see :func:`classification_metrics`, or, where pixels have
-        classes, :class:`kdlib.frskd.segmentation.SegmentationMarks`); ``ssim``, a mean over
-        images for each stage, ``None`` without a teacher; ``relevance``, ``None`` without ground
-        truth, else ``student`` (and ``teacher``) with ``energy_share`` and ``pointing`` of each
-        stage, and ``chance``, what attention that knows nothing would score.
-
-    Raises:
-        KdlibError: no images, or labels that do not fit.
+    batches; all then have the results of one process by itself. For each student: ``results`` (see
+    :func:`classification_metrics`, or, where pixels have classes,
+    :class:`kdlib.frskd.segmentation.SegmentationMarks`); ``ssim``, a mean over images for each
+    stage, ``None`` without a teacher; ``relevance``, ``None`` without a truth, else ``student``
+    (and ``teacher``) with ``energy_share`` and ``pointing`` of each stage, and ``chance``, what
+    attention that knows nothing would score.
     """
     marks = [marks_of(data, team) for _ in students]
     sums: list[list[dict[str, Tensor]]] = [[] for _ in students]
+    batches = Batches(data, images_at_once(data, batch_size), device=device, team=team).in_order()
     with evaluating(*students, *([teacher] if teacher is not None else [])):
-        for batch in _batches(data, images_at_once(data, batch_size), device, team):
+        for batch in map(channels_last, batches):
             taught = None if teacher is None else _answer(teacher, batch, precision)
-            for number, student in enumerate(students):
+            for student, own_marks, own_sums in zip(students, marks, sums, strict=True):
                 answer = _answer(student, batch, precision)
-                marks[number].add(answer.logits, batch.labels)
+                own_marks.add(answer.logits, batch.labels)
                 measures = _attention_measures(answer, taught, batch, data)
-                sums[number].append({n: v.double().sum(-1).cpu() for n, v in measures})
+                own_sums.append({n: v.double().sum(-1).cpu() for n, v in measures})
     attention = [_means(team.in_order(own), len(data)) for own in sums]
     return [{"results": own.results(), **more} for own, more in zip(marks, attention, strict=True)]
 
@@ -314,16 +303,13 @@ def _attention_measures(
 
 def _means(batches: Sequence[dict[str, Tensor]], count: int) -> dict[str, Any]:
     """``ssim`` and ``relevance`` from the sums of batches, which held ``count`` images."""
-    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
-    for batch in batches:
-        for name, values in batch.items():
-            sums[name] = sums[name] + values
-    means = {name: (total / count).tolist() for name, total in sums.items()}
-    found: dict[str, Any] = {"ssim": means.pop("ssim", None), "relevance": None}
-    if means:
-        relevance: dict[str, Any] = {"chance": means.pop("chance")}
-        for name, value in means.items():
-            network, _, measure = name.partition(".")
-            relevance.setdefault(network, {})[measure] = value
-        found["relevance"] = relevance
-    return found
+    found: dict[str, Any] = {"ssim": None}
+    relevance: dict[str, Any] = {}
+    for name in batches[0]:
+        mean = (reduce(torch.add, [one[name] for one in batches]) / count).tolist()
+        network, _, measure = name.partition(".")
+        if measure:
+            relevance.setdefault(network, {})[measure] = mean
+        else:
+            (found if name == "ssim" else relevance)[name] = mean
+    return {**found, "relevance": relevance or None}

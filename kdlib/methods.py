@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from kdlib.runs import RunConfig
 
 IMAGES = ("classification", "crops")
-DENSE = (*IMAGES, "segmentation")
-BOXES = ("detection",)
+DENSE = (*IMAGES, "segmentation")  # of methods that read stages, or logits pixel by pixel
+BOXES = ("detection",)  # of methods that read what a detector says at its positives
 
 
 def linear(share: float) -> float:
@@ -36,60 +36,34 @@ def bell(share: float) -> float:
 
 @dataclass(frozen=True)
 class Method:
-    """One entry of the registry.
+    """One entry of the registry; what it names, it names as ``module:name``.
 
-    Attributes:
-        build: as ``module:name`` or itself, what makes the loss from its options: a module
-            ``(student, teacher, batch) -> (B,)``. With ``of`` it is the loss: a function of two
-            outputs' parts, and of the labels if it ``reads`` them, which gives (B,). ``None`` for
-            methods without a loss of their own.
-        weight: of the loss, by default.
-        source: where the method comes from.
-        formula: what the loss is, in a line: F features, e embedding, z logits, p probabilities,
-            A attention map of a stage; s student, t teacher; B images, T temperature; sums run over
-            stages.
-        of: part of the outputs that ``build`` is a function of: ``logits``, ``stages`` (a tuple
-            of feature maps) or ``embedding``.
-        arguments: positional arguments of ``build``.
-        fixed: options that differ from ``build``'s own defaults.
-        fitted: whether ``build`` takes a :class:`~kdlib.losses.pair.Pair` first, since the
-            loss has layers that are made for the networks or the data.
-        warmup: share of the training over which the weight grows.
-        ramp: how it grows, from the share of the warm-up to that of the weight.
-        ce_weight: of the cross-entropy beside this loss, by default.
-        self_taught: whether no teacher is needed: the loss brings its own, or needs none.
-        reads: what the method reads besides features, where that limits the augmentations:
-            ``label`` (an image's one label or position), ``logits`` (of the teacher, one for each
-            class) or ``codes`` (of the teacher's features, learned beforehand).
-        tasks: what it works on (``TASKS``). ``DENSE`` methods read stages, or logits pixel by
-            pixel; those of ``BOXES`` read what a detector says at its positives.
-        after: the run that must be finished before one of this method can begin, for it reads
-            that run's files: a function of the run, as ``module:name``.
-        trainee: what trains a run of the method, as ``module:name``.
-        couples: whether the loss of an image depends on the images beside it (in its process).
-        undivided: why several processes cannot train it together; empty where they can.
-        settings: takes the options of a method without a loss of its own, and refuses bad ones.
+    ``build`` makes the loss from the method's options: a module ``(student, teacher, batch) ->
+    (B,)``. With ``of`` it is the loss itself: a function of that part of two outputs (``logits``,
+    ``stages`` or ``embedding``), and of the labels if it reads them, which gives (B,).
     """
 
-    build: str | Callable[..., Any] | None = None
-    weight: float = 0.0
-    source: str = ""
+    build: str | Callable[..., Any] | None = None  # or None: the method has no loss of its own
+    weight: float = 0.0  # of the loss, by default
+    source: str = ""  # where the method comes from
+    # In a line: F features, e embedding, z logits, p probabilities, A attention map of a stage;
+    # s student, t teacher; B images, T temperature; sums run over stages.
     formula: str = ""
     of: str | None = None
-    arguments: tuple[Any, ...] = ()
-    fixed: dict[str, Any] = field(default_factory=dict)
-    fitted: bool = False
-    warmup: float = 0.0
-    ramp: Callable[[float], float] = linear
-    ce_weight: float = 1.0
-    self_taught: bool = False
-    reads: tuple[str, ...] = ()
+    arguments: tuple[Any, ...] = ()  # positional ones of `build`
+    fixed: dict[str, Any] = field(default_factory=dict)  # options other than `build`'s defaults
+    fitted: bool = False  # `build` takes a kdlib.losses.pair.Pair first, for layers of its own
+    warmup: float = 0.0  # share of the training over which the weight grows
+    ramp: Callable[[float], float] = linear  # from the share of the warm-up to that of the weight
+    ce_weight: float = 1.0  # of the cross-entropy beside this loss, by default
+    self_taught: bool = False  # no teacher is needed: the loss brings its own, or needs none
+    reads: tuple[str, ...] = ()  # what limits the augmentations, see REFUSED
     tasks: tuple[str, ...] = IMAGES
-    after: str | None = None
-    trainee: str = "kdlib.trainee:Trainee"
-    couples: bool = False
-    undivided: str = ""
-    settings: str | None = None
+    after: str | None = None  # from a run to the one that must be finished before it begins
+    trainee: str = "kdlib.trainee:Trainee"  # what trains a run of the method
+    couples: bool = False  # an image's loss depends on the images beside it (in its process)
+    undivided: str = ""  # why several processes cannot train it together
+    settings: str | None = None  # takes the options of a method without a loss, refuses bad ones
 
     @property
     def maker(self) -> Callable[..., Any] | None:
@@ -102,30 +76,19 @@ class Method:
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """The options that ``method_options`` may set: parameters of ``maker`` with a default."""
-        found = inspect.signature(self.maker).parameters if self.maker else {}
-        skipped = inspect.Parameter.POSITIONAL_ONLY
-        return {
-            name: one
-            for name, one in found.items()
-            if one.default is not one.empty and one.kind is not skipped
-        }
+        """The parameters of ``maker``."""
+        return dict(inspect.signature(self.maker).parameters) if self.maker else {}
 
     @property
     def options(self) -> dict[str, Any]:
-        """Those options with their defaults."""
-        return {name: one.default for name, one in self.parameters.items()}
-
-    @property
-    def checks_options(self) -> bool:
-        """Whether ``maker`` takes any option, and refuses unknown ones itself."""
-        found = inspect.signature(self.maker).parameters.values() if self.maker else ()
-        return any(one.kind is one.VAR_KEYWORD for one in found)
+        """Those that ``method_options`` may set, with their defaults."""
+        found, skipped = self.parameters.items(), inspect.Parameter.POSITIONAL_ONLY
+        optional = [(n, one) for n, one in found if one.default is not one.empty]
+        return {name: one.default for name, one in optional if one.kind is not skipped}
 
 
 PAPER = "arXiv 2205.01997"
-WARMUP = 20 / 240
-"""Of the training: 20 of the 240 epochs that are usual on CIFAR-100."""
+WARMUP = 20 / 240  # of the training: 20 of the 240 epochs that are usual on CIFAR-100
 AT = "sum ‖A_s/‖A_s‖ - A_t/‖A_t‖‖^2 / HW, A = mean_c F^2"
 SPECTRUM = "sum ‖D_s - D_t‖, D = DCT-II(A) without DC, over its L2 norm"
 FRSKD = "Ji 2021, arXiv 2103.08273"
@@ -140,31 +103,18 @@ def _dct(preset: str, *line: Any, **more: Any) -> Method:
     return _core("dct:DCTLoss", *line, arguments=(preset, "none"), **more)
 
 
+# fmt: off
 # SRM in its three runs: dictionaries of a teacher, an initialised student, the task.
 _srm = partial(Method, source="Tran 2021, arXiv 2103.17012", reads=("codes",))
 _srm_task = partial(
-    _srm, settings="kdlib.srm.options:SrmOptions", trainee="kdlib.srm.stages:Continued"
-)
-_srm_stage = partial(
-    _srm,
-    weight=1.0,
-    fitted=True,
-    ce_weight=0.0,
-    undivided="when it has learnt, it looks at all training images at once",
-)
+    _srm, settings="kdlib.srm.options:SrmOptions", trainee="kdlib.srm.stages:Continued")
+_srm_stage = partial(_srm, weight=1.0, fitted=True, ce_weight=0.0,
+    undivided="when it has learnt, it looks at all training images at once")
 # FRSKD, some of whose options are changed: they are parts or controls of one method.
-_frskd = partial(
-    Method,
-    "kdlib.frskd.losses:RefinementLoss",
-    1.0,
-    fitted=True,
-    self_taught=True,
-    tasks=DENSE,
-    trainee="kdlib.frskd.losses:SelfTaught",
-)
+_frskd = partial(Method, "kdlib.frskd.losses:RefinementLoss", 1.0, fitted=True, self_taught=True,
+    tasks=DENSE, trainee="kdlib.frskd.losses:SelfTaught")
 # A classifier in a detector: p of a crop by the teacher, of a positive by the student.
 _crops = partial(Method, "kdlib.detection.losses:CropLoss", tasks=BOXES)
-# fmt: off
 # The release's weight of the DCT loss is 1. Its variants differ in scale (their sum over three
 # stages of random features is 16 for release_a, 4 for dct), so each default makes the weighted
 # terms alike.
@@ -269,16 +219,10 @@ def register_method(name: str, build: str | Callable[..., Any], **entry: Any) ->
     """Make a method of your own known to ``fit`` and all that reads ``METHODS``, in this process.
 
     ``register_method("mse", mse, of="embedding", weight=10.0)`` is enough for a function
-    ``mse(student, teacher) -> (B,)``; then ``mse``, ``mse+kd`` and ``mse+gate`` are methods.
-
-    Args:
-        name: a new one, or one that was registered before. A run knows a method by its name: give
-            another loss another name.
-        build: the loss, or what makes it: see :class:`Method`.
-        entry: other attributes of :class:`Method`.
-
-    Raises:
-        KdlibError: a name of kdlib's own, or one with a ``+``, or no such attribute.
+    ``mse(student, teacher) -> (B,)``; then ``mse``, ``mse+kd`` and ``mse+gate`` are methods. A run
+    knows a method by its name: give another loss another name. ``entry`` are other attributes of
+    :class:`Method`. A ``KdlibError`` for one that is none, a name of kdlib's own, or one with a
+    ``+``.
     """
     if name in BUILT_IN or "+" in name:
         raise KdlibError(f"'{name}' is kdlib's own, or has a '+'; give your method another name.")
@@ -289,14 +233,12 @@ def register_method(name: str, build: str | Callable[..., Any], **entry: Any) ->
 # Methods by their strings: taken apart, and built for a run.
 MODIFIERS = ("kd", "gate")
 CE_WEIGHT_WITH_KD = 0.1
-# What a method may read, the augmentations that take it away, and the reason in words.
+# What a method may read, the augmentations that take it away, and the reason in words: an image's
+# one label or position, a teacher's logits, codes of its features that were learned beforehand.
 REFUSED = {
     "label": (MIXING, "reads an image's one label, which this augmentation takes from it"),
     "logits": ((JOINT,), "reads a teacher's logits, and no teacher knows rotations"),
-    "codes": (
-        MIXING,
-        "reads a teacher's codes, and these were learned from whole, upright images",
-    ),
+    "codes": (MIXING, "reads a teacher's codes, which were learned from whole, upright images"),
 }
 
 
@@ -309,11 +251,7 @@ class MethodParts(NamedTuple):
 
 
 def parse_method(text: str) -> MethodParts:
-    """Take a method string apart.
-
-    Raises:
-        KdlibError: unknown method or modifier, or a modifier that means nothing there.
-    """
+    """Take a method string apart; a ``KdlibError`` if a part is unknown or means nothing there."""
     base, *modifiers = text.split("+")
     if base not in METHODS | STAGES:
         raise unknown("method", base, METHODS)
@@ -334,7 +272,7 @@ def modifiers_of(base: str) -> tuple[str, ...]:
     line = (METHODS | STAGES)[base]
     if base in STAGES or "classification" not in line.tasks or not (line.build or line.settings):
         return ()
-    return MODIFIERS if METHODS[base].build else ("kd",)
+    return MODIFIERS if line.build else ("kd",)
 
 
 def method_of(text: str) -> Method:
@@ -373,26 +311,16 @@ class Weights(NamedTuple):
 
 
 def weights_of(config: "RunConfig") -> Weights:
-    """What a run's terms are weighted with: as the run says, else by the method's defaults.
-
-    Raises:
-        KdlibError: unknown method or modifier.
-    """
-    parts, method = parse_method(config.method), method_of(config.method)
-    ce = CE_WEIGHT_WITH_KD if parts.kd else method.ce_weight
-    return Weights(
-        method=method.weight if config.weight is None else config.weight,
-        ce=ce if config.ce_weight is None else config.ce_weight,
-        kd=config.kd_weight if parts.kd else 0.0,
-    )
+    """What a run's terms are weighted with: as the run says, else by the method's defaults."""
+    kd, method = parse_method(config.method).kd, method_of(config.method)
+    own = method.weight if config.weight is None else config.weight
+    ce = CE_WEIGHT_WITH_KD if kd else method.ce_weight
+    ce = ce if config.ce_weight is None else config.ce_weight
+    return Weights(own, ce, config.kd_weight if kd else 0.0)
 
 
 def check_method(config: "RunConfig") -> None:
-    """Refuse a task whose truth a run's method cannot read, and augmentations that take it away.
-
-    Raises:
-        KdlibError: names the method, the task or augmentation, and what is valid.
-    """
+    """Refuse a task whose truth a run's method cannot read, and augmentations that take it away."""
     parts, method = parse_method(config.method), method_of(config.method)
     dense = config.task == "segmentation"
     if config.task not in method.tasks or (parts.gate and dense):

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, cast
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from kdlib.data.batches import Batch
 from kdlib.errors import KdlibError
+from kdlib.evaluate import channels_last
 from kdlib.files import locked, write_json
 from kdlib.methods import method_of, parse_method
 from kdlib.models import check_task
@@ -35,7 +35,7 @@ from kdlib.runs import (
 )
 from kdlib.tasks import TASKS
 from kdlib.team import ALONE, LEAST, Team
-from kdlib.trainee import DivergedError, Group, Trainee, resolve_precision
+from kdlib.trainee import Group, Trainee, resolve_precision
 
 OWN_FIELDS = {
     "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
@@ -46,8 +46,7 @@ TEACHER_FIELDS = {
     "teacher", "teacher_epochs", "teacher_weights", "teacher_seed", "teacher_start",
     "teacher_learning_rate",
 }  # fmt: skip
-Record = dict[str, Any]
-OnEpoch = Callable[[RunConfig, dict[str, Any]], object]
+OnEpoch = Callable[[RunConfig, dict[str, Any]], object] | None
 
 
 def fit(
@@ -58,26 +57,19 @@ def fit(
     device: str | None = None,
     progress: bool = True,
     team: Team = ALONE,
-    on_epoch: OnEpoch | None = None,
+    on_epoch: OnEpoch = None,
 ) -> Any:
-    """Train every run of ``configs`` that is not finished; return all their records.
+    """Train every run of ``configs`` that is not finished; return the record of each.
 
-    Runs that were killed go on from their last epoch and end with the same numbers. A run that
-    another process is training is waited for.
+    Give one run, or a list of those that differ only in the student and its method (one lock-step
+    group). Each gets the folder ``root/<run_id>``. A run that was killed goes on from its last
+    epoch and ends with the same numbers; one that another process is training is waited for.
 
-    Args:
-        configs: one run, or several that differ only in the student and its method (one
-            lock-step group).
-        root: folder of all runs; each gets ``root/<run_id>``.
-        data_root: where real data sets lie (see ``kdlib.data``).
-        device: ``cpu``, ``cuda`` ...; by default the GPU if there is one.
-        progress: show a progress bar with the loss terms.
-        team: the processes that train together, of which this is one; all call this alike.
-        on_epoch: called with the configuration and the row of ``history.csv`` whenever a run has
-            ended an epoch and saved its checkpoint; in the main process alone.
-
-    Returns:
-        The record of the one run, or a list of records in the order of ``configs``.
+    ``data_root`` is where real data sets lie; ``device`` is ``cpu``, ``cuda`` ..., by default the
+    GPU if there is one; ``progress`` shows a bar with the loss terms; ``team`` are the processes
+    that train together, of which this is one, and which all call this alike; ``on_epoch`` is called
+    in the main process with the configuration and the row of ``history.csv`` whenever a run has
+    ended an epoch and saved its checkpoint.
 
     Raises:
         KdlibError: the runs cannot share batches, a teacher's weights are missing or do not
@@ -87,6 +79,7 @@ def fit(
     if isinstance(configs, RunConfig):
         options: dict[str, Any] = {"data_root": data_root, "device": device, "progress": progress}
         return fit([configs], root, team=team, on_epoch=on_epoch, **options)[0]
+    root = Path(root)
     with ExitStack() as locks:
         with team.main_first():
             check_group(configs)
@@ -96,8 +89,8 @@ def fit(
                 locks.enter_context(locked(directory.parent / f".{directory.name}.lock"))
         waiting = team.from_main([one for one in configs if not is_finished(one, root)])
         if waiting:
-            group = prepare(waiting, Path(root), data_root, device, team)
-            train(waiting, group, Path(root), progress and team.is_main, on_epoch)
+            group = prepare(waiting, root, data_root, device, team)
+            train(waiting, group, root, progress and team.is_main, on_epoch)
         records = [read_record(one / "record.json") for one in directories if team.is_main]
         return team.from_main(records)
 
@@ -109,15 +102,12 @@ def check_group(configs: Sequence[RunConfig]) -> None:
     for config in configs:
         check_task(config.student, config.task)
         parse_method(config.method)
+    taught = [config for config in configs if config.teacher != "none"]
+    cropping = [config for config in configs if config.method != "student"]
     shared = set(configs[0].to_dict()) - OWN_FIELDS - TEACHER_FIELDS - {"crop_size"}
-    _check_shared(configs, shared)
-    _check_shared([config for config in configs if config.teacher != "none"], TEACHER_FIELDS)
-    _check_shared([config for config in configs if config.method != "student"], {"crop_size"})
-
-
-def _check_shared(configs: Sequence[RunConfig], names: set[str]) -> None:
-    for name in sorted(names):
-        values = dict.fromkeys(str(getattr(config, name)) for config in configs)
+    sharing = ((configs, shared), (taught, TEACHER_FIELDS), (cropping, {"crop_size"}))
+    for some, name in ((some, name) for some, names in sharing for name in sorted(names)):
+        values = dict.fromkeys(str(getattr(config, name)) for config in some)
         if len(values) > 1:
             raise KdlibError(
                 f"Students in lock-step must share '{name}', but it is {' and '.join(values)}. "
@@ -158,7 +148,7 @@ def prepare(
         data, evaluation = training_data(first, data_root), evaluation_data(first, data_root)
         if data.classes != evaluation.classes:
             raise KdlibError("Training and evaluation data have different classes; see the data.")
-        batches = kind.batches_for(data, first, place, team)
+        batches = kind.batches(data, first.batch_size, first.augmentation, place, team=team)
         teacher = kind.teacher_for(configs, root, data, place)
         precision = resolve_precision(first.precision, place)
     return Group(data, place, teacher, team.from_main(precision), team, batches, evaluation)
@@ -170,7 +160,7 @@ def trainee_of(config: RunConfig) -> type[Trainee]:
 
 
 def train(
-    configs: Sequence[RunConfig], group: Group, root: Path, progress: bool, on_epoch: OnEpoch | None
+    configs: Sequence[RunConfig], group: Group, root: Path, progress: bool, on_epoch: OnEpoch
 ) -> None:
     """Train the students of a group in lock-step, from where each was stopped, to their records."""
     trainees = [trainee_of(config)(config, group, root) for config in configs]
@@ -191,16 +181,16 @@ def train(
     failed = [one for one in trainees if one.failure is not None and one.config.split != "dev"]
     alike: dict[Any, list[Trainee]] = defaultdict(list)  # a resumed run keeps its own precision
     for one in trainees:
-        alike[one.measure, one.teacher is None, one.precision, one in failed].append(one)
-    for (*_, has_failed), some in alike.items():
-        if not has_failed:
-            _conclude(some)
-    for trainee in failed:
-        raise cast("DivergedError", trainee.failure)
+        if one not in failed:
+            alike[one.measure, one.teacher is None, one.precision].append(one)
+    for some in alike.values():
+        _conclude(some)
+    for error in (one.failure for one in failed if one.failure):
+        raise error
 
 
 def train_epoch(
-    trainees: Sequence[Trainee], group: Group, epoch: int, bar: tqdm, on_epoch: OnEpoch | None
+    trainees: Sequence[Trainee], group: Group, epoch: int, bar: tqdm, on_epoch: OnEpoch
 ) -> None:
     """One epoch of every trainee that has not done it yet; each ends with a checkpoint.
 
@@ -209,12 +199,12 @@ def train_epoch(
     for trainee in trainees:
         trainee.parts.train()
     needs_teacher = any(trainee.distiller.needs_teacher for trainee in trainees)
-    teaching = 0.0
-    batches = group.batches.epoch(trainees[0].config.data_seed, epoch)
-    for done, batch in enumerate(map(_channels_last, batches), epoch * len(group.batches)):
+    teaching_s = 0.0
+    batches = map(channels_last, group.batches.epoch(trainees[0].config.data_seed, epoch))
+    for done, batch in enumerate(batches, epoch * len(group.batches)):
         start = time.perf_counter()
         teacher = group.teach(batch) if needs_teacher else None
-        teaching += time.perf_counter() - start
+        teaching_s += time.perf_counter() - start
         for trainee in _sound(trainees):
             terms = trainee.learn(batch, teacher, done, len(group.batches))
             values = " ".join(f"{name}={term.item():.3f}" for name, term in terms.items())
@@ -223,8 +213,7 @@ def train_epoch(
         bar.update()
     for trainee in _sound(trainees):
         group.team.share_buffers(trainee.parts)
-        taught = teaching if trainee.distiller.needs_teacher else 0.0
-        row = trainee.row(epoch, trainee.monitor(), taught)
+        row = trainee.row(epoch, teaching_s)
         trainee.end_epoch(row)
         if on_epoch is not None and group.team.is_main:
             on_epoch(trainee.config, row)
@@ -232,12 +221,6 @@ def train_epoch(
 
 def _sound(trainees: Iterable[Trainee]) -> list[Trainee]:
     return [trainee for trainee in trainees if trainee.failure is None]
-
-
-def _channels_last(batch: Any) -> Any:
-    if not isinstance(batch, Batch):
-        return batch
-    return batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
 
 
 def _conclude(trainees: Sequence[Trainee]) -> None:

@@ -7,6 +7,7 @@ from shutil import copytree
 
 import pytest
 import torch
+from torch import nn, optim
 from training import history_of, result_of, tiny
 
 from kdlib import trainee
@@ -20,6 +21,7 @@ from kdlib.models import output as cost
 from kdlib.runs import RunConfig, run_directory
 from kdlib.seeds import derive_seed, seed_everything
 from kdlib.train import fit
+from kdlib.trainee import Trainee, create_optimiser, learning_rate, resolve_precision
 from study.records import validate_record
 
 METHODS = ("student", "kd", "at+kd", "dct+gate+kd", "crd", "vid+kd")
@@ -51,20 +53,29 @@ def root(taught, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def together(taught) -> tuple[list[dict], list[tuple[RunConfig, dict]]]:
-    """The records of all methods in lock-step, and what was said of each epoch."""
+def together(taught) -> tuple[list[dict], list[tuple[RunConfig, dict]], list]:
+    """Records of all methods in lock-step, what was said of each epoch, and the teacher."""
     rows: list[tuple[RunConfig, dict]] = []
-    found = fit(CONFIGS, taught, progress=False, on_epoch=lambda *said: rows.append(said))
-    return found, rows
+    held, load = [], Trainee.teacher_for
+
+    def remember(*given):
+        held.append(load(*given))
+        held.append({name: value.clone() for name, value in held[0].state_dict().items()})
+        return held[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainee, "teacher_for", remember)
+        found = fit(CONFIGS, taught, progress=False, on_epoch=lambda *said: rows.append(said))
+    return found, rows, held
 
 
 def test_lock_step_gives_the_numbers_of_separate_runs(together, root):
     apart = [fit(config, root, progress=False) for config in CONFIGS]
-    assert [result_of(r) for r in together[0]] == [result_of(r) for r in apart]
+    assert [result_of(record) for record in together[0]] == [result_of(record) for record in apart]
 
 
 def test_a_run_leaves_its_files_and_is_not_run_again(together, taught):
-    records, rows = together
+    records, rows, _ = together
     assert [config for config, _ in rows] == CONFIGS * CONFIGS[0].epochs
     for config, record in zip(CONFIGS, records, strict=True):
         directory = run_directory(config, taught)
@@ -79,6 +90,15 @@ def test_a_run_leaves_its_files_and_is_not_run_again(together, taught):
     assert fit(CONFIGS, taught, on_epoch=pytest.fail) == records
 
 
+def test_the_teacher_is_frozen_and_never_moves(together):
+    teacher, before = together[2]
+    assert isinstance(teacher.train(), FrozenTeacher)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert not teacher(torch.randn(2, 3, 32, 32)).logits.requires_grad
+
+
 class StoppedError(Exception):
     pass
 
@@ -87,10 +107,12 @@ def stop(config: RunConfig, row: dict) -> None:
     raise StoppedError
 
 
-# Besides the plain case: a memory with random draws, and layers of the method's own.
-@pytest.mark.parametrize("method", ["dct+kd", "crd", "famkd"])
-def test_a_run_resumes_to_the_same_bits_when_stopped_after_any_epoch(method, taught, root):
-    config = tiny(method=method)
+# Besides the plain case: a memory with random draws, layers of the method's own, two moments.
+@pytest.mark.parametrize(
+    "changes", [{}, {"method": "crd"}, {"method": "frskd", "optimiser": "adam", "epochs": 2}]
+)
+def test_a_run_resumes_to_the_same_bits_when_stopped_after_any_epoch(changes, taught, root):
+    config = tiny(**changes)
     whole = fit(config, taught, progress=False)
     for _ in range(config.epochs):
         with pytest.raises(StoppedError):
@@ -102,43 +124,24 @@ def test_a_run_resumes_to_the_same_bits_when_stopped_after_any_epoch(method, tau
     assert weights[0] == weights[1]
 
 
-def test_the_teacher_is_frozen_and_never_moves(taught, monkeypatch):
-    held, load = [], trainee.load_teacher
-
-    def remember(*arguments):
-        teacher = load(*arguments)
-        held.append((teacher, {k: v.clone() for k, v in teacher.state_dict().items()}))
-        return teacher
-
-    monkeypatch.setattr(trainee, "load_teacher", remember)
-    fit(tiny(method="dct+kd", data_seed=5), taught, progress=False)
-    ((teacher, before),) = held
-    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
-    teacher.train()
-    assert isinstance(teacher, FrozenTeacher)
-    assert not any(module.training for module in teacher.modules())
-    assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    assert not teacher(torch.randn(2, 3, 32, 32)).logits.requires_grad
-
-
-def other_classes(path: Path) -> None:
-    save_tensors(path, create_model("scenes_small", 7).state_dict(), {"classes": 7})
-
-
-def other_architecture(path: Path) -> None:
-    save_tensors(path, create_model("resnet8", 16).state_dict(), {"classes": 16})
+def weights_of(network: str, classes: int) -> tuple[dict, dict]:
+    return create_model(network, classes).state_dict(), {"classes": classes}
 
 
 @pytest.mark.parametrize(
-    ("write", "says"),
-    [(other_classes, "7 classes.*16"), (other_architecture, "do not fit")],
+    ("place", "content", "says"),
+    [
+        (tiny().teacher_config(), weights_of("scenes_small", 7), "7 classes.*16"),
+        (tiny().teacher_config(), weights_of("resnet8", 16), "do not fit"),
+        (tiny(), ({"model.stem": torch.zeros(3)}, {"history": []}), r"is no checkpoint.*Delete"),
+    ],
 )
-def test_a_teacher_that_cannot_teach_is_refused(write, says, tmp_path):
-    path = tmp_path / "weights.safetensors"
-    write(path)
-    with pytest.raises(KdlibError, match=says):
-        fit(tiny(teacher_weights=str(path)), tmp_path, progress=False)
-    assert not list(tmp_path.rglob("record.json"))
+def test_files_of_other_networks_are_refused(place, content, says, root):
+    name = "checkpoint" if place == tiny() else "weights"
+    save_tensors(run_directory(place, root) / f"{name}.safetensors", *content)
+    with pytest.raises(KdlibError, match=rf"{name}\.safetensors.*{says}|{says}"):
+        fit(tiny(), root, progress=False)
+    assert not (run_directory(tiny(), root) / "record.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -148,6 +151,7 @@ def test_a_teacher_that_cannot_teach_is_refused(write, says, tmp_path):
         ([{"method": "dtc"}], "Unknown method 'dtc'.*'dct'"),
         ([{"student": "scenes_smal"}], "Unknown model 'scenes_smal'.*'scenes_small'"),
         ([{}, {"data_seed": 9}], "share 'data_seed', but it is 0 and 9"),
+        ([{}, {"teacher_seed": 9}], "share 'teacher_seed', but it is 0 and 9"),
         ([], "nothing to train"),
     ],
 )
@@ -155,13 +159,6 @@ def test_what_cannot_be_trained_is_refused(changes, says, tmp_path):
     with pytest.raises(KdlibError, match=says):
         fit([tiny(**own) for own in changes], tmp_path, progress=False)
     assert not list(tmp_path.rglob("record.json"))
-
-
-def test_a_checkpoint_of_other_networks_is_named(root):
-    path = run_directory(tiny(), root) / "checkpoint.safetensors"
-    save_tensors(path, {"model.student.weight": torch.zeros(3)}, {"history": []})
-    with pytest.raises(KdlibError, match=r"checkpoint\.safetensors.*Delete"):
-        fit(tiny(), root, progress=False)
 
 
 def test_who_diverges_stops_with_its_terms_and_takes_nobody_along(together, root):
@@ -197,3 +194,48 @@ def test_a_network_comes_back_and_scores_again_what_its_record_says(together, ta
     assert not any(stage.requires_grad for stage in maps)
     with pytest.raises(KdlibError, match="no finished run"):
         trained_network(replace(config, epochs=99), taught, 16)
+
+
+# What a run asks for is how it learns: optimisers, learning rates as published, precision.
+@pytest.mark.parametrize(
+    ("name", "kind", "own"),
+    [("adam", optim.Adam, {"betas": (0.8, 0.999)}), ("sgd", optim.SGD, {"momentum": 0.8})],
+)
+def test_an_optimiser_has_the_values_of_the_run_and_leaves_alone_what_is_frozen(name, kind, own):
+    config = RunConfig(optimiser=name, momentum=0.8, weight_decay=1e-4, learning_rate=1e-3)
+    layer = nn.Linear(2, 2)
+    layer.bias.requires_grad_(False)
+    made = create_optimiser(config, layer)
+    (group,) = made.param_groups
+    assert isinstance(made, kind)
+    assert group.items() >= {"weight_decay": 1e-4, "lr": 1e-3, **own}.items()
+    assert [parameter is layer.weight for parameter in group["params"]] == [True]
+
+
+def rates(steps_per_epoch: int = 1, **fields) -> list[float]:
+    config = RunConfig(**fields)
+    steps = config.epochs * steps_per_epoch
+    return [learning_rate(config, (n + 0.5) / steps, config.epochs) for n in range(steps)]
+
+
+def test_learning_rates_are_those_of_the_papers_protocols():
+    cifar = {"epochs": 240, "learning_rate": 0.05, "milestones": (150, 180, 210)}
+    wanted = [0.05] * 150 + [0.005] * 30 + [5e-4] * 30 + [5e-5] * 30
+    assert rates(schedule="step", **cifar) == pytest.approx(wanted)
+    found = rates(schedule="step", epochs=70, learning_rate=0.1, milestones=(25, 50))
+    assert found == pytest.approx([0.1] * 25 + [0.01] * 25 + [0.001] * 20)
+    found = rates(100, epochs=10, learning_rate=0.2)  # rises for a fifth and ends near zero
+    assert found.index(max(found)) in (199, 200)
+    assert max(found) == pytest.approx(0.2, rel=0.01) and found[-1] < 1e-5
+    assert set(rates(3, schedule="constant")) == {0.1}
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(2.0, "bfloat16"), (1.05, "float32")])
+def test_precision_is_measured_once_on_a_machine(gain, chosen, tmp_path, monkeypatch):
+    cpu = torch.device("cpu")
+    assert 0 < trainee.bfloat16_gain(cpu) < 1000
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path))
+    gains = iter([gain])
+    monkeypatch.setattr(trainee, "bfloat16_gain", lambda device: next(gains))
+    assert [resolve_precision("auto", cpu) for _ in range(3)] == [chosen] * 3
+    assert resolve_precision("float32", cpu) == "float32"

@@ -19,7 +19,6 @@ from kdlib.methods import check_method, weights_of
 from kdlib.models import MODELS
 from kdlib.runs import RunConfig
 from kdlib.tasks import TASKS
-from kdlib.team import Team
 from kdlib.trainee import Trainee
 
 MONITORED, TIMED = 200, 64
@@ -31,13 +30,7 @@ class DetectorTrainee(Trainee):
 
     student: Detector
     shown: list[Tensor]  # with which the finished detector is timed
-
-    @staticmethod
-    def batches_for(
-        data: ImageData, config: RunConfig, device: torch.device, team: Team
-    ) -> DetectionBatches:
-        """Lists of images with boxes."""
-        return DetectionBatches(data, config.batch_size, config.augmentation, device, team=team)
+    batches = DetectionBatches
 
     @staticmethod
     def teacher_for(
@@ -61,7 +54,7 @@ class DetectorTrainee(Trainee):
     def monitor(self) -> dict[str, float]:
         """The mAP at an IoU of 0.5 of some held-out images."""
         few = self.evaluation.first(MONITORED)
-        (quality,) = evaluate_detectors([self.student], few, **self._shared)
+        (quality,) = evaluate_detectors([self.student], few, **self.shared)
         name = TASKS[self.config.task].monitored
         return {name: quality["results"][name]}
 
@@ -72,7 +65,7 @@ class DetectorTrainee(Trainee):
         (shown,) = DetectionBatches(data.first(TIMED), TIMED, device=own[0].device).in_order()
         for trainee in own:
             trainee.shown = shown.images
-        return evaluate_detectors([trainee.student for trainee in own], data, **own[0]._shared)
+        return evaluate_detectors([trainee.student for trainee in own], data, **own[0].shared)
 
     def cost(self) -> dict[str, Any]:
         """Parameters, operations and latency, from images of the evaluation to detections."""

@@ -161,7 +161,7 @@ class SelfTaught(Trainee):
         if self.failure is not None:
             return None
         network = RefinedNetwork(self.student, self.self_teacher, self.classes)
-        (quality,) = evaluate_students([network], None, self.evaluation, **self._shared)
+        (quality,) = evaluate_students([network], None, self.evaluation, **self.shared)
         relevance, size = quality["relevance"], self.config.input_size
         return {
             **{name: quality["results"][name] for name in ACCURACIES[self.evaluation.task]},

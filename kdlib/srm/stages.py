@@ -3,20 +3,18 @@
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor, nn, optim
 
 from kdlib.data.image_data import ImageData
-from kdlib.distill import Distiller, create_distiller
+from kdlib.distill import Distiller
 from kdlib.errors import KdlibError
-from kdlib.files import load_tensors, load_weights, save_tensors, write_text
+from kdlib.files import load_tensors, load_weights
 from kdlib.methods import run_before
 from kdlib.models.output import Shapes, count_parameters
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory
-from kdlib.seeds import derive_seed, seed_everything
 from kdlib.srm.losses import Blocks, InitialisationLoss, ReconstructionLoss, dictionaries
 from kdlib.srm.options import SrmOptions
 from kdlib.srm.probe import (
@@ -28,7 +26,7 @@ from kdlib.srm.probe import (
     install,
     stage_pixels,
 )
-from kdlib.trainee import MONITORED, Trainee, as_csv
+from kdlib.trainee import MONITORED, Trainee
 
 PREFIX = "blocks."
 RATE_STEP = 0.1
@@ -85,9 +83,7 @@ class DictionaryLearner(Trainee):
         if self.teacher is None:
             raise KdlibError("A dictionary describes a teacher: give the run one, not 'none'.")
         self.options = SrmOptions.given(self.config.method_options)
-        seed_everything(derive_seed(self.config.init_seed, "distiller"))
-        pair = self._pair(self.teacher.network, self.classes)
-        self.distiller = create_distiller(self.config, pair).to(self.device)
+        self.distiller = self._distiller(self.teacher.network, self.classes)
         self.loss = cast("ReconstructionLoss", self.distiller.method_loss)
         self.best = deepcopy(self.loss).requires_grad_(False)
         return Describer(self.distiller, self.best)
@@ -111,7 +107,7 @@ class DictionaryLearner(Trainee):
     def monitor(self) -> dict[str, float]:
         """Share of the energy of held-out features that each stage's codes explain."""
         few = self.evaluation.first(MONITORED)
-        stages = dictionary_quality(self.loss.blocks, self.teacher, few, **self._place)
+        stages = dictionary_quality(self.loss.blocks, self.teacher, few, **self.place)
         return {f"explained_{n}": stage["explained"] for n, stage in enumerate(stages, 1)}
 
     def start_over(self) -> None:
@@ -122,7 +118,7 @@ class DictionaryLearner(Trainee):
         self.drawn = self._drawn(self.group.data)
 
     def _drawn(self, data: ImageData) -> tuple[Tensor, ...]:
-        return stage_pixels(self.teacher, data.first(DRAWN_FROM), DRAWN, **self._place)
+        return stage_pixels(self.teacher, data.first(DRAWN_FROM), DRAWN, **self.place)
 
     @staticmethod
     def measure(trainees: Sequence[Trainee]) -> list[dict[str, Any]]:
@@ -132,7 +128,7 @@ class DictionaryLearner(Trainee):
     def quality(self) -> dict[str, Any]:
         """What the record says of the dictionaries; no codings of fewer pixels than atoms."""
         data = self.evaluation
-        stages = dictionary_quality(self.best.blocks, self.teacher, data, **self._place)
+        stages = dictionary_quality(self.best.blocks, self.teacher, data, **self.place)
         pixels = zip(self.best.blocks, self.drawn, self._drawn(data), strict=True)
         for stage, (block, seen, unseen) in zip(stages, pixels, strict=True):
             enough = len(seen) >= stage["atoms"]
@@ -141,11 +137,9 @@ class DictionaryLearner(Trainee):
         epochs = {"last_epoch": self.epoch, "best_epoch": 1 + losses.index(min(losses))}
         return {"dictionary": {"stages": stages, "images": len(data), **epochs}}
 
-    def finish(self) -> None:
-        """Write the dictionaries and the history; the record comes after these."""
-        facts = {"model": self.config.teacher, "classes": self.classes}
-        save_tensors(self.directory / "weights.safetensors", self.best.state_dict(), facts)
-        write_text(self.directory / "history.csv", as_csv(self.history))
+    def deployed(self) -> nn.Module:
+        """The dictionaries."""
+        return self.best
 
     def cost(self) -> dict[str, Any]:
         """Its parameters; a dictionary is no network that answers, so it has no latency."""
@@ -169,7 +163,7 @@ class Initialised(Trainee):
     def round_off(self) -> None:
         """Fit the linear probe on the frozen features, and make it the student's classifier."""
         data = self.group.data
-        features = embeddings(self.student, data, **self._place)
+        features = embeddings(self.student, data, **self.place)
         install(self.student, *fit_probe(features, data.labels.cpu(), self.classes))
 
 
@@ -179,20 +173,12 @@ class Continued(Trainee):
     def _build(self) -> nn.Module:
         parts = super()._build()
         fresh = deepcopy(classifier_of(self.student).state_dict())
-        directory = run_directory(finished_before(self.config, self.root), self.root)
+        before = finished_before(self.config, self.root)
+        directory = run_directory(before, self.root)
         load_weights(self.student, directory / "weights.safetensors", self.classes)
         if SrmOptions.given(self.config.method_options).classifier == "fresh":
             classifier_of(self.student).load_state_dict(fresh)
-        self.initialised_s = read_record(directory / "record.json")["cost"]["train_seconds"]
+        # The initialisation is part of the student's budget; at least one epoch of it is left.
+        self.first = min(before.epochs, self.config.epochs - 1)
+        self.first_s = read_record(directory / "record.json")["cost"]["train_seconds"]
         return parts
-
-    @cached_property
-    def first(self) -> int:
-        """Epochs that the initialisation took; one at least is left."""
-        before = cast("RunConfig", run_before(self.config))
-        return min(before.epochs, self.config.epochs - 1)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds that all epochs took, those of the initialisation included."""
-        return self.initialised_s + super().seconds

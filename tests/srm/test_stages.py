@@ -10,7 +10,6 @@ import pytest
 import torch
 from training import history_of, tiny
 
-import kdlib.trainee
 from kdlib import train
 from kdlib.data import load_data
 from kdlib.errors import KdlibError
@@ -21,6 +20,7 @@ from kdlib.models import output as cost
 from kdlib.runs import RunConfig, configs_of, earlier, read_record, run_directory
 from kdlib.srm.stages import Continued
 from kdlib.team import ALONE
+from kdlib.trainee import Trainee
 from study.jobs import plan
 from study.profiles import expand, lockstep_groups
 from study.records import find_records, load_records, validate_record
@@ -40,15 +40,16 @@ TEACHER, DICTIONARY, INITIALISATION = earlier([srm()])
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """A folder with all four runs."""
-    root, load = tmp_path_factory.mktemp("whole"), kdlib.trainee.load_teacher
+    root, load = tmp_path_factory.mktemp("whole"), Trainee.teacher_for
 
     def remember(*arguments):
         teacher = load(*arguments)
-        TAUGHT.append((teacher, deepcopy(teacher.state_dict())))
+        if teacher is not None:
+            TAUGHT.append((teacher, deepcopy(teacher.state_dict())))
         return teacher
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kdlib.trainee, "load_teacher", remember)
+        patch.setattr(Trainee, "teacher_for", remember)
         patch.setattr(cost, "latency", lambda *_: 1.0)
         for run in (TEACHER, DICTIONARY, INITIALISATION, srm()):
             train.fit([run], root, progress=False)
