@@ -16,7 +16,7 @@ from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
 from kdlib.files import load_weights
-from kdlib.losses.attention import attention_maps, maps_of, paired_maps, pool_to_common_size
+from kdlib.losses.attention import attention_maps, paired_maps, pool_to_common_size
 from kdlib.models import create_model
 from kdlib.runs import RunConfig, is_finished, run_directory
 from kdlib.tasks import TASKS
@@ -296,7 +296,7 @@ def _attention_measures(
     yield "chance", relevance.float().mean((1, 2))
     for name, output in (("student", student), ("teacher", teacher)):
         if output is not None:
-            maps = maps_of(output)
+            maps = attention_maps(output)
             yield f"{name}.energy_share", torch.stack([energy_share(m, relevance) for m in maps])
             yield f"{name}.pointing", torch.stack([pointing_hit(m, relevance) for m in maps])
 

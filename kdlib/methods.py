@@ -138,7 +138,7 @@ METHODS: dict[str, Method] = {
         "-log h(e_s, e_t) - sum_K log(1 - h(e_s, e_t')), and s, t exchanged",
         fitted=True, reads=("label",),
         undivided="each would keep a memory of all images of its own, and renew its own part"),
-    "semckd": _core("semantic:SemanticLoss", 400.0, "Chen 2021, arXiv 2012.03236",
+    "semckd": _core("hints:SemanticLoss", 400.0, "Chen 2021, arXiv 2012.03236",
         "sum_st a_st mean (P_st(F_s) - F_t)^2 / S, a learned", fitted=True, couples=True),
     "reviewkd": _core("review:ReviewLoss", 1.0, "Chen 2021, arXiv 2104.09044",
         "sum HCL(ABF(F_s, deeper), F_t)", fitted=True, warmup=WARMUP),

@@ -1,10 +1,7 @@
-"""Feature maps, checked and paired; attention maps; attention transfer (AT).
-
-AT: Zagoruyko, Komodakis 2017, arXiv 1612.03928.
-"""
+"""Feature maps, checked and paired; attention maps; attention transfer (AT)."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import combinations
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
@@ -15,8 +12,7 @@ from torch.nn import functional
 
 from kdlib.errors import KdlibError, shown, unknown
 
-Mine = TypeVar("Mine")
-Theirs = TypeVar("Theirs")
+Stage = TypeVar("Stage")
 Given = ParamSpec("Given")
 
 
@@ -26,11 +22,13 @@ class HasStages(Protocol):
     @property
     def stages(self) -> Sequence[Tensor]:
         """Feature maps (B, C, H, W), one per stage, fine to coarse."""
-        ...
 
 
 Features = Tensor | Sequence[Tensor] | HasStages
 """Feature maps (B, C, H, W) of the stages, fine to coarse; or of one stage; or an output."""
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Of maps (B, H, W) and (B, H', W') -> (B,)."""
+LevelWeights = str | Sequence[float]
 
 
 def stages_of(features: Features) -> Sequence[Tensor]:
@@ -40,28 +38,17 @@ def stages_of(features: Features) -> Sequence[Tensor]:
     return getattr(features, "stages", cast("Sequence[Tensor]", features))
 
 
-def aligned(mine: Sequence[Mine], theirs: Sequence[Theirs]) -> list[tuple[Mine, Theirs]]:
-    """Stages in pairs, the deepest with the deepest; what one network has more of is left out.
-
-    The deepest stages mean the same in any two classifiers; the finest do not.
-    """
+def aligned(mine: Sequence[Stage], theirs: Sequence[Stage]) -> list[tuple[Stage, Stage]]:
+    """Stages in pairs, the deepest with the deepest: those mean the same in any two networks."""
     count = min(len(mine), len(theirs))
     return list(zip(mine[-count:], theirs[-count:], strict=True))
 
 
 def check_features(student: Features, teacher: Features) -> None:
-    """Refuse features that a loss would mistake for others.
-
-    Raises:
-        KdlibError: no stage, not four dimensions, unequal batches, channels in the last dimension,
-            or stages in opposite orders.
-    """
-    mine, theirs = stages_of(student), stages_of(teacher)
-    for owner, stages in (("student", mine), ("teacher", theirs)):
-        _check_shapes(owner, stages)
-        if any(_turn(*pair) for pair in combinations(stages, 2)):
-            raise _channels_last(owner, stages)
-    if _growth(mine) * _growth(theirs) < 0:
+    """Refuse, by a KdlibError, features that a loss would mistake for others."""
+    mine, theirs = _checked_stages("student", student), _checked_stages("teacher", teacher)
+    growths = [math.prod(f[-1].shape[2:]) - math.prod(f[0].shape[2:]) for f in (mine, theirs)]
+    if math.prod(growths) < 0:
         raise KdlibError("Stages are in opposite orders; give both networks' fine to coarse.")
     for pair in aligned(mine, theirs):
         check_batches(*pair)
@@ -78,7 +65,8 @@ def check_batches(student: Tensor, teacher: Tensor) -> None:
         )
 
 
-def _check_shapes(owner: str, stages: Sequence[Tensor]) -> None:
+def _checked_stages(owner: str, features: Features) -> Sequence[Tensor]:
+    stages = stages_of(features)
     if not isinstance(stages, list | tuple) or not stages:
         raise KdlibError(
             f"The {owner}'s features are {shown(stages)}; give a list of feature maps "
@@ -90,19 +78,11 @@ def _check_shapes(owner: str, stages: Sequence[Tensor]) -> None:
                 f"A feature map of the {owner} has the shape {tuple(stage.shape)}; it must have "
                 "four dimensions, (B, C, H, W). Reshape tokens (B, N, C) to maps first."
             )
-
-
-def _growth(stages: Sequence[Tensor]) -> int:
-    first, last = stages[0].shape, stages[-1].shape
-    return last[2] * last[3] - first[2] * first[3]
-
-
-def _turn(stage: Tensor, deeper: Tensor) -> bool:
-    """Whether height and width go opposite ways: those of (B, C, H, W) never do.
-
-    In (B, H, W, C) the supposed width is the channels, which grow where the rows get fewer.
-    """
-    return (deeper.shape[2] - stage.shape[2]) * (deeper.shape[3] - stage.shape[3]) < 0
+    for one, other in combinations(stages, 2):
+        # Height and width never go opposite ways, but rows and channels of (B, H, W, C) do.
+        if (other.shape[2] - one.shape[2]) * (other.shape[3] - one.shape[3]) < 0:
+            raise _channels_last(owner, stages)
+    return stages
 
 
 def _contradict(mine: Tensor, theirs: Tensor) -> bool:
@@ -127,13 +107,9 @@ def _channels_last(owner: str, stages: Sequence[Tensor]) -> KdlibError:
 def pool_to_common_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Average-pool (..., H, W) and (..., H', W') to the smaller height and width of the two."""
     size = min(first.shape[-2], second.shape[-2]), min(first.shape[-1], second.shape[-1])
-    return pooled(first, size), pooled(second, size)
-
-
-def pooled(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average-pool (..., H, W) to ``size``; as it is where it has that size."""
-    same = features.shape[-2:] == size
-    return features if same else functional.adaptive_avg_pool2d(features, size)
+    pool = functional.adaptive_avg_pool2d
+    one, other = (maps if maps.shape[-2:] == size else pool(maps, size) for maps in (first, second))
+    return one, other
 
 
 def working_precision(values: Tensor) -> Tensor:
@@ -141,19 +117,12 @@ def working_precision(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def pooled_alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`pool_to_common_size` in working precision."""
-    return pool_to_common_size(working_precision(first), working_precision(second))
-
-
-SMALLEST = 1e-30
-"""Below this a float32 reciprocal, or the gradient through it, could overflow."""
+SMALLEST = 1e-30  # below this a float32 reciprocal, or the gradient through it, could overflow
 
 
 def divide(values: Tensor, size: Tensor, floor: Tensor | float = SMALLEST) -> Tensor:
     """``values / size``; zero, with zero gradient, where ``size`` does not exceed ``floor``."""
-    # A product with the few reciprocals, because the backward pass of a quotient takes four
-    # passes over ``values`` and that of a product two.
+    # The backward pass of a quotient takes four passes over ``values``, that of a product two.
     return values * size.masked_fill(size <= floor, math.inf).reciprocal()
 
 
@@ -194,13 +163,13 @@ class _ChannelEnergy(torch.autograd.Function):
 
     @staticmethod
     def forward(features: Tensor) -> Tensor:
-        if features.stride(1) == 1:
-            # Channels are innermost (channels_last): a norm along them is vectorised and needs
-            # no temporary. Across strided channels the same norm is ten times slower.
-            dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-            norm = torch.linalg.vector_norm(features, dim=1, dtype=dtype)
-            return norm.square_().div_(features.shape[1])
-        return working_precision(features).square().mean(dim=1)
+        if features.stride(1) != 1:
+            return working_precision(features).square().mean(dim=1)
+        # Channels are innermost (channels_last): a norm along them is vectorised and needs no
+        # temporary. Across strided channels the same norm is ten times slower.
+        dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+        norm = torch.linalg.vector_norm(features, dim=1, dtype=dtype)
+        return norm.square_().div_(features.shape[1])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -214,76 +183,49 @@ class _ChannelEnergy(torch.autograd.Function):
         return (features * scale).to(features.dtype)
 
 
-def attention_maps(stages: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """The attention map of every stage, fine to coarse."""
-    return tuple(attention_map(features) for features in stages)
-
-
-def maps_of(features: Features) -> tuple[Tensor, ...]:
-    """Attention map of every stage; an output's own ``maps`` are taken as they are.
-
-    A teacher's output has them, so that all students of a step share one computation.
-    """
+def attention_maps(features: Features) -> tuple[Tensor, ...]:
+    """The attention map (B, H, W) of every stage; a teacher's output has them, computed once."""
     maps = getattr(features, "maps", None)
-    return attention_maps(stages_of(features)) if maps is None else tuple(maps)
+    return tuple(map(attention_map, stages_of(features))) if maps is None else maps
 
 
 def paired_maps(student: Features, teacher: Features) -> list[tuple[Tensor, Tensor]]:
-    """Student's and teacher's map of each stage, the deepest with the deepest.
-
-    No gradient reaches the teacher's.
-
-    Raises:
-        KdlibError: see :func:`kdlib.losses.attention.check_features`.
-    """
+    """Attention maps of each pair of stages, as ``aligned``; no gradient reaches the teacher's."""
     check_features(student, teacher)
-    pairs = aligned(maps_of(student), maps_of(teacher))
+    pairs = aligned(attention_maps(student), attention_maps(teacher))
     return [(mine, theirs.detach()) for mine, theirs in pairs]
 
 
-# How the terms of the stages ("levels") are weighted against each other.
-LEVEL_WEIGHTS = ("equal_weight", "equal_scale")
-# The buffer has a fixed length so that a checkpoint loads before the first batch is seen.
-MAX_LEVELS = 16
-MOMENTUM = 0.01
-
-
 class LevelBalance(nn.Module):
-    """Weighted sum over levels of per-image terms.
+    """Weighted sum over stages ("levels") of per-image terms.
 
-    Args:
-        level_weights: ``equal_weight`` (1 each), ``equal_scale`` (each level's term is divided
-            by its running mean, so that every level contributes about 1), or one explicit
-            weight per level. The running mean is the plain mean of all batches, until each
-            new one would count less than ``MOMENTUM``.
-
-    Raises:
-        KdlibError: an unknown value, or weights that are negative or not numbers.
+    ``level_weights`` is ``equal_weight`` (1 each), ``equal_scale`` (each level's term is divided by
+    its running mean, so that every level contributes about 1), or one weight per level. The running
+    mean is the plain mean of all batches until a new one would count less than 1 %.
     """
 
-    means: Tensor
-    batches: Tensor
-
-    def __init__(self, level_weights: str | Sequence[float] = "equal_weight") -> None:
+    def __init__(self, level_weights: LevelWeights = "equal_weight") -> None:
         super().__init__()
-        self.level_weights = _checked(level_weights)
-        if self.level_weights == "equal_scale":
-            self.register_buffer("means", torch.ones(MAX_LEVELS))
-            self.register_buffer("batches", torch.zeros(()))
+        weights = level_weights if isinstance(level_weights, list | tuple) else [math.nan]
+        numbers = all(isinstance(weight, int | float) and weight >= 0 for weight in weights)
+        if level_weights not in ("equal_weight", "equal_scale") and not (weights and numbers):
+            raise KdlibError(
+                f"Invalid level_weights {level_weights!r}. Valid: equal_weight, equal_scale, or a "
+                "list of non-negative numbers, one per stage from fine to coarse."
+            )
+        self.level_weights = level_weights
+        if level_weights == "equal_scale":
+            # Of a fixed length, so that a checkpoint loads before the first batch is seen.
+            self.means = nn.Buffer(torch.ones(16))
+            self.batches = nn.Buffer(torch.zeros(()))
 
     def forward(self, terms: Sequence[Tensor]) -> Tensor:
-        """One term (B,) per level, fine to coarse -> (B,).
-
-        The running mean moves in training mode only, and includes the batch at hand.
-
-        Raises:
-            KdlibError: explicit weights that are not one per level.
-        """
+        """One term (B,) per level, fine to coarse -> (B,)."""
         stacked = torch.stack(tuple(terms))
-        if self.level_weights == "equal_scale":
-            return self._equal_scale(stacked)
         if self.level_weights == "equal_weight":
             return stacked.sum(dim=0)
+        if self.level_weights == "equal_scale":
+            return (stacked / self._running_means(stacked)).sum(dim=0)
         if len(self.level_weights) != len(terms):
             raise KdlibError(
                 f"{len(self.level_weights)} level_weights for {len(terms)} stages; give one each."
@@ -291,43 +233,29 @@ class LevelBalance(nn.Module):
         # Not a matrix product: autocast would make it one of bfloat16.
         return (stacked.new_tensor(self.level_weights)[:, None] * stacked).sum(dim=0)
 
-    def _equal_scale(self, terms: Tensor) -> Tensor:
+    def _running_means(self, terms: Tensor) -> Tensor:
+        """(levels, 1), the batch at hand included; they move in training mode only."""
         means = self.means[: len(terms)]
         if self.training:
-            self.batches += 1
-            share = (1 / self.batches).clamp_min(MOMENTUM)
+            self.batches.add_(1)
+            share = (1 / self.batches).clamp_min(0.01)
             means.lerp_(terms.detach().mean(dim=1).to(means.dtype), share)
         # A level whose mean is 0 has had no difference to weigh: its terms are 0 as well.
-        return (terms / means.clone().masked_fill(means == 0, 1)[:, None]).sum(dim=0)
-
-
-def _checked(level_weights: str | Sequence[float]) -> str | tuple[float, ...]:
-    if level_weights in LEVEL_WEIGHTS:
-        return level_weights
-    try:
-        weights = tuple(float(weight) for weight in level_weights)
-    except (TypeError, ValueError):
-        weights = ()
-    if isinstance(level_weights, str) or not weights or not all(w >= 0 for w in weights):
-        raise KdlibError(
-            f"Invalid level_weights {level_weights!r}. Valid: {', '.join(LEVEL_WEIGHTS)}, or a "
-            "list of non-negative numbers, one per stage from fine to coarse."
-        )
-    return weights
+        return means.clone().masked_fill(means == 0, 1)[:, None]
 
 
 class MapLoss(nn.Module):
-    """A distance of attention maps, summed over stages.
+    """A distance of attention maps, (B, H, W) and (B, H', W') -> (B,), summed over stages.
 
-    ``distance`` is of two maps, (B, H, W) and (B, H', W') -> (B,). ``reduction`` is ``mean`` of the
-    batch, or ``none``: one value per image. For ``level_weights`` see :class:`LevelBalance`.
+    ``reduction`` is ``mean`` (of the batch) or ``none`` (one value per image); for
+    ``level_weights`` see :class:`LevelBalance`.
     """
 
     def __init__(
         self,
-        distance: Callable[[Tensor, Tensor], Tensor],
+        distance: Distance,
         reduction: str = "mean",
-        level_weights: str | Sequence[float] = "equal_weight",
+        level_weights: LevelWeights = "equal_weight",
     ) -> None:
         super().__init__()
         if reduction not in ("mean", "none"):
@@ -336,23 +264,17 @@ class MapLoss(nn.Module):
         self.balance = LevelBalance(level_weights)
 
     def forward(self, student: Features, teacher: Features, batch: object = None) -> Tensor:
-        """A scalar, or (B,), of feature maps (B, C, H, W), one per stage, fine to coarse.
-
-        Channels and sizes may differ; of unequally many stages the deepest are compared. No
-        gradient reaches the teacher. ``batch`` is not read: a run hands it to every loss. A
-        KdlibError as of :func:`kdlib.losses.attention.check_features`.
-        """
-        pairs = paired_maps(student, teacher)
-        per_image = self.balance([self.distance(*pair) for pair in pairs])
+        """A scalar, or (B,), of feature maps (B, C, H, W), one per stage, fine to coarse."""
+        per_image = self.balance([self.distance(*pair) for pair in paired_maps(student, teacher)])
         return per_image.mean() if self.reduction == "mean" else per_image
 
 
 def at_loss_per_image(student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    """Mean squared difference of two maps of unit L2 norm: (B, H, W), (B, H', W') -> (B,).
+    """``mean (A_s / ‖A_s‖ - A_t / ‖A_t‖)^2`` of two maps: (B, H, W), (B, H', W') -> (B,).
 
-    Maps of unequal size: the larger is pooled to the smaller. A zero map stays zero and gets no
-    gradient. Follows the mean over pixels of the authors' experiments, whose usual weight is
-    1000, rather than the norm of equation 2.
+    The larger map is pooled to the smaller. A zero map stays zero and gets no gradient. The mean
+    over pixels follows the authors' experiments (usual weight: 1000), not equation 2's norm.
+    Source: Zagoruyko, Komodakis 2017, arXiv 1612.03928.
     """
     student, teacher = map(_unit_norm, pool_to_common_size(student_map, teacher_map))
     return (student - teacher).square().mean(dim=1)
@@ -364,14 +286,14 @@ def _unit_norm(maps: Tensor) -> Tensor:
 
 
 class ATLoss(MapLoss):
-    """Attention transfer: squared difference of unit-norm attention maps, summed over stages.
+    """Attention transfer, :func:`at_loss_per_image` summed over stages; its usual weight is 1000.
 
-    Its usual weight is 1000. Plain AT grows with the inverse square of a map's pixel count, so its
-    last stage outweighs the others; ``level_weights="equal_scale"`` balances them.
+    Plain AT grows with the inverse square of a map's pixel count, so its last stage outweighs the
+    others; ``level_weights="equal_scale"`` balances them.
     """
 
     def __init__(
-        self, reduction: str = "mean", *, level_weights: str | Sequence[float] = "equal_weight"
+        self, reduction: str = "mean", *, level_weights: LevelWeights = "equal_weight"
     ) -> None:
         super().__init__(at_loss_per_image, reduction, level_weights)
 

@@ -1,45 +1,32 @@
 """Contrastive representation distillation, CRD (Tian 2020, arXiv 1910.10699)."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdlib.data.batches import Batch
 from kdlib.errors import KdlibError
 from kdlib.losses.attention import for_layer, working_precision
+from kdlib.losses.pair import Pair
+from kdlib.models.output import Output
 from kdlib.seeds import generator
-
-if TYPE_CHECKING:
-    from kdlib.data.batches import Batch
-    from kdlib.distill import TeacherOutput
-    from kdlib.losses.pair import Pair
-    from kdlib.models.output import Output
 
 
 def nce_per_image(scores: Tensor, images: int) -> Tensor:
-    """Noise-contrastive estimation of which score is the positive's: (B, 1 + K) -> (B,).
+    """``-log h(s_0) - sum_k log(1 - h(s_k))``, ``h = e^s / (e^s + K / N)``: (B, 1 + K) -> (B,).
 
-    ``-log h(positive) - sum log(1 - h(negative))`` with ``h = e^s / (e^s + K / N)``: the scores s
-    are logarithms of the normalised critic, the positive's first, and noise draws each of the N
-    ``images`` of the training set with probability 1 / N.
+    Scores s are logarithms of the normalised critic, the positive's first; N images can be drawn.
     """
-    negatives = scores.shape[1] - 1
-    log_odds = scores - torch.tensor(negatives / images).log().to(scores)
+    log_odds = scores - torch.tensor((scores.shape[1] - 1) / images).log().to(scores)
     return functional.softplus(-log_odds[:, 0]) + functional.softplus(log_odds[:, 1:]).sum(dim=1)
 
 
 class Negatives(nn.Module):
-    """Draws K images of other classes for each image, uniformly, with replacement.
+    """Draws K images of other classes for each image, uniformly, from all with ``labels`` (N,).
 
-    From all of the training set, of which ``labels`` (N,) are; the paper's comparison (arXiv
-    2205.01997) drew from the first few alone. Step n of a run draws the same after an interruption.
+    Step n of a run draws the same after an interruption. (The comparison in arXiv 2205.01997 drew
+    from the first few images alone.)
     """
-
-    by_class: Tensor
-    starts: Tensor
-    sizes: Tensor
-    step: Tensor
 
     def __init__(self, labels: Tensor, count: int, seed: int) -> None:
         super().__init__()
@@ -47,16 +34,16 @@ class Negatives(nn.Module):
         if int(sizes.max()) == len(labels):
             raise KdlibError("CRD contrasts classes; the training set needs at least two of them.")
         self.count, self.seed = count, seed
-        self.register_buffer("by_class", labels.argsort(stable=True), persistent=False)
-        self.register_buffer("starts", sizes.cumsum(0) - sizes, persistent=False)
-        self.register_buffer("sizes", sizes, persistent=False)
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.by_class = nn.Buffer(labels.argsort(stable=True), persistent=False)
+        self.starts = nn.Buffer(sizes.cumsum(0) - sizes, persistent=False)
+        self.sizes = nn.Buffer(sizes, persistent=False)
+        self.step = nn.Buffer(torch.zeros((), dtype=torch.int64))
 
     def forward(self, labels: Tensor) -> Tensor:
         """Labels (B,) -> positions in the training set (B, K)."""
         own = self.sizes[labels][:, None]
         stream = generator(self.seed, "negatives", int(self.step))
-        self.step += 1
+        self.step.add_(1)
         shares = torch.rand(len(labels), self.count, generator=stream).to(own.device)
         others = len(self.by_class) - own
         place = (shares * others).long().minimum(others - 1)
@@ -67,25 +54,19 @@ class Negatives(nn.Module):
 class Memory(nn.Module):
     """Unit embeddings (N, D) of all training images as one network saw them last."""
 
-    bank: Tensor
-    log_constant: Tensor
-
     def __init__(self, images: int, dimensions: int, momentum: float) -> None:
         super().__init__()
         self.momentum = momentum
         bank = functional.normalize(torch.randn(images, dimensions), dim=1)
-        self.register_buffer("bank", bank)
-        self.register_buffer("log_constant", torch.tensor(float("nan")))
+        self.bank: Tensor = nn.Buffer(bank)
+        self.log_constant = nn.Buffer(torch.tensor(float("nan")))
 
     def scores(self, anchors: Tensor, positions: Tensor, temperature: float) -> Tensor:
-        """Log of the normalised critic: anchors (B, D), positions (B, 1 + K) -> (B, 1 + K).
-
-        The constant makes the first batch's critic 1 / N on average, and stays.
-        """
-        # All images at once, and then a choice: gathering B x K embeddings would move K x D
-        # numbers for each image, against N for the product's row.
+        """Log of the normalised critic: anchors (B, D), positions (B, 1 + K) -> (B, 1 + K)."""
+        # All images, then a choice: to gather B x K embeddings would move K x D numbers for each
+        # image, against N for the product's row.
         similarities = (anchors @ self.bank.T / temperature).gather(1, positions)
-        if self.log_constant.isnan():
+        if self.log_constant.isnan():  # the first batch's critic is 1 / N on average
             mean = similarities.detach().exp().mean()
             self.log_constant.copy_((mean * len(self.bank)).log())
         return similarities - self.log_constant
@@ -99,16 +80,14 @@ class Memory(nn.Module):
 
 
 class ContrastiveLoss(nn.Module):
-    """Tells an image's embedding in the other network from K of other classes, per image.
+    """Contrasts each network's projected embedding with the memory of the other network, per image.
 
-    Each network's projected, normalised embedding is an anchor that is contrasted with the
-    memory of the other network; the two terms are added. ``momentum`` is the share of the old
-    embedding when a memory is updated.
+    The two terms are added. A memory keeps ``momentum`` of an old embedding.
     """
 
     def __init__(
         self,
-        pair: "Pair",
+        pair: Pair,
         *,
         negatives: int = 16384,
         temperature: float = 0.07,
@@ -123,22 +102,20 @@ class ContrastiveLoss(nn.Module):
         self.memory_student = Memory(len(pair.labels), dimensions, momentum)
         self.memory_teacher = Memory(len(pair.labels), dimensions, momentum)
 
-    def forward(self, student: "Output", teacher: "TeacherOutput", batch: "Batch") -> Tensor:
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         """(B,), unweighted. The memories move in training mode only."""
         mine = _anchors(self.project_student, student.embedding)
         theirs = _anchors(self.project_teacher, teacher.embedding)
         positions = torch.cat([batch.indices[:, None], self.negatives(batch.labels)], dim=1)
         with torch.autocast(mine.device.type, enabled=False):
-            loss = self._contrast(mine, self.memory_teacher, positions)
-            loss = loss + self._contrast(theirs, self.memory_student, positions)
+            first, second = (
+                nce_per_image(memory.scores(anchors, positions, self.temperature), len(memory.bank))
+                for anchors, memory in ((mine, self.memory_teacher), (theirs, self.memory_student))
+            )
         if self.training:
             self.memory_student.update(mine, batch.indices)
             self.memory_teacher.update(theirs, batch.indices)
-        return loss
-
-    def _contrast(self, anchors: Tensor, memory: Memory, positions: Tensor) -> Tensor:
-        scores = memory.scores(anchors, positions, self.temperature)
-        return nce_per_image(scores, len(memory.bank))
+        return first + second
 
 
 def _anchors(projection: nn.Linear, embedding: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """The DCT-driven loss of arXiv 2205.01997, and its variants as named options of one function."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache, partial, wraps
-from typing import Any, ParamSpec, TypeVar
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from kdlib.errors import KdlibError, checked_options, unknown
 from kdlib.losses.attention import (
     SMALLEST,
     Features,
+    LevelWeights,
     MapLoss,
     divide,
     paired_maps,
@@ -20,23 +21,16 @@ from kdlib.losses.attention import (
     working_precision,
 )
 
-Key = ParamSpec("Key")
-Kept = TypeVar("Kept", Tensor, Tensor | None)
+Build = TypeVar("Build", bound=Callable[..., Tensor | None])
 Band = tuple[str, float] | tuple[str, float, float]
 
 
-def _constant(build: Callable[Key, Kept]) -> Callable[Key, Kept]:
+def _constant(build: Build) -> Build:
     """Build a tensor once for each size; ``torch.compile`` takes it for a constant."""
-    cached = lru_cache(maxsize=256)(build)
-
-    @wraps(build)
-    def look_up(*args: Key.args, **kwargs: Key.kwargs) -> Kept:
-        # A tensor born in inference mode could not be used in training, and the cache outlives it.
-        with torch.inference_mode(False):
-            return cached(*args, **kwargs)  # type: ignore[arg-type]
-
+    # A tensor born in inference mode could not be used in training, and the cache outlives it.
+    look_up: Any = torch.inference_mode(False)(lru_cache(maxsize=256)(build))
     # What torch.compiler.assume_constant_result does, but that imports the whole compiler.
-    look_up._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    look_up._dynamo_marked_constant = True
     return look_up
 
 
@@ -58,19 +52,16 @@ def dct_matrix(
 def dct_2d(maps: Tensor) -> Tensor:
     """2-D DCT-II of each map, (B, H, W) -> (B, H, W): ``scipy.fft.dctn(norm="ortho")``.
 
-    Its size is [frequency down, frequency across]; ``[:, 0, 0]`` is the DC coefficient.
+    Indices are [frequency down, frequency across]; ``[:, 0, 0]`` is the DC coefficient.
     """
-    height, width = maps.shape[-2:]
-    rows = dct_matrix(height, maps.dtype, maps.device)
-    columns = dct_matrix(width, maps.dtype, maps.device)
+    rows, columns = (dct_matrix(size, maps.dtype, maps.device) for size in maps.shape[-2:])
     return rows @ maps @ columns.T
 
 
 def real_fft_2d(maps: Tensor) -> Tensor:
     """Real part of the orthonormal 2-D FFT: (B, H, W) -> (B, H, W). Not a DCT.
 
-    It is the FFT of the circularly even part of a map, ``(x[n] + x[-n]) / 2``, and so blind to
-    the odd part.
+    It sees the circularly even part of a map, ``(x[n] + x[-n]) / 2``, and is blind to the odd part.
     """
     return torch.fft.fft2(maps, norm="ortho").real
 
@@ -82,21 +73,16 @@ TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "fft_real": real_fft_2d,
     "none": lambda maps: maps,
 }
-FOLDED = ("fft_abs", "fft_real")
-BANDS = {"low": 1, "high": 1, "range": 2}
+LIMITS = {"low": 1, "high": 1, "range": 2}
 
 
 def checked_band(band: object) -> Band | None:
-    """``band`` as a tuple, or None for all frequencies.
-
-    Raises:
-        KdlibError: it is none of ("low", k), ("high", k), ("range", a, b).
-    """
+    """``band`` as a tuple, or None for all frequencies; a KdlibError for anything else."""
     if band is None:
         return None
-    name, *limits = band if isinstance(band, (tuple, list)) else (band,)
-    numeric = all(isinstance(limit, (int, float)) and limit >= 0 for limit in limits)
-    if name not in BANDS or len(limits) != BANDS[name] or not numeric:
+    name, *limits = band if isinstance(band, tuple | list) else (band,)
+    numeric = all(isinstance(limit, int | float) and limit >= 0 for limit in limits)
+    if LIMITS.get(name) != len(limits) or not numeric:
         raise KdlibError(
             f"Invalid band {band!r}. Valid: null (all frequencies), [low, k], [high, k], "
             "[range, a, b]; k, a, b: how many frequencies an axis (2), or a share of them (0.5)."
@@ -106,69 +92,50 @@ def checked_band(band: object) -> Band | None:
 
 @_constant
 def frequency_mask(
-    shape: tuple[int, int],
-    transform: str,
-    band: Band | None,
-    drop_dc: bool,
-    dtype: torch.dtype,
-    device: torch.device,
+    shape: tuple[int, int], transform: str, band: Band | None, drop_dc: bool, device: torch.device
 ) -> Tensor | None:
-    """1 where a coefficient (H, W) is kept, else 0; None when all are. Cached: do not write.
+    """Which coefficients (H, W) are kept; None for all. Cached: do not write to it.
 
     The lowest k are those below k on *both* axes; the highest k are all but the lowest N - k.
-    In an FFT, frequency n and N - n are one.
-
-    Raises:
-        KdlibError: the band leaves nothing of a map of this shape.
+    In an FFT, frequency n and N - n are one. A KdlibError if a band leaves nothing.
     """
-    kept = _in_band(shape, transform in FOLDED, band)
+    folded = transform.startswith("fft")
+    axes = [_below_edges(size, folded, band or ("low", 1.0)) for size in shape]
+    below, within = (rows[:, None] & columns for rows, columns in zip(*axes, strict=True))
+    kept = within & ~below
     kept[0, 0] &= not drop_dc
     if band is not None and not kept.any():
         raise KdlibError(f"Band {list(band)} leaves no frequency of a {shape} map; widen it.")
-    return None if kept.all() else kept.to(device, dtype)
+    return None if kept.all() else kept.to(device)
 
 
-def _in_band(shape: tuple[int, int], folded: bool, band: Band | None) -> Tensor:
-    if band is None:
-        return torch.ones(shape, dtype=torch.bool)
-    name, *limits = band
-    if name == "high":
-        return ~_lowest(shape, folded, limits[0], from_top=True)
-    kept = _lowest(shape, folded, limits[-1])
-    return kept & ~_lowest(shape, folded, limits[0]) if name == "range" else kept
-
-
-def _lowest(shape: tuple[int, int], folded: bool, limit: float, from_top: bool = False) -> Tensor:
-    rows, columns = (_axis_below(size, folded, limit, from_top) for size in shape)
-    return rows[:, None] & columns
-
-
-def _axis_below(size: int, folded: bool, limit: float, from_top: bool) -> Tensor:
+def _below_edges(size: int, folded: bool, band: Band) -> tuple[Tensor, Tensor]:
+    """Which frequencies of an axis lie below a band's lower edge, and below its upper edge."""
     frequency = torch.arange(size)
     if folded:
         frequency = torch.minimum(frequency, size - frequency)
     count = int(frequency.max()) + 1
-    below = limit if isinstance(limit, int) else round(limit * count)
-    return frequency < (count - below if from_top else below)
+    name, *limits = band
+    edges = [limit if isinstance(limit, int) else round(limit * count) for limit in limits]
+    low, high = (count - edges[0], count) if name == "high" else (0, *edges)[-2:]
+    return frequency < low, frequency < high
 
 
 def _select(values: Tensor, transform: str, drop_dc: bool, band: Band | None = None) -> Tensor:
     if transform == "none":
         return values - values.mean((1, 2), keepdim=True) if drop_dc else values
     shape = (values.shape[1], values.shape[2])
-    mask = frequency_mask(shape, transform, band, drop_dc, values.dtype, values.device)
+    mask = frequency_mask(shape, transform, band, drop_dc, values.device)
     return values if mask is None else values * mask
 
 
-# A map whose variation is below this many units in the last place of its norm is flat: what is
-# left of it after its mean is removed is rounding noise, and dividing by it would amplify that.
-FLAT_ULPS = 16
-
-
 def flatness_floor(maps: Tensor) -> Tensor:
-    """Size (B, 1, 1) under which the variation of a map (B, H, W) is rounding noise."""
+    """Size (B, 1, 1) under which the variation of a map (B, H, W) is rounding noise.
+
+    It is 16 units in the last place of the map's norm; to divide by less would amplify the noise.
+    """
     norms = torch.linalg.vector_norm(maps.detach().flatten(1), dim=1)
-    return (norms * (FLAT_ULPS * torch.finfo(maps.dtype).eps)).clamp_min(SMALLEST)[:, None, None]
+    return (norms * (16 * torch.finfo(maps.dtype).eps)).clamp_min(SMALLEST)[:, None, None]
 
 
 def _unit_l2(values: Tensor, transform: str, floor: Tensor) -> Tensor:
@@ -197,31 +164,26 @@ DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {
     "squared": lambda difference: difference.square().sum(dim=1),
     "l1": lambda difference: difference.abs().sum(dim=1),
 }
-VALID: dict[str, Sequence[str]] = {
-    "transform": tuple(TRANSFORMS),
-    "normalise": tuple(NORMALISERS),
+VALID: dict[str, Collection[Any]] = {
+    "transform": TRANSFORMS,
+    "normalise": NORMALISERS,
     "normalise_when": ("before", "after"),
-    "distance": tuple(DISTANCES),
+    "drop_dc": (True, False),
+    "distance": DISTANCES,
 }
 
 
 @dataclass(frozen=True)
 class SpectralOptions:
-    """What is compared of two attention maps, and how.
+    """What is compared of two attention maps, and how; a KdlibError lists what is valid.
 
-    Args:
-        transform: ``dct`` (orthonormal DCT-II), ``dct_abs``, ``fft_abs`` (magnitude of the real
-            part of the FFT), ``fft_real``, or ``none`` (the map itself).
-        normalise: ``l2`` (unit norm), ``max_ac`` (divide by the largest magnitude but DC),
-            ``minmax`` (to 0..1), or ``none``.
-        normalise_when: ``before`` or ``after`` the transform.
-        drop_dc: leave out the DC coefficient (for ``transform="none"``: subtract the mean).
-        distance: ``l2`` (root of the sum of squares), ``squared`` (the sum of squares), ``l1``.
-        band: None (all), ("low", k), ("high", k) or ("range", a, b): whole numbers count
-            frequencies of an axis, fractions are shares of them.
-
-    Raises:
-        KdlibError: an unknown value, listing the valid ones.
+    ``transform`` is ``dct`` (orthonormal DCT-II), ``dct_abs``, ``fft_abs`` (magnitude of the real
+    part of the FFT), ``fft_real``, or ``none`` (the map itself). ``normalise``, ``before`` or
+    ``after`` it, is ``l2`` (unit norm), ``max_ac`` (divide by the largest magnitude but DC),
+    ``minmax`` (to 0..1) or ``none``. ``drop_dc`` leaves out the DC coefficient (or a map's mean).
+    ``distance`` is ``l2`` (root of the sum of squares), ``squared`` (their sum) or ``l1``.
+    ``band`` is None (all), ("low", k), ("high", k) or ("range", a, b): whole numbers count
+    frequencies of an axis, fractions are shares of them.
     """
 
     transform: str = "dct"
@@ -234,25 +196,21 @@ class SpectralOptions:
     def __post_init__(self) -> None:
         for name, valid in VALID.items():
             if getattr(self, name) not in valid:
-                raise unknown(name, getattr(self, name), valid)
-        if not isinstance(self.drop_dc, bool):
-            raise KdlibError(f"drop_dc is true or false, not {self.drop_dc!r}.")
+                raise unknown(name, getattr(self, name), map(str, valid))
         object.__setattr__(self, "band", checked_band(self.band))
         if self.band is not None and self.transform == "none":
             raise KdlibError("A band of frequencies needs a transform; this one is 'none'.")
 
 
-# What the paper's name says: a DCT. The spectrum is brought to unit L2 norm, not to a largest
-# coefficient of 1 as in the release: the L2 norm is the same in both domains (Parseval), so the
-# twin below can differ from this in nothing but rounding; a map's largest pixel and its largest
-# coefficient are unrelated. Both normalisers remove the scale, and a term lies in 0..2 as
-# against about 3 for release_a.
-DCT = SpectralOptions(transform="dct", normalise="l2", normalise_when="after", drop_dc=True)
+# What the paper's name says: a DCT. Its spectrum has unit L2 norm, not a largest coefficient of 1
+# as in the release: the L2 norm is the same in both domains (Parseval), so the twin below can
+# differ in nothing but rounding. A term lies in 0..2, as against about 3 for release_a.
+DCT = SpectralOptions()
 PRESETS: dict[str, SpectralOptions] = {
     "dct": DCT,
     # As released: absolute value of the real part of the FFT, over its largest (June 2021, and
-    # branch `dev`), and without the absolute value, min-max (branch `main`). The min-max of the
-    # attention maps that precedes both is undone by what follows it, and so is left out.
+    # branch `dev`), or min-max of the real part (branch `main`). The min-max of the maps that
+    # precedes both is undone by what follows it, and so is left out.
     "release_a": SpectralOptions(transform="fft_abs", normalise="max_ac"),
     "release_b": SpectralOptions(transform="fft_real", normalise="minmax"),
     # Controls, each one step away from `dct`, and the plain spatial distance of min-max maps.
@@ -268,38 +226,29 @@ PRESETS: dict[str, SpectralOptions] = {
 
 
 def options_from(preset: str, **changes: Any) -> SpectralOptions:
-    """The options of a preset, some of them changed.
-
-    Raises:
-        KdlibError: an unknown preset, option or value, listing the valid ones.
-    """
+    """The options of a preset, some of them changed; a KdlibError lists what is valid."""
     if preset not in PRESETS:
         raise unknown("preset of the DCT loss", preset, PRESETS)
     checked_options(changes, [field.name for field in fields(SpectralOptions)], "the DCT loss")
     return replace(PRESETS[preset], **changes)
 
 
-def spectrum(maps: Tensor, options: SpectralOptions, size: tuple[int, int] | None = None) -> Tensor:
-    """What the loss compares of maps (B, H, W): their normalised spectrum, of ``size`` if given.
+def spectrum(maps: Tensor, options: SpectralOptions, size: tuple[int, int]) -> Tensor:
+    """What the loss compares of maps (B, H, W): the lowest frequencies, (B, *size), normalised.
 
-    ``size`` keeps the lowest frequencies, scaled so that a smooth map has about the same
-    coefficients at any resolution.
+    They are scaled so that a smooth map has about the same coefficients at any resolution.
     """
     normalise, floor = NORMALISERS[options.normalise], flatness_floor(maps)
     if options.normalise_when == "before":
         maps = normalise(maps, "none", floor)
-    values = _cut(TRANSFORMS[options.transform](maps), size)
+    values = TRANSFORMS[options.transform](maps)
+    if values.shape[1:] != size:
+        share = size[0] * size[1] / (values.shape[1] * values.shape[2])
+        values = values[:, : size[0], : size[1]] * share**0.5
     values = _select(values, options.transform, options.drop_dc, options.band)
     if options.normalise_when == "after":
         values = normalise(values, options.transform, floor)
     return values
-
-
-def _cut(values: Tensor, size: tuple[int, int] | None) -> Tensor:
-    if size is None or values.shape[1:] == size:
-        return values
-    share = size[0] * size[1] / (values.shape[1] * values.shape[2])
-    return values[:, : size[0], : size[1]] * share**0.5
 
 
 def spectral_distance(
@@ -308,11 +257,9 @@ def spectral_distance(
     """Distance of two maps' normalised spectra: (B, H, W), (B, H', W') -> (B,).
 
     Computed in float32 (float64 for float64 maps), whatever autocast says. Finite in value and
-    gradient for any finite maps: a flat map has a zero spectrum, and gets no gradient; equal
-    spectra have a zero gradient.
-
-    Maps of unequal size: their common low frequencies are compared (``dct``, ``dct_abs``), or
-    the larger is first pooled to the smaller (other transforms).
+    gradient for any finite maps: flat maps have a zero spectrum, and equal spectra no gradient.
+    Of maps of unequal size, the common low frequencies are compared (``dct``, ``dct_abs``), or the
+    larger is first pooled to the smaller (other transforms).
     """
     with torch.autocast(student_map.device.type, enabled=False):
         student, teacher = working_precision(student_map), working_precision(teacher_map)
@@ -324,19 +271,12 @@ def spectral_distance(
 
 
 class DCTLoss(MapLoss):
-    """The DCT-driven loss: distance of normalised spectra of attention maps, summed over stages.
+    """The DCT-driven loss, :func:`spectral_distance` summed over stages.
 
     ``DCTLoss()(student_features, teacher_features)`` is the mean over the batch. Its usual weight
-    is 4, and 1 for the released variants.
-
-    Args:
-        preset: the options to start from, one of ``PRESETS``.
-        reduction: ``mean`` of the batch, or ``none``: one value per image.
-        level_weights: see :class:`kdlib.losses.attention.LevelBalance`.
-        options: fields of :class:`SpectralOptions` that differ from the preset's.
-
-    Raises:
-        KdlibError: an unknown preset, option or value, listing the valid ones.
+    is 4, and 1 for the released variants. ``preset`` is one of ``PRESETS``, of which ``options``
+    change fields of :class:`SpectralOptions`; ``reduction`` and ``level_weights`` are those of
+    :class:`~kdlib.losses.attention.MapLoss`.
     """
 
     def __init__(
@@ -344,7 +284,7 @@ class DCTLoss(MapLoss):
         preset: str = "dct",
         reduction: str = "mean",
         *,
-        level_weights: str | Sequence[float] = "equal_weight",
+        level_weights: LevelWeights = "equal_weight",
         **options: Any,
     ) -> None:
         chosen = options_from(preset, **options)

@@ -1,43 +1,41 @@
-"""Hints: features compared behind learned layers, by FitNets and VID; and Overhaul's distance."""
+"""Features compared behind learned layers: FitNets, VID, SemCKD; and Overhaul's distance."""
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdlib.losses.attention import aligned, for_layer, pooled_alike
-
-if TYPE_CHECKING:
-    from kdlib.data.batches import Batch
-    from kdlib.losses.attention import HasStages
-    from kdlib.losses.pair import Pair
+from kdlib.losses.attention import aligned, for_layer, pool_to_common_size, working_precision
+from kdlib.losses.pair import Pair
+from kdlib.models.output import Output
 
 
 def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of features: (B, C, H, W), (B, C, H', W') -> (B,).
 
-    The larger features are average-pooled to the size of the smaller. The mean over elements, in
-    place of the paper's half sum, is what the usual weight of 100 belongs to.
+    The larger are pooled to the smaller. To the mean, in place of the half sum of Romero 2015,
+    belongs the usual weight of 100.
     """
-    mine, theirs = pooled_alike(student, teacher)
+    mine, theirs = pool_to_common_size(working_precision(student), working_precision(teacher))
     return (mine - theirs).square().flatten(1).mean(dim=1)
 
 
 class HintLoss(nn.Module):
-    """FitNets: squared difference of the middle stage, through a 1 x 1 convolution, per image.
+    """FitNets: squared difference of the (later) middle stage, behind a 1 x 1 convolution.
 
-    The later middle one of an even number of stages. Romero 2015 (arXiv 1412.6550) fits the hint
-    first and distils the logits afterwards; as in later benchmarks, both are learned together here.
+    Romero 2015 (arXiv 1412.6550) fits the hint first and distils the logits afterwards; as in later
+    benchmarks, both are learned together here.
     """
 
-    def __init__(self, pair: "Pair") -> None:
+    def __init__(self, pair: Pair) -> None:
         super().__init__()
         self.middle = len(pair.channels) // 2
         self.regressor = nn.Conv2d(*pair.channels[self.middle], kernel_size=1)
 
-    def forward(self, student: "HasStages", teacher: "HasStages", batch: "Batch") -> Tensor:
+    def forward(self, student: Output, teacher: Output, batch: object) -> Tensor:
         """(B,), unweighted."""
         mine, theirs = aligned(student.stages, teacher.stages)[self.middle]
         return feature_mse(self.regressor(for_layer(self.regressor, mine)), theirs)
@@ -47,11 +45,8 @@ FIRST_VARIANCE, SMALLEST_VARIANCE = 5.0, 1e-5
 
 
 def gaussian_nll(mean: Tensor, variance: Tensor, teacher: Tensor) -> Tensor:
-    """``mean (log var_c + (t - mu)^2 / var_c) / 2``: (B, C, H, W), (C,), (B, C, H', W') -> (B,).
-
-    The negative log-density without its constant, averaged over elements.
-    """
-    mean, teacher = pooled_alike(mean, teacher)
+    """``mean (log var_c + (t - mu)^2 / var_c) / 2``: (B, C, H, W), (C,), (B, C, H', W') -> (B,)."""
+    mean, teacher = pool_to_common_size(working_precision(mean), working_precision(teacher))
     variance = variance.view(1, -1, 1, 1)
     terms = variance.log() + (teacher - mean).square() / variance
     return 0.5 * terms.flatten(1).mean(dim=1)
@@ -62,13 +57,10 @@ class Predictor(nn.Module):
 
     def __init__(self, student: int, teacher: int) -> None:
         super().__init__()
-        self.mean = nn.Sequential(
-            nn.Conv2d(student, teacher, 1), nn.ReLU(),
-            nn.Conv2d(teacher, teacher, 1), nn.ReLU(),
-            nn.Conv2d(teacher, teacher, 1),
-        )  # fmt: skip
-        first = math.log(math.expm1(FIRST_VARIANCE - SMALLEST_VARIANCE))
-        self.raw_variance = nn.Parameter(torch.full((teacher,), first))
+        first, second, third = (nn.Conv2d(c, teacher, 1) for c in (student, teacher, teacher))
+        self.mean = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
+        raw = math.log(math.expm1(FIRST_VARIANCE - SMALLEST_VARIANCE))
+        self.raw_variance = nn.Parameter(torch.full((teacher,), raw))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Negative log-likelihood (B,) of the teacher's features given the student's."""
@@ -77,27 +69,85 @@ class Predictor(nn.Module):
 
 
 class VariationalLoss(nn.Module):
-    """VID: how unlikely the teacher's stages are, given the student's; their sum, per image.
+    """VID (Ahn 2019, arXiv 1904.05835): the stages' negative log-likelihood, summed, per image."""
 
-    Source: Ahn 2019, arXiv 1904.05835.
-    """
-
-    def __init__(self, pair: "Pair") -> None:
+    def __init__(self, pair: Pair) -> None:
         super().__init__()
         self.predictors = nn.ModuleList(Predictor(*channels) for channels in pair.channels)
 
-    def forward(self, student: "HasStages", teacher: "HasStages", batch: "Batch") -> Tensor:
+    def forward(self, student: Output, teacher: Output, batch: object) -> Tensor:
         """(B,), unweighted; can be negative."""
         pairs = zip(self.predictors, aligned(student.stages, teacher.stages), strict=True)
         return torch.stack([predict(*stages) for predict, stages in pairs]).sum(dim=0)
 
 
-def negative_margins(features: Tensor) -> Tensor:
-    """Mean of each channel's negative values: (B, C, H, W) -> (C,), 0 where it has none.
+def layer_attention(queries: Tensor, keys: Tensor) -> Tensor:
+    """Softmax over a teacher's stages, of each student's: (B, S, D), (B, S', D) -> (B, S, S')."""
+    return functional.softmax(queries @ keys.transpose(1, 2), dim=2)
 
-    The paper's expected value of a negative response, over the batch at hand: a teacher that is
-    being trained has no other.
+
+class Embedding(nn.Module):
+    """An image's similarities to its batch, zeros up to ``batch_size``, on the unit sphere."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        widen, narrow = nn.Linear(batch_size, 2 * batch_size), nn.Linear(2 * batch_size, batch_size)
+        self.layers = nn.Sequential(widen, nn.ReLU(), narrow)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, batch_size)."""
+        flat = functional.normalize(working_precision(features).flatten(1), dim=1)
+        with torch.autocast(flat.device.type, enabled=False):
+            similarities = functional.pad(flat @ flat.T, (0, self.batch_size - len(flat)))
+        embedded = self.layers(for_layer(self.layers, similarities))
+        return functional.normalize(working_precision(embedded), dim=1)
+
+
+def projection(inputs: int, outputs: int) -> nn.Sequential:
+    """1 x 1, 3 x 3 and 1 x 1 convolutions; the narrow middle is a choice of this project."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, inputs, 1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(),
+        nn.Conv2d(inputs, inputs, 3, padding=1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(),
+        nn.Conv2d(inputs, outputs, 1),
+    )  # fmt: skip
+
+
+class SemanticLoss(nn.Module):
+    """SemCKD: squared differences of all pairs of stages, weighted by learned attention, per image.
+
+    Source: Chen 2021, arXiv 2012.03236.
     """
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        mine, theirs = pair.student.stages, pair.teacher.stages
+        self.queries = nn.ModuleList(Embedding(pair.batch_size) for _ in mine)
+        self.keys = nn.ModuleList(Embedding(pair.batch_size) for _ in theirs)
+        self.projections = nn.ModuleList(
+            projection(one[0], other[0]) for one, other in product(mine, theirs)
+        )
+
+    def forward(self, student: Output, teacher: Output, batch: object) -> Tensor:
+        """(B,), unweighted: the mean over the student's stages."""
+        queries, keys = _embedded(self.queries, student), _embedded(self.keys, teacher)
+        distances = []
+        for layers, stages in zip(
+            self.projections, product(student.stages, teacher.stages), strict=True
+        ):
+            mine, theirs = pool_to_common_size(*stages)  # before the projection, which costs less
+            distances.append(feature_mse(layers(for_layer(layers, mine)), theirs))
+        weighted = layer_attention(queries, keys).flatten(1) * torch.stack(distances, dim=1)
+        return weighted.sum(dim=1) / len(student.stages)
+
+
+def _embedded(embeddings: Iterable[nn.Module], output: Output) -> Tensor:
+    pairs = zip(embeddings, output.stages, strict=True)
+    return torch.stack([embed(stage) for embed, stage in pairs], dim=1)
+
+
+def negative_margins(features: Tensor) -> Tensor:
+    """Mean of each channel's negative values in this batch: (B, C, H, W) -> (C,), 0 for none."""
     negative = features < 0
     total = torch.where(negative, features, 0).sum((0, 2, 3))
     return total / negative.sum((0, 2, 3)).clamp_min(1)
@@ -106,12 +156,11 @@ def negative_margins(features: Tensor) -> Tensor:
 def overhaul_per_image(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean partial squared difference to the teacher's margin ReLU: (B, C, H, W) twice -> (B,).
 
-    Where the teacher's value is not positive, a student's that is lower still counts nothing:
-    an activation would hide the difference. The larger maps are pooled to the smaller; the mean
-    over elements stands in place of the paper's sum. Source: Heo 2019, arXiv 1904.01866,
-    section 3.1 and equation 5.
+    Where the teacher's value is not positive, a student's that is lower still counts nothing: an
+    activation would hide the difference. The larger maps are pooled to the smaller. A mean in place
+    of the sum of Heo 2019 (arXiv 1904.01866), section 3.1 and equation 5.
     """
-    mine, theirs = pooled_alike(student, teacher)
+    mine, theirs = pool_to_common_size(working_precision(student), working_precision(teacher))
     target = torch.maximum(theirs, negative_margins(theirs)[None, :, None, None])
     hidden = (mine <= target) & (target <= 0)
     return torch.where(hidden, 0, (mine - target).square()).flatten(1).mean(dim=1)

@@ -1,33 +1,25 @@
 """What a method with layers of its own must know before it meets a batch."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from kdlib.errors import KdlibError
 from kdlib.losses.attention import aligned
-
-if TYPE_CHECKING:
-    from kdlib.models.output import Shapes
+from kdlib.models.output import Shapes
 
 
 @dataclass(frozen=True)
 class Pair:
     """A student and a teacher, by their shapes, and the data that they meet.
 
-    Attributes:
-        student: shapes of the student's stages and embedding.
-        given: those of the teacher; ``None`` where there is none.
-        labels: (N,) of the whole training set, in the order of ``Batch.indices``.
-        batch_size: images in a full batch; the last one of an epoch may have fewer.
-        seed: of random draws during training.
-        classes: K, the number of the student's logits.
-        pixels: height and width of the logits in segmentation; ``None`` for logits of images.
+    ``given`` is the teacher, if any; ``labels`` (N,) are of the whole training set, in the order of
+    ``Batch.indices``; ``batch_size`` is that of full batches; ``seed`` is of random draws; the
+    student has ``classes`` logits, in segmentation of ``pixels`` x ``pixels``.
     """
 
-    student: "Shapes"
-    given: "Shapes | None"
+    student: Shapes
+    given: Shapes | None
     labels: Tensor
     batch_size: int
     seed: int
@@ -35,7 +27,7 @@ class Pair:
     pixels: int | None = None
 
     @property
-    def teacher(self) -> "Shapes":
+    def teacher(self) -> Shapes:
         """The teacher's shapes; a KdlibError where there is no teacher."""
         if self.given is None:
             raise KdlibError("This method is made for a teacher; name one, not teacher='none'.")

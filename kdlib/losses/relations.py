@@ -13,31 +13,26 @@ from kdlib.losses.attention import (
     working_precision,
 )
 
-SMALLEST_PROBABILITY = 1e-7
-
 
 def pkt_per_image(student: Tensor, teacher: Tensor) -> Tensor:
     """``mean_j p_t(j|i) log(p_t(j|i) / p_s(j|i))``: embeddings (B, D), (B, D') -> (B,).
 
-    The mean over pairs, in place of the paper's sum, is what the usual weight of 30000 belongs to.
-    Source: Passalis, Tefas 2018, arXiv 1803.10837.
+    To the mean, in place of the sum of Passalis, Tefas 2018 (arXiv 1803.10837), belongs the usual
+    weight of 30000.
     """
     check_batches(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
         mine, theirs = map(neighbour_probabilities, (student, teacher))
-        ratio = (theirs + SMALLEST_PROBABILITY) / (mine + SMALLEST_PROBABILITY)
+        ratio = (theirs + 1e-7) / (mine + 1e-7)
         return (theirs * ratio.log()).mean(dim=1)
 
 
 def neighbour_probabilities(embedding: Tensor) -> Tensor:
-    """How likely j is picked as i's neighbour: (B, D) -> (B, B), rows sum to 1, diagonal 0.
-
-    By the cosine kernel, (1 + cos) / 2, over the sum of its row.
-    """
+    """The cosine kernel (1 + cos) / 2 over its rows' sums: (B, D) -> (B, B), diagonal 0."""
     directions = functional.normalize(working_precision(embedding), dim=1)
     kernel = (1 + directions @ directions.T).clamp_min(0) / 2
     others = kernel.masked_fill(torch.eye(len(kernel), dtype=torch.bool, device=kernel.device), 0)
-    return others / others.sum(dim=1, keepdim=True).clamp_min(SMALLEST_PROBABILITY)
+    return others / others.sum(dim=1, keepdim=True).clamp_min(1e-7)
 
 
 def rkd_per_image(
@@ -45,8 +40,8 @@ def rkd_per_image(
 ) -> Tensor:
     """Weighted Huber losses of distances and angles: embeddings (B, D), (B, D') -> (B,).
 
-    Averaged over all pairs, and all triplets, in which an image is the first, or the vertex.
-    Source: Park 2019, arXiv 1904.05068.
+    Means over all pairs, and all triplets, in which an image is the first, or the vertex. Source:
+    Park 2019, arXiv 1904.05068.
     """
     check_batches(student, teacher)
     mine, theirs = working_precision(student), working_precision(teacher)
@@ -73,7 +68,6 @@ def triplet_angles(embedding: Tensor) -> Tensor:
 
 
 def _huber(mine: Tensor, theirs: Tensor) -> Tensor:
-    """The mean for each first index of the Huber loss with delta 1."""
     return functional.smooth_l1_loss(mine, theirs, reduction="none").flatten(1).mean(dim=1)
 
 
@@ -88,10 +82,7 @@ def sp_per_image(student: Features, teacher: Features) -> Tensor:
 
 
 def batch_similarity(features: Tensor) -> Tensor:
-    """Rows of ``Q Q^T`` of unit L2 norm, Q the flattened features: (B, C, H, W) -> (B, B).
-
-    A dead image, all zero, has similarity 0 to all.
-    """
+    """Rows of ``Q Q^T`` over their L2 norm (0 for a dead image): (B, C, H, W) -> (B, B)."""
     flat = working_precision(features).flatten(1)
     with torch.autocast(flat.device.type, enabled=False):
         return functional.normalize(flat @ flat.T, dim=1)

@@ -10,7 +10,15 @@ from torch.nn import functional
 
 from kdlib.errors import KdlibError
 from kdlib.losses.contrastive import ContrastiveLoss, Memory, Negatives
-from kdlib.losses.hints import FIRST_VARIANCE, HintLoss, VariationalLoss, gaussian_nll
+from kdlib.losses.hints import (
+    FIRST_VARIANCE,
+    Embedding,
+    HintLoss,
+    SemanticLoss,
+    VariationalLoss,
+    gaussian_nll,
+    layer_attention,
+)
 from kdlib.losses.review import (
     AttentionFusion,
     FrequencyAttention,
@@ -19,7 +27,6 @@ from kdlib.losses.review import (
     hcl_per_image,
     high_pass,
 )
-from kdlib.losses.semantic import Embedding, SemanticLoss, layer_attention
 
 
 def numbers(tensor):
