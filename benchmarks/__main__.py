@@ -67,7 +67,7 @@ def sections(
         run = {"teacher": teacher, "student": student}
         run |= {"image_size": image_size, "batch_size": batch_size}
         every = [{**run, "precision": one} for one in precision or ("float32", "bfloat16")]
-        for config in [RunConfig.from_dict(fields) for fields in every]:
+        for config in [RunConfig(**fields) for fields in every]:
             speed.write_steps(config, scope, few if quick else rounds, to)
     for name in [name for name in speed.SECTIONS if name in names]:
         speed.write_section(name, scope, to)
@@ -111,7 +111,7 @@ def methods(
     given |= {"image_size": image_size, "batch_size": batch_size}
     chosen = {name: value for name, value in given.items() if value is not None}
     runs = {one: run_of(one, profile) for one in methods or timed_methods(task)}
-    record = measure(RunConfig.from_dict({**base, **chosen}), runs, Scope(rounds=rounds), images)
+    record = measure(RunConfig(**{**base, **chosen}), runs, Scope(rounds=rounds), images)
     record["plan"]["profile"] = profile
     write_json(to or PLACES[task], record)
     print(f"{report(record)}\n{to or PLACES[task]}")

@@ -11,14 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import wraps
-from types import FrameType, NoneType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, get_args
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 Made = TypeVar("Made")
-
 LONGEST_SHOWN = 80
 
 
@@ -36,6 +32,11 @@ def shown(value: object) -> str:
     return short if short.isprintable() else short.encode("unicode_escape").decode()
 
 
+def quoted(value: object) -> str:
+    """A value as :func:`shown` tells it; text in quotation marks."""
+    return f"'{shown(value)}'" if isinstance(value, str) else shown(value)
+
+
 def unknown(kind: str, name: object, valid: Iterable[str]) -> KdlibError:
     """The error for a name that is not one of ``valid``; suggests the nearest one."""
     choices = sorted(str(choice) for choice in valid)
@@ -46,41 +47,40 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> KdlibError:
     )
 
 
-def kindly(cls: type[Made]) -> type[Made]:
-    """Let a dataclass of pydantic say what it refuses as a :class:`KdlibError`."""
-    build: Any = cls.__init__
+def kindly(kind: str) -> Callable[[type[Made]], type[Made]]:
+    """Let a dataclass of pydantic refuse with a :class:`KdlibError`; ``kind`` is a field's name."""
 
-    @wraps(build)
-    def init(self: Any, *args: Any, **values: Any) -> None:
-        from pydantic import ValidationError
+    def decorated(cls: Any) -> Any:
+        build, valid = cls.__init__, [one.name for one in fields(cls)]
 
-        try:
-            build(self, *args, **values)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise _refusal(first, [one.name for one in fields(cast("Any", cls))]) from error
+        @wraps(build)
+        def init(self: Any, *args: Any, **values: Any) -> None:
+            from pydantic import ValidationError
 
-    cls.__init__ = init  # type: ignore[method-assign]
-    return cls
+            try:
+                build(self, *args, **values)
+            except ValidationError as error:
+                raise _refusal(error.errors(include_url=False)[0], kind, valid) from error
+
+        cls.__init__ = init
+        return cls
+
+    return decorated
 
 
-def _refusal(error: "ErrorDetails", valid: Iterable[str]) -> KdlibError:
+def _refusal(error: Any, kind: str, valid: Iterable[str]) -> KdlibError:
     """What pydantic refuses, as a user is told it: the field, its value, what is valid."""
     name, context = ".".join(map(str, error["loc"])), error.get("ctx", {})
     if error["type"] == "unexpected_keyword_argument":
-        return unknown("run parameter", name, valid)
+        return unknown(kind, name, valid)
     if error["type"] == "literal_error":
         return unknown(name, error["input"], re.findall(r"'([\w-]+)'", context["expected"]))
     says = error["msg"].replace("Input should", "it should").replace("tuple", "list")
     return KdlibError(f"{shown(name)} is {quoted(error['input'])}; {context.get('error', says)}.")
 
 
-def checked_options(given: Mapping[str, object], valid: Iterable[str], owner: str) -> None:
-    """Refuse an option that ``owner`` does not have.
-
-    Raises:
-        KdlibError: names the first unknown option and lists the valid ones.
-    """
+def checked_options(given: Iterable[str], valid: Iterable[str], owner: str) -> None:
+    """Refuse an option that ``owner`` does not have."""
     choices = tuple(valid)
     for name in given:
         if name not in choices:
@@ -88,11 +88,7 @@ def checked_options(given: Mapping[str, object], valid: Iterable[str], owner: st
 
 
 def checked_values(given: Mapping[str, object], kinds: Mapping[str, Any], owner: str) -> None:
-    """Refuse an option that ``owner`` does not have, and a value of another kind than it has.
-
-    Raises:
-        KdlibError: as :func:`checked_options` and :func:`check_kind`.
-    """
+    """Refuse an option that ``owner`` does not have, and a value that its annotation excludes."""
     checked_options(given, kinds, owner)
     for name, value in given.items():
         check_kind(f"Option '{name}' of {owner}", value, kinds[name])
@@ -103,9 +99,6 @@ def check_kind(name: str, value: object, annotation: Any) -> None:
 
     A whole number can stand for a number, and a list for a tuple; true and false are no numbers,
     and neither infinity nor NaN is one.
-
-    Raises:
-        KdlibError: names the value and says what it should be.
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -125,24 +118,6 @@ def check_range(name: str, value: int, low: int, high: int) -> None:
     """Refuse a ``value`` that is no whole number from ``low`` to ``high``."""
     if type(value) is not int or not low <= value <= high:
         raise KdlibError(f"{name} is {value}; it must be a whole number, {low} to {high}.")
-
-
-def quoted(value: object) -> str:
-    """A value as :func:`shown` tells it; text in quotation marks."""
-    return f"'{shown(value)}'" if isinstance(value, str) else shown(value)
-
-
-def same_kind(value: object, example: object) -> bool:
-    """Whether a value can stand where ``example`` does; where that is ``None``, any can."""
-    if example is None:
-        return True
-    if isinstance(value, bool) or isinstance(example, bool):
-        return isinstance(value, bool) and isinstance(example, bool)
-    if isinstance(example, float):
-        return isinstance(value, int | float)
-    if isinstance(example, list | tuple):
-        return isinstance(value, list | tuple)
-    return isinstance(value, type(example))
 
 
 # How a command ends: an exit status, and a line for whatever went wrong.
@@ -176,11 +151,7 @@ def ended(command: Callable[[], int | None]) -> int:
 
 def leave_when_asked() -> None:
     """Let SIGTERM leave through ``finally`` clauses: kernels and temporary files go too."""
-    signal.signal(signal.SIGTERM, _leave)
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def _reason(error: Exception) -> str:

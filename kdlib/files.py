@@ -1,7 +1,7 @@
 """Files that are whole or absent, whatever happens while they are written: text, JSON, tensors.
 
-Tensors are kept as safetensors: loading them never runs code. What is made once and read often
-(composed scenes, resized photographs) is kept in a cache of such files.
+Tensors are safetensors, which never run code. What is made once and read often (composed scenes,
+resized photographs) is kept in a cache.
 """
 
 import errno
@@ -12,14 +12,13 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -28,10 +27,8 @@ from kdlib.errors import KdlibError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
 PARTIAL = ".partial"
 """How the names of files end that are being written."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UnwritableError(KdlibError, OSError):
@@ -39,37 +36,33 @@ class UnwritableError(KdlibError, OSError):
 
 
 @contextmanager
-def writing(path: Path, otherwise: str = "choose another folder") -> Iterator[None]:
-    """Explain a failure to write ``path`` inside; ``otherwise`` is what else can be done.
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write ``path`` into an ``UnwritableError``: why, the room left, what to do.
 
-    Raises:
-        UnwritableError: names the file, the reason, the room that is left and what to do.
+    Of two within each other, the inner one tells it.
     """
     try:
         yield
     except UnwritableError:
         raise
     except OSError as error:
-        room, remedy, reason = "", "Make it writable", error.strerror or str(error)
-        if error.errno in FULL:
+        room, remedy = "", "Make it writable"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             existing = next(folder for folder in path.absolute().parents if folder.exists())
             free = shutil.disk_usage(existing).free / 1e6
             room, remedy = f", where {free:,.0f} MB are free", "Make room there"
+        other = "set KDLIB_CACHE to" if path.is_relative_to(cache_root()) else "choose"
         raise UnwritableError(
-            f"{path} cannot be written{room} ({reason}). {remedy}, or {otherwise}, and run again; "
-            "what was whole is kept."
+            f"{path} cannot be written{room} ({error.strerror or error}). {remedy}, or {other} "
+            "another folder, and run again; what was whole is kept."
         ) from error
 
 
 @contextmanager
-def locked(path: Path, otherwise: str = "choose another folder") -> Iterator[None]:
-    """Hold the lock ``path``; the system lets go of it when the process ends, however it ends.
-
-    Raises:
-        UnwritableError: there can be no such file.
-    """
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock ``path``; the system lets go of it when the process ends, however it ends."""
     lock = FileLock(path)
-    with writing(path, otherwise):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     try:
@@ -78,21 +71,20 @@ def locked(path: Path, otherwise: str = "choose another folder") -> Iterator[Non
         lock.release()
 
 
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object], sync: bool = True) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
 
-    A kill or a full disk leaves the old file (or none), never a half-written one.
-
-    Raises:
-        UnwritableError: the disk is full, say; the temporary file is removed.
+    A kill or a full disk (``UnwritableError``) leaves the old file or none, never half a one; with
+    ``sync`` a power cut does, too.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
         try:  # before there is a file: a signal in between would leave one behind
             write(temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            if sync:
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
             temporary.chmod(0o644)
             temporary.replace(path)
         finally:
@@ -120,26 +112,22 @@ UNSEALED = b"crc32=0000000000 "
 """Stands before the facts, whose header has one entry, for entries have no order in it."""
 
 
-def save_tensors(path: Path, tensors: "Mapping[str, Tensor]", facts: Mapping[str, Any]) -> None:
-    """Atomically write tensors with JSON ``facts`` in the header, and a checksum of all of it.
-
-    Raises:
-        UnwritableError: the disk is full, say; an earlier file at ``path`` is kept.
-    """
+def save_tensors(
+    path: Path, tensors: "Mapping[str, Tensor]", facts: Mapping[str, Any], sync: bool = True
+) -> None:
+    """Atomically write tensors with JSON ``facts`` in the header, and a checksum of all of it."""
     from safetensors.torch import save
 
     whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     content = save(whole, {"facts": UNSEALED.decode() + json.dumps(dict(facts))})
-    seal = b"crc32=%010d " % zlib.crc32(content)
-    sealed = content.replace(UNSEALED, seal, 1)
-    write_atomic(path, lambda temporary: temporary.write_bytes(sealed))
+    sealed = content.replace(UNSEALED, b"crc32=%010d " % zlib.crc32(content), 1)
+    write_atomic(path, lambda temporary: temporary.write_bytes(sealed), sync)
 
 
 def load_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     """Read what ``save_tensors`` wrote; files without a checksum, from elsewhere, are read too.
 
-    Raises:
-        KdlibError: the file is missing, damaged or not safetensors (a pickle, say).
+    Raises a ``KdlibError`` where it is missing, damaged or not safetensors (a pickle, say).
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -161,14 +149,9 @@ def load_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
 
 
 def load_weights(network: "nn.Module", path: Path, classes: int) -> None:
-    """Load a network's weights, checking that they are for as many classes.
-
-    Raises:
-        KdlibError: unreadable file, another number of classes, or another architecture.
-    """
+    """Load a network's weights; refuse those of other classes or of another architecture."""
     tensors, facts = load_tensors(path)
-    found = facts.get("classes", classes)
-    if found != classes:
+    if (found := facts.get("classes", classes)) != classes:
         raise KdlibError(
             f"The weights in {path} were trained for {found} classes, but the data set has "
             f"{classes}. Teacher and student must share one set of classes: train the teacher on "
@@ -184,13 +167,8 @@ def load_weights(network: "nn.Module", path: Path, classes: int) -> None:
 
 
 CHUNK = 64  # rows made at a time: their intermediate arrays stay in the processor's cache
-AHEAD = 16  # units that a worker makes before they are written
-OTHERWISE = "set KDLIB_CACHE to another folder"
-
 Arrays = Mapping[str, NDArray]
 Integers = NDArray[np.int64]
-Make = Callable[[int], Arrays | None]
-"""From a unit to its rows of each array; ``None`` leaves it out."""
 
 
 def cache_root() -> Path:
@@ -203,127 +181,24 @@ def cached(
 ) -> Arrays:
     """Arrays of ``count`` rows, read from the cache ``name`` or made and kept there.
 
-    The name must change whenever the content would; ``make`` makes of row numbers (B,) the arrays
-    of these rows, by name. A folder that cannot be written to, or a full disk, is told.
+    The name must change whenever the content would; ``make`` makes, of row numbers (B,), the
+    arrays of these rows by name.
     """
-    found = Cache(name, chunks(count))
-    found.fill(lambda unit: make(np.arange(*found.starts[unit : unit + 2])), progress=progress)
-    return found.arrays
+    folder, parts = cache_root() / name, []
+    with locked(folder / "lock"):
+        remove_remains(folder)
+        for start in tqdm(range(0, count, CHUNK), desc=name, disable=not progress, delay=1):
+            rows = np.arange(start, min(start + CHUNK, count))
+            parts.append(kept(folder / f"{start}.safetensors", partial(make, rows)))
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def chunks(count: int) -> Integers:
-    """Where each chunk of ``count`` rows starts, and where the last ends."""
-    return np.append(np.arange(0, count, CHUNK), count)
+def kept(path: Path, make: Callable[[], Arrays]) -> Arrays:
+    """Arrays read from a file of a cache; made and kept there if it is missing or damaged."""
+    with suppress(KdlibError):
+        return {name: tensor.numpy() for name, tensor in load_tensors(path)[0].items()}
+    from torch import tensor
 
-
-class Cache:
-    """Arrays in a folder, made unit by unit; ``arrays`` has none if there is no such cache yet.
-
-    Args:
-        name: folder's name; must change whenever the content would.
-        starts: (U + 1,) the first row of each unit, and the number of rows.
-        mode: ``c`` maps arrays so that torch may share them, ``r`` those larger than the memory.
-    """
-
-    def __init__(self, name: str, starts: Integers, mode: str = "c") -> None:
-        self.folder, self.starts, self._mode = cache_root() / name, starts, mode
-        self._open()
-
-    def _open(self) -> None:
-        self.arrays: dict[str, np.memmap] = {}
-        self.sums = np.zeros(len(self.starts) - 1, np.uint32)
-        try:
-            sums, paths = np.fromfile(self.folder / "sums", np.uint32), self.folder.glob("*.npy")
-            arrays = {path.stem: open_memmap(path, self._mode) for path in paths}
-            lengths = {len(array) for array in arrays.values() if array.flags.c_contiguous}
-        except Exception:  # a damaged header ends in whatever Python's own parser raises
-            return
-        if len(sums) == len(self.sums) and lengths == {self.starts[-1]}:
-            self.arrays, self.sums = arrays, sums
-
-    def is_whole(self) -> bool:
-        """Whether all was written; :meth:`lacking` knows whether it is undamaged, too."""
-        return bool(self.sums.all())
-
-    def is_sound(self, unit: int) -> bool:
-        """Whether a unit is what was written."""
-        start, stop = self.starts[unit : unit + 2]
-        rows = {name: array[start:stop] for name, array in self.arrays.items()}
-        return bool(self.sums[unit]) and self.sums[unit] == _sum(rows, start)
-
-    def lacking(self) -> list[int]:
-        """Units that are not there, or not as they were written."""
-        return [unit for unit in range(len(self.sums)) if not self.is_sound(unit)]
-
-    def fill(self, make: Make, workers: int = 0, progress: bool = True) -> None:
-        """Make what is lacking, by so many threads (0: the caller's); what is done is kept."""
-        root = self.folder.parent
-        with suppress(OSError):
-            root.mkdir(parents=True, exist_ok=True)
-        if not (root.is_dir() and os.access(root, os.W_OK)):
-            raise KdlibError(
-                f"The cache folder {root} cannot be written to; set KDLIB_CACHE to one that can."
-            )
-        with locked(self.folder.with_suffix(".lock"), OTHERWISE), writing(self.folder, OTHERWISE):
-            self._open()
-            if lacking := self.lacking():
-                bar = tqdm(total=len(lacking), desc=self.folder.name, disable=not progress)
-                for unit, rows in _made(make, lacking, workers, bar):
-                    if unit == lacking[0] or not self.arrays:
-                        self._prepare(lacking, rows)
-                    self._write(unit, rows)
-                self._open()
-
-    def _prepare(self, lacking: list[int], rows: Arrays) -> None:
-        """Make files for rows like these, unless they are there, and check that there is room."""
-        if _form(rows) != _form(self.arrays):
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir()
-            for name, values in rows.items():  # of the full length, though they take no room yet
-                shape = (int(self.starts[-1]), *values.shape[1:])
-                open_memmap(self.folder / f"{name}.npy", "w+", values.dtype, shape)
-            (self.folder / "sums").write_bytes(bytes(self.sums.nbytes))
-            self._open()
-        row = sum(array.strides[0] for array in self.arrays.values())
-        needed = row * int(np.diff(self.starts)[lacking].sum())
-        if needed > shutil.disk_usage(self.folder).free:
-            raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB are needed")
-
-    def _write(self, unit: int, rows: Arrays) -> None:
-        start = int(self.starts[unit])
-        for name, values in rows.items():
-            array = self.arrays[name]
-            _put(self.folder / f"{name}.npy", array.offset + start * array.strides[0], values)
-        _put(self.folder / "sums", 4 * unit, np.array([_sum(rows, start)], np.uint32))
-
-
-def _made(make: Make, units: list[int], workers: int, bar: tqdm) -> Iterator[tuple[int, Arrays]]:
-    """Each unit and its rows, some of them made ahead."""
-    step = AHEAD * workers or 1
-    with bar, ThreadPoolExecutor(workers or 1, thread_name_prefix="cache") as pool:
-        for start in range(0, len(units), step):
-            group = units[start : start + step]
-            for unit, rows in zip(group, (pool.map if workers else map)(make, group), strict=True):
-                if rows is not None:
-                    yield unit, {name: np.ascontiguousarray(rows[name]) for name in rows}
-                bar.update()
-
-
-def _form(arrays: Arrays) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {name: (array.dtype.str, array.shape[1:]) for name, array in arrays.items()}
-
-
-def _sum(rows: Arrays, start: int) -> int:
-    """CRC-32 of a unit's rows, of their form and their place; never 0."""
-    total = 0
-    for name in sorted(rows):
-        facts = (name, rows[name].dtype.str, rows[name].shape, int(start))
-        total = zlib.crc32(rows[name].data, zlib.crc32(repr(facts).encode(), total))
-    return total or 1
-
-
-def _put(path: Path, place: int, values: NDArray) -> None:
-    """Written, not mapped into memory: a full disk would kill who writes to a map."""
-    with path.open("r+b") as file:
-        file.seek(place)
-        file.write(values.data)
+    made = make()
+    save_tensors(path, {name: tensor(rows) for name, rows in made.items()}, {}, sync=False)
+    return made

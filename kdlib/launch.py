@@ -1,18 +1,21 @@
 """``python -m kdlib.train``: one run from a file, by one process or by several."""
 
-import argparse
 import json
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from kdlib.errors import EXIT_MISTAKE, KdlibError, ended
 from kdlib.runs import RunConfig, earlier, run_directory
 from kdlib.tasks import TASKS
-from kdlib.team import ALONE, Team, launched_team, left_by_others
+from kdlib.team import ALONE, Team, launched_team
 from kdlib.train import fit
 from kdlib.trainee import DivergedError
+
+LOST = ("gloo", "nccl", "connection", "peer")  # words of errors of who has lost another process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return ended(lambda: launch(options))
 
 
-def launch(options: argparse.Namespace) -> int:
+def launch(options: Namespace) -> int:
     """Train in this process's place in a launch; what all processes meet, one of them reports."""
     team = ALONE
     try:
@@ -29,12 +32,12 @@ def launch(options: argparse.Namespace) -> int:
         train(options, team)
     except KdlibError as error:
         if team.is_main:
-            print(error, file=sys.stderr)
-        elif not isinstance(error, DivergedError):  # which all meet
-            print(f"process {team.rank} of {team.size}: {error}", file=sys.stderr)
+            raise
+        if not isinstance(error, DivergedError):  # which all meet
+            raise KdlibError(f"process {team.rank} of {team.size}: {error}") from error
         return EXIT_MISTAKE
     except RuntimeError as error:
-        if team.size == 1 or not left_by_others(error):
+        if team.size == 1 or not any(word in str(error).lower() for word in LOST):
             raise
         if team.is_main:
             print("Another process of this launch has ended; see what it said.", file=sys.stderr)
@@ -42,72 +45,60 @@ def launch(options: argparse.Namespace) -> int:
     return 0
 
 
-def train(options: argparse.Namespace, team: Team) -> None:
+def train(options: Namespace, team: Team) -> None:
     """Train the run of ``options.config`` and, first, those whose files it reads."""
     with team.main_first():  # the main process says what is wrong with it
         run = read_config(options.config)
         runs = [*earlier([run]), run]
+    root, bar = options.runs, not options.no_progress
     how: dict[str, Any] = {"data_root": options.data_root, "device": options.device}
     for config in runs:
-        record = fit(config, options.runs, progress=not options.no_progress, team=team, **how)
+        record = fit(config, root, progress=bar, team=team, **how)
         if team.is_main:  # a dictionary's run has no accuracy
             metric = TASKS[config.task].metric
             reached = record.get("results", {}).get(metric)
             said = "finished" if reached is None else f"{metric} {100 * reached:.2f} %"
-            path = run_directory(config, options.runs) / "record.json"
-            print(f"{config.method}: {said}: {path}", flush=True)
+            print(
+                f"{config.method}: {said}: {run_directory(config, root) / 'record.json'}",
+                flush=True,
+            )
 
 
 def read_config(path: Path) -> RunConfig:
-    """The run that a file describes, JSON or YAML: fields of :class:`~kdlib.runs.RunConfig`.
-
-    Raises:
-        KdlibError: there is no such file, it is no mapping, or a field or its value is not valid.
-    """
-    kind, read = ("JSON", json.loads) if path.suffix == ".json" else ("YAML", _from_yaml)
+    """The run that a file describes, JSON or YAML: fields of :class:`~kdlib.runs.RunConfig`."""
+    kind = "JSON" if path.suffix == ".json" else "YAML"
     try:
-        values = read(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        parse = json.loads if kind == "JSON" else import_module("yaml").safe_load
+        values = parse(path.read_text(encoding="utf-8"))
+    except ModuleNotFoundError as error:
+        says = "YAML needs a package: python -m pip install pyyaml; or write JSON, to a file .json"
+        raise KdlibError(says) from error
+    except Exception as error:  # YAML's own cannot be named where it is not installed
         reason = " ".join(str(error).split())
         raise KdlibError(f"{path} cannot be read as {kind} ({reason}).") from error
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise KdlibError(
-            f"{path} holds no fields of a run; write one a line, such as 'method: dct+kd'."
-        )
-    return RunConfig(**values).canonical()
+    if isinstance(values, dict) and all(isinstance(name, str) for name in values):
+        return RunConfig(**values).canonical()
+    raise KdlibError(
+        f"{path} holds no fields of a run; write one a line, such as 'method: dct+kd'."
+    )
 
 
-def _from_yaml(text: str) -> Any:
-    try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise KdlibError(
-            "YAML needs a package: python -m pip install pyyaml; or write JSON, to a file .json"
-        ) from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> ArgumentParser:
     """The parser of the command line."""
-    top = argparse.ArgumentParser(
+    top = ArgumentParser(
         prog="python -m kdlib.train",
         description="Train one run, and first whatever it needs: its teacher, and what its method "
         "starts from. What is finished is kept; a run that was killed goes on.",
         epilog="several GPUs: accelerate launch --multi_gpu --num_processes 4 -m kdlib.train "
         "--config run.yaml. Without GPUs: add --device cpu.",
     )
-    add: Any = top.add_argument
-    where: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
     fields = "fields of a run in YAML (or .json), such as 'method: dct+kd'; all have defaults"
-    add("--config", type=Path, required=True, metavar="FILE", help=fields)
+    top.add_argument("--config", type=Path, required=True, metavar="FILE", help=fields)
     shared = "of all runs; shared, if processes run on several machines (default: runs)"
-    add("--runs", default=Path("runs"), help=shared, **where)
-    add("--data-root", help="of the real data sets", **where)
-    add("--device", choices=("cpu", "cuda"), help="default: GPUs if there are any")
+    top.add_argument("--runs", type=Path, metavar="FOLDER", default=Path("runs"), help=shared)
+    top.add_argument("--data-root", type=Path, metavar="FOLDER", help="of the real data sets")
+    top.add_argument("--device", choices=("cpu", "cuda"), help="default: GPUs if there are any")
     norms = "batch norms over the images of all GPUs, not of each by itself"
-    add("--sync-batch-norm", action="store_true", help=norms)
-    add("--no-progress", action="store_true", help="show no bar")
+    top.add_argument("--sync-batch-norm", action="store_true", help=norms)
+    top.add_argument("--no-progress", action="store_true", help="show no bar")
     return top

@@ -6,12 +6,13 @@ import platform
 import re
 import subprocess
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from kdlib.data.image_data import ImageData
 
 
-# Types of fields: what can be said of them without data or networks.
 def _name(value: str) -> str:
     if not re.fullmatch(r"[\w.+-]{1,80}", value, re.ASCII):  # it becomes a part of a file name
         raise ValueError("a name has 1 to 80 letters, digits and . _ + - alone")
@@ -40,15 +40,14 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        why = shown(str(error))
-        raise ValueError(f"give numbers, texts, lists and mappings of these ({why})") from error
+        says = f"give numbers, texts, lists and mappings of these ({shown(str(error))})"
+        raise ValueError(says) from error
     return value
 
 
-LARGEST = 2**63 - 1
-"""Of a whole number, where arrays and random streams can still count with it."""
-_as_given = WrapValidator(lambda value, check: (check(value), value)[1])
-"""1 stays 1, and 1.0 stays 1.0: a hash tells them apart."""
+# Types of fields: what can be said of them without data or networks.
+LARGEST = 2**63 - 1  # with which arrays and random streams can still count
+_as_given = WrapValidator(lambda value, check: (check(value), value)[1])  # a hash tells 1 from 1.0
 _listed = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Name = Annotated[str, AfterValidator(_name)]
 Network = Annotated[Name, AfterValidator(current_name)]
@@ -64,29 +63,23 @@ ADDED_LATER = (
 )  # fmt: skip
 """Fields younger than the first records. At their defaults they are left out of what is hashed,
 so that a run from before a field existed keeps its name, its hash and its setting."""
-OF_DISTILLATION = ("method_options", "weight", "ce_weight", "kd_weight", "temperature")
-OF_KD = ("kd_weight", "temperature")
-NETWORKS = ("teacher", "student")
 
 
-@kindly
+@kindly("run parameter")
 @dataclass(frozen=True, config={"extra": "forbid", "strict": True, "allow_inf_nan": False})
 class RunConfig:
     """Everything that decides a run; the notebooks' parameters have the same names.
 
-    ``weight``, ``ce_weight`` and ``method_options`` left at ``None`` / empty take the method's
-    own defaults. ``split="train"`` trains on the training set and evaluates on the test set;
-    ``split="dev"`` holds a fifth of the training set out, trains on the rest and evaluates on
-    what was held out: the only split on which anything may be chosen. ``start`` and
-    ``teacher_start`` name torchvision's weights (``IMAGENET1K_V1``, ``DEFAULT``) that training
-    begins with; ``None`` is a random start. ``teacher_learning_rate=None`` is ``learning_rate``.
-    ``task`` is ``classification`` (of images), ``segmentation`` (of pixels), ``detection`` (of
-    objects) or ``crops`` (classification of objects that are cut out, ``crop_size`` pixels a side:
-    what the teacher of a detector has learnt). Gradients whose norm exceeds ``gradient_clip`` are
-    scaled down to it; ``None`` leaves all as they are.
+    ``weight``, ``ce_weight`` and ``method_options`` left at ``None`` / empty take the method's own
+    defaults. ``split="train"`` trains on the training set and evaluates on the test set; ``dev``
+    holds a fifth of the training set out and evaluates on that: the only split on which anything
+    may be chosen. ``start`` and ``teacher_start`` name torchvision's weights (``IMAGENET1K_V1``,
+    ``DEFAULT``) to begin with; ``None`` is a random start. ``teacher_learning_rate=None`` is
+    ``learning_rate``. The task ``crops`` classifies objects that are cut out, ``crop_size`` pixels
+    a side: what the teacher of a detector has learnt. Gradients whose norm exceeds
+    ``gradient_clip`` are scaled down to it.
 
-    Raises:
-        KdlibError: an unknown field, or a value that a field cannot have; names what is valid.
+    An unknown field, or a value that a field cannot have, is a ``KdlibError`` that names the valid.
     """
 
     dataset: Name = "scenes"
@@ -126,11 +119,6 @@ class RunConfig:
     gradient_clip: Positive | None = None
     crop_size: Count = 32
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":
-        """Build from parameters."""
-        return cls(**{str(name): value for name, value in values.items()})
-
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-ready values."""
         return json.loads(json.dumps(asdict(self)))
@@ -143,11 +131,13 @@ class RunConfig:
         """The same run without what it does not depend on: no teacher, no distillation options."""
         if self.method != "student" and not is_self_taught(self.method):
             return self
-        blank, unused = RunConfig(), OF_DISTILLATION if self.method == "student" else OF_KD
-        of_teacher = [item.name for item in fields(self) if item.name.startswith("teacher_")]
-        cropless = ("crop_size",) if self.method == "student" and self.task != "crops" else ()
-        neutral = {name: getattr(blank, name) for name in (*unused, *of_teacher, *cropless)}
-        return replace(self, teacher="none", **neutral)
+        unused = [item.name for item in fields(self) if item.name.startswith("teacher_")]
+        unused += ["kd_weight", "temperature"]
+        if self.method == "student":
+            unused += ["method_options", "weight", "ce_weight"]
+            unused += ["crop_size"] if self.task != "crops" else []
+        blank = RunConfig()
+        return replace(self, teacher="none", **{name: getattr(blank, name) for name in unused})
 
     @property
     def pixels(self) -> int | None:
@@ -175,8 +165,7 @@ class RunConfig:
     def teacher_config(self) -> "RunConfig":
         """The run whose weights teach this one: the teacher network, trained plainly.
 
-        Students of mixed images have the teacher of all others; a detector's teacher has learnt
-        its objects, cut out.
+        It sees no mixed images; that of a detector learns the objects, cut out.
         """
         plain: dict[str, Any] = {
             "student": self.teacher, "start": self.teacher_start, "method": "student",
@@ -196,14 +185,12 @@ def _first_name(network: str) -> str:
 
 
 def _renamed(config: Mapping[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
-    return {**config, **{role: rename(config[role]) for role in NETWORKS if role in config}}
+    roles = {"teacher", "student"} & set(config)
+    return {**config, **{role: rename(config[role]) for role in roles}}
 
 
 def as_hashed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration's hash is of, so that a run keeps its name as kdlib grows.
-
-    Fields of ``ADDED_LATER`` at their defaults are left out; networks have their first names.
-    """
+    """What a configuration's hash is of, so that a run keeps its name as kdlib grows."""
     defaults = {item.name: item.default for item in fields(RunConfig)}
     neutral = {name for name in ADDED_LATER if config.get(name) == defaults[name]}
     kept = {name: value for name, value in config.items() if name not in neutral}
@@ -213,11 +200,7 @@ def as_hashed(config: Mapping[str, Any]) -> dict[str, Any]:
 def configs_of(
     methods: Sequence[str], options: Sequence[Mapping[str, Any]], shared: Mapping[str, Any]
 ) -> list[RunConfig]:
-    """One run per method, with ``options`` of its own (none of them, or one per method).
-
-    Raises:
-        KdlibError: no methods, not as many options, or a field that is not valid.
-    """
+    """One run per method, with ``options`` of its own (none of them, or one per method)."""
     check_kind("methods", methods, list[str])
     check_kind("options", options, list[dict])
     if not methods:
@@ -228,14 +211,14 @@ def configs_of(
             f"There are {len(methods)} methods but {len(own)} options; give one for each method, "
             "in the same order ({} where it has none), or [] if none has any."
         )
-    runs = zip(methods, own, strict=True)
-    return [RunConfig(**{**shared, "method": m, **o}).canonical() for m, o in runs]
+    each = [{**shared, "method": method, **of} for method, of in zip(methods, own, strict=True)]
+    return [RunConfig(**values).canonical() for values in each]
 
 
 def needed_by(runs: Iterable[RunConfig]) -> list[RunConfig]:
     """The runs whose files these read: their teachers, and what they start from; each once."""
-    before = ((*teacher_of(run), run_before(run)) for run in runs)
-    return each_once(one for found in before for one in found if one is not None)
+    needed = (one for run in runs for one in (*teacher_of(run), run_before(run)))
+    return each_once(one for one in needed if one is not None)
 
 
 def earlier(runs: Iterable[RunConfig]) -> list[RunConfig]:
@@ -255,7 +238,6 @@ def each_once(runs: Iterable[RunConfig]) -> list[RunConfig]:
     return list({run.run_id: run for run in runs}.values())
 
 
-# The files of a run.
 SCHEMA_VERSION = 2
 """Of records with a checksum; version 1, from before there was one, is read as well."""
 
@@ -271,9 +253,9 @@ def is_finished(config: RunConfig, root: Path) -> bool:
 
 
 def write_record(directory: Path, record: Mapping[str, Any]) -> Path:
-    """Write ``record.json``, last of all a run's files, under its final name or not at all.
+    """Write ``record.json``, last of all a run's files, with a checksum of it and the history.
 
-    It holds a checksum of itself and of the history. What killed processes left beside it goes.
+    What killed processes left beside it goes.
     """
     path = Path(directory) / "record.json"
     remove_remains(path.parent)
@@ -292,9 +274,8 @@ def _checksum(record: Mapping[str, Any], directory: Path) -> int:
 def read_record(path: Path) -> dict[str, Any]:
     """Read one ``record.json``, without its checksum, networks by the names of today.
 
-    Raises:
-        KdlibError: the file is missing, damaged, or of another schema version; or the history
-            beside it is not the one that it was written with.
+    Raises a ``KdlibError`` where it is missing, damaged or of another schema version, or where the
+    history beside it is not the one that it was written with.
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -323,10 +304,12 @@ def provenance(config: RunConfig, device: str, precision: str, fingerprint: str)
     """Where a result comes from: code, packages, device, seeds, data, time."""
     import torch
 
+    packages = [name for name in ("torch", "torchvision", "numpy") if find_spec(name)]
+    commit, _, dirty = _described().partition("-")
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "versions": {"python": platform.python_version(), **dict(_versions())},
+        "commit": commit or None,
+        "dirty": bool(dirty),
+        "versions": {"python": platform.python_version(), **{n: version(n) for n in packages}},
         "device": device,
         "precision": precision,
         "threads": torch.get_num_threads(),
@@ -336,21 +319,13 @@ def provenance(config: RunConfig, device: str, precision: str, fingerprint: str)
     }
 
 
-def _versions() -> Iterator[tuple[str, str]]:
-    """Of the packages that numbers depend on, as far as they are installed."""
-    for package in ("torch", "torchvision", "numpy"):
-        with suppress(PackageNotFoundError):
-            yield package, version(package)
-
-
-def _git(*arguments: str) -> str | None:
-    """A git answer about the code that is running, or ``None`` outside a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+def _described() -> str:
+    """The commit of the running code, ``-dirty`` if files differ; empty outside a repository."""
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
+    with suppress(OSError):
+        place = Path(__file__).parent
+        return subprocess.run(command, cwd=place, capture_output=True, text=True).stdout.strip()
+    return ""
 
 
 def training_data(config: RunConfig, data_root: Path | None) -> "ImageData":
@@ -364,7 +339,7 @@ def evaluation_data(config: RunConfig, data_root: Path | None) -> "ImageData":
 
 
 def _loaded(config: RunConfig, split: str, data_root: Path | None) -> "ImageData":
-    size = config.test_size if split == "test" else config.train_size
     names = ("task", "image_size", "attentions", "distractors", "crop_size")
     own: dict[str, Any] = {name: getattr(config, name) for name in names}
-    return load_data(config.dataset, split, size=size, data_root=data_root, **own)
+    own["size"] = config.test_size if split == "test" else config.train_size
+    return load_data(config.dataset, split, data_root=data_root, **own)

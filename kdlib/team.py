@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
-from itertools import chain, zip_longest
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -24,14 +23,13 @@ Item = TypeVar("Item")
 
 
 class Portion(NamedTuple):
-    """Which part of a batch one of several processes has.
+    """A process's ``counted`` images of the ``whole`` batch's.
 
-    A process that a small batch has no images left for takes the step with images of another,
-    which weigh nothing: none of its images is ``counted``.
+    None, where a small batch leaves it none: it takes the step with images of another process.
     """
 
     counted: int
-    whole: int  # images of the whole batch
+    whole: int
 
     @property
     def share(self) -> float:
@@ -43,9 +41,8 @@ class Portion(NamedTuple):
 class Team:
     """One of ``size`` processes that train together; that of ``rank`` 0 alone writes files.
 
-    ``device`` is where it works; ``None`` leaves that to whoever trains. Batch norms that are
-    ``synchronised`` take means over all processes' images, not over their own; the main process's
-    running means are kept either way.
+    ``device=None`` leaves that to whoever trains. ``synchronised`` batch norms take means over all
+    processes' images; the main process's running means are kept either way.
     """
 
     rank: int = 0
@@ -61,26 +58,21 @@ class Team:
     @property
     def facts(self) -> dict[str, Any]:
         """What a result depends on; goes into records and checkpoints."""
-        if self.size == 1:
-            return {"processes": 1}
-        return {"processes": self.size, "batch_norm": "all" if self.synchronised else "own"}
+        norms = {"batch_norm": "all" if self.synchronised else "own"} if self.size > 1 else {}
+        return {"processes": self.size, **norms}
 
     def own(self, batch: Tensor, neighbour: bool = False) -> tuple[Tensor, Portion | None]:
         """The part of a batch's positions (B,) that this process has, and which part that is.
 
-        With ``neighbour`` the image before the part's first one (before the batch's first its
-        last) is put in front of it; it is not counted.
+        With ``neighbour`` the image before it (cyclically) is put in front of it, not counted.
         """
         if self.size == 1:
             return batch, None
         busy = max(1, min(self.size, len(batch) // LEAST))
-        parts = torch.arange(len(batch)).tensor_split(busy)
-        counts = self.rank < busy
+        parts, counts = torch.arange(len(batch)).tensor_split(busy), self.rank < busy
         rows = parts[self.rank] if counts else parts[0][:LEAST]
-        portion = Portion(len(rows) if counts else 0, len(batch))
-        if neighbour:
-            rows = torch.cat([rows[:1] - 1, rows])
-        return batch[rows], portion
+        seen = torch.cat([rows[:1] - 1, rows]) if neighbour else rows
+        return batch[seen], Portion(len(rows) if counts else 0, len(batch))
 
     def turns(self, items: Sequence[Item]) -> Sequence[Item]:
         """The items that are this process's turn: every ``size``-th."""
@@ -88,8 +80,8 @@ class Team:
 
     def in_order(self, mine: list[Item]) -> list[Item]:
         """What all processes made of their :meth:`turns`, in the order of the items."""
-        rounds = zip_longest(*([(item,) for item in items] for items in self.gathered(mine)))
-        return [turn[0] for turn in chain.from_iterable(rounds) if turn is not None]
+        parts = self.gathered(mine)
+        return [parts[n % self.size][n // self.size] for n in range(sum(map(len, parts)))]
 
     def gathered(self, mine: Item) -> list[Item]:
         """What each process has, in their order; tensors must be on the CPU."""
@@ -118,9 +110,8 @@ class Team:
     def wrapped(self, parts: nn.Module, some_unused: bool = False) -> nn.Module:
         """What a step calls: the parts, whose gradients processes average.
 
-        All processes begin with the main one's tensors. Buffers are not sent in every step, as is
-        usual: :meth:`share_buffers` does it once an epoch. ``some_unused``: a step may leave some
-        parameters without a gradient.
+        All begin with the main one's tensors; buffers are sent once an epoch
+        (:meth:`share_buffers`). ``some_unused``: a step may leave parameters without a gradient.
         """
         if self.size == 1:
             return parts
@@ -128,31 +119,22 @@ class Team:
 
         if self.synchronised:
             nn.SyncBatchNorm.convert_sync_batchnorm(parts)  # in place; tensors stay the same
-        return DistributedDataParallel(
-            parts,
-            forward_sync_buffers=False,
-            gradient_as_bucket_view=True,
-            find_unused_parameters=some_unused,
-        )
+        settings: Any = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
+        return DistributedDataParallel(parts, find_unused_parameters=some_unused, **settings)
 
     def share_buffers(self, parts: nn.Module) -> None:
         """Give all processes the main one's buffers: running means above all."""
         for buffer in parts.buffers() if self.size > 1 else ():
             distributed.broadcast(buffer, src=0)
 
-    def wait(self) -> None:
-        """Go on when all processes have come here."""
-        if self.size > 1:
-            distributed.barrier()
-
     @contextmanager
     def main_first(self) -> Iterator[None]:
         """The main process does what is inside before all others, and says what is wrong."""
         if not self.is_main:
-            self.wait()
+            distributed.barrier()
         yield
-        if self.is_main:
-            self.wait()
+        if self.is_main and self.size > 1:
+            distributed.barrier()
 
 
 ALONE = Team()
@@ -161,8 +143,7 @@ ALONE = Team()
 def launched_team(device: str | None = None, synchronised: bool = False) -> Team:
     """The team that ``accelerate launch`` has started this process in; of one, without it.
 
-    ``device`` is ``cpu``, or ``cuda``: each process has a GPU of its own; by default GPUs if there
-    are any.
+    ``device`` is ``cpu``, ``cuda`` (a GPU for each process), or GPUs if there are any.
     """
     alone = Team(device=torch.device(device) if device else None)
     if find_spec("accelerate") is None and os.environ.get("WORLD_SIZE", "1") == "1":
@@ -173,9 +154,3 @@ def launched_team(device: str | None = None, synchronised: bool = False) -> Team
     if state.num_processes == 1:
         return alone
     return Team(state.process_index, state.num_processes, state.device, synchronised)
-
-
-def left_by_others(error: RuntimeError) -> bool:
-    """Whether an error is no more than that another process of the team has ended."""
-    lost = ("gloo", "nccl", "connection", "peer")
-    return any(word in str(error).lower() for word in lost)

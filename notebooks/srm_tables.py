@@ -68,7 +68,7 @@ def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    options = asdict(SrmOptions.given(given))
+    options = asdict(SrmOptions(**given))
     return {name: options[name] for name in (*GRID, *SWITCHES)}
 
 

@@ -94,7 +94,7 @@ def cache_split(
     start = time.perf_counter()
     source = open_source(resolve_name(listed()[name]), split, image_size, data_root)
     folder = build(source, workers or worker_count())
-    size = (folder / "pixels" / "pixels.npy").stat().st_size / 1e9
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e9
     return (
         f"{name}, {split}: {len(source.listing.names):,} photographs, {size:.2f} GB, "
         f"{time.perf_counter() - start:.0f} s: {folder}"

@@ -167,7 +167,7 @@ def find_student(run: Path, root: Path) -> Trained:
         )
     record = read_record(path)
     validate_record(record, path.resolve())
-    config = RunConfig.from_dict(record["config"])
+    config = RunConfig(**record["config"])
     _check_network(config)
     if not (directory / WEIGHTS).exists():
         raise KdlibError(

@@ -28,7 +28,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-from kdlib.errors import KdlibError, checked_options, quoted, same_kind, shown, unknown
+from kdlib.errors import KdlibError, checked_options, quoted, shown, unknown
 from kdlib.files import write_text, writing
 from study import of_clone
 
@@ -136,12 +136,19 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
     defaults = parameter_defaults(notebook)
     checked_options(parameters, defaults, f"notebook {notebook.stem}")
     for name, value in parameters.items():
-        like = value is None or same_kind(value, defaults[name])
-        if not (like and _is_plain(value)):
+        if not (_is_like(value, defaults[name]) and _is_plain(value)):
             raise KdlibError(
                 f"Parameter '{name}' of notebook {notebook.stem} is {quoted(value)}; "
                 f"give a value like its default, {defaults[name]!r}."
             )
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value can stand where ``default`` does; ``None`` stands for any."""
+    kinds = {float: (int, float), tuple: (tuple, list), list: (tuple, list)}
+    fits = isinstance(value, kinds.get(type(default), type(default)))
+    alike = fits and isinstance(value, bool) == isinstance(default, bool)
+    return alike or value is None or default is None
 
 
 def _is_plain(value: Any) -> bool:

@@ -137,7 +137,7 @@ def _group(
             options = {**own, **fields.get("method_options", {})}
             for weights in _weights(fields["dataset"], method, profile):
                 values = {**weights, **fields, "method": method, "method_options": options}
-                config = RunConfig.from_dict({**values, "data_seed": seed, "init_seed": seed})
+                config = RunConfig(**{**values, "data_seed": seed, "init_seed": seed})
                 yield config.canonical()
 
 
@@ -259,6 +259,6 @@ def plain_epochs(config: RunConfig) -> int:
 
 @cache
 def _cost_over_plain(fields: str) -> float:
-    config = RunConfig.from_dict(json.loads(fields))
+    config = RunConfig(**json.loads(fields))
     plain = replace(config, method="student", method_options={})
     return training_flops(config) / training_flops(plain)

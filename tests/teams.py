@@ -57,4 +57,4 @@ def _answer(work: Work, ends: list[Connection]) -> None:
         ends[team.rank].send(work(team))
     except Exception as error:
         ends[team.rank].send(error)
-    team.wait()  # whoever ends at once takes the others' connections along
+    team.gathered(None)  # whoever ends at once takes the others' connections along

@@ -15,7 +15,7 @@ FOLDERS = {"runs_root", "data_root"}
 
 
 def runs(*methods: str, **changes: object) -> list[RunConfig]:
-    configs = [RunConfig.from_dict({"method": method, **changes}) for method in methods]
+    configs = [RunConfig(**{"method": method, **changes}) for method in methods]
     return [config.canonical() for config in configs]
 
 
@@ -31,7 +31,7 @@ def as_notebook_05(parameters) -> list[RunConfig]:
     """The runs that the students' notebook makes of its parameters."""
     shared = {n: v for n, v in parameters.items() if n not in ("methods", "options")}
     pairs = zip(parameters["methods"], parameters["options"], strict=True)
-    return [RunConfig.from_dict({**shared, "method": m, **o}).canonical() for m, o in pairs]
+    return [RunConfig(**{**shared, "method": m, **o}).canonical() for m, o in pairs]
 
 
 def test_every_run_is_in_one_job_after_its_teacher(tmp_path):
@@ -76,7 +76,7 @@ def test_the_jobs_of_the_published_protocol_name_its_runs(tmp_path):
     taught = [job for job in planned_jobs if job.notebook == TEACHER_NOTEBOOK]
     assert {job.parameters["teacher_start"] for job in taught} == {"IMAGENET1K_V1"}
     for job in taught:
-        assert [RunConfig.from_dict(job.parameters).teacher_config()] == list(job.runs)
+        assert [RunConfig(**job.parameters).teacher_config()] == list(job.runs)
     found = [r for j in planned_jobs if j not in taught for r in as_notebook_05(j.parameters)]
     assert sorted(run.run_id for run in found) == sorted(run.run_id for run in wanted)
     for job in planned_jobs:
@@ -87,7 +87,7 @@ def test_the_parameters_of_a_teacher_s_job_name_its_run(tmp_path):
     own = {"teacher_epochs": 7, "teacher_seed": 3, "teacher_learning_rate": 0.01}
     wanted = runs("kd", teacher="resnet18", teacher_start="DEFAULT", **own)
     job = plan(wanted, tmp_path, 6)[0]
-    assert RunConfig.from_dict(job.parameters).teacher_config() == job.runs[0]
+    assert RunConfig(**job.parameters).teacher_config() == job.runs[0]
 
 
 @pytest.mark.parametrize(

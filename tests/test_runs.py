@@ -109,7 +109,7 @@ def test_what_a_field_may_be_is_what_there_is():
 
 def test_config_survives_json_and_numbers_stay_as_they_are_given():
     config = RunConfig(method="dct", milestones=[3, 5], weight=2)
-    assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert RunConfig(**json.loads(json.dumps(config.to_dict()))) == config
     assert repr(config.weight) == "2" and config.milestones == (3, 5)
 
 
@@ -145,8 +145,8 @@ def test_committed_records_keep_their_names_whatever_fields_and_names_are_added(
     assert len(paths) > 100
     for path in paths:
         record, written = read_record(path), json.loads(path.read_text())["config"]
-        config = RunConfig.from_dict(record["config"])
-        assert config == RunConfig.from_dict(written), "the first names of networks are names too"
+        config = RunConfig(**record["config"])
+        assert config == RunConfig(**written), "the first names of networks are names too"
         assert config.config_hash == record["config_hash"], path
         assert config.run_id == record["run_id"] == path.parent.name
         assert written.items() <= config.to_file().items()

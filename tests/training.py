@@ -26,7 +26,7 @@ TINY: dict[str, Any] = {
 
 def tiny(**changes: Any) -> RunConfig:
     """A tiny run with some fields changed."""
-    return RunConfig.from_dict({**TINY, **changes}).canonical()
+    return RunConfig(**{**TINY, **changes}).canonical()
 
 
 def result_of(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,25 +1,27 @@
 """Resized photographs in a cache, so that an epoch does not wait for decoding.
 
-A folder for a split in a state of its files holds two caches: the height and width of each
-photograph, from their headers, and the pixels of all, one photograph after the other, each a unit
-of its own whose checksum is compared when it is first read.
+A folder for a split in a state of its files holds the pixels of each photograph in a file of its
+own, with a checksum that is compared whenever it is read.
 """
 
+import errno
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
+from kdlib import files
 from kdlib.data.image_data import shown_lines
 from kdlib.errors import KdlibError
-from kdlib.files import Arrays, Cache, cache_root, chunks, write_text
 
 if TYPE_CHECKING:
     from kdlib.data.photographs import Source
 
-CHANNELS = 3
+AHEAD = 1024  # photographs that are handed to threads at a time
 OWNER = "folder.txt"  # tells where the photographs of a cache lie
 
 
@@ -29,32 +31,27 @@ class Resized:
     def __init__(self, source: "Source") -> None:
         self.source, self.count = source, len(source.listing.names)
         self.kind = f"{source.listing.dataset}-{source.split}-{source.side}-"
-        self.folder = cache_root() / f"{self.kind}{source.key}"
-        self.shapes = Cache(f"{self.folder.name}/shapes", chunks(self.count))
-        self.open()
+        self.folder = files.cache_root() / f"{self.kind}{source.key}"
 
-    def open(self) -> None:
-        """Find the pixels, whose places follow from the shapes."""
-        unknown = np.zeros((self.count, 2), np.int64)
-        self.sides = unknown if self.shapes.lacking() else self.shapes.arrays["sides"]
-        ends = self.sides.prod(axis=1).cumsum() * CHANNELS
-        self.pixels = Cache(f"{self.folder.name}/pixels", np.append(0, ends), mode="r")
-        self.sound = np.zeros(self.count, bool)
+    def path(self, position: int) -> Path:
+        """The file of a photograph."""
+        return self.folder / f"{position}.safetensors"
 
-    def is_whole(self) -> bool:
-        """Whether all photographs were written."""
-        return self.pixels.is_whole()
+    def read(self, position: int) -> NDArray:
+        """One photograph (H, W, 3); decoded where its file is missing or damaged."""
+        with suppress(KdlibError):
+            return files.load_tensors(self.path(position))[0]["pixels"].numpy()
+        return self.source.read(position)
 
-    def read(self, position: int) -> NDArray[np.uint8]:
-        """One photograph (H, W, 3), a view of the file; compared when it is first read."""
-        if not self.sound[position] and not self.pixels.is_sound(position):
-            raise KdlibError(
-                f"{self.folder} is damaged at photograph {position}: its checksum differs. "
-                "Delete this folder and run again; the photographs themselves are elsewhere."
-            )
-        self.sound[position] = True
-        start, stop = self.pixels.starts[position : position + 2]
-        return self.pixels.arrays["pixels"][start:stop].reshape(*self.sides[position], CHANNELS)
+    def keep(self, position: int) -> str | None:
+        """Put a photograph there if it is not; what is wrong with one that cannot be read."""
+        try:
+            files.kept(self.path(position), lambda: {"pixels": self.source.read(position)})
+        except files.UnwritableError:
+            raise
+        except KdlibError as error:
+            return str(error)
+        return None
 
 
 def build(source: "Source", workers: int, progress: bool = True) -> Path:
@@ -62,38 +59,31 @@ def build(source: "Source", workers: int, progress: bool = True) -> Path:
 
     Photographs that cannot be read are told together at the end; the others are kept.
     """
-    kept, faults = Resized(source), list[str]()
-
-    def shapes(chunk: int) -> Arrays:
-        rows = range(*kept.shapes.starts[chunk : chunk + 2])
-        return {"sides": np.array([source.shape(row) for row in rows], np.int64)}
-
-    def pixels(position: int) -> Arrays | None:
-        try:
-            picture = source.read(position)
-        except KdlibError as error:
-            faults.append(str(error))
-            return None
-        if picture.shape != (*kept.sides[position], CHANNELS):
-            raise KdlibError("A photograph has changed while the cache was made; start again.")
-        return {"pixels": picture.reshape(-1)}
-
-    kept.shapes.fill(shapes, workers, progress)
-    write_text(kept.folder / OWNER, str(source.listing.folder))
-    kept.open()
-    kept.pixels.fill(pixels, workers, progress)
+    cache, faults = Resized(source), list[str]()
+    how = {"desc": cache.folder.name, "disable": not progress, "delay": 1}
+    with (
+        files.locked(cache.folder / "lock"),
+        tqdm(total=cache.count, **how) as bar,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        files.remove_remains(cache.folder)
+        lacking = sum(not cache.path(position).exists() for position in range(cache.count))
+        needed = 3 * source.side**2 * lacking  # at least: were all of them square
+        if needed > shutil.disk_usage(cache.folder).free:
+            with files.writing(cache.folder):
+                raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB are needed")
+        files.write_text(cache.folder / OWNER, str(source.listing.folder))
+        for start in range(0, cache.count, AHEAD):
+            for fault in pool.map(cache.keep, range(start, min(start + AHEAD, cache.count))):
+                faults += [fault] if fault else []
+                bar.update()
     if faults:
         raise KdlibError(
             f"{len(faults):,} photographs cannot be read; the others are kept.\n"
             f"{shown_lines(sorted(faults))}"
         )
-    _remove_outdated(kept)
-    return kept.folder
-
-
-def _remove_outdated(kept: Resized) -> None:
-    """Remove caches of earlier states of the same files, which nothing will read again."""
-    for owner in cache_root().glob(f"{kept.kind}*/{OWNER}"):
-        same = owner.read_text(encoding="utf-8") == str(kept.source.listing.folder)
-        if same and owner.parent != kept.folder:
+    for owner in files.cache_root().glob(f"{cache.kind}*/{OWNER}"):  # of earlier states
+        same = owner.read_text(encoding="utf-8") == str(source.listing.folder)
+        if same and owner.parent != cache.folder:
             shutil.rmtree(owner.parent, ignore_errors=True)
+    return cache.folder

@@ -125,14 +125,6 @@ class Source:
         """Decode one photograph."""
         return decoded(self.listing.path(position), self.side)
 
-    def shape(self, position: int) -> tuple[int, int]:
-        """Height and width of what :meth:`read` gives, from its header; 0, 0 if it has none."""
-        try:
-            with _opened(self.listing.path(position)) as picture:
-                return _resized(picture.size, self.side)
-        except KdlibError:
-            return 0, 0
-
 
 Lister = Callable[[str, Path], Listing]
 
@@ -163,16 +155,15 @@ def load_photographs(
     that is held out for choices.
     """
     source = open_source(lister, split, image_size, data_root)
-    listing, kept = source.listing, Resized(source)
+    listing = source.listing
     order = torch.randperm(len(listing.names), generator=generator(0, listing.dataset, "order"))
     order = order[:size]
     labels = torch.tensor(listing.labels)[order]
-    read = kept.read if kept.is_whole() else source.read
     # Names and sizes of the files stand for their content, which would take minutes to read.
     names = hashlib.sha256(repr(listing.names).encode()).hexdigest()
     content = (labels, torch.from_numpy(source.facts[:, 0])[order])
     digest = fingerprint((listing.classes, source.side, names), content)
-    images = Photographs(read, order.numpy(), image_size)
+    images = Photographs(Resized(source).read, order.numpy(), image_size)
     return ImageData(images, labels, listing.classes, MEAN, STD, digest)
 
 

@@ -122,7 +122,7 @@ class ReconstructionLoss(nn.Module):
 
     def __init__(self, pair: Pair, **given: Any) -> None:
         super().__init__()
-        self.blocks = dictionaries(pair.teacher, SrmOptions.given(given))
+        self.blocks = dictionaries(pair.teacher, SrmOptions(**given))
 
     def forward(self, student: object, teacher: TeacherOutput, batch: Batch) -> Tensor:
         """(B,), mean squared errors."""
@@ -140,7 +140,7 @@ class InitialisationLoss(nn.Module):
 
     def __init__(self, pair: Pair, **given: Any) -> None:
         super().__init__()
-        self.options = SrmOptions.given(given)
+        self.options = SrmOptions(**given)
         # Learned before, by a run of their own; frozen here.
         self.teachers = dictionaries(pair.teacher, self.options).requires_grad_(False)
         sizes = [(mine, self.options.atoms(theirs)) for mine, theirs in pair.channels]

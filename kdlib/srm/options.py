@@ -1,13 +1,13 @@
 """The options of SRM, and the runs that an SRM student starts from."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from kdlib.errors import checked_options, kindly
+from kdlib.errors import kindly
 
 if TYPE_CHECKING:
     from kdlib.runs import RunConfig
@@ -16,8 +16,8 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-@kindly
-@dataclass(frozen=True, config=ConfigDict(strict=True))
+@kindly("option of SRM")
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class SrmOptions:
     """Options of SRM; the defaults are those of its paper on CIFAR-100.
 
@@ -48,12 +48,6 @@ class SrmOptions:
     init_share: Share = 0.444
     classifier: Literal["fresh", "probe"] = "fresh"
 
-    @classmethod
-    def given(cls, options: Mapping[str, Any]) -> "SrmOptions":
-        """From a run's ``method_options``; a ``KdlibError`` for a wrong name or value."""
-        checked_options(options, [one.name for one in fields(cls)], "SRM")
-        return cls(**options)
-
     def atoms(self, channels: int) -> int:
         """Atoms M of a stage with so many channels."""
         return max(1, int(self.mu * channels))
@@ -72,7 +66,7 @@ def initialisation_of(run: "RunConfig") -> "RunConfig":
 
     It takes an epoch of the student's at least, and leaves one; of a single epoch each has one.
     """
-    share = SrmOptions.given(run.method_options).init_share
+    share = SrmOptions(**run.method_options).init_share
     epochs = max(1, min(run.epochs - 1, round(share * run.epochs)))
     return _stage(run, "srm_init", OF_INITIALISATION, epochs=epochs)
 
@@ -88,7 +82,7 @@ def dictionary_of(run: "RunConfig") -> "RunConfig":
         run,
         "srm_dictionary",
         OF_DICTIONARY,
-        epochs=SrmOptions.given(run.method_options).dictionary_epochs,
+        epochs=SrmOptions(**run.method_options).dictionary_epochs,
         student=run.teacher,
         start=None,
         learning_rate=run.teacher_learning_rate or run.learning_rate,

@@ -43,7 +43,7 @@ def learned_dictionaries(config: RunConfig, root: Path) -> Blocks:
     tensors, _ = load_tensors(run_directory(config, Path(root)) / "weights.safetensors")
     widths = [tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".atoms")]
     shapes = Shapes(tuple((channels, 1, 1) for channels in widths), 0)
-    made = dictionaries(shapes, SrmOptions.given(config.method_options))
+    made = dictionaries(shapes, SrmOptions(**config.method_options))
     made.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()})
     return made.requires_grad_(False)
 
@@ -82,7 +82,7 @@ class DictionaryLearner(Trainee):
     def _build(self) -> nn.Module:
         if self.teacher is None:
             raise KdlibError("A dictionary describes a teacher: give the run one, not 'none'.")
-        self.options = SrmOptions.given(self.config.method_options)
+        self.options = SrmOptions(**self.config.method_options)
         self.distiller = self._distiller(self.teacher.network, self.classes)
         self.loss = cast("ReconstructionLoss", self.distiller.method_loss)
         self.best = deepcopy(self.loss).requires_grad_(False)
@@ -176,7 +176,7 @@ class Continued(Trainee):
         before = finished_before(self.config, self.root)
         directory = run_directory(before, self.root)
         load_weights(self.student, directory / "weights.safetensors", self.classes)
-        if SrmOptions.given(self.config.method_options).classifier == "fresh":
+        if SrmOptions(**self.config.method_options).classifier == "fresh":
             classifier_of(self.student).load_state_dict(fresh)
         # The initialisation is part of the student's budget; at least one epoch of it is left.
         self.first = min(before.epochs, self.config.epochs - 1)

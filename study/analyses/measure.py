@@ -108,7 +108,7 @@ def _is_done(row: Mapping[str, Any], maps_seed: int) -> bool:
 def _analyse_run(row: Mapping[str, Any], data_root: Path | None, maps_seed: int) -> Path:
     directory = Path(row["directory"])
     record = read_record(directory / "record.json")
-    config, precision = RunConfig.from_dict(record["config"]), record["provenance"]["precision"]
+    config, precision = RunConfig(**record["config"]), record["provenance"]["precision"]
     data = _test_data(data_root, **{name: getattr(config, name) for name in DATA})
     network = trained_network(config, directory.parent, len(data.classes))
     network = network.to(memory_format=torch.channels_last)

@@ -46,7 +46,7 @@ SLOW = {"mobilenet_v2_cifar", "shuffle_v1", "shuffle_v2"}
 SLOW_RATE = 0.01
 # SRM on ImageNet: the sizes of its dictionaries and codes, and Adam, are published. Its epochs
 # there are in nothing that could be sourced, so they are those of CIFAR-100.
-SRM = {
+SRM: dict[str, Any] = {
     "image_size": 224, "epochs": 360, "teacher_epochs": 1, "teacher_start": "IMAGENET1K_V1",
     "teacher_learning_rate": 1e-5, "learning_rate": 1e-3, "optimiser": "adam", "schedule": "step",
     "milestones": (30, 130), "weight_decay": 1e-4, "augmentation": ("flip", "random_crop"),
@@ -156,13 +156,13 @@ def _benchmark(row: Mapping[str, Any], method: str) -> RunConfig:
     slow = {"learning_rate": SLOW_RATE, "teacher_learning_rate": BENCHMARK["learning_rate"]}
     rate = slow if student in SLOW else {}
     pair = {"teacher": teacher, "student": student, "method": method}
-    return RunConfig.from_dict({**BENCHMARK, **rate, **own, **pair})
+    return RunConfig(**{**BENCHMARK, **rate, **own, **pair})
 
 
 def _srm(row: Mapping[str, Any], method: str) -> RunConfig:
     teacher, student = our_network(row["teacher"]), our_network(row["student"])
     pair = {"teacher": teacher, "student": student, "method": method}
-    return RunConfig.from_dict({**SRM, "dataset": DATASETS_OF[row["dataset"]], **pair})
+    return RunConfig(**{**SRM, "dataset": DATASETS_OF[row["dataset"]], **pair})
 
 
 PROTOCOLS = {"benchmark": _benchmark, "srm": _srm}

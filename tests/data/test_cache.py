@@ -12,7 +12,7 @@ import pytest
 import torch
 from photographs import photograph, write_mit67
 
-from kdlib import files as cache
+from kdlib import files
 from kdlib.data import listed, load_data
 from kdlib.data.batches import Batches
 from kdlib.data.photograph_cache import Resized, build
@@ -21,54 +21,38 @@ from kdlib.errors import KdlibError
 from kdlib.files import cache_root, cached
 
 pytestmark = pytest.mark.usefixtures("own_cache")
+STARTS = [0, 64, 128, 192, 256]
 
 
-def squares(rows: np.ndarray) -> dict[str, np.ndarray]:
-    return {"rows": rows, "squares": rows[:, None].astype(np.int32) ** 2}
+def squares(made: list[int], error: BaseException | None = None) -> dict[str, np.ndarray]:
+    """Of 300 rows; what is made of them is noted, and ``error`` comes in the middle."""
 
-
-@pytest.mark.parametrize("name", ["sums", "rows.npy", "squares.npy"])
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: content[:-9],
-        lambda content: b"",
-        lambda content: content[:-4] + bytes([content[-4] ^ 8]) + content[-3:],
-        lambda content: content.replace(b"<i", b">i"),
-        lambda content: content.replace(b"False", b"True "),
-    ],
-)
-def test_a_cache_is_read_again_and_made_again_where_it_is_damaged(name, damage):
-    made = []
-
-    def make(rows):
+    def make(rows: np.ndarray) -> dict[str, np.ndarray]:
+        if error is not None and rows[0] == 128:
+            raise error
         made.append(int(rows[0]))
-        return squares(rows)
+        return {"rows": rows, "squares": rows[:, None].astype(np.int32) ** 2}
 
-    for _ in range(2):
-        cached("mine", 300, make, progress=False)
-    assert made == [0, 64, 128, 192, 256]
-    path = cache_root() / "mine" / name
-    path.write_bytes(damage(path.read_bytes()))
-    found = cached("mine", 300, make, progress=False)
-    assert found["squares"][:, 0].tolist() == [row**2 for row in range(300)]
-    assert found["rows"].tolist() == list(range(300)) and found["squares"].dtype == np.int32
+    return dict(cached("mine", 300, make, progress=False))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_a_build_that_ends_in_the_middle_goes_on(error):
+def test_a_cache_goes_on_where_it_was_stopped_and_is_mended_where_it_is_damaged(error):
     made = []
-
-    def make(rows, stopped=True):
-        if stopped and rows[0] == 128:
-            raise error
-        made.append(int(rows[0]))
-        return squares(rows)
-
     with pytest.raises(type(error)):
-        cached("mine", 300, make, progress=False)
-    found = cached("mine", 300, lambda rows: make(rows, False), progress=False)
-    assert made == [0, 64, 128, 192, 256] and found["rows"].tolist() == list(range(300))
+        squares(made, error)
+    (cache_root() / "mine" / ".192.safetensors.abcd.partial").touch()
+    for _ in range(2):
+        found = squares(made)
+    assert made == STARTS and found["rows"].tolist() == list(range(300))
+    assert found["squares"].dtype == np.int32 and found["squares"].flags.writeable
+    names = [path.name for path in (cache_root() / "mine").iterdir()]
+    assert sorted(names) == sorted([*(f"{start}.safetensors" for start in STARTS), "lock"])
+    path = cache_root() / "mine" / "64.safetensors"
+    for content in (path.read_bytes()[:-9], b"", path.read_bytes()[:-4] + b"abcd"):
+        path.write_bytes(content)
+        found, made = squares(made := []), made
+        assert made == [64] and found["squares"][:, 0].tolist() == [row**2 for row in range(300)]
 
 
 def test_where_caches_are(tmp_path, monkeypatch):
@@ -86,41 +70,45 @@ def root(tmp_path):
     return write_mit67(tmp_path / "data", 5)
 
 
+@pytest.fixture
+def decoded(monkeypatch) -> list[int]:
+    """Positions of the photographs that were decoded."""
+    read, seen = Source.read, []
+    monkeypatch.setattr(Source, "read", lambda self, n: seen.append(n) or read(self, n))
+    return seen
+
+
 def source(root) -> Source:
     return open_source(resolve_name(listed()["mit67"]), "train", 28, root)
 
 
-def made(root, workers: int = 2) -> Path:
-    return build(source(root), workers=workers, progress=False)
+def made(root) -> Path:
+    return build(source(root), workers=2, progress=False)
 
 
-def load(root):
-    return load_data("mit67", "train", image_size=28, data_root=root)
-
-
-def is_cached(data) -> bool:
-    return isinstance(getattr(data.images.read, "__self__", None), Resized)
-
-
-def epoch(data) -> torch.Tensor:
+def epoch(root) -> torch.Tensor:
+    data = load_data("mit67", "train", image_size=28, data_root=root)
     batches = Batches(data, 4, ("flip", "random_crop")).epoch(3, 1)
-    return torch.cat([batch.images for batch in batches])
+    return torch.cat([*(batch.images for batch in batches), data.images.centres()])
 
 
-def test_cached_pixels_are_those_decoded_on_the_fly_and_are_made_once(root, monkeypatch):
+def test_pixels_are_those_decoded_on_the_fly_and_what_is_damaged_is_decoded_again(root, decoded):
     photograph(root / "mit67" / "Images" / "bakery" / "train_1.jpg", 1, (50, 90))
-    decoded, folder = load(root), made(root)
-    kept = load(root)
-    assert not is_cached(decoded) and is_cached(kept)
-    assert decoded.fingerprint == kept.fingerprint
-    assert torch.equal(epoch(decoded), epoch(kept))
-    assert torch.equal(decoded.images.centres(), kept.images.centres())
-    monkeypatch.setattr(Source, "read", lambda *_: pytest.fail("it was made again"))
-    assert made(root) == folder
+    expected, folder = epoch(root), made(root)
+    decoded.clear()
+    assert torch.equal(epoch(root), expected) and made(root) == folder and not decoded
+    path = folder / "3.safetensors"
+    path.write_bytes(path.read_bytes()[:-5] + b"abcde")
+    assert torch.equal(epoch(root), expected) and set(decoded) == {3}
+    decoded.clear()
+    assert made(root) == folder and decoded == [3]
+    assert torch.equal(epoch(root), expected) and decoded == [3]
 
 
 @pytest.mark.parametrize("change", ["content", "time", "added", "removed"])
-def test_a_source_that_changes_makes_it_outdated_and_its_successor_removes_it(root, change):
+def test_a_source_that_changes_makes_it_outdated_and_its_successor_removes_it(
+    root, decoded, change
+):
     folder, path = made(root), root / "mit67" / "Images" / "bakery" / "train_0.jpg"
     lines = root / "mit67" / "TrainImages.txt"
     if change == "content":
@@ -132,32 +120,30 @@ def test_a_source_that_changes_makes_it_outdated_and_its_successor_removes_it(ro
         lines.write_text(lines.read_text() + "bakery/new.jpg\n")
     else:
         lines.write_text("".join(lines.read_text().splitlines(keepends=True)[:-1]))
-    assert not is_cached(load(root))
+    decoded.clear()
     newer = made(root)
-    assert newer != folder and is_cached(load(root))
-    assert [*cache_root().iterdir()] == [newer]
+    assert newer != folder and decoded and [*cache_root().iterdir()] == [newer]
 
 
 def test_a_full_disk_is_told_before_anything_is_written_or_in_the_middle(root, monkeypatch):
-    read, full, seen = Source.read, [True], []
-
-    def reading(self, position):
-        seen.append(position)
-        if position == 7 and full:
-            raise OSError(full.pop(), "No space left on device")
-        return read(self, position)
-
+    usage, save = files.shutil.disk_usage(root), files.save_tensors
     with monkeypatch.context() as patched:
-        usage = cache.shutil.disk_usage(root)
-        patched.setattr(cache.shutil, "disk_usage", lambda _: usage._replace(free=10))
+        patched.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=10))
         with pytest.raises(KdlibError, match=r"where 0 MB are free.*GB are needed.*KDLIB_CACHE"):
             made(root)
-    monkeypatch.setattr(Source, "read", reading)
-    with pytest.raises(KdlibError, match="No space left.*KDLIB_CACHE.*what was whole is kept"):
-        made(root, workers=0)
-    assert not is_cached(load(root)) and seen == list(range(8))
-    made(root, workers=0)
-    assert seen == [*range(8), *range(7, 10)] and is_cached(load(root))
+
+    def full(path: Path, *given, **more):
+        with files.writing(path):
+            if path.stem == "7":
+                raise OSError(28, "No space left on device")
+        save(path, *given, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "save_tensors", full)
+        with pytest.raises(KdlibError, match="No space left.*KDLIB_CACHE.*what was whole is kept"):
+            made(root)
+    assert not Resized(source(root)).path(7).exists() and Resized(source(root)).path(0).exists()
+    assert len([*made(root).glob("*.safetensors")]) == 10
 
 
 def test_unreadable_photographs_are_all_named_and_the_others_kept(root):
@@ -166,27 +152,20 @@ def test_unreadable_photographs_are_all_named_and_the_others_kept(root):
         path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(KdlibError, match=r"(?s)2 photographs.*train_1\.jpg.*train_4\.jpg"):
         made(root)
-    assert not is_cached(load(root)) and Resized(source(root)).pixels.sums.astype(bool).sum() == 8
+    assert len([*Resized(source(root)).folder.glob("*.safetensors")]) == 8
 
 
-def test_a_killed_build_goes_on_where_it_was_and_one_cut_short_is_made_again(root, monkeypatch):
-    expected, read = epoch(load(root)), Source.read
+def test_a_killed_build_goes_on_where_it_was(root, decoded, monkeypatch):
+    expected, read = epoch(root), Source.read
     with monkeypatch.context() as slow:
-        slow.setattr(cache, "AHEAD", 1)
         slow.setattr(Source, "read", lambda *given: (time.sleep(0.05), read(*given))[1])
         process = multiprocessing.get_context("fork").Process(target=made, args=(root,))
         process.start()
-    while process.is_alive() and not Resized(source(root)).pixels.sums.any():
+    while process.is_alive() and not Resized(source(root)).path(0).exists():
         time.sleep(0.01)
     process.kill()
     process.join()
-    assert process.exitcode == -signal.SIGKILL and not is_cached(load(root))
-    seen = []
-    monkeypatch.setattr(Source, "read", lambda self, n: seen.append(n) or read(self, n))
-    folder = made(root)
-    assert 0 < len(seen) < 10 and is_cached(load(root)) and torch.equal(epoch(load(root)), expected)
-    with (folder / "pixels" / "pixels.npy").open("r+b") as file:
-        file.truncate(1000)
-    assert not is_cached(load(root))
+    decoded.clear()
     made(root)
-    assert is_cached(load(root)) and torch.equal(epoch(load(root)), expected)
+    assert process.exitcode == -signal.SIGKILL and 0 < len(decoded) < 10
+    assert torch.equal(epoch(root), expected) and len(decoded) < 10

@@ -33,7 +33,7 @@ METHODS = tuple(TERMS)
 
 
 def run(**changes):
-    return RunConfig.from_dict({**SMALL, **changes}).canonical()
+    return RunConfig(**{**SMALL, **changes}).canonical()
 
 
 def learn(config, root, **place):

@@ -76,7 +76,7 @@ def described(directory: Path) -> Entry:
 def config_of(name: str, **changes: Any) -> Any:
     """The configuration of one of ``RUNS``."""
     method = {"method": name.split()[0]}
-    return RunConfig.from_dict({**ASKED["small"], **method, **RUNS[name], **changes}).canonical()
+    return RunConfig(**{**ASKED["small"], **method, **RUNS[name], **changes}).canonical()
 
 
 def learned(configs: list[Any], place: Path, folder: str) -> list[Entry]:

@@ -38,7 +38,7 @@ def write_dictionary(root, run):
 
 def srm(seed=0, **options):
     run = RunConfig(method="srm", data_seed=seed, init_seed=seed, split="dev")
-    return RunConfig.from_dict({**run.to_dict(), "method_options": {"sparsity": 0.05, **options}})
+    return RunConfig(**{**run.to_dict(), "method_options": {"sparsity": 0.05, **options}})
 
 
 @pytest.fixture(scope="module")
