@@ -21,7 +21,7 @@ from torchvision.datasets import Places365
 
 from kdlib.data import listed, load_data
 from kdlib.data.batches import Batches
-from kdlib.data.photographs import decoded, open_source, resized_side, worker_count
+from kdlib.data.photographs import decoded, resized_side, worker_count
 from kdlib.errors import KdlibError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -151,8 +151,6 @@ def test_pixels_are_torchvision_s_to_the_bit(tmp_path, size):
     found = load(tmp_path, "imagefolder", "test").images.centres()[0]
     assert torch.equal(found, transforms.PILToTensor()(cut(resized)))
     assert np.array_equal(decoded(path, resized_side(28)), np.asarray(resized))
-    source = open_source(resolve_name(listed()["imagefolder"]), "test", 28, tmp_path)
-    assert source.read(0).shape == (*source.shape(0), 3)
     assert decoded(path).shape == (*size[::-1], 3)
     assert (resized_side(224), resized_side(112)) == (256, 128)
 
