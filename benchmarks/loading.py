@@ -23,7 +23,6 @@ from benchmarks.timing import Work, seconds
 from kdlib.data import listed, load_data
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
-from kdlib.data.photograph_cache import build
 from kdlib.data.photographs import open_source, worker_count
 from kdlib.runs import RunConfig, provenance
 from kdlib.seeds import generator
@@ -59,7 +58,7 @@ def _row(root: Path, load: Callable[[], ImageData], epochs: int) -> dict[str, An
     on_the_fly = _speeds(decoded, epochs)
     start = time.perf_counter()
     source = open_source(resolve_name(listed()["imagefolder"]), "train", 224, root)
-    folder = build(source, worker_count(), progress=False)
+    folder = source.build(worker_count(), progress=False)
     making = time.perf_counter() - start
     cached = load()
     pairs = zip(_batches(decoded, 0), _batches(cached, 0), strict=True)

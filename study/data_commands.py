@@ -9,11 +9,10 @@ from pkgutil import resolve_name
 
 from kdlib.data import dataset_names, listed, load_data, tasks_of
 from kdlib.data.batches import Batches
-from kdlib.data.fashion import FOLDER, plain_or_packed, unpacked
+from kdlib.data.fashion import FOLDER, unpacked
 from kdlib.data.image_data import ImageData, checked_root
-from kdlib.data.photograph_cache import build
 from kdlib.data.photographs import open_source, worker_count
-from kdlib.data.voc import tasks_there
+from kdlib.data.published import VOC_LISTS
 from kdlib.detection.batches import DetectionBatches
 from kdlib.errors import KdlibError, unknown
 from kdlib.files import write_atomic
@@ -44,7 +43,9 @@ def check_split(name: str, split: str, data_root: Path | None) -> str:
 def _tasks(name: str, data_root: Path | None) -> tuple[str, ...]:
     """The first task of a data set; of VOC, those whose lists are there."""
     if name == "voc":
-        return tasks_there(checked_root(data_root))
+        lists = checked_root(data_root) / "VOCdevkit" / "VOC2007" / "ImageSets"
+        there = (task for task, folder in VOC_LISTS.items() if (lists / folder).is_dir())
+        return tuple(there) or ("segmentation",)
     return tasks_of(name)[:1] if name in dataset_names() else ("classification",)
 
 
@@ -93,7 +94,7 @@ def cache_split(
         )
     start = time.perf_counter()
     source = open_source(resolve_name(listed()[name]), split, image_size, data_root)
-    folder = build(source, workers or worker_count())
+    folder = source.build(workers or worker_count())
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e9
     return (
         f"{name}, {split}: {len(source.listing.names):,} photographs, {size:.2f} GB, "
@@ -143,17 +144,17 @@ def import_dataset(dataset: str, source: Path | None = None, data_root: Path | N
 
 def _published(source: Path, name: str) -> bytes:
     """Content of a file, unpacked, if it is the published one."""
-    path = plain_or_packed(source / name)
-    if path is None:
-        files = "\n".join(f"  {source / name} (or .gz)" for name in SHA256)
-        raise KdlibError(
-            f"{source / name} is missing. Expected:\n{files}\n"
-            "Give their folder by --from FOLDER, or: sudo apt-get install dataset-fashion-mnist"
-        )
+    path = source / name
     try:
         content = unpacked(path)
+    except FileNotFoundError as error:
+        files = "\n".join(f"  {source / name} (or .gz)" for name in SHA256)
+        raise KdlibError(
+            f"{path} is missing. Expected:\n{files}\n"
+            "Give their folder by --from FOLDER, or: sudo apt-get install dataset-fashion-mnist"
+        ) from error
     except (OSError, EOFError, zlib.error) as error:
-        raise KdlibError(f"{path} cannot be read ({error}).") from error
+        raise KdlibError(f"{path} (or .gz) cannot be read ({error}).") from error
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256[name]:
         raise KdlibError(

@@ -38,18 +38,13 @@ class Mixed(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Normalised images (B, 3, H, W), labels (B,) and positions in the data set (B,).
+    """Normalised images with their labels."""
 
-    Where pixels have classes, ``labels`` are these: (B, H, W) int64, ``IGNORED`` where none counts.
-    ``mixed`` says what was mixed into them, and with which share; ``None`` where nothing was.
-    ``portion`` says which part of a batch they are; ``None`` where they are the whole.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    mixed: Mixed | None = None
-    portion: Portion | None = None
+    images: Tensor  # (B, 3, H, W) float32
+    labels: Tensor  # (B,) int64; where pixels have classes (B, H, W), ``IGNORED`` if none counts
+    indices: Tensor  # (B,) positions in the data set
+    mixed: Mixed | None = None  # what was mixed into them, if anything was
+    portion: Portion | None = None  # which part of a batch they are; ``None``: the whole
 
 
 class Batches:
@@ -76,15 +71,15 @@ class Batches:
         team: Team = ALONE,
     ) -> None:
         _check(augmentation, data)
-        device = torch.device(device)
-        images = cast("Tensor | Photographs", data.images)
-        self.images = on_device(images, device) if isinstance(images, Tensor) else images
-        self.masks = None if data.masks is None else on_device(data.masks, device)
-        self.labels = data.labels.to(device)
-        self.batch_size, self.team = batch_size, team
-        self.augmentation, self.classes = augmentation, len(data.classes)
+        device, images = torch.device(device), cast("Tensor | Photographs", data.images)
+        self.images = _placed(images, device) if isinstance(images, Tensor) else images
+        self.masks = None if data.masks is None else _placed(data.masks, device)
+        self.labels, self.classes = data.labels.to(device), len(data.classes)
+        self.batch_size, self.augmentation, self.team = batch_size, augmentation, team
         self._mean = torch.tensor(data.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(data.std, device=device).view(1, 3, 1, 1)
+        # A part that is mixed needs the image before its first one, which another process has.
+        self._looks_back = team.size > 1 and not set(MIXTURES).isdisjoint(augmentation)
 
     def __len__(self) -> int:
         """Batches an epoch, of all processes together."""
@@ -123,34 +118,27 @@ class Batches:
 
         Classes of pixels are a fourth channel, so that whatever moves the one moves the other.
         """
-        if isinstance(self.images, Tensor):
-            return (self._of_memory(part).to(self.labels.device) for part in parts)
-        found = self.images.batches([part.cpu() for part in parts], places)
-        return (pixels.to(self.labels.device) for pixels in found)
-
-    def _of_memory(self, part: Tensor) -> Tensor:
-        images = cast("Tensor", self.images)
-        pixels = images[part.to(images.device)]
-        if self.masks is None:
-            return pixels
-        masks = self.masks[part.to(self.masks.device)].to(images.device)
-        return torch.cat([pixels, masks.unsqueeze(1)], dim=1)
+        images, masks, device = self.images, self.masks, self.labels.device
+        if not isinstance(images, Tensor):
+            for pixels in images.batches([part.cpu() for part in parts], places):
+                yield pixels.to(device)
+            return
+        for part in parts:
+            pixels = images[part.to(images.device)].to(device)
+            if masks is not None:
+                of_pixels = masks[part.to(masks.device)].to(device)
+                pixels = torch.cat([pixels, of_pixels.unsqueeze(1)], dim=1)
+            yield pixels
 
     def _batch(self, pixels: Tensor, indices: Tensor) -> Batch:
         images = pixels[:, :3].float().div_(255).sub_(self._mean).div_(self._std)
         labels = pixels[:, 3].long() if pixels.shape[1] > 3 else self.labels[indices]
         return Batch(images, labels, indices)
 
-    @property
-    def _looks_back(self) -> bool:
-        """Whether the image before a part's first one is needed, to be mixed into that."""
-        return self.team.size > 1 and not set(MIXTURES).isdisjoint(self.augmentation)
-
     def _mixed(self, batch: Batch, chance: np.random.Generator) -> Batch:
         """The batch with the mixture and the rotations that are asked for."""
-        for name in MIXTURES:
-            if name in self.augmentation:
-                batch = mixture(batch, name, chance)
+        for name in set(MIXTURES) & set(self.augmentation):
+            batch = mixture(batch, name, chance)
         if batch.mixed is not None and self._looks_back:
             images, labels, indices = (part[1:] for part in batch[:3])
             mixed = batch.mixed._replace(labels=batch.mixed.labels[1:])
@@ -193,7 +181,7 @@ def parts_of(order: Tensor, size: int) -> list[Tensor]:
     return parts
 
 
-def on_device(images: Tensor, device: torch.device) -> Tensor:
+def _placed(images: Tensor, device: torch.device) -> Tensor:
     """Images or masks on the device, if they fit there; else as they are."""
     cuda = device.type == "cuda"
     fit = not cuda or images.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
@@ -228,22 +216,15 @@ def mixture(batch: Batch, name: str, stream: np.random.Generator) -> Batch:
     others = batch.images.roll(1, 0)
     if name == "mixup":
         images = torch.lerp(others, batch.images, share)
-    else:
-        images, share = _pasted(batch.images, others, share, stream)
+    else:  # a box of ``1 - share`` of the others, its middle uniform; the share left, as it is cut
+        size = np.array(others.shape[-2:])
+        half = (size * np.sqrt(1 - share) / 2).astype(int)
+        middle = stream.integers(size)
+        (top, left), (bottom, right) = np.maximum(middle - half, 0), np.minimum(middle + half, size)
+        images = batch.images.clone()
+        images[..., top:bottom, left:right] = others[..., top:bottom, left:right]
+        share = 1 - float((bottom - top) * (right - left) / size.prod())
     return batch._replace(images=images, mixed=Mixed(batch.labels.roll(1, 0), share))
-
-
-def _pasted(
-    images: Tensor, others: Tensor, share: float, stream: np.random.Generator
-) -> tuple[Tensor, float]:
-    """A box of ``1 - share`` of the others, its middle uniform; the share left, as it is cut."""
-    size = np.array(images.shape[-2:])
-    half = (size * np.sqrt(1 - share) / 2).astype(int)
-    middle = stream.integers(size)
-    (top, left), (bottom, right) = np.maximum(middle - half, 0), np.minimum(middle + half, size)
-    pasted = images.clone()
-    pasted[..., top:bottom, left:right] = others[..., top:bottom, left:right]
-    return pasted, 1 - float((bottom - top) * (right - left) / size.prod())
 
 
 def output_count(classes: int, augmentation: Sequence[str]) -> int:

@@ -1,9 +1,7 @@
 """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747), and scenes that are composed of its garments.
 
-    ROOT/FashionMNIST/raw/train-images-idx3-ubyte     (or with .gz)
-    ...
-
-torchvision's folder; gzipped files, as the authors and Debian hand them out, are read as well.
+It lies in torchvision's folder; gzipped files, as the authors and Debian hand them out, are read
+as well.
 """
 
 import gzip
@@ -16,26 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kdlib.data import DATASETS
 from kdlib.data.image_data import ImageData, checked_root, fingerprint, missing, resized
 from kdlib.data.scenes import Composition, ObjectBank, Recipe, uniforms
 from kdlib.errors import KdlibError
 from kdlib.seeds import derive_seed
 
 FOLDER = Path("FashionMNIST") / "raw"
-PARTS = ("images-idx3-ubyte", "labels-idx1-ubyte")
-FILES = tuple(f"{stem}-{part}" for stem in ("train", "t10k") for part in PARTS)
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 PADDING = 2  # to 32 pixels a side, what the networks for CIFAR expect
 MEAN, STD = (0.219, 0.219, 0.219), (0.332, 0.332, 0.332)  # of the padded training images
-LAYOUT = "\n".join(f"ROOT/{FOLDER / name}   (or {name}.gz)" for name in FILES)
-REMEDY = (
-    "sudo apt-get install dataset-fashion-mnist && "
-    "python -m kdlib data import fashion_mnist --data-root ROOT     (Debian, Ubuntu)\n  "
-    "python -c \"from torchvision.datasets import FashionMNIST as F; F('ROOT', download=True)\""
-)
 
 
 def load_fashion_mnist(
@@ -45,57 +36,48 @@ def load_fashion_mnist(
 
     The three channels are one and the same memory. The published order, which is random, is kept.
     """
-    garments, labels = read_garments(split, checked_root(data_root))
+    garments, labels = _read_garments(split, checked_root(data_root))
     padded = functional.pad(garments, [PADDING] * 4)
     images = resized(padded.unsqueeze(1), image_size).expand(-1, 3, -1, -1)
     digest = fingerprint(("fashion_mnist", PADDING, image_size), (garments, labels))
-    whole = ImageData(images, labels, CLASSES, MEAN, STD, digest)
-    return whole.first(size or len(whole))
+    return ImageData(images, labels, CLASSES, MEAN, STD, digest).first(size)
 
 
-def read_garments(split: str, root: Path) -> tuple[Tensor, Tensor]:
+def _read_garments(split: str, root: Path) -> tuple[Tensor, Tensor]:
     """(N, 28, 28) uint8, bright garments on black, and (N,) int64, their places in ``CLASSES``."""
-    stem = "train" if split == "train" else "t10k"
-    files = []
-    for plain in (root / FOLDER / f"{stem}-{part}" for part in PARTS):
-        files.append(plain_or_packed(plain))
-        if files[-1] is None:
-            raise missing("Fashion-MNIST", plain, LAYOUT, REMEDY)
-    images, labels = (_read_idx(file) for file in files if file)
+    stem = root / FOLDER / ("train" if split == "train" else "t10k")
+    images, labels = (_read_idx(f"{stem}-{part}") for part in ("images-idx3", "labels-idx1"))
     if images.shape[1:] != (28, 28) or len(images) != len(labels):
         shapes = f"{tuple(images.shape)} images, {len(labels)} labels"
-        raise KdlibError(f"{files[0]} and its labels hold {shapes}; expected N x 28 x 28 and N.")
+        raise KdlibError(f"{stem}-* hold {shapes}; expected N x 28 x 28 and N.")
     if labels.numel() == 0 or labels.max() >= len(CLASSES):
-        raise KdlibError(f"{files[1]} must hold labels from 0 to {len(CLASSES) - 1}.")
+        raise KdlibError(f"{stem}-labels-idx1-ubyte must hold labels from 0 to {len(CLASSES) - 1}.")
     return images, labels.long()
 
 
-def plain_or_packed(plain: Path) -> Path | None:
-    """The plain file or, failing that, the gzipped one."""
-    both = (plain, plain.with_name(f"{plain.name}.gz"))
-    return next((path for path in both if path.is_file()), None)
-
-
-def unpacked(path: Path) -> bytes:
-    """Content of a file that may be gzipped."""
-    content = path.read_bytes()
-    return gzip.decompress(content) if path.suffix == ".gz" else content
-
-
-def _read_idx(path: Path) -> Tensor:
+def _read_idx(name: str) -> Tensor:
     """The bytes of an IDX file: 0, 0, 8, rank, shape as big-endian int32, and then themselves."""
+    plain = Path(f"{name}-ubyte")
     try:
-        content = unpacked(path)
+        content = unpacked(plain)
         if content[:3] != b"\0\0\x08":
             raise ValueError("it does not begin as a file of bytes")
         shape = np.frombuffer(content, ">i4", content[3], offset=4)
         values = np.frombuffer(content, np.uint8, offset=4 + shape.nbytes).reshape(shape)
+    except FileNotFoundError as error:
+        raise missing("fashion_mnist", plain) from error
     except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
         raise KdlibError(
-            f"{path} is damaged or not an IDX file ({type(error).__name__}: {error}). "
-            f"Remove it and get it again:\n  {REMEDY}"
+            f"{plain} is damaged or not an IDX file ({type(error).__name__}: {error}). "
+            f"Remove it and get it again:\n  {DATASETS['fashion_mnist'].remedy}"
         ) from error
     return torch.from_numpy(values.copy())
+
+
+def unpacked(plain: Path) -> bytes:
+    """Content of the plain file or, failing that, of the gzipped one beside it."""
+    packed = plain.with_name(f"{plain.name}.gz")
+    return plain.read_bytes() if plain.is_file() else gzip.decompress(packed.read_bytes())
 
 
 OUTFITS: dict[str, dict[str, str]] = {
@@ -133,47 +115,41 @@ DYE = 0.15  # how far a dye strays from its colour, each way, as a factor: no tw
 
 
 def outfits(
-    split: str,
-    size: int | None,
-    image_size: int,
-    attentions: int,
-    distractors: int,
-    data_root: Path | None,
+    split: str, size: int | None, image_size: int, data_root: Path | None, **objects: int
 ) -> Composition:
     """Scenes of garments: real photographs in scenes whose ground truth is known all the same."""
     classes = {
         outfit: tuple(f"{colour} {garment}" for garment, colour in garments.items())
         for outfit, garments in OUTFITS.items()
     }
-    recipe = Recipe(classes, attentions, distractors, image_size)
-    root = checked_root(data_root).resolve()
-    banks = (garment_bank(root, split), garment_bank(root, "train"))
+    recipe, root = Recipe(classes, size=image_size, **objects), checked_root(data_root).resolve()
+    banks = (_garment_bank(root, split), _garment_bank(root, "train"))
     return Composition("fashion_scenes", recipe, split, size, *banks)
 
 
 @cache
-def garment_bank(root: Path, split: str) -> ObjectBank:
+def _garment_bank(root: Path, split: str) -> ObjectBank:
     """Fifty objects, every garment in every colour.
 
     A photograph is dyed in one colour only, so the training set gives 1,200 of each object (6,000
     of each garment) and the test set 200.
     """
-    garments, labels = read_garments(split, root)
+    garments, labels = _read_garments(split, root)
     found = [garments[labels == label] for label in range(len(CLASSES))]
-    count = min(map(len, found)) // len(COLOURS)
-    if count == 0:
+    fewest, colours = min(map(len, found)), len(COLOURS)
+    if fewest < colours:
         raise KdlibError(
-            f"{root / FOLDER} has too few photographs for scenes: {min(map(len, found))} of a "
-            f"garment; at least {len(COLOURS)} of each are needed."
+            f"{root / FOLDER} has too few photographs for scenes: {fewest} of a garment; at least "
+            f"{colours} of each are needed."
         )
     pictures = [
-        dyed(own[place :: len(COLOURS)][:count], colour)
+        dyed(own[place :: len(COLOURS)][: fewest // colours], colour)
         for own in found
         for place, colour in enumerate(COLOURS.values())
     ]
     kinds = tuple(f"{colour} {garment}" for garment in CLASSES for colour in COLOURS)
     source = fingerprint((OUTFITS, COLOURS, OPACITY, DARKEST, DYE), (garments, labels))
-    return ObjectBank(kinds, torch.stack(pictures), source=source)
+    return ObjectBank(kinds, torch.stack(pictures), source)
 
 
 def dyed(photographs: Tensor, colour: tuple[float, float, float]) -> Tensor:

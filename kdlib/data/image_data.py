@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn import functional
 
+from kdlib.data import DATASETS
 from kdlib.errors import KdlibError, check_range
 from kdlib.tasks import IGNORED as IGNORED
 
@@ -17,38 +18,31 @@ if TYPE_CHECKING:
     from kdlib.data.photographs import Photographs
     from kdlib.detection.objects import Objects, WholePhotographs
 
-
 Colour = tuple[float, float, float]
+VARIABLE = "KDLIB_DATA"
+IMAGE_SIZES = (16, 512)
+SHOWN = 20  # lines that an error lists, of files or classes
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images with labels, with the class of each pixel, or with objects.
-
-    Attributes:
-        images: (N, 3, H, W) uint8; or N photographs, which are read when they are asked for, of
-            one size or, for detectors, each of its own.
-        labels: (N,) int64, in ``range(len(classes))``; all 0 where pixels or objects have classes
-            instead.
-        classes: names of the classes, in the order of the labels, or of the objects' kinds.
-        mean, std: mean and standard deviation of each channel in 0..1, for normalisation.
-        fingerprint: hexadecimal digits that change when the content does.
-        relevance: from positions (n,) to masks (n, H, W) bool of the pixels of the objects that
-            define the class; ``None`` where there is no such ground truth.
-        masks: (N, H, W) uint8, the class of each pixel, or ``IGNORED``; ``None`` where images have
-            labels, or where photographs bring their masks.
-        objects: the objects of each image; ``None`` where it is not objects that have classes.
-    """
+    """Images with labels, with the class of each pixel, or with objects."""
 
     images: "Tensor | Photographs | WholePhotographs"
-    labels: Tensor
+    """(N, 3, H, W) uint8; or N photographs, which are read when they are asked for, of one size
+    or, for detectors, each of its own."""
+    labels: Tensor  # (N,) int64, places in ``classes``; all 0 where pixels or objects have classes
     classes: tuple[str, ...]
-    mean: Colour
+    mean: Colour  # of each channel in 0..1, for normalisation; so is ``std``, its deviation
     std: Colour
-    fingerprint: str
+    fingerprint: str  # hexadecimal digits that change when the content does
     relevance: Callable[[Tensor], Tensor] | None = None
+    """From positions (n,) to masks (n, H, W) bool of the pixels of the objects that define the
+    class; ``None`` where there is no such ground truth."""
     masks: Tensor | None = None
-    objects: "Objects | None" = None
+    """(N, H, W) uint8, the class of each pixel, or ``IGNORED``; ``None`` where images have labels,
+    or where photographs bring their masks."""
+    objects: "Objects | None" = None  # of each image, where it is objects that have classes
 
     @property
     def task(self) -> str:
@@ -64,25 +58,19 @@ class ImageData:
 
     def part(self, start: int, stop: int) -> "ImageData":
         """The images at positions ``start`` to ``stop - 1``."""
-        whole = self.relevance
-        shifted = None if whole is None else lambda indices: whole(indices + start)
+        rows, whole = slice(start, stop), self.relevance
         return replace(
             self,
-            images=self.images[start:stop],
-            labels=self.labels[start:stop],
-            relevance=shifted,
-            masks=None if self.masks is None else self.masks[start:stop],
+            images=self.images[rows],
+            labels=self.labels[rows],
+            relevance=None if whole is None else lambda indices: whole(indices + start),
+            masks=None if self.masks is None else self.masks[rows],
             objects=None if self.objects is None else self.objects.part(start, stop),
         )
 
-    def first(self, count: int) -> "ImageData":
+    def first(self, count: int | None) -> "ImageData":
         """The first ``count`` images, or all of them if there are fewer."""
-        return self.part(0, min(count, len(self)))
-
-
-VARIABLE = "KDLIB_DATA"
-IMAGE_SIZES = (16, 512)
-SHOWN = 20  # lines that an error lists, of files or classes
+        return self.part(0, len(self) if count is None else min(count, len(self)))
 
 
 def checked_root(given: Path | str | None, exists: bool = True) -> Path:
@@ -99,11 +87,12 @@ def checked_root(given: Path | str | None, exists: bool = True) -> Path:
     return root
 
 
-def missing(dataset: str, lacking: Path, layout: str, remedy: str) -> KdlibError:
-    """The error for a file that is not there: what is expected (a line each), how to get it."""
-    lines = "\n".join(f"  {line}" for line in layout.strip().splitlines())
+def missing(dataset: str, lacking: Path) -> KdlibError:
+    """The error for a file that is not there: what is expected, and how to get it."""
+    expected = "".join(f"\n  {line}" for line in DATASETS[dataset].layout.splitlines())
+    remedy = DATASETS[dataset].remedy
     return KdlibError(
-        f"{dataset}: {lacking} is missing. Expected:\n{lines}\nTo get it:\n  {remedy}"
+        f"{dataset}: {lacking} is missing. Expected:{expected}\nTo get it:\n  {remedy}"
     )
 
 

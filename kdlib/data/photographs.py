@@ -1,17 +1,20 @@
 """Photographs of any size, resized and kept whole; windows are cut when a batch asks for them.
 
-They are decoded on the fly by a pool of threads, ahead of the training loop, or read from the
-cache of ``photograph_cache``: the pixels are the same. Pillow decodes and resizes without
-Python's global lock, so threads use all cores, and none is left behind when a run is killed.
+They are decoded by a pool of threads, ahead of the training loop, or read from a cache: the pixels
+are the same. Pillow decodes and resizes without Python's global lock, so threads use all cores,
+and none is left behind when a run is killed.
 """
 
+import errno
 import hashlib
 import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,9 +23,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
-from kdlib.data.image_data import IMAGE_SIZES, ImageData, checked_root, fingerprint, shown_lines
-from kdlib.data.photograph_cache import Resized
+from kdlib import files
+from kdlib.data import DATASETS
+from kdlib.data.image_data import (
+    IMAGE_SIZES,
+    ImageData,
+    checked_root,
+    fingerprint,
+    missing,
+    shown_lines,
+)
 from kdlib.errors import KdlibError, check_range
 from kdlib.seeds import generator
 
@@ -36,6 +48,8 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 VARIABLE, MOST_WORKERS = "KDLIB_WORKERS", 16
 AHEAD = 2  # batches that are made before they are asked for
 PLACE_BITS = 31  # a place is a share of a side's room before the window, times 2**31
+GROUP = 1024  # photographs that are handed to threads at a time
+OWNER = "folder.txt"  # tells where the photographs of a cache lie
 
 
 def decoded(path: str, side: int | None = None) -> Pixels:
@@ -67,6 +81,7 @@ def _opened(path: str) -> Iterator[Any]:
 
 
 def _resized(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Height and width of a picture of this width and height once its shorter side is ``side``."""
     width, height = size
     longer = int(side * max(size) / min(size))
     return (longer, side) if height > width else (side, longer)
@@ -81,7 +96,6 @@ class Listing:
     names: tuple[str, ...]  # of the files, with slashes
     labels: tuple[int, ...]  # of each file, positions in ``classes``
     classes: tuple[str, ...]
-    remedy: str  # how to get the data set
 
     def path(self, position: int) -> str:
         """Where a photograph lies."""
@@ -89,81 +103,129 @@ class Listing:
 
     def facts(self) -> NDArray[np.int64]:
         """Size in bytes and time of change in nanoseconds of each file, (N, 2); none may lack."""
-        facts = [_facts(self.path(position)) for position in range(len(self.names))]
-        lacking = [name for name, fact in zip(self.names, facts, strict=True) if fact is None]
+        if not self.folder.is_dir():
+            raise missing(self.dataset, self.folder)
+        facts, lacking = [], []
+        for name in self.names:
+            try:
+                found = (self.folder / name).stat()
+                facts.append((found.st_size, found.st_mtime_ns))
+            except OSError:
+                lacking.append(name)
         if lacking:
             raise KdlibError(
                 f"{self.dataset}: {len(lacking):,} of {len(self.names):,} photographs are missing "
-                f"in {self.folder}:\n{shown_lines(lacking)}\nTo get them:\n  {self.remedy}"
+                f"in {self.folder}:\n{shown_lines(lacking)}\n"
+                f"To get them:\n  {DATASETS[self.dataset].remedy}"
             )
         return np.array(facts, np.int64).reshape(-1, 2)
 
 
-def _facts(path: str) -> tuple[int, int] | None:
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
+class Resized:
+    """A split's photographs as their files are now, resized; decoded, or read from their cache.
 
+    The cache is a folder, whose name changes with any of the files. It holds the pixels of each
+    photograph in a file of its own, with a checksum that is compared whenever it is read.
 
-@dataclass(frozen=True)
-class Source:
-    """A split's files as they are now."""
+    Args:
+        listing: the photographs.
+        split: ``train`` or ``test``.
+        image_size: pixels a side of the windows that are cut out of them.
+    """
 
-    listing: Listing
-    split: str  # ``train`` or ``test``
-    side: int  # pixels of the resized photographs' shorter side
-    facts: NDArray[np.int64]  # (N, 2) size and time of change of each file
+    def __init__(self, listing: Listing, split: str, image_size: int) -> None:
+        self.listing, self.facts = listing, listing.facts()
+        self.side = round(image_size * PUBLISHED_SIDES[0] / PUBLISHED_SIDES[1])
+        self.kind = f"{listing.dataset}-{split}-{self.side}-"
+        key = fingerprint((self.side, listing.names), [torch.from_numpy(self.facts)])
+        self.folder = files.cache_root() / f"{self.kind}{key}"
 
-    @property
-    def key(self) -> str:
-        """Changes when a file is added, removed, renamed or changed, or the size is another."""
-        return fingerprint((self.side, self.listing.names), [torch.from_numpy(self.facts)])
+    def path(self, position: int) -> Path:
+        """The file of a photograph in the cache."""
+        return self.folder / f"{position}.safetensors"
 
-    def read(self, position: int) -> Pixels:
-        """Decode one photograph."""
+    def decode(self, position: int) -> Pixels:
+        """One photograph (H, W, 3) from its own file."""
         return decoded(self.listing.path(position), self.side)
 
+    def read(self, position: int) -> Pixels:
+        """One photograph (H, W, 3); decoded where its file in the cache is missing or damaged."""
+        with suppress(KdlibError):
+            return files.load_tensors(self.path(position))[0]["pixels"].numpy()
+        return self.decode(position)
 
-Lister = Callable[[str, Path], Listing]
+    def build(self, workers: int, progress: bool = True) -> Path:
+        """Make the cache by so many threads, or go on making it; returns its folder.
+
+        Photographs that cannot be read are told together at the end; the others are kept. Caches
+        of earlier states of the same files are removed.
+        """
+
+        def fault(position: int) -> str:
+            try:
+                files.kept(self.path(position), lambda: {"pixels": self.decode(position)})
+            except files.UnwritableError:
+                raise
+            except KdlibError as error:
+                return str(error)
+            return ""
+
+        count, faults = len(self.listing.names), list[str]()
+        how = {"desc": self.folder.name, "disable": not progress, "delay": 1}
+        with (
+            files.locked(self.folder / "lock"),
+            tqdm(total=count, **how) as bar,
+            ThreadPoolExecutor(workers) as pool,
+        ):
+            files.remove_remains(self.folder)
+            lacking = sum(not self.path(position).exists() for position in range(count))
+            needed = 3 * self.side**2 * lacking  # at least: were all of them square
+            if needed > shutil.disk_usage(self.folder).free:
+                with files.writing(self.folder):
+                    raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB are needed")
+            files.write_text(self.folder / OWNER, str(self.listing.folder))
+            for start in range(0, count, GROUP):
+                for found in pool.map(fault, range(start, min(start + GROUP, count))):
+                    faults += [found] if found else []
+                    bar.update()
+        if faults:
+            raise KdlibError(
+                f"{len(faults):,} photographs cannot be read; the others are kept.\n"
+                f"{shown_lines(sorted(faults))}"
+            )
+        for owner in files.cache_root().glob(f"{self.kind}*/{OWNER}"):
+            same = owner.read_text(encoding="utf-8") == str(self.listing.folder)
+            if same and owner.parent != self.folder:
+                shutil.rmtree(owner.parent, ignore_errors=True)
+        return self.folder
 
 
-def open_source(lister: Lister, split: str, image_size: int, data_root: Path | None) -> Source:
+def open_source(
+    lister: Callable[[str, Path], Listing], split: str, image_size: int, data_root: Path | None
+) -> Resized:
     """Find a split's files; data sets, files or lists that are missing or damaged are refused."""
     check_range("image_size", image_size, *IMAGE_SIZES)
-    listing = lister(split, checked_root(data_root))
-    return Source(listing, split, resized_side(image_size), listing.facts())
-
-
-def resized_side(image_size: int) -> int:
-    """Pixels of a photograph's shorter side from which windows of ``image_size`` are cut."""
-    return round(image_size * PUBLISHED_SIDES[0] / PUBLISHED_SIDES[1])
+    return Resized(lister(split, checked_root(data_root)), split, image_size)
 
 
 def load_photographs(
-    lister: Lister,
-    split: str,
-    size: int | None,
-    image_size: int,
-    data_root: Path | None,
-    **others: int,
+    lister: Callable[[str, Path], Listing], split: str, size: int | None, **options: Any
 ) -> ImageData:
     """Photographs in a random order that is always the same; none is read yet.
 
     The order is random so that the first of them are of all classes alike, and so is the fifth
     that is held out for choices.
     """
-    source = open_source(lister, split, image_size, data_root)
-    listing = source.listing
-    order = torch.randperm(len(listing.names), generator=generator(0, listing.dataset, "order"))
-    order = order[:size]
+    image_size = options["image_size"]
+    source = open_source(lister, split, image_size, options["data_root"])
+    listing, count = source.listing, len(source.listing.names)
+    order = torch.randperm(count, generator=generator(0, listing.dataset, "order"))[:size]
     labels = torch.tensor(listing.labels)[order]
     # Names and sizes of the files stand for their content, which would take minutes to read.
     names = hashlib.sha256(repr(listing.names).encode()).hexdigest()
     content = (labels, torch.from_numpy(source.facts[:, 0])[order])
     digest = fingerprint((listing.classes, source.side, names), content)
-    images = Photographs(Resized(source).read, order.numpy(), image_size)
+    images = Photographs(source.read, order.numpy(), image_size)
     return ImageData(images, labels, listing.classes, MEAN, STD, digest)
 
 
@@ -194,34 +256,24 @@ class Photographs:
         return torch.randint(0, 1 << PLACE_BITS, (len(self), self.drawn), generator=stream)
 
     def batches(self, parts: Iterable[Tensor], places: Tensor | None) -> Iterator[Tensor]:
-        """A window of each photograph, part after part: (B, 3, S, S) uint8 (4 if annotated).
+        """A window of each photograph at the positions (B,) of each part, in order.
 
-        The pixels lie as (B, S, S, 3) in memory, torch's ``channels_last``.
-
-        Args:
-            parts: positions (B,) among these photographs.
-            places: of each photograph's window, from :meth:`random_places`; ``None``: the middle.
+        Each is (B, 3, S, S) uint8 (4 channels if annotated), which lie as (B, S, S, 3) in memory,
+        torch's ``channels_last``. Windows are at ``places`` (:meth:`random_places`) or, without
+        any, in the middle.
         """
         pool = ThreadPoolExecutor(worker_count(), thread_name_prefix="photographs")
-        waiting: deque[tuple[Pixels, list[Future[None]]]] = deque()
+        shape, waiting = (self.image_size, self.image_size, 3 + self.annotated), deque[Any]()
         try:
             for part in parts:
-                waiting.append(self._submit(pool, part, places))
+                windows = np.empty((len(part), *shape), np.uint8)
+                chosen = [None] * len(part) if places is None else places[part].tolist()
+                waiting.append((windows, pool.map(self._cut, windows, part.tolist(), chosen)))
                 if len(waiting) > AHEAD:
                     yield _collected(*waiting.popleft())
-            while waiting:
-                yield _collected(*waiting.popleft())
+            yield from starmap(_collected, waiting)
         finally:
             pool.shutdown(cancel_futures=True)
-
-    def _submit(
-        self, pool: ThreadPoolExecutor, part: Tensor, places: Tensor | None
-    ) -> tuple[Pixels, list["Future[None]"]]:
-        channels = 4 if self.annotated else 3
-        windows = np.empty((len(part), self.image_size, self.image_size, channels), np.uint8)
-        chosen = [None] * len(part) if places is None else places[part].tolist()
-        jobs = zip(windows, part.tolist(), chosen, strict=True)
-        return windows, [pool.submit(self._cut, *job) for job in jobs]
 
     def _cut(self, window: Pixels, position: int, place: list[int] | None) -> None:
         picture = self.read(int(self.positions[position]))
@@ -230,9 +282,8 @@ class Photographs:
         window[:] = picture[top : top + self.image_size, left : left + self.image_size]
 
 
-def _collected(windows: Pixels, jobs: list["Future[None]"]) -> Tensor:
-    for job in jobs:
-        job.result()
+def _collected(windows: Pixels, cuts: Iterator[None]) -> Tensor:
+    deque(cuts, maxlen=0)  # waits for all of them; what one raises is raised here
     return torch.from_numpy(windows).permute(0, 3, 1, 2)
 
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field, FiniteFloat, PositiveInt, ValidationError
 
 from kdlib.data.image_data import ImageData, checked_root, fingerprint, missing
 from kdlib.data.photographs import MEAN, STD, Listing
+from kdlib.data.published import VOC_CLASSES, list_voc
 from kdlib.data.scenes import Composition, Scenes, labelled, unlabelled
-from kdlib.data.voc import BOXES, PARTS, listed, published
 from kdlib.detection.objects import Found, Objects, WholePhotographs, tabled
 from kdlib.errors import KdlibError, shown
 from kdlib.files import Arrays
@@ -103,15 +103,6 @@ def damaged(file: Path, place: str, problem: str) -> KdlibError:
 
 # COCO 2017's objects (Lin 2014, arXiv 1405.0312).
 COCO_PARTS = {"train": "train2017", "test": "val2017"}
-COCO_LAYOUT = """
-ROOT/coco/train2017/*.jpg
-ROOT/coco/val2017/*.jpg
-ROOT/coco/annotations/instances_train2017.json, instances_val2017.json
-"""
-COCO_REMEDY = (
-    "download train2017.zip, val2017.zip and annotations_trainval2017.zip from "
-    "https://cocodataset.org/#download and unpack them in ROOT/coco"
-)
 
 
 class _CocoPicture(_Sides):
@@ -147,14 +138,13 @@ def load_coco(
     """
     folder, part = checked_root(data_root) / "coco", COCO_PARTS[split]
     file = folder / "annotations" / f"instances_{part}.json"
-    for path in (file, folder / part):
-        if not path.exists():
-            raise missing("coco", path, COCO_LAYOUT, COCO_REMEDY)
+    if not file.is_file():
+        raise missing("coco", file)
     content, classes = checked(_CocoFile, file, file.read_bytes()), coco_classes()
     pictures = sorted(content.images, key=lambda picture: picture.id)
     found = _coco_objects(content, file, classes)
     names = tuple(picture.file_name for picture in pictures)
-    listing = Listing("coco", folder / part, names, (0,) * len(names), classes, COCO_REMEDY)
+    listing = Listing("coco", folder / part, names, (0,) * len(names), classes)
 
     def annotation(position: int) -> Annotation:
         picture = pictures[position]
@@ -217,20 +207,13 @@ def load_voc_objects(
 
     Args and errors as :func:`kdlib.data.load_data`; ``others`` are for images of one size.
     """
-    listing = list_voc_objects(split, checked_root(data_root))
+    listing = list_voc("detection", split, checked_root(data_root))
     count = len(listing.names) // 2
 
     def annotation(position: int) -> Annotation:
         return read_annotation(Path(listing.path(position + count)))
 
     return photographs_with_objects(listing, count, annotation, size)
-
-
-def list_voc_objects(split: str, root: Path) -> Listing:
-    """The photographs of a split and, after them all, their annotations in the same order."""
-    parts = [published(BOXES, year, part, root) for year, part in PARTS[split]]
-    pictures = [path for one in parts for path in one.images]
-    return listed(BOXES, root, pictures, [path for one in parts for path in one.targets])
 
 
 def read_annotation(path: Path) -> Annotation:
@@ -242,13 +225,13 @@ def read_annotation(path: Path) -> Annotation:
     objects = [_texts(one, VOC_PLACES) for one in root.findall("object")]
     sides = _texts(root, ("size/width", "size/height"))
     content = checked(_VocFile, path, {**sides, "objects": objects})
-    found = []
+    found, classes = [], VOC_CLASSES[1:]
     for number, one in enumerate(content.objects, 1):
-        if one.name not in BOXES.classes:
-            problem = f"its class is '{one.name}'; valid: {', '.join(BOXES.classes)}"
+        if one.name not in classes:
+            problem = f"its class is '{one.name}'; valid: {', '.join(classes)}"
             raise damaged(path, f"object {number}", problem)
         corners = (one.xmin - 1, one.ymin - 1, one.xmax, one.ymax)
-        found.append(Found(corners, BOXES.classes.index(one.name), one.difficult != 0))
+        found.append(Found(corners, classes.index(one.name), one.difficult != 0))
     return (content.width, content.height), found
 
 

@@ -19,13 +19,12 @@ from kdlib.data.photographs import (
     PLACE_BITS,
     STD,
     UNREADABLE,
-    Listing,
     Photographs,
     Pixels,
     middle,
     placed,
 )
-from kdlib.data.voc import CLASSES, MASKS, PARTS, listed, published
+from kdlib.data.published import VOC_CLASSES, list_voc
 from kdlib.errors import KdlibError, check_range
 from kdlib.seeds import generator
 
@@ -85,11 +84,11 @@ def read_annotated(picture: Path, mask: Path) -> Pixels:
             f"{mask} is of shape {marks.shape}, but {picture} of {pixels.shape[:2]}. A mask has "
             "one value a pixel (a palette or grey levels, no colours) and its photograph's size."
         )
-    strange = sorted({*np.unique(marks).tolist()} - {*range(len(CLASSES)), IGNORED})
+    strange = sorted({*np.unique(marks).tolist()} - {*range(len(VOC_CLASSES)), IGNORED})
     if strange:
         raise KdlibError(
             f"{mask} has the values {', '.join(map(str, strange[:5]))}; valid: 0 to "
-            f"{len(CLASSES) - 1}, and {IGNORED} for pixels that do not count. Get the file again."
+            f"{len(VOC_CLASSES) - 1}, {IGNORED} for pixels that do not count. Get the file again."
         )
     return np.dstack([pixels, marks.astype(np.uint8)])
 
@@ -116,7 +115,7 @@ def load_voc(
     windows of 512 pixels a side show photographs at their own resolution.
     """
     check_range("image_size", image_size, *IMAGE_SIZES)
-    listing = list_voc(split, checked_root(data_root))
+    listing = list_voc("segmentation", split, checked_root(data_root))
     facts, count = listing.facts(), len(listing.names) // 2
     order = torch.randperm(count, generator=generator(0, "voc", "order"))[:size]
     names = hashlib.sha256(repr(listing.names).encode()).hexdigest()
@@ -127,26 +126,8 @@ def load_voc(
     return ImageData(
         images=AnnotatedPhotographs(read, order.numpy(), image_size),
         labels=torch.zeros(len(order), dtype=torch.int64),
-        classes=CLASSES,
+        classes=VOC_CLASSES,
         mean=MEAN,
         std=STD,
         fingerprint=fingerprint(("voc", names, image_size), (torch.from_numpy(facts[:, 0]), order)),
     )
-
-
-def list_voc(split: str, root: Path) -> Listing:
-    """The photographs of a split and, after them all, their masks in the same order.
-
-    Photographs of 2012 that are also in 2007 are taken once, and none of 2007's test set.
-    A ``KdlibError`` if a list is missing or empty.
-    """
-    tested = published(MASKS, "2007", "test", root).images if split == "train" else []
-    taken, pairs = {Path(name).stem for name in tested}, []
-    for year, part in PARTS[split]:
-        found = published(MASKS, year, part, root)
-        for pair in zip(found.images, found.masks, strict=True):
-            number = Path(pair[0]).stem.removeprefix("2007_")
-            if number not in taken:
-                taken.add(number)
-                pairs.append(pair)
-    return listed(MASKS, root, *zip(*pairs, strict=True))

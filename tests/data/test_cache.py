@@ -15,8 +15,7 @@ from photographs import photograph, write_mit67
 from kdlib import files
 from kdlib.data import listed, load_data
 from kdlib.data.batches import Batches
-from kdlib.data.photograph_cache import Resized, build
-from kdlib.data.photographs import Source, open_source
+from kdlib.data.photographs import Resized, open_source
 from kdlib.errors import KdlibError
 from kdlib.files import cache_root, cached
 
@@ -73,17 +72,17 @@ def root(tmp_path):
 @pytest.fixture
 def decoded(monkeypatch) -> list[int]:
     """Positions of the photographs that were decoded."""
-    read, seen = Source.read, []
-    monkeypatch.setattr(Source, "read", lambda self, n: seen.append(n) or read(self, n))
+    read, seen = Resized.decode, []
+    monkeypatch.setattr(Resized, "decode", lambda self, n: seen.append(n) or read(self, n))
     return seen
 
 
-def source(root) -> Source:
+def source(root) -> Resized:
     return open_source(resolve_name(listed()["mit67"]), "train", 28, root)
 
 
 def made(root) -> Path:
-    return build(source(root), workers=2, progress=False)
+    return source(root).build(workers=2, progress=False)
 
 
 def epoch(root) -> torch.Tensor:
@@ -142,7 +141,7 @@ def test_a_full_disk_is_told_before_anything_is_written_or_in_the_middle(root, m
         patched.setattr(files, "save_tensors", full)
         with pytest.raises(KdlibError, match="No space left.*KDLIB_CACHE.*what was whole is kept"):
             made(root)
-    assert not Resized(source(root)).path(7).exists() and Resized(source(root)).path(0).exists()
+    assert not source(root).path(7).exists() and source(root).path(0).exists()
     assert len([*made(root).glob("*.safetensors")]) == 10
 
 
@@ -152,16 +151,16 @@ def test_unreadable_photographs_are_all_named_and_the_others_kept(root):
         path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(KdlibError, match=r"(?s)2 photographs.*train_1\.jpg.*train_4\.jpg"):
         made(root)
-    assert len([*Resized(source(root)).folder.glob("*.safetensors")]) == 8
+    assert len([*source(root).folder.glob("*.safetensors")]) == 8
 
 
 def test_a_killed_build_goes_on_where_it_was(root, decoded, monkeypatch):
-    expected, read = epoch(root), Source.read
+    expected, read = epoch(root), Resized.decode
     with monkeypatch.context() as slow:
-        slow.setattr(Source, "read", lambda *given: (time.sleep(0.05), read(*given))[1])
+        slow.setattr(Resized, "decode", lambda *given: (time.sleep(0.05), read(*given))[1])
         process = multiprocessing.get_context("fork").Process(target=made, args=(root,))
         process.start()
-    while process.is_alive() and not Resized(source(root)).path(0).exists():
+    while process.is_alive() and not source(root).path(0).exists():
         time.sleep(0.01)
     process.kill()
     process.join()

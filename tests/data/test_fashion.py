@@ -8,9 +8,9 @@ import torch
 from data_files import FASHION, write_fashion
 
 from kdlib.data import load_data
-from kdlib.data.fashion import CLASSES, COLOURS, FILES, OUTFITS, dyed
+from kdlib.data.fashion import CLASSES, COLOURS, OUTFITS, dyed
 from kdlib.errors import KdlibError
-from study.data_commands import DEBIAN, import_dataset
+from study.data_commands import DEBIAN, SHA256, import_dataset
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -50,7 +50,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
 def test_a_missing_file_names_all_and_the_command(tmp_path):
     with pytest.raises(KdlibError, match="is missing") as error:
         load_data("fashion_mnist", "train", data_root=tmp_path)
-    assert all(name in str(error.value) for name in (*FILES, "kdlib data import"))
+    assert all(name in str(error.value) for name in (*SHA256, "kdlib data import"))
 
 
 def test_an_outfit_has_no_garment_nor_colour_twice_and_shares_none_with_another():
@@ -106,7 +106,7 @@ def test_files_that_cannot_be_imported_are_named_and_nothing_changes(tmp_path):
     source = write_fashion(tmp_path / "source", packed=True) / FASHION
     with pytest.raises(KdlibError, match="not the published file"):
         import_dataset("fashion_mnist", source, tmp_path / "data")
-    for name in FILES:
+    for name in SHA256:
         (source / f"{name}.gz").write_bytes(gzip.compress(b"x")[:-4])
     with pytest.raises(KdlibError, match="cannot be read"):
         import_dataset("fashion_mnist", source, tmp_path / "data")

@@ -88,5 +88,5 @@ def test_files_of_cifar100_that_were_not_published_are_never_unpickled(
 ):
     path = write_cifar100(tmp_path, monkeypatch) / "cifar-100-python" / damaged
     path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(KdlibError, match=f"{damaged}: not the published file"):
+    with pytest.raises(KdlibError, match=f"{damaged} is not the published file"):
         load_data("cifar100", "train", image_size=32, data_root=tmp_path)

@@ -21,7 +21,8 @@ from torchvision.datasets import Places365
 
 from kdlib.data import listed, load_data
 from kdlib.data.batches import Batches
-from kdlib.data.photographs import decoded, resized_side, worker_count
+from kdlib.data.photographs import decoded, open_source, worker_count
+from kdlib.data.published import list_imagefolder
 from kdlib.errors import KdlibError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -117,7 +118,7 @@ ADE20K = "ADEChallengeData2016/sceneCategories.txt"
         ("ade20k", ADE20K, "ADE_val_00000009", "line 7"),
         ("ade20k", ADE20K, "ADE_x_1 zoo", "line 7"),
         ("mit67", "mit67/TrainImages.txt", None, r"TrainImages\.txt is empty"),
-        ("places365", "places365/places365_val.txt", None, r"val\.txt is not the published list"),
+        ("places365", "places365/places365_val.txt", None, r"val\.txt is not the published file"),
     ],
 )
 def test_a_list_that_is_wrong_is_refused_with_its_line(root, name, file, line, says):
@@ -145,14 +146,16 @@ def test_pixels_are_torchvision_s_to_the_bit(tmp_path, size):
     for split in ("train", "test"):
         photograph(tmp_path / split / "cat" / "1.png", 1, size)
     path = str(tmp_path / "test" / "cat" / "1.png")
-    resize, cut = transforms.Resize(resized_side(28)), transforms.CenterCrop(28)
+    resize, cut = transforms.Resize(32), transforms.CenterCrop(28)
     with Image.open(path) as picture:
         resized = resize(picture.convert("RGB"))
     found = load(tmp_path, "imagefolder", "test").images.centres()[0]
     assert torch.equal(found, transforms.PILToTensor()(cut(resized)))
-    assert np.array_equal(decoded(path, resized_side(28)), np.asarray(resized))
+    assert np.array_equal(decoded(path, 32), np.asarray(resized))
+    source = open_source(resolve_name(listed()["imagefolder"]), "test", 28, tmp_path)
+    assert np.array_equal(source.read(0), np.asarray(resized))
+    assert (source.side, open_source(list_imagefolder, "test", 224, tmp_path).side) == (32, 256)
     assert decoded(path).shape == (*size[::-1], 3)
-    assert (resized_side(224), resized_side(112)) == (256, 128)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "LA", "1", "I;16"])

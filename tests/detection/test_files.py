@@ -11,8 +11,8 @@ from data_files import OBJECTS, PICTURE, write_coco, write_voc_detection
 from PIL import Image
 
 from kdlib.data import load_data
+from kdlib.data.published import list_voc
 from kdlib.detection.batches import DetectionBatches
-from kdlib.detection.data import list_voc_objects
 from kdlib.errors import KdlibError
 from study.cli import main
 
@@ -75,7 +75,7 @@ def test_classes_are_the_published_ones(photographs):
 
 
 def test_lists_of_voc_are_those_of_both_years(tmp_path):
-    names = list_voc_objects("train", write_voc_detection(tmp_path)).names
+    names = list_voc("detection", "train", write_voc_detection(tmp_path)).names
     numbers = [f"{number:06}" for number in (30, 31, 32, 33, 10, 11, 12, 13)]
     assert [Path(name).name for name in names[:8]] == [f"{number}.jpg" for number in numbers]
     assert [Path(name).name for name in names[8:]] == [f"{number}.xml" for number in numbers]

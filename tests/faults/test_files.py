@@ -23,8 +23,7 @@ from training import tiny
 
 import kdlib
 from kdlib.data import listed
-from kdlib.data.photograph_cache import Resized, build
-from kdlib.data.photographs import Source, open_source
+from kdlib.data.photographs import Resized, open_source
 from kdlib.errors import KdlibError
 from kdlib.files import cached, load_tensors, save_tensors
 from kdlib.models import create_model
@@ -50,7 +49,7 @@ def caches(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def photographs(tmp_path, caches) -> Source:
+def photographs(tmp_path, caches) -> Resized:
     return open_source(resolve_name(listed()["mit67"]), "train", 28, write_mit67(tmp_path))
 
 
@@ -125,13 +124,13 @@ def test_a_run_with_a_damaged_checkpoint_or_teacher_is_not_begun_anew(root):
 
 
 def test_a_damaged_cache_is_made_again(photographs, trials, tally):
-    folder = build(photographs, workers=1, progress=False)
-    pixels, whole = Resized(photographs).read(1).copy(), squares().copy()
+    folder = photographs.build(workers=1, progress=False)
+    pixels, whole = photographs.read(1).copy(), squares().copy()
     for path in (folder / "1.safetensors", folder.parent / "small" / "64.safetensors"):
         for damage, changed in damages(path.read_bytes(), trials // 2):
             path.write_bytes(changed)
             assert np.array_equal(squares(), whole)
-            assert np.array_equal(Resized(photographs).read(1), pixels)
+            assert np.array_equal(photographs.read(1), pixels)
             tally(f"{damage}: cache", "recovered")
 
 
@@ -183,12 +182,12 @@ def test_a_file_that_would_run_code_is_refused(bomb, root, tmp_path):
 
 
 def test_caches_that_would_run_code_are_made_again(bomb, caches, photographs):
-    whole, folder = squares().copy(), build(photographs, workers=1, progress=False)
+    whole, folder = squares().copy(), photographs.build(workers=1, progress=False)
     for path in caches.rglob("*.safetensors"):
         bomb(path)
     assert np.array_equal(squares(), whole)
-    assert Resized(photographs).read(0).shape == photographs.read(0).shape
-    assert build(photographs, workers=1, progress=False) == folder
+    assert photographs.read(0).shape == photographs.decode(0).shape
+    assert photographs.build(workers=1, progress=False) == folder
 
 
 @pytest.mark.parametrize("bomb", ["pickle", "torch"], indirect=True)
@@ -219,7 +218,7 @@ def test_yaml_and_nothing_else_in_the_library_reads_what_could_run(tmp_path, tal
 
 def test_caches_that_do_not_fit(photographs, tally):
     def made() -> int:
-        build(photographs, workers=1, progress=False)
+        photographs.build(workers=1, progress=False)
         return int(squares().sum())
 
     for room, name in ((2_000, r"0\.safetensors"), (9_000, r"0\.safetensors")):

@@ -10,9 +10,10 @@ from PIL import Image
 from kdlib.data import load_data
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import IGNORED
+from kdlib.data.published import list_voc
 from kdlib.errors import KdlibError
 from kdlib.evaluate import images_at_once
-from kdlib.frskd.voc import MARGIN, list_voc
+from kdlib.frskd.voc import MARGIN
 from study.cli import main
 
 FOLDER, LIST = "VOCdevkit/VOC2007", "ImageSets/Segmentation/test.txt"
@@ -30,10 +31,10 @@ def loaded(root: Path, split: str = "test", image_size: int = 512):
 
 
 def test_each_photograph_is_trained_on_once_and_none_that_is_tested(root, capsys):
-    names = [Path(name).name for name in list_voc("train", root).names]
+    names = [Path(name).name for name in list_voc("segmentation", "train", root).names]
     assert names[:3] == ["2007_000001.jpg", "2008_000010.jpg", "000002.jpg"]
     assert names[3:] == ["2007_000001.png", "2008_000010.png", "000002.png"]
-    assert len(list_voc("test", root).names) == 4
+    assert len(list_voc("segmentation", "test", root).names) == 4
     assert main(["data", "check", "voc", "--data-root", str(root)]) == 0
     assert "voc, test: readable; 21 classes (background, aeroplane" in capsys.readouterr().out
 
@@ -83,7 +84,7 @@ def painted(mode: str, size: tuple[int, int], value: int = 0):
     (painted("L", (30, 40)), MASK, r"000004\.png is of shape \(40, 30\)"),
     (painted("L", (60, 40), 21), MASK, r"000004\.png has the values 21; valid: 0 to 20"),
     (Path.unlink, MASK, r"1 of 4 photographs are missing(.|\n)*000004\.png"),
-    (Path.unlink, LIST, r"test\.txt is missing(.|\n)*VOCSegmentation"),
+    (Path.unlink, LIST, r"test\.txt is missing(.|\n)*Segmentation(.|\n)*VOCDetection"),
     (lambda path: path.write_text(""), LIST, r"test\.txt is empty"),
 ])  # fmt: skip
 def test_what_is_missing_or_damaged_is_named(damage, file, says, root):

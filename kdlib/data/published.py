@@ -1,0 +1,236 @@
+"""Published data sets, read as their authors hand them out: lists of photographs, and CIFAR-100.
+
+Each ``list_...`` gives one split. MIT67, SUN397, ADE20K and Places365 are photographs from the
+web, for research only, under no licence of their own.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from kdlib.data import DATASETS
+from kdlib.data.image_data import (
+    ImageData,
+    checked_root,
+    fingerprint,
+    missing,
+    resized,
+    shown_lines,
+)
+from kdlib.data.photographs import Listing
+from kdlib.errors import KdlibError
+
+
+def list_mit67(split: str, root: Path) -> Listing:
+    """MIT Indoor 67 (Quattoni, Torralba 2009, doi 10.1109/CVPR.2009.5206537), official lists.
+
+    80 photographs a class to train on, 20 to test on; classes are in the order of their names.
+    """
+    files = {"train": "TrainImages.txt", "test": "TestImages.txt"}
+    names = _lists("mit67", root / "mit67", files, "([^/]+/[^/]+)", "bakery/bakery_0001.jpg", {})
+    classes = sorted(set(map(_scene, names["train"])))
+    return _listing("mit67", root / "mit67" / "Images", names[split], classes)
+
+
+def list_sun397(split: str, root: Path) -> Listing:
+    """SUN397 (Xiao et al. 2010, doi 10.1109/CVPR.2010.5539970), the first official partition."""
+    folder, rooted, example = root / "SUN397", "/((?:[^/]+/)+[^/]+)", "/a/abbey/sun_aaalbzqri.jpg"
+    classes = _lines("sun397", folder / "ClassName.txt", rooted, "/a/abbey")
+    files = {"train": "Training_01.txt", "test": "Testing_01.txt"}
+    names = _lists("sun397", folder, files, rooted, example, {"ClassName.txt": classes})
+    listing = _listing("sun397", folder, names[split], classes)
+    return replace(listing, classes=tuple(name.split("/", 1)[1] for name in classes))
+
+
+def list_ade20k(split: str, root: Path) -> Listing:
+    """ADE20K's scenes (Zhou et al. 2017, doi 10.1109/CVPR.2017.544): one class a photograph."""
+    folder = root / "ADEChallengeData2016"
+    part, prefix = {"train": ("training", "ADE_train_"), "test": ("validation", "ADE_val_")}[split]
+    pattern, example = r"(ADE_(?:train|val)_\S*\s+\S+)", "ADE_val_00000001 x"
+    lines = _lines("ade20k", folder / "sceneCategories.txt", pattern, example)
+    pairs = [line.split() for line in lines]
+    own = [f"{scene}/{name}.jpg" for name, scene in pairs if name.startswith(prefix)]
+    classes = sorted({scene for _, scene in pairs})
+    listing = _listing("ade20k", folder / "images" / part, own, classes)
+    return replace(listing, names=tuple(name.rsplit("/", 1)[1] for name in own))
+
+
+def list_places365(split: str, root: Path) -> Listing:
+    """Places365-Standard (Zhou et al. 2018, doi 10.1109/TPAMI.2017.2723009), 256 x 256.
+
+    Tested on its validation set, as is usual.
+    """
+    from torchvision.datasets import Places365
+
+    folder, part = root / "places365", {"train": "train-standard", "test": "val"}[split]
+    lists = (Places365._CATEGORIES_META, Places365._FILE_LIST_META[part])
+    _check_sums("places365", {folder / name: md5 for name, md5 in lists})
+    found = Places365(str(folder), split=part, small=True)
+    images = Path(found.images_dir)
+    names = tuple(path[len(str(images)) + 1 :] for path, _ in found.imgs)
+    return Listing("places365", images, names, tuple(found.targets), tuple(found.classes))
+
+
+def list_imagefolder(split: str, root: Path) -> Listing:
+    """Photographs of your own, in a folder a class, through torchvision's ImageFolder."""
+    from torchvision.datasets import ImageFolder
+
+    test = "val" if (root / "val").is_dir() and not (root / "test").is_dir() else "test"
+    if lacking := [root / part for part in ("train", test) if not (root / part).is_dir()]:
+        raise missing("imagefolder", lacking[0])
+    parts = {part: [path.name for path in (root / part).iterdir() if path.is_dir()]
+             for part in ("train", test)}  # fmt: skip
+    _check_classes("imagefolder", parts)
+    folder = root / (test if split == "test" else "train")
+    try:
+        found = ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise KdlibError(f"{folder}: {error}") from error
+    names = tuple(Path(path).relative_to(folder).as_posix() for path, _ in found.samples)
+    return Listing("imagefolder", folder, names, tuple(found.targets), tuple(found.classes))
+
+
+VOC_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
+)  # fmt: skip
+VOC_LISTS = {"segmentation": "Segmentation", "detection": "Main"}
+"""Task -> folder of its lists: masks and boxes are told of by lists of their own."""
+
+
+def list_voc(task: str, split: str, root: Path) -> Listing:
+    """Pascal VOC (Everingham 2010, doi 10.1007/s11263-009-0275-4), for a task of ``VOC_LISTS``.
+
+    Photographs and, after them all, the files of their truth in the same order. Photographs of
+    2012 that are also in 2007 are taken once, and with masks none of 2007's test set.
+    """
+    from torchvision import datasets
+
+    masks = task == "segmentation"
+
+    def read(year: str, part: str) -> list[tuple[str, str]]:
+        lists = root / "VOCdevkit" / f"VOC{year}" / "ImageSets" / VOC_LISTS[task] / f"{part}.txt"
+        if not lists.is_file():
+            raise missing("voc", lists)
+        reader = datasets.VOCSegmentation if masks else datasets.VOCDetection
+        found = reader(str(root), year, part)
+        if not found.images:
+            raise KdlibError(f"{lists} is empty; it must name a photograph a line. Get it again.")
+        return list(zip(found.images, found.targets, strict=True))
+
+    tested = read("2007", "test") if masks or split == "test" else []
+    pairs, first, others = tested, dict[str, tuple[str, str]](), set[str]()
+    if split == "train":
+        pairs = read("2012", "trainval") + read("2007", "trainval")
+        others = {Path(path).stem for path, _ in tested}
+    for pair in pairs:
+        first.setdefault(Path(pair[0]).stem.removeprefix("2007_"), pair)
+    kept = [pair for number, pair in first.items() if number not in others]
+    files = [path for column in zip(*kept, strict=True) for path in column]
+    names = tuple(str(Path(path).relative_to(root)) for path in files)
+    classes = VOC_CLASSES if masks else VOC_CLASSES[1:]
+    return Listing("voc", root, names, (0,) * len(names), classes)
+
+
+def load_cifar100(
+    split: str, size: int | None, image_size: int, data_root: Path | None, **others: int
+) -> ImageData:
+    """CIFAR-100 (Krizhevsky 2009) with its 100 fine classes, through torchvision's reader.
+
+    The published order, which is random, is kept. Its files are pickles, which can run code when
+    they are read: only those whose MD5 sums are the published ones are.
+    """
+    from torchvision.datasets import CIFAR100
+
+    root = checked_root(data_root)
+    meta = (CIFAR100.meta["filename"], CIFAR100.meta["md5"])
+    sums = [*CIFAR100.train_list, *CIFAR100.test_list, meta]
+    _check_sums("cifar100", {root / CIFAR100.base_folder / name: md5 for name, md5 in sums})
+    published = CIFAR100(str(root), train=split == "train")
+    images = torch.from_numpy(published.data).permute(0, 3, 1, 2).contiguous()
+    labels = torch.tensor(published.targets)
+    digest = fingerprint(("cifar100", image_size), (images, labels))
+    mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+    classes, images = tuple(published.classes), resized(images, image_size)
+    return ImageData(images, labels, classes, mean, std, digest).first(size)
+
+
+def _check_sums(dataset: str, files: Mapping[Path, str]) -> None:
+    """Refuse files that are missing or whose MD5 sums are not the published ones."""
+    from torchvision.datasets.utils import check_integrity
+
+    for path, md5 in files.items():
+        if not path.is_file():
+            raise missing(dataset, path)
+        if not check_integrity(path, md5):
+            raise KdlibError(
+                f"{path} is not the published file (its MD5 sum differs). Remove it and get it "
+                f"again:\n  {DATASETS[dataset].remedy}"
+            )
+
+
+def _listing(dataset: str, folder: Path, names: Sequence[str], classes: Sequence[str]) -> Listing:
+    """Photographs whose folders are their classes."""
+    labels = {name: label for label, name in enumerate(classes)}
+    targets = tuple(labels[_scene(name)] for name in names)
+    return Listing(dataset, folder, tuple(names), targets, tuple(classes))
+
+
+def _scene(name: str) -> str:
+    return name.rsplit("/", 1)[0]
+
+
+def _lists(
+    dataset: str,
+    folder: Path,
+    files: Mapping[str, str],
+    pattern: str,
+    example: str,
+    classes: Mapping[str, Iterable[str]],
+) -> dict[str, list[str]]:
+    """What the lists of both splits name: no photograph in both, the same ``classes`` in all."""
+    names = {
+        split: _lines(dataset, folder / file, pattern, example) for split, file in files.items()
+    }
+    if both := sorted(set(names["train"]) & set(names["test"])):
+        raise KdlibError(
+            f"{dataset}: {len(both):,} photographs are in the training and in the test list:\n"
+            f"{shown_lines(both)}\nUse the official lists."
+        )
+    scenes = {files[split]: map(_scene, own) for split, own in names.items()}
+    _check_classes(dataset, {**classes, **scenes})
+    return names
+
+
+def _lines(dataset: str, path: Path, pattern: str, example: str) -> list[str]:
+    """The first group of a pattern in each line that is not empty.
+
+    A line that is not like the ``example``, or leads out of the folder, is refused by its number.
+    """
+    if not path.is_file():
+        raise missing(dataset, path)
+    text, found = path.read_text(encoding="utf-8", errors="surrogateescape"), []
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        match = re.fullmatch(pattern, line)
+        if line and (match is None or ".." in line.split("/")):
+            raise KdlibError(f"{path}, line {number}: {line[:80]!r} is not like '{example}'.")
+        found += [match[1]] if match else []
+    if not found:
+        raise KdlibError(f"{path} is empty; expected lines like '{example}'.")
+    return found
+
+
+def _check_classes(dataset: str, found: Mapping[str, Iterable[str]]) -> None:
+    """Refuse parts that do not have the same classes, each with a photograph at least."""
+    sets = {part: set(names) for part, names in found.items()}
+    every = list(sets.values())
+    if odd := set[str]().union(*every) - every[0].intersection(*every):
+        counts = ", ".join(f"{part} has {len(names)}" for part, names in sets.items())
+        raise KdlibError(
+            f"{dataset}: all parts must have the same classes, but {counts}. Not in all of "
+            f"them:\n{shown_lines(sorted(odd))}"
+        )
