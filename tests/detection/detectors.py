@@ -12,8 +12,8 @@ DETECTORS = [name for name, model in MODELS.items() if model.task == "detection"
 CLASSES, SIZE = 20, 64
 SIZES = {"fasterrcnn_resnet50_fpn": 32}
 """Of the network that would take seconds a step otherwise."""
-BOXES = ([[4.0, 5, 20, 22], [30, 30, 50, 46]], [[2.0, 6, 42, 44]])
-LABELS = ([1, 5], [2])
+NOTHING = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+"""The target of an image without objects."""
 
 
 @cache
@@ -31,12 +31,9 @@ def images() -> list[Tensor]:
 
 def targets() -> list[dict[str, Tensor]]:
     """Two objects in the first image and one in the second."""
-    return [
-        {"boxes": torch.tensor(boxes), "labels": torch.tensor(labels)}
-        for boxes, labels in zip(BOXES, LABELS, strict=True)
-    ]
-
-
-def nothing() -> dict[str, Tensor]:
-    """The target of an image without objects."""
-    return {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    first, second = (
+        torch.tensor([[4.0, 5, 20, 22], [30, 30, 50, 46]]),
+        torch.tensor([[2.0, 6, 42, 44]]),
+    )
+    labels = torch.tensor([1, 5]), torch.tensor([2])
+    return [{"boxes": first, "labels": labels[0]}, {"boxes": second, "labels": labels[1]}]

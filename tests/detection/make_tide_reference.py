@@ -14,15 +14,11 @@ from unittest.mock import MagicMock
 
 import numpy as np
 
-TITLES = {
-    "cls": "Cls", "loc": "Loc", "both": "Both", "dupe": "Dupe", "bkg": "Bkg", "miss": "Miss",
-    "false_pos": "FalsePos", "false_neg": "FalseNeg",
+NAMES = {
+    "Cls": "cls", "Loc": "loc", "Both": "both", "Dupe": "dupe", "Bkg": "bkg", "Miss": "miss",
+    "FalsePos": "false_pos", "FalseNeg": "false_neg",
 }  # fmt: skip
-
-DRAWING = (
-    "cv2", "matplotlib", "matplotlib.pyplot", "matplotlib.lines", "matplotlib.patches", "seaborn",
-    "pandas", "appdirs",
-)  # fmt: skip
+DRAWING = "cv2 matplotlib matplotlib.pyplot matplotlib.lines matplotlib.patches seaborn pandas"
 
 
 def make_case(random, images=30, classes=3):
@@ -59,30 +55,15 @@ def by_tidecv(truth, found):
     for image in range(max(row[0] for row in found) + 1):
         objects.add_image(image, str(image))
     run = TIDE().evaluate(objects, detections)
+    counts = {NAMES[kind.short_name]: count for kind, count in run.count_errors().items()}
     gains = {**run.fix_main_errors(), **run.fix_special_errors()}
-    counts = {kind.short_name: count for kind, count in run.count_errors().items()}
-    return {
-        "ap50": run.ap / 100,
-        "count": {name: counts[title] for name, title in TITLES.items() if title in counts},
-        "dap": {
-            name: gain / 100
-            for name, title in TITLES.items()
-            for kind, gain in gains.items()
-            if kind.short_name == title
-        },
-    }
+    gains = {NAMES[kind.short_name]: gain / 100 for kind, gain in gains.items()}
+    return {"ap50": run.ap / 100, "count": counts, "dap": gains}
 
 
-def main():
-    for drawing in DRAWING:
-        sys.modules.setdefault(drawing, MagicMock())
-    cases = []
-    for seed in range(4):
-        truth, found = make_case(np.random.default_rng(seed))
-        cases.append({"truth": truth, "found": found, "tidecv": by_tidecv(truth, found)})
-    text = json.dumps(cases, separators=(",", ":")).replace('{"truth', '\n{"truth')
-    Path(__file__).with_name("tide.json").write_text(text + "\n")
-
-
-if __name__ == "__main__":
-    main()
+for drawing in [*DRAWING.split(), "appdirs"]:
+    sys.modules.setdefault(drawing, MagicMock())
+cases = [make_case(np.random.default_rng(seed)) for seed in range(4)]
+rows = [{"truth": one[0], "found": one[1], "tidecv": by_tidecv(*one)} for one in cases]
+text = json.dumps(rows, separators=(",", ":")).replace('{"truth', '\n{"truth')
+Path(__file__).with_name("tide.json").write_text(text + "\n")

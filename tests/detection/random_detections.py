@@ -8,28 +8,26 @@ import numpy as np
 import torch
 
 from kdlib.detection.detector import Detections
-from kdlib.detection.objects import Objects
+from kdlib.detection.objects import COCO_SIZES, Objects
 
 
-def objects_of(boxes, kinds, crowd=None, counts=None, sizes=(32.0**2, 96.0**2)):
+def objects_of(boxes, kinds, crowd=None, counts=None, sizes=COCO_SIZES):
     """Objects from lists; all of one image if ``counts`` does not say otherwise."""
-    starts = [0, *np.cumsum(np.asarray([len(kinds)] if counts is None else counts)).tolist()]
+    starts = np.cumsum([0, *([len(kinds)] if counts is None else counts)])
+    crowd = [False] * len(kinds) if crowd is None else crowd
     return Objects(
         torch.as_tensor(boxes, dtype=torch.float32).view(-1, 4),
         torch.as_tensor(kinds, dtype=torch.int64),
-        torch.as_tensor([False] * len(kinds) if crowd is None else crowd, dtype=torch.bool),
-        torch.tensor(starts),
+        torch.as_tensor(crowd, dtype=torch.bool),
+        torch.from_numpy(starts),
         sizes,
     )
 
 
 def detections_of(boxes, kinds, scores):
     """Detections from lists."""
-    return Detections(
-        torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
-        torch.tensor(kinds, dtype=torch.int64),
-        torch.tensor(scores, dtype=torch.float32),
-    )
+    boxes, scores = (torch.tensor(some, dtype=torch.float32) for some in (boxes, scores))
+    return Detections(boxes.view(-1, 4), torch.tensor(kinds, dtype=torch.int64), scores)
 
 
 def random_case(seed, images=30, classes=5, crowds=0.15, most=12):
@@ -37,26 +35,24 @@ def random_case(seed, images=30, classes=5, crowds=0.15, most=12):
     random = np.random.default_rng(seed)
     counts = random.integers(0, 7, images)
     counts[0] = 0
-    total = int(counts.sum())
-    corners = random.integers(0, 100, (total, 2))
-    boxes = np.concatenate([corners, corners + random.integers(5, 60, (total, 2))], axis=1)
-    kinds = random.integers(0, classes, total)
-    crowd = random.random(total) < crowds
+    boxes, kinds = _anywhere(random, counts.sum()), random.integers(0, classes, counts.sum())
+    crowd = random.random(len(kinds)) < crowds
     objects = objects_of(boxes, kinds, crowd, counts, (20.0**2, 40.0**2))
-    found = [
-        answers(random, objects.of(image), classes, 0 if image == 1 else most)
-        for image in range(images)
-    ]
+    sizes = [0 if image == 1 else most for image in range(images)]
+    found = [_answers(random, objects.of(i), classes, size) for i, size in enumerate(sizes)]
     return found, objects
 
 
-def answers(random, present, classes, most):
+def _anywhere(random, count):
+    corners = random.integers(0, 100, (count, 2))
+    return np.concatenate([corners, corners + random.integers(5, 60, (count, 2))], axis=1)
+
+
+def _answers(random, present, classes, most):
     """Up to ``most`` detections of one image: its objects, shifted, and boxes anywhere."""
     boxes, kinds, _ = (values.numpy() for values in present)
     number = int(random.integers(0, most + 1))
-    corners = random.integers(0, 100, (number, 2))
-    mine = np.concatenate([corners, corners + random.integers(5, 60, (number, 2))], axis=1)
-    mine, labels = mine.astype(float), random.integers(0, classes, number)
+    mine, labels = _anywhere(random, number).astype(float), random.integers(0, classes, number)
     if len(kinds):
         near, like = random.random(number) < 0.75, random.integers(0, len(kinds), number)
         shifted = boxes[like] + random.integers(-5, 6, (number, 4)) * (random.random((number, 1)))

@@ -1,7 +1,5 @@
 """Batches for detectors: the same epoch again and again; boxes that move with their images."""
 
-from itertools import chain
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from PIL import Image
 
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
-from kdlib.detection.batches import DISTORTIONS, DetectionBatch, DetectionBatches
+from kdlib.detection.batches import DISTORTIONS, DetectionBatches
 from kdlib.detection.objects import Found, WholePhotographs, tabled
 from kdlib.errors import KdlibError
 
@@ -35,118 +33,107 @@ def drawn(count: int = 30) -> ImageData:
     return ImageData(images, torch.zeros(count).long(), tuple("abcd"), *PLAIN, objects=table)
 
 
-@pytest.fixture(scope="module")
-def data() -> ImageData:
-    return drawn()
+DATA = drawn()
 
 
 @pytest.fixture(scope="module")
-def read(data, tmp_path_factory) -> ImageData:
+def read(tmp_path_factory) -> ImageData:
     """The same, as photographs that are read one at a time."""
     folder = tmp_path_factory.mktemp("photographs")
-    paths = [f"{folder}/{index}.png" for index in range(len(data))]
-    for path, image in zip(paths, data.images, strict=True):
+    paths = [f"{folder}/{index}.png" for index in range(len(DATA))]
+    for path, image in zip(paths, DATA.images, strict=True):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-    images = WholePhotographs(paths, [(SIDE, SIDE)] * len(data))
-    return ImageData(images, data.labels, data.classes, *PLAIN, objects=data.objects)
+    images = WholePhotographs(paths, [(SIDE, SIDE)] * len(DATA))
+    return ImageData(images, DATA.labels, DATA.classes, *PLAIN, objects=DATA.objects)
+
+
+def rows(batches) -> list[list[torch.Tensor]]:
+    """Of every image in turn: its number, pixels, boxes and labels."""
+    return [
+        [index, image, target["boxes"], target["labels"]]
+        for images, targets, indices, _ in batches
+        for index, image, target in zip(indices, images, targets, strict=True)
+    ]
 
 
 def epoch(data: ImageData, batch_size: int, *names: str, number: int = 0, workers: int = 0):
-    batches = DetectionBatches(data, batch_size, names, workers=workers)
-    return joined(batches.epoch(1, number))
+    return rows(DetectionBatches(data, batch_size, names, workers=workers).epoch(1, number))
 
 
-def joined(batches) -> DetectionBatch:
-    images, targets, indices, _ = zip(*batches, strict=True)
-    return DetectionBatch([*chain(*images)], [*chain(*targets)], torch.cat(indices))
-
-
-def equal(one: DetectionBatch, other: DetectionBatch) -> bool:
+def equal(one, other) -> bool:
     """Whether two epochs are the same, to the bit."""
-    pairs = zip(one.targets, other.targets, strict=True)
-    return (
-        torch.equal(one.indices, other.indices)
-        and all(torch.equal(a, b) for a, b in zip(one.images, other.images, strict=True))
-        and all(torch.equal(a[name], b[name]) for a, b in pairs for name in ("boxes", "labels"))
-    )
+    return all(all(map(torch.equal, *pair)) for pair in zip(one, other, strict=True))
 
 
-def test_every_image_comes_once_with_its_objects(data):
-    whole = epoch(data, 7)
-    theirs = torch.cat([batch.indices for batch in Batches(data, 7).epoch(1, 0)])
-    assert torch.equal(whole.indices, theirs) and sorted(theirs.tolist()) == list(range(30))
-    for image, target, index in zip(whole.images, whole.targets, whole.indices, strict=True):
-        boxes, kinds, crowd = data.objects.of(int(index))
-        assert torch.equal(image, data.images[index].float() / 255)
-        assert torch.equal(target["boxes"], boxes[~crowd])
-        assert torch.equal(target["labels"], kinds[~crowd] + 1)
-        assert (target["boxes"].shape[1], target["labels"].dtype) == (4, torch.int64)
-    assert any(not len(target["labels"]) for target in whole.targets)
+def test_every_image_comes_once_with_its_objects():
+    whole = epoch(DATA, 7)
+    theirs = torch.cat([batch.indices for batch in Batches(DATA, 7).epoch(1, 0)]).tolist()
+    assert [int(row[0]) for row in whole] == theirs and sorted(theirs) == list(range(30))
+    for index, image, found, labels in whole:
+        boxes, kinds, crowd = DATA.objects.of(int(index))
+        expected = DATA.images[index].float() / 255, boxes[~crowd], kinds[~crowd] + 1
+        assert all(map(torch.equal, (image, found, labels), expected))
+        assert (found.shape[1], labels.dtype) == (4, torch.int64)
+    assert any(not len(labels) for *_, labels in whole)
 
 
-def test_in_order_nothing_is_moved(data, read):
-    batches = DetectionBatches(data, 8, ALL)
+def test_in_order_nothing_is_moved(read):
+    batches = DetectionBatches(DATA, 8, ALL)
     assert (len(batches), len(batches.labels)) == (4, 30)
-    whole = joined(batches.in_order())
-    assert whole.indices.tolist() == list(range(30))
-    for other in (data, read):
-        assert equal(whole, joined(DetectionBatches(other, 30, workers=0).in_order()))
+    whole = rows(batches.in_order())
+    assert [int(row[0]) for row in whole] == list(range(30))
+    for other in (DATA, read):
+        assert equal(whole, rows(DetectionBatches(other, 30, workers=0).in_order()))
 
 
 @pytest.mark.parametrize("names", [("flip",), ALL])
-def test_neither_batch_size_nor_workers_shift_anything_nor_move_global_numbers(data, read, names):
-    before = torch.get_rng_state()
-    expected = epoch(data, 7, *names)
-    assert equal(expected, epoch(data, 4, *names))
-    assert equal(expected, epoch(data, 13, *names, workers=2))
+def test_neither_batch_size_nor_workers_shift_anything_nor_move_global_numbers(read, names):
+    before, expected = torch.get_rng_state(), epoch(DATA, 7, *names)
+    assert equal(expected, epoch(DATA, 4, *names))
+    assert equal(expected, epoch(DATA, 13, *names, workers=2))
     assert equal(expected, epoch(read, 5, *names, workers=1))
-    assert not equal(expected, epoch(data, 7, *names, number=1))
+    assert not equal(expected, epoch(DATA, 7, *names, number=1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_distortions_leave_the_order_and_the_flips_alone(data):
-    plain, distorted = epoch(data, 7, "flip"), epoch(data, 7, "flip", "photometric")
-    for mine, theirs in zip(plain.targets, distorted.targets, strict=True):
-        assert torch.equal(mine["boxes"], theirs["boxes"])
-    assert torch.equal(epoch(data, 7, "iou_crop").indices, plain.indices)
+def test_distortions_leave_the_order_and_the_flips_alone():
+    plain, shaded = epoch(DATA, 7, "flip"), epoch(DATA, 7, "flip", "photometric")
+    assert all(torch.equal(a[2], b[2]) for a, b in zip(plain, shaded, strict=True))
+    moved = epoch(DATA, 7, "iou_crop")
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(plain, moved, strict=True))
+    data = drawn(200)
+    pairs = (
+        (image, data.images[index].float() / 255) for index, image, *_ in epoch(data, 50, "flip")
+    )
+    assert 100 < sum(torch.equal(*pair) for pair in pairs) < 140  # half; every fifth is black
 
 
 @pytest.mark.parametrize("names", [
     ("flip",), ("flip", "zoom_out"), ("flip", "iou_crop"), ("scale_jitter",),
     ("flip", "zoom_out", "iou_crop", "scale_jitter"),
 ])  # fmt: skip
-def test_boxes_move_with_their_objects(data, names):
+def test_boxes_move_with_their_objects(names):
     moved = 0
-    for number in range(2):
-        whole = epoch(data, 7, *names, number=number)
-        for image, target, index in zip(whole.images, whole.targets, whole.indices, strict=True):
-            limits = torch.tensor([image.shape[2], image.shape[1]]).repeat(2)
-            assert (target["boxes"] >= 0).all() and (target["boxes"] <= limits).all()
-            assert (target["boxes"][:, 2:] > target["boxes"][:, :2]).all()
-            assert len(target["boxes"]) == len(target["labels"])
-            moved += not torch.equal(target["boxes"], data.objects.of(int(index))[0])
-            for box in target["boxes"]:
-                x1, y1, x2, y2 = box.round().int().tolist()
-                inside = image[:, y1:y2, x1:x2]
-                if inside.numel() > 3 * 30:  # rounding and blurred edges say little of less
-                    assert inside.mean() > 0.75
+    for row in (row for number in range(2) for row in epoch(DATA, 7, *names, number=number)):
+        index, image, boxes, labels = row
+        limits = torch.tensor([image.shape[2], image.shape[1]]).repeat(2)
+        assert (boxes >= 0).all() and (boxes <= limits).all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all() and len(boxes) == len(labels)
+        moved += not torch.equal(boxes, DATA.objects.of(int(index))[0])
+        for x1, y1, x2, y2 in boxes.round().int().tolist():
+            inside = image[:, y1:y2, x1:x2]
+            if inside.numel() > 3 * 30:  # rounding and blurred edges say little of less
+                assert inside.mean() > 0.75
     assert moved > 10
 
 
-def test_half_of_the_images_are_mirrored():
-    data = drawn(200)
-    whole = epoch(data, 50, "flip")
-    pairs = zip(whole.images, data.images[whole.indices].float() / 255, strict=True)
-    assert 100 < sum(torch.equal(*pair) for pair in pairs) < 140  # every fifth is black
-
-
-def test_what_makes_no_sense_is_refused(data, read):
-    with pytest.raises(KdlibError, match="Unknown augmentation for detectors 'flop'.*'flip'"):
-        DetectionBatches(data, 3, ("flop",))
-    with pytest.raises(KdlibError, match="workers is -1"):
-        DetectionBatches(data, 3, workers=-1)
+def test_what_makes_no_sense_is_refused(read):
     plain = ImageData(torch.zeros(2, 3, 8, 8).byte(), torch.zeros(2).long(), ("a",), *PLAIN)
-    with pytest.raises(KdlibError, match="images with objects"):
-        DetectionBatches(plain, 3)
-    with pytest.raises(KdlibError, match="task 'crops'"):
-        Batches(read, 3)
+    for kind, data, options, says in (
+        (DetectionBatches, DATA, {"augmentation": ("flop",)}, "Unknown augm.* 'flop'.*'flip'"),
+        (DetectionBatches, DATA, {"workers": -1}, "workers is -1"),
+        (DetectionBatches, plain, {}, "images with objects"),
+        (Batches, read, {}, "task 'crops'"),
+    ):
+        with pytest.raises(KdlibError, match=says):
+            kind(data, 3, **options)

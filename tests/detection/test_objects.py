@@ -11,7 +11,7 @@ from kdlib.data import load_data, tasks_of
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
 from kdlib.data.scenes import scenes, sprite_bank
-from kdlib.detection.objects import COCO_SIZES, Found, Objects, cropped, tabled
+from kdlib.detection.objects import COCO_SIZES, Found, cropped, tabled
 from kdlib.errors import KdlibError
 
 SHAPES = [(64, 48), (20, 10), (30, 30)]
@@ -41,9 +41,8 @@ def test_each_image_has_its_own_objects_clipped_or_dropped(found):
         assert boxes.shape == (len(kept), 4) and boxes.dtype == torch.float32
         rows += [index] * len(kept)
     assert objects.owners.tolist() == rows
-    counted = objects.counted()
+    counted, part = objects.counted(), objects.part(1, 9)
     assert len(counted) == 3 and counted.kinds.tolist() == objects.kinds[~objects.crowd].tolist()
-    part = objects.part(1, 9)
     assert len(part) == 2 and len(objects.part(1, 1)) == 0
     assert all(map(torch.equal, part.of(1), objects.of(2)))
 
@@ -64,8 +63,11 @@ def of_rectangles() -> ImageData:
     image = values.repeat_interleave(4, 0).repeat_interleave(4, 1).expand(3, 8, 8)
     boxes = [(0, 0, 4, 4), (4, 0, 8, 4), (0, 4, 8, 8)]
     found = [Found(box, kind, kind == 2) for kind, box in enumerate(boxes)]
-    images = torch.stack([torch.zeros_like(image), image])
-    plain, objects = ((0.0,) * 3, (1.0,) * 3), tabled([[], found], [(8, 8), (8, 8)])
+    images, objects = (
+        torch.stack([torch.zeros_like(image), image]),
+        tabled([[], found], [(8, 8)] * 2),
+    )
+    plain = (0.0,) * 3, (1.0,) * 3
     return ImageData(images, torch.zeros(2).long(), tuple("abc"), *plain, "01", objects=objects)
 
 
@@ -75,9 +77,7 @@ def test_a_crop_shows_what_is_in_its_box_and_nothing_else():
     for crop, value in zip(crops.images, (20, 70), strict=True):
         assert (crop == value).all()  # a margin, or its neighbour's pixels, would show
     assert (crops.task, crops.objects, crops.classes) == ("classification", None, ("a", "b", "c"))
-
-
-def test_a_box_of_any_shape_is_stretched_to_a_square():
+    # A box of any shape is stretched to a square.
     data, crops = loaded(), loaded(task="crops", crop_size=24)
     assert crops.images.shape == (len(data.objects.kinds), 3, 24, 24)
     assert torch.equal(crops.labels, data.objects.kinds)
@@ -105,17 +105,20 @@ def test_crops_of_photographs_are_read_when_asked_for(photographs):
     assert (255 * middle - shades).abs().max() < 8
 
 
-@pytest.mark.parametrize("crop_size", [7, 513, 32.0, True])
-def test_a_crop_size_out_of_range_is_refused(crop_size):
-    with pytest.raises(KdlibError, match=f"crop_size is {crop_size}; .* 8 to 512"):
-        loaded(task="crops", crop_size=crop_size)
-
-
-def test_nothing_to_cut_out_is_refused():
-    with pytest.raises(KdlibError, match="none of the images has an object"):
-        cropped(of_rectangles().first(1), 8)
-    with pytest.raises(KdlibError, match="images with objects, and this data has none"):
-        cropped(loaded(task="crops"), 8)
+@pytest.mark.parametrize(("ask", "says"), [
+    *((lambda s=s: loaded(task="crops", crop_size=s), f"crop_size is {s}; .* 8 to 512")
+      for s in (7, 513, 32.0, True)),
+    (lambda: cropped(of_rectangles().first(1), 8), "none of the images has an object"),
+    (lambda: cropped(loaded(task="crops"), 8), "images with objects, and this data has none"),
+    (lambda: load_data("cifar100", "train", task="detection"),
+     "cifar100.*detection.*scenes, fashion_scenes, voc, coco"),
+    (lambda: load_data("coco", "train"), "'coco' has no truth for task 'classification'"),
+])  # fmt: skip
+def test_what_cannot_be_cut_out_or_loaded_is_refused(ask, says):
+    with pytest.raises(KdlibError, match=says):
+        ask()
+    assert tasks_of("coco") == ("detection", "crops")
+    assert tasks_of("voc") == ("segmentation", "detection", "crops")
 
 
 def test_each_object_of_scenes_has_the_box_of_what_is_seen_of_it():
@@ -142,7 +145,7 @@ def test_objects_that_are_hardly_seen_are_left_out():
 
 @pytest.mark.parametrize("image_size", [32, 64])
 def test_a_third_of_the_objects_is_small_and_a_third_large(image_size):
-    objects: Objects = loaded(size=300, image_size=image_size).objects
+    objects = loaded(size=300, image_size=image_size).objects
     areas = (objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(1)
     small, large = objects.sizes
     shares = ((areas < small).float().mean(), (areas >= large).float().mean())
@@ -155,12 +158,3 @@ def test_scenes_of_garments_have_objects_and_parts_have_their_own(tmp_path):
     assert len(data.classes) == 50 and data.objects.counts.tolist() == [6] * 4
     whole, dev = loaded("train").objects, loaded("dev").objects
     assert len(dev) == 2 and all(map(torch.equal, dev.of(1), whole.of(9)))
-
-
-def test_which_data_sets_have_objects():
-    assert tasks_of("coco") == ("detection", "crops")
-    assert tasks_of("voc") == ("segmentation", "detection", "crops")
-    with pytest.raises(KdlibError, match="cifar100.*detection.*scenes, fashion_scenes, voc, coco"):
-        load_data("cifar100", "train", task="detection")
-    with pytest.raises(KdlibError, match="'coco' has no truth for task 'classification'"):
-        load_data("coco", "train")
