@@ -3,24 +3,20 @@
 All of this is imported from ``kdlib`` itself, and loaded when it is first asked for.
 
 Losses, of lists of feature maps (B, C, H, W), one per stage, fine to coarse, or of logits (B, K):
-    DCTLoss, dct_loss: the paper's: distance of the DCT spectra of attention maps.
-    SpectralOptions: what ``dct_loss`` compares, and how.
-    ATLoss, at_loss: attention transfer.
-    KDLoss, kd_loss: distillation of softened logits; dkd_loss: with the target apart.
-    sp_loss, pkt_loss, rkd_loss: relations between the images of a batch.
-    attention_map, dct_2d: the map of a stage (B, H, W), and its transform.
+    DCTLoss, dct_loss: the paper's: distance of the DCT spectra of attention maps, which
+    SpectralOptions choose. ATLoss, at_loss: attention transfer. KDLoss, kd_loss: distillation of
+    softened logits; dkd_loss: with the target apart. sp_loss, pkt_loss, rkd_loss: relations between
+    the images of a batch. attention_map, dct_2d: the map of a stage (B, H, W), and its transform.
 Networks and data:
-    create_model, model_names, register_model: networks by name, yours included.
-    Output: what a network returns: logits, stages, embedding.
-    load_data, dataset_names: data sets by name.
+    create_model, model_names, register_model: networks by name, yours included. Output: what a
+    network returns: logits, stages, embedding. load_data, dataset_names: data sets by name.
 Runs:
-    RunConfig: everything that decides a run.
-    fit: train runs, or go on with them; returns their records.
-    read_record, trained_network, predict: what a run has left, and what its network answers.
-    METHODS, register_method: methods by name, yours included.
+    RunConfig: everything that decides a run. fit: train runs, or go on with them; returns their
+    records. read_record, trained_network, predict: what a run has left, and what its network
+    answers. METHODS, register_method: methods by name, yours included.
 A training loop of your own:
-    FrozenTeacher: a network that nothing can move.
-    create_distiller, Distiller: a method's loss terms, named and weighted.
+    FrozenTeacher: a network that nothing can move. create_distiller, Distiller: a method's loss
+    terms, named and weighted.
 Errors:
     KdlibError: a mistake in what was given, with what is valid; DivergedError: a loss without end.
 """
@@ -53,30 +49,25 @@ __all__ = [
     "register_model", "rkd_loss", "sp_loss", "trained_network",
 ]  # fmt: skip
 _PLACES = {
-    "data": ("dataset_names", "load_data"),
+    "data": ("dataset_names", "load_data"), "errors": ("KdlibError",),
     "distill": ("Distiller", "FrozenTeacher", "create_distiller"),
-    "errors": ("KdlibError",),
     "evaluate": ("predict", "trained_network"),
     "losses.attention": ("ATLoss", "at_loss", "attention_map"),
     "losses.dct": ("DCTLoss", "SpectralOptions", "dct_2d", "dct_loss"),
     "losses.logits": ("KDLoss", "dkd_loss", "kd_loss"),
     "losses.relations": ("pkt_loss", "rkd_loss", "sp_loss"),
-    "methods": ("METHODS", "register_method"),
+    "methods": ("METHODS", "register_method"), "models.output": ("Output",),
     "models": ("create_model", "model_names", "register_model"),
-    "models.output": ("Output",),
-    "runs": ("RunConfig", "read_record"),
-    "train": ("fit",),
-    "trainee": ("DivergedError",),
-}
+    "runs": ("RunConfig", "read_record"), "train": ("fit",), "trainee": ("DivergedError",),
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Load what is asked for (PEP 562), and keep it."""
     for place, names in _PLACES.items():
         if name in names:
-            found = getattr(import_module(f"kdlib.{place}"), name)
-            globals()[name] = found
-            return found
+            globals()[name] = getattr(import_module(f"kdlib.{place}"), name)
+            return globals()[name]
     raise AttributeError(f"module 'kdlib' has no attribute '{name}'")
 
 

@@ -41,17 +41,14 @@ class TeacherOutput:
 
 
 class FrozenTeacher(nn.Module):
-    """A teacher that nothing can move: eval mode, no gradients, batch-norm buffers fixed.
-
-    This is the only place where a teacher is frozen; ``train()`` leaves it in eval mode.
-    """
+    """A teacher that nothing can move: eval mode, whatever ``train()`` says, and no gradients."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
-        """Stay in eval mode, whatever ``mode`` says."""
+        """Stay in eval mode."""
         return super().train(False)
 
     @torch.no_grad()
@@ -78,10 +75,7 @@ class FunctionLoss(nn.Module):
 
 
 def label_loss(logits: Tensor, batch: "Batch") -> Tensor:
-    """Cross-entropy (a scalar) of logits with a batch's labels, mixed ones by share.
-
-    Logits are (B, K), or (B, K, H, W) where the labels are those of pixels.
-    """
+    """Cross-entropy (a scalar) of logits (B, K, ...) with a batch's labels, mixed ones by share."""
     logits = logits.float()
     loss = mean_cross_entropy(logits, batch.labels)
     if batch.mixed is None:
@@ -107,9 +101,9 @@ class Distiller(nn.Module):
         name: str,
         method_loss: nn.Module | None,
         weights: "Weights",
-        *,
         warmup: float = 0.0,
         ramp: Callable[[float], float] = linear,
+        *,
         temperature: float = 4.0,
         gate: bool = False,
     ) -> None:
@@ -152,10 +146,7 @@ class Distiller(nn.Module):
 
 
 class Learner(nn.Module):
-    """All that a run's training changes: a student, and a distiller with the method's own layers.
-
-    One module, whose forward gives the loss terms of a step.
-    """
+    """All that a run's training changes, in one module: a student, and the method's own layers."""
 
     def __init__(self, student: nn.Module, distiller: nn.Module) -> None:
         super().__init__()
@@ -169,21 +160,14 @@ class Learner(nn.Module):
 def create_distiller(config: "RunConfig", pair: "Pair | None" = None) -> Distiller:
     """Build the distiller of a run; a ``pair`` tells of networks and data where layers fit them.
 
-    Raises:
-        KdlibError: unknown method, modifier or method option; a method that needs a ``pair``;
-            an augmentation that the method cannot learn with, or a task that it cannot learn.
+    A ``KdlibError`` for an unknown method, modifier or option, a method that needs a ``pair``, and
+    an augmentation or a task that the method cannot learn with.
     """
     check_method(config)
     parts, method = parse_method(config.method), method_of(config.method)
-    return Distiller(
-        parts.base,
-        method_loss(parts.base, config.method_options, pair),
-        weights_of(config),
-        warmup=method.warmup,
-        ramp=method.ramp,
-        temperature=config.temperature,
-        gate=parts.gate,
-    )
+    made = method_loss(parts.base, config.method_options, pair), weights_of(config)
+    growth, temperature = (method.warmup, method.ramp), config.temperature
+    return Distiller(parts.base, *made, *growth, temperature=temperature, gate=parts.gate)
 
 
 def method_loss(name: str, options: Mapping[str, Any], pair: "Pair | None") -> nn.Module | None:

@@ -23,9 +23,7 @@ from kdlib.tasks import TASKS
 from kdlib.team import ALONE, Team
 
 BATCH_SIZE = 250
-LARGEST_ANSWER = 1 << 26  # numbers that a batch's logits may be: 256 MB
-MOST_CONFUSED = 200
-"""Classes up to which a record holds all confusions: ADE20K's 1055 would be a million numbers."""
+MOST_CONFUSED = 200  # classes for all confusions in a record; ADE20K's would be a million numbers
 
 
 # What a network answers.
@@ -43,24 +41,28 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
             model.train(mode)
 
 
-def predict(
-    model: nn.Module,
+@torch.no_grad()
+def answers(
+    models: Sequence[nn.Module],
     data: ImageData,
     batch_size: int = BATCH_SIZE,
     *,
     device: torch.device | str = "cpu",
     precision: str = "float32",
     team: Team = ALONE,
-) -> Tensor:
-    """Logits (N, K) of all images in order: float32, on the CPU. The model's mode is restored.
+) -> Iterator[tuple[Batch, int, Any]]:
+    """What each model, in eval mode, says of each batch: the batch, the model's number, its output.
 
-    Several processes (``team``) each take a part of the batches, and all have all logits.
+    All models see a batch before the next. Several processes (``team``) each take some batches.
     """
-    with evaluating(model):
-        batches = Batches(data, batch_size, device=device, team=team).in_order()
-        answers = (_answer(model, batch, precision) for batch in map(channels_last, batches))
-        logits = [answer.logits.float().cpu() for answer in answers]
-    return torch.cat(team.in_order(logits))
+    with evaluating(*models):
+        batches = Batches(data, batch_size, device=device, team=team)
+        for batch in map(channels_last, batches.in_order()):
+            kind = batch.images.device.type
+            for number, model in enumerate(models):
+                with torch.autocast(kind, torch.bfloat16, precision == "bfloat16"):
+                    output = model(batch.images)
+                yield batch, number, output
 
 
 def channels_last(batch: Any) -> Any:
@@ -70,17 +72,26 @@ def channels_last(batch: Any) -> Any:
     return batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
 
 
-def _answer(model: nn.Module, batch: Batch, precision: str) -> Any:
-    with torch.autocast(batch.images.device.type, torch.bfloat16, precision == "bfloat16"):
-        return model(batch.images)
+def predict(
+    model: nn.Module,
+    data: ImageData,
+    batch_size: int = BATCH_SIZE,
+    team: Team = ALONE,
+    **place: Any,
+) -> Tensor:
+    """Logits (N, K) of all images in order: float32, on the CPU; all processes have all of them.
+
+    ``place`` may be ``device`` and ``precision``, see :func:`answers`.
+    """
+    found = answers([model], data, batch_size, team=team, **place)
+    return torch.cat(team.in_order([output.logits.float().cpu() for _, _, output in found]))
 
 
 def trained_network(config: RunConfig, root: Path, classes: int, **options: Any) -> nn.Module:
-    """The network that a finished run left, on the CPU and in eval mode.
+    """The network that a finished run left, on the CPU and in eval mode; else a ``KdlibError``.
 
     ``options`` are those of :func:`kdlib.models.create_model`: a detector's ``image_size``,
-    ``mean`` and ``std`` are no weights. A ``KdlibError`` if the run is not finished, or its weights
-    are for other classes.
+    ``mean`` and ``std`` are no weights.
     """
     directory = run_directory(config, root)
     if not is_finished(config, root):
@@ -164,26 +175,20 @@ def energy_share(maps: Tensor, relevance: Tensor) -> Tensor:
 
     Equal to the share of the map enlarged block by block. A zero map counts as uniform.
     """
-    share = _relevant_share(relevance, maps)
+    share = functional.adaptive_avg_pool2d(relevance.float(), (maps.shape[1], maps.shape[2]))
     total = maps.sum((1, 2), keepdim=True)
     weights = (maps / total.masked_fill(total == 0, 1)).where(total != 0, 1 / maps[0].numel())
     return (weights * share).sum((1, 2))
 
 
-def _relevant_share(relevance: Tensor, maps: Tensor) -> Tensor:
-    """Of each cell of the maps (B, h, w), in 0..1."""
-    return functional.adaptive_avg_pool2d(relevance.float(), (maps.shape[1], maps.shape[2]))
-
-
 def pointing_hit(maps: Tensor, relevance: Tensor) -> Tensor:
-    """Pointing game (Zhang et al. 2018, doi 10.1007/s11263-017-1059-x): -> (B,) in 0..1.
+    """Chance that a pixel of the map's strongest cell is relevant, 0 to 1; shapes as above.
 
-    The chance that a pixel drawn from the map's strongest cell is relevant; cells that tie for
-    the strongest count equally. Without the original's tolerance of 15 pixels, which would be a
-    quarter of a 64-pixel image.
+    The pointing game (Zhang et al. 2018, doi 10.1007/s11263-017-1059-x); cells that tie for the
+    strongest count equally. Without the original's tolerance of 15 pixels, a quarter of an image.
     """
     peak = (maps == maps.amax((1, 2), keepdim=True)).float()
-    share = _relevant_share(relevance, maps)
+    share = functional.adaptive_avg_pool2d(relevance.float(), (maps.shape[1], maps.shape[2]))
     return (peak * share).sum((1, 2)) / peak.sum((1, 2))
 
 
@@ -195,9 +200,9 @@ C1, C2 = 0.01**2, 0.03**2
 def ssim_per_image(first: Tensor, second: Tensor) -> Tensor:
     """SSIM of min-max-normalised maps (B, H, W) and (B, H', W') -> (B,), in -1..1.
 
-    Maps of unequal size are average-pooled to the smaller size first. The window is the 11 x 11
-    Gaussian of sigma 1.5; on a map with a side under 11 it shrinks to the largest odd width that
-    fits, and sigma with it, since most of the full window would lie outside. Borders are mirrored.
+    Maps of unequal size are average-pooled to the smaller size first. The window, 11 x 11 with
+    sigma 1.5, shrinks (and sigma with it) to the largest odd width that fits a smaller map, since
+    most of it would lie outside. Borders are mirrored.
     """
     x, y = (_min_max(maps.float()) for maps in pool_to_common_size(first, second))
     mean_x, mean_y = _blur(x), _blur(y)
@@ -210,11 +215,6 @@ def ssim_per_image(first: Tensor, second: Tensor) -> Tensor:
     return (luminance * structure).mean((1, 2))
 
 
-def window_width(side: int) -> int:
-    """Width in pixels of the window for maps whose shorter side is ``side``."""
-    return min(WINDOW, side - 1 + side % 2)
-
-
 def _min_max(maps: Tensor) -> Tensor:
     """Each map scaled to 0..1; a constant map becomes zero."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
@@ -224,16 +224,17 @@ def _min_max(maps: Tensor) -> Tensor:
 def _blur(maps: Tensor) -> Tensor:
     # As two matrix products: twenty times faster on a CPU than the 11 x 11 convolution.
     height, width = maps.shape[1:]
-    taps = window_width(min(height, width))
+    side = min(height, width)
+    taps = min(WINDOW, side - 1 + side % 2)
     return _gaussian_matrix(height, taps).to(maps) @ maps @ _gaussian_matrix(width, taps).to(maps).T
 
 
 @lru_cache(maxsize=32)
 def _gaussian_matrix(side: int, taps: int) -> Tensor:
     """(side, side): blurs a column of ``side`` pixels, mirrored at its borders."""
-    offsets = torch.arange(taps, dtype=torch.float64) - taps // 2
-    kernel = torch.exp(-0.5 * (offsets / (SIGMA * taps / WINDOW)) ** 2)
     half = taps // 2
+    offsets = torch.arange(taps, dtype=torch.float64) - half
+    kernel = torch.exp(-0.5 * (offsets / (SIGMA * taps / WINDOW)) ** 2)
     identity = torch.eye(side, dtype=torch.float64)[:, None]
     padded = functional.pad(identity, (half, half), mode="reflect") if half else identity
     return functional.conv1d(padded, (kernel / kernel.sum())[None, None])[:, 0].T.contiguous()
@@ -245,42 +246,39 @@ def evaluate_students(
     teacher: nn.Module | None,
     data: ImageData,
     batch_size: int = BATCH_SIZE,
-    *,
-    device: torch.device | str = "cpu",
-    precision: str = "float32",
     team: Team = ALONE,
+    **place: Any,
 ) -> list[dict[str, Any]]:
     """All that a record says of each network's quality, in one pass over ``data``.
 
-    The teacher answers once for all students. Several processes (``team``) each take a part of the
-    batches; all then have the results of one process by itself. For each student: ``results`` (see
-    :func:`classification_metrics`, or, where pixels have classes,
-    :class:`kdlib.frskd.segmentation.SegmentationMarks`); ``ssim``, a mean over images for each
-    stage, ``None`` without a teacher; ``relevance``, ``None`` without a truth, else ``student``
-    (and ``teacher``) with ``energy_share`` and ``pointing`` of each stage, and ``chance``, what
-    attention that knows nothing would score.
+    For each student: ``results`` (:func:`classification_metrics`, or what else ``TASKS`` names);
+    ``ssim``, a mean over images for each stage, ``None`` without a teacher; ``relevance``, ``None``
+    without a truth, else ``student`` (and ``teacher``) with ``energy_share`` and ``pointing`` of
+    each stage, and ``chance``, what attention that knows nothing would score. All processes have
+    the results of one by itself; ``place`` is as in :func:`predict`.
     """
     marks = [marks_of(data, team) for _ in students]
     sums: list[list[dict[str, Tensor]]] = [[] for _ in students]
-    batches = Batches(data, images_at_once(data, batch_size), device=device, team=team).in_order()
-    with evaluating(*students, *([teacher] if teacher is not None else [])):
-        for batch in map(channels_last, batches):
-            taught = None if teacher is None else _answer(teacher, batch, precision)
-            for student, own_marks, own_sums in zip(students, marks, sums, strict=True):
-                answer = _answer(student, batch, precision)
-                own_marks.add(answer.logits, batch.labels)
-                measures = _attention_measures(answer, taught, batch, data)
-                own_sums.append({n: v.double().sum(-1).cpu() for n, v in measures})
+    taught, networks = None, list(students) if teacher is None else [teacher, *students]
+    place["batch_size"] = images_at_once(data, batch_size)
+    for batch, number, output in answers(networks, data, team=team, **place):
+        own = number - len(networks)  # counted from the last: the teacher is before all students
+        if own < -len(students):
+            taught = output
+            continue
+        marks[own].add(output.logits, batch.labels)
+        measures = _attention_measures(output, taught, batch, data)
+        sums[own].append({n: v.double().sum(-1).cpu() for n, v in measures})
     attention = [_means(team.in_order(own), len(data)) for own in sums]
     return [{"results": own.results(), **more} for own, more in zip(marks, attention, strict=True)]
 
 
 def images_at_once(data: ImageData, batch_size: int) -> int:
-    """``batch_size``, or fewer where each pixel has an answer, so that a batch's fit in memory."""
+    """``batch_size``, or fewer where pixels have answers: a batch's logits may take 256 MB."""
     if data.task == "classification":
         return batch_size
     side = getattr(data.images, "image_size", None) or cast("Tensor", data.images).shape[-1]
-    return max(1, min(batch_size, LARGEST_ANSWER // (len(data.classes) * side**2)))
+    return max(1, min(batch_size, (1 << 26) // (len(data.classes) * side**2)))
 
 
 def _attention_measures(

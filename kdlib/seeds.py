@@ -1,7 +1,6 @@
 """Every random stream of a run comes from here, so that no stream can shift another."""
 
 import hashlib
-import os
 import random
 
 import torch
@@ -22,9 +21,3 @@ def seed_everything(seed: int) -> None:
     """Seed the global streams that libraries fall back on (weight initialisation, dropout)."""
     random.seed(seed)
     torch.manual_seed(seed)
-
-
-def use_deterministic_algorithms(enabled: bool = True) -> None:
-    """Bit-identical repeats on one device. CUDA's matrix library needs the workspace setting."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(enabled, warn_only=True)

@@ -2,10 +2,9 @@
 
 Students that see the same batches (several methods, one data seed) need the teacher's answer
 to those batches once. Each still has its own network, optimiser and random streams, so the
-numbers are the same, to the bit, as if each had been trained by itself.
-
-Several processes (:mod:`kdlib.team`) run it side by side, each with its part of every batch; the
-main one alone writes files.
+numbers are the same, to the bit, as if each had been trained by itself. Several processes
+(:mod:`kdlib.team`) run it side by side, each with its part of every batch; the main one alone
+writes files.
 """
 
 import time
@@ -19,20 +18,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from kdlib import runs
 from kdlib.errors import KdlibError
 from kdlib.evaluate import channels_last
 from kdlib.files import locked, write_json
 from kdlib.methods import method_of, parse_method
 from kdlib.models import check_task
-from kdlib.runs import (
-    RunConfig,
-    evaluation_data,
-    is_finished,
-    read_record,
-    run_directory,
-    training_data,
-    write_record,
-)
+from kdlib.runs import RunConfig, is_finished, read_record, run_directory, write_record
 from kdlib.tasks import TASKS
 from kdlib.team import ALONE, LEAST, Team
 from kdlib.trainee import Group, Trainee, resolve_precision
@@ -65,16 +57,14 @@ def fit(
     group). Each gets the folder ``root/<run_id>``. A run that was killed goes on from its last
     epoch and ends with the same numbers; one that another process is training is waited for.
 
-    ``data_root`` is where real data sets lie; ``device`` is ``cpu``, ``cuda`` ..., by default the
-    GPU if there is one; ``progress`` shows a bar with the loss terms; ``team`` are the processes
-    that train together, of which this is one, and which all call this alike; ``on_epoch`` is called
-    in the main process with the configuration and the row of ``history.csv`` whenever a run has
-    ended an epoch and saved its checkpoint.
+    ``data_root`` is where real data sets lie; ``device`` is by default the GPU if there is one;
+    ``progress`` shows a bar with the loss terms; ``team`` are the processes that train together, of
+    which this is one, and which all call this alike; ``on_epoch`` is called in the main process
+    with the configuration and the row of ``history.csv`` when a run has saved an epoch.
 
     Raises:
-        KdlibError: the runs cannot share batches, a teacher's weights are missing or do not
-            fit, data are missing, a loss is not finite, or a method cannot be trained by several
-            processes.
+        KdlibError: the runs cannot share batches, weights of a teacher or data are missing or do
+            not fit, a loss is not finite, or a method cannot be trained by several processes.
     """
     if isinstance(configs, RunConfig):
         options: dict[str, Any] = {"data_root": data_root, "device": device, "progress": progress}
@@ -93,6 +83,11 @@ def fit(
             train(waiting, group, root, progress and team.is_main, on_epoch)
         records = [read_record(one / "record.json") for one in directories if team.is_main]
         return team.from_main(records)
+
+
+def trainee_of(config: RunConfig) -> type[Trainee]:
+    """What trains a run: the class that its task or its method names."""
+    return resolve_name(TASKS[config.task].trainee or method_of(config.method).trainee)
 
 
 def check_group(configs: Sequence[RunConfig]) -> None:
@@ -145,18 +140,14 @@ def prepare(
     place = team.device or torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     first, kind = configs[0], trainee_of(configs[0])
     with team.main_first():  # which fills the caches that the others then read
-        data, evaluation = training_data(first, data_root), evaluation_data(first, data_root)
+        data = runs.training_data(first, data_root)
+        evaluation = runs.evaluation_data(first, data_root)
         if data.classes != evaluation.classes:
             raise KdlibError("Training and evaluation data have different classes; see the data.")
         batches = kind.batches(data, first.batch_size, first.augmentation, place, team=team)
         teacher = kind.teacher_for(configs, root, data, place)
         precision = resolve_precision(first.precision, place)
     return Group(data, place, teacher, team.from_main(precision), team, batches, evaluation)
-
-
-def trainee_of(config: RunConfig) -> type[Trainee]:
-    """What trains a run: the class that its task or its method names."""
-    return resolve_name(TASKS[config.task].trainee or method_of(config.method).trainee)
 
 
 def train(
@@ -178,32 +169,35 @@ def train(
         for epoch in range(first, last):
             if learning := _sound(one for one in trainees if one.epoch == epoch):
                 train_epoch(learning, group, epoch, bar, on_epoch)
-    failed = [one for one in trainees if one.failure is not None and one.config.split != "dev"]
+    failures = []
     alike: dict[Any, list[Trainee]] = defaultdict(list)  # a resumed run keeps its own precision
     for one in trainees:
-        if one not in failed:
+        if one.failure is not None and one.config.split != "dev":
+            failures.append(one.failure)
+        else:
             alike[one.measure, one.teacher is None, one.precision].append(one)
     for some in alike.values():
         _conclude(some)
-    for error in (one.failure for one in failed if one.failure):
-        raise error
+    for failure in failures:
+        raise failure
 
 
 def train_epoch(
     trainees: Sequence[Trainee], group: Group, epoch: int, bar: tqdm, on_epoch: OnEpoch
 ) -> None:
-    """One epoch of every trainee that has not done it yet; each ends with a checkpoint.
+    """One epoch of every trainee; each ends with a checkpoint.
 
     One whose loss is not finite stops, with its last good epoch as it was; the others go on.
     """
     for trainee in trainees:
         trainee.parts.train()
-    needs_teacher = any(trainee.distiller.needs_teacher for trainee in trainees)
+    taught = any(trainee.distiller.needs_teacher for trainee in trainees) and group.teacher
     teaching_s = 0.0
     batches = map(channels_last, group.batches.epoch(trainees[0].config.data_seed, epoch))
     for done, batch in enumerate(batches, epoch * len(group.batches)):
         start = time.perf_counter()
-        teacher = group.teach(batch) if needs_teacher else None
+        with torch.autocast(group.device.type, torch.bfloat16, group.precision == "bfloat16"):
+            teacher = group.teacher.teach(batch) if taught else None
         teaching_s += time.perf_counter() - start
         for trainee in _sound(trainees):
             terms = trainee.learn(batch, teacher, done, len(group.batches))

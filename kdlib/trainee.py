@@ -31,6 +31,7 @@ from kdlib.team import ALONE, Team
 
 MONITORED = 2000
 """Images of the evaluation that an epoch's row is measured on."""
+COLUMNS = ("epoch", "learning_rate", "accuracy", "seconds")  # of a history without an epoch
 
 
 class DivergedError(KdlibError):
@@ -39,10 +40,7 @@ class DivergedError(KdlibError):
 
 @dataclass(frozen=True)
 class Group:
-    """What the students of one lock-step group share: data, batches, teacher, evaluation data.
-
-    In ``bfloat16`` (autocast) losses stay in float32.
-    """
+    """What the students of one lock-step group share; losses are float32 in ``bfloat16`` too."""
 
     data: ImageData
     device: torch.device
@@ -51,13 +49,6 @@ class Group:
     team: Team = ALONE
     batches: Any = None
     evaluation: Any = None
-
-    def teach(self, batch: Any) -> Any:
-        """The teacher's output for a batch; ``None`` without a teacher."""
-        if self.teacher is None:
-            return None
-        with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
-            return self.teacher.teach(batch)
 
 
 class Trainee:
@@ -79,7 +70,7 @@ class Trainee:
         self.device, self.precision = group.device, group.precision
         self.evaluation = group.evaluation
         self.teacher: Any = None if config.teacher == "none" else group.teacher
-        self.classes = len(group.data.classes)
+        self.classes, self.measures = len(group.data.classes), TASKS[config.task]
         self.outputs = output_count(self.classes, config.augmentation)
         self.directory = run_directory(config, root)
         self.checkpoint = self.directory / "checkpoint.safetensors"
@@ -104,11 +95,7 @@ class Trainee:
     def teacher_for(
         configs: Sequence[RunConfig], root: Path, data: ImageData, device: torch.device
     ) -> Any:
-        """The frozen teacher that a group of runs shares; ``None`` if all are untaught.
-
-        Its weights are those of its own run, or ``teacher_weights``; a ``KdlibError`` if there are
-        none, or if they are of another network.
-        """
+        """The frozen teacher that a group of runs shares; ``None`` if all are untaught."""
         taught = [config for config in configs if config.teacher != "none"]
         if not taught:
             return None
@@ -187,10 +174,10 @@ class Trainee:
         return terms
 
     def step(self, batch: Any, teacher: Any, lr: float, progress: float) -> dict[str, Tensor]:
-        """Learn from one batch; returns the loss terms of the whole batch, detached.
+        """Learn from one batch and the teacher's output; the loss terms of the whole batch.
 
-        ``teacher`` is its output, ``None`` for the student's own loss alone; ``progress`` the share
-        of the training that is done, 0 to 1. A loss that is not finite is a ``DivergedError``.
+        ``progress`` is the share of the training that is done, 0 to 1. A loss that is not finite is
+        a ``DivergedError``, before anything is learnt from it.
         """
         self.optimiser.param_groups[0]["lr"] = lr
         self.steps += 1
@@ -218,13 +205,13 @@ class Trainee:
 
     def monitor(self) -> dict[str, float]:
         """What an epoch's row tells of held-out images: for curves, never for choosing."""
-        measures, few = TASKS[self.config.task], self.evaluation.first(MONITORED)
+        few = self.evaluation.first(MONITORED)
         if self.config.task == "segmentation":
             (quality,) = evaluate_students([self.student], None, few, **self.shared)
-            return {measures.monitored: quality["results"][measures.metric]}
+            return {self.measures.monitored: quality["results"][self.measures.metric]}
         logits = predict(self.student, few, **self.shared)
         logits = logits[:, : self.classes]  # a student with more was taught rotations too
-        return {measures.monitored: (logits.argmax(1) == few.labels).float().mean().item()}
+        return {self.measures.monitored: (logits.argmax(1) == few.labels).float().mean().item()}
 
     def row(self, epoch: int, teaching_s: float) -> dict[str, Any]:
         """The epoch's row of ``history.csv``; the teacher took ``teaching_s`` seconds."""
@@ -247,18 +234,14 @@ class Trainee:
 
     def _restore(self) -> None:
         tensors, facts = load_tensors(self.checkpoint)
-        model: dict[str, Tensor] = {}
+        parts = {n[6:]: tensor for n, tensor in tensors.items() if n.startswith("model.")}
         memory: dict[int, dict[str, Tensor]] = defaultdict(dict)
         try:
-            for key, tensor in tensors.items():
-                kind, _, name = key.partition(".")
-                if kind == "momentum":
-                    position, _, name = name.partition(".")
-                    memory[int(position)][name] = tensor
-                else:
-                    model[name] = tensor
-            self.parts.load_state_dict(model)
-            self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": dict(memory)})
+            for key in sorted(tensors.keys() - {f"model.{name}" for name in parts}):
+                _, position, name = key.split(".", 2)
+                memory[int(position)][name] = tensors[key]
+            self.parts.load_state_dict(parts)
+            self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": memory})
             self.history, self.precision = facts["history"], facts["precision"]
             began, now = facts["team"], self.team.facts
         except (KeyError, ValueError, RuntimeError) as error:
@@ -267,12 +250,10 @@ class Trainee:
                 "Delete it and run again."
             ) from error
         if began != now:  # in another way it would end with numbers of no run
-            told = [
-                ", ".join(f"{name} {value}" for name, value in of.items()) for of in (began, now)
-            ]
+            ways = (", ".join(f"{name} {way[name]}" for name in way) for way in (began, now))
             raise KdlibError(
-                f"{self.checkpoint} is of a run that was begun with {told[0]}; this launch has "
-                f"{told[1]}. Start it as it was begun, or delete the checkpoint to begin anew."
+                f"{self.checkpoint} is of a run that was begun with {next(ways)}; this launch has "
+                f"{next(ways)}. Start it as it was begun, or delete the checkpoint to begin anew."
             )
 
     # When all epochs are done.
@@ -312,23 +293,22 @@ class Trainee:
         facts = {"classes": self.classes, "model": self.config.student}
         path = self.directory / "weights.safetensors"
         save_tensors(path, self.deployed().state_dict(), facts)
-        columns = ["epoch", "learning_rate", "accuracy", "seconds"]
-        columns = list(self.history[0]) if self.history else columns
+        columns = self.history[0] if self.history else COLUMNS
         lines = [columns, *([row[name] for name in columns] for row in self.history)]
         text = "".join(",".join(map(str, line)) + "\n" for line in lines)
         write_text(self.directory / "history.csv", text)
 
     def record(self, measured: Mapping[str, Any], watched: Mapping[str, Any]) -> dict[str, Any]:
-        """All that is known of the finished run, as ``record.json`` holds it.
+        """What ``record.json`` holds: ``measured`` by :meth:`measure`, and all that is known.
 
-        ``measured`` comes from :meth:`measure`; ``watched`` is what :meth:`monitor` says now.
+        ``watched`` is what :meth:`monitor` says now; it is read if the history is empty.
         """
         config, data = self.config, self.group.data
         if "results" in measured:
             history = self.history or [{"epoch": self.epoch, **watched}]
             measured = {**measured, "results": {**measured["results"], **self._epochs(history)}}
         seconds = self.first_s + sum(row["seconds"] for row in self.history)
-        speed = len(data.labels) * self.epoch / seconds if seconds else 0.0
+        speed = len(data) * self.epoch / seconds if seconds else 0.0
         source = provenance(config, str(self.device), self.precision, data.fingerprint)
         return {
             "schema_version": SCHEMA_VERSION,
@@ -343,11 +323,15 @@ class Trainee:
 
     def _epochs(self, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Which epoch is the result, and which was the best of those whose quality was watched."""
-        name, column = TASKS[self.config.task].metric, TASKS[self.config.task].monitored
-        best, last = max(history, key=lambda row: row.get(column, row["epoch"])), history[-1]
-        rows = {"best": best, "last": last} if column in last else {}
-        watched = {f"{which}_monitored_{name}": row[column] for which, row in rows.items()}
-        return {"last_epoch": self.epoch, "best_epoch": best["epoch"], **watched}
+        name, column, last = self.measures.metric, self.measures.monitored, history[-1]
+        best = max(history, key=lambda row: row.get(column, row["epoch"]))
+        epochs = {"last_epoch": self.epoch, "best_epoch": best["epoch"]}
+        if column in last:
+            epochs |= {
+                f"best_monitored_{name}": best[column],
+                f"last_monitored_{name}": last[column],
+            }
+        return epochs
 
 
 ADAM_SECOND_BETA = 0.999
@@ -400,8 +384,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 def bfloat16_gain(device: torch.device) -> float:
     """Speed of a convolution, forward and backward, in bfloat16 over that in float32."""
     layer = nn.Conv2d(32, 32, 3, padding=1).to(device).to(memory_format=torch.channels_last)
-    images = torch.randn(32, 32, 32, 32, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = torch.randn(32, 32, 32, 32).to(device, memory_format=torch.channels_last)
 
     @torch.enable_grad()
     def step(enabled: bool) -> None:

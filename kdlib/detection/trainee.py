@@ -18,7 +18,6 @@ from kdlib.errors import KdlibError
 from kdlib.methods import check_method, weights_of
 from kdlib.models import MODELS
 from kdlib.runs import RunConfig
-from kdlib.tasks import TASKS
 from kdlib.trainee import Trainee
 
 MONITORED, TIMED = 200, 64
@@ -55,7 +54,7 @@ class DetectorTrainee(Trainee):
         """The mAP at an IoU of 0.5 of some held-out images."""
         few = self.evaluation.first(MONITORED)
         (quality,) = evaluate_detectors([self.student], few, **self.shared)
-        name = TASKS[self.config.task].monitored
+        name = self.measures.monitored
         return {name: quality["results"][name]}
 
     @staticmethod

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn, optim
 from torch.nn import functional
 
-from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
-from kdlib.evaluate import BATCH_SIZE
+from kdlib.evaluate import answers
 from kdlib.losses.attention import working_precision
 from kdlib.models.output import Output
 from kdlib.srm.losses import SparseBlock
@@ -27,25 +26,9 @@ DECAY = 1e-4
 STEPS = 200
 
 
-@torch.no_grad()
-def outputs(
-    network: nn.Module,
-    data: ImageData,
-    *,
-    device: torch.device | str = "cpu",
-    precision: str = "float32",
-) -> Iterator[Output]:
-    """The outputs for all images in order, batch by batch, in eval mode; the mode comes back."""
-    mode = network.training
-    network.eval()
-    try:
-        for batch in Batches(data, BATCH_SIZE, device=device).in_order():
-            images = batch.images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(images.device.type, torch.bfloat16, precision == "bfloat16"):
-                answer = network(images)
-            yield answer
-    finally:
-        network.train(mode)
+def outputs(network: nn.Module, data: ImageData, **place: Any) -> Iterator[Output]:
+    """A network's outputs for all images, batch by batch, see :func:`kdlib.evaluate.answers`."""
+    return (output for _, _, output in answers([network], data, **place))
 
 
 def embeddings(network: nn.Module, data: ImageData, **place: Any) -> Tensor:
