@@ -226,7 +226,6 @@ def _conclude(trainees: Sequence[Trainee]) -> None:
     for trainee in trainees:
         if trainee.failure is not None:
             trainee.start_over()
-        trainee.round_off()
     for trainee, quality in zip(trainees, trainees[0].measure(trainees), strict=True):
         watched = {} if trainee.history else trainee.monitor()
         if trainee.team.is_main:

@@ -82,11 +82,8 @@ class Trainee:
         self.optimiser = self._optimise()
         if self.checkpoint.exists():
             self._restore()
-        self.place: dict[str, Any] = {
-            "device": self.device,
-            "precision": self.precision,
-        }  # where networks answer
-        self.shared = {**self.place, "team": self.team}
+        self.shared: dict[str, Any] = {"device": self.device, "precision": self.precision}
+        self.shared["team"] = self.team  # how and with whom networks answer
         # Without cross-entropy nothing reads a classifier's logits; a detector's parts may rest.
         unread = not getattr(self.distiller, "ce_weight", 0)
         self.learner = self.team.wrapped(self.parts, some_unused=unread)
@@ -234,12 +231,16 @@ class Trainee:
 
     def _restore(self) -> None:
         tensors, facts = load_tensors(self.checkpoint)
-        parts = {n[6:]: tensor for n, tensor in tensors.items() if n.startswith("model.")}
+        parts: dict[str, Tensor] = {}
         memory: dict[int, dict[str, Tensor]] = defaultdict(dict)
         try:
-            for key in sorted(tensors.keys() - {f"model.{name}" for name in parts}):
-                _, position, name = key.split(".", 2)
-                memory[int(position)][name] = tensors[key]
+            for key, tensor in tensors.items():
+                kind, name = key.split(".", 1)
+                if kind == "model":
+                    parts[name] = tensor
+                else:
+                    position, name = name.split(".")
+                    memory[int(position)][name] = tensor
             self.parts.load_state_dict(parts)
             self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": memory})
             self.history, self.precision = facts["history"], facts["precision"]
@@ -261,21 +262,14 @@ class Trainee:
         """Take what was learnt back: a run that diverged has learnt nothing."""
         self.student.load_state_dict(self._untrained().state_dict())
 
-    def round_off(self) -> None:
-        """What is left to do with the training images: nothing."""
-
     def deployed(self) -> nn.Module:
-        """The network that is kept: a plain classifier, whatever the student was trained with.
-
-        Of a student that also tells rotations (``sla``), the logits of upright images.
-        """
+        """The network that is kept; of one that tells rotations (``sla``), upright logits alone."""
         if self.outputs == self.classes:
             return self.student
-        plain = create_model(self.config.student, self.classes).to(self.device)
-        sizes = {name: tensor.shape for name, tensor in plain.state_dict().items()}
-        own = self.student.state_dict().items()
-        plain.load_state_dict({n: t if t.shape == sizes[n] else t[: self.classes] for n, t in own})
-        return plain.to(memory_format=torch.channels_last)
+        own, plain = self.student.state_dict(), create_model(self.config.student, self.classes)
+        kept = plain.state_dict().items()
+        plain.load_state_dict({n: own[n].reshape(-1)[: t.numel()].view(t.shape) for n, t in kept})
+        return plain.to(self.device).to(memory_format=torch.channels_last)
 
     @staticmethod
     def measure(trainees: "Sequence[Trainee]") -> list[dict[str, Any]]:

@@ -107,18 +107,14 @@ class DictionaryLearner(Trainee):
     def monitor(self) -> dict[str, float]:
         """Share of the energy of held-out features that each stage's codes explain."""
         few = self.evaluation.first(MONITORED)
-        stages = dictionary_quality(self.loss.blocks, self.teacher, few, **self.place)
+        stages = dictionary_quality(self.loss.blocks, self.teacher, few, **self.shared)
         return {f"explained_{n}": stage["explained"] for n, stage in enumerate(stages, 1)}
 
     def start_over(self) -> None:
         """A dictionary that diverged stays at its best state."""
 
-    def round_off(self) -> None:
-        """Draw the pixels from which k-means makes the dictionaries to compare with."""
-        self.drawn = self._drawn(self.group.data)
-
     def _drawn(self, data: ImageData) -> tuple[Tensor, ...]:
-        return stage_pixels(self.teacher, data.first(DRAWN_FROM), DRAWN, **self.place)
+        return stage_pixels(self.teacher, data.first(DRAWN_FROM), DRAWN, **self.shared)
 
     @staticmethod
     def measure(trainees: Sequence[Trainee]) -> list[dict[str, Any]]:
@@ -128,8 +124,8 @@ class DictionaryLearner(Trainee):
     def quality(self) -> dict[str, Any]:
         """What the record says of the dictionaries; no codings of fewer pixels than atoms."""
         data = self.evaluation
-        stages = dictionary_quality(self.best.blocks, self.teacher, data, **self.place)
-        pixels = zip(self.best.blocks, self.drawn, self._drawn(data), strict=True)
+        stages = dictionary_quality(self.best.blocks, self.teacher, data, **self.shared)
+        pixels = zip(self.best.blocks, self._drawn(self.group.data), self._drawn(data), strict=True)
         for stage, (block, seen, unseen) in zip(stages, pixels, strict=True):
             enough = len(seen) >= stage["atoms"]
             stage["codings"] = compare_with_centroids(block, seen, unseen) if enough else []
@@ -160,11 +156,14 @@ class Initialised(Trainee):
         """Nothing: the classifier knows nothing before the probe."""
         return {}
 
-    def round_off(self) -> None:
-        """Fit the linear probe on the frozen features, and make it the student's classifier."""
-        data = self.group.data
-        features = embeddings(self.student, data, **self.place)
-        install(self.student, *fit_probe(features, data.labels.cpu(), self.classes))
+    @staticmethod
+    def measure(trainees: Sequence[Trainee]) -> list[dict[str, Any]]:
+        """As of any student, whose classifier is a linear probe of the frozen features."""
+        for one in trainees:
+            data = one.group.data
+            features = embeddings(one.student, data, **one.shared)
+            install(one.student, *fit_probe(features, data.labels.cpu(), one.classes))
+        return Trainee.measure(trainees)
 
 
 class Continued(Trainee):
