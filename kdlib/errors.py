@@ -42,9 +42,8 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> KdlibError:
     choices = sorted(str(choice) for choice in valid)
     close = get_close_matches(shown(name), choices, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    return KdlibError(
-        f"Unknown {kind} '{shown(name)}'.{hint} Valid: {', '.join(choices) or 'none'}."
-    )
+    valid = ", ".join(choices) or "none"
+    return KdlibError(f"Unknown {kind} '{shown(name)}'.{hint} Valid: {valid}.")
 
 
 def kindly(kind: str) -> Callable[[type[Made]], type[Made]]:
@@ -82,9 +81,8 @@ def _refusal(error: Any, kind: str, valid: Iterable[str]) -> KdlibError:
 def checked_options(given: Iterable[str], valid: Iterable[str], owner: str) -> None:
     """Refuse an option that ``owner`` does not have."""
     choices = tuple(valid)
-    for name in given:
-        if name not in choices:
-            raise unknown(f"option of {owner}", name, choices)
+    if surplus := [name for name in given if name not in choices]:
+        raise unknown(f"option of {owner}", surplus[0], choices)
 
 
 def checked_values(given: Mapping[str, object], kinds: Mapping[str, Any], owner: str) -> None:
@@ -95,10 +93,9 @@ def checked_values(given: Mapping[str, object], kinds: Mapping[str, Any], owner:
 
 
 def check_kind(name: str, value: object, annotation: Any) -> None:
-    """Refuse a value that is not what a type annotation says.
+    """Refuse a value that is not what a type annotation says, as JSON: a list fits a tuple.
 
-    A whole number can stand for a number, and a list for a tuple; true and false are no numbers,
-    and neither infinity nor NaN is one.
+    True, false, infinity and NaN are no numbers.
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -128,8 +125,7 @@ DEBUG = "KDLIB_DEBUG"
 def ended(command: Callable[[], int | None]) -> int:
     """Run a command; returns its exit status (2: the user's mistake, 1: a failure).
 
-    Whatever goes wrong is told in a line; with the variable ``KDLIB_DEBUG`` set, by its traceback
-    too. Asked to leave (SIGTERM), it does.
+    What goes wrong is told in a line, with the variable ``KDLIB_DEBUG`` by its traceback too.
     """
     leave_when_asked()
     try:

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,20 +27,16 @@ from kdlib.errors import KdlibError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-PARTIAL = ".partial"
-"""How the names of files end that are being written."""
+PARTIAL = ".partial"  # how the names of files end that are being written
 
 
 class UnwritableError(KdlibError, OSError):
-    """A file that cannot be written: the disk is full, or the folder is not ours to write to."""
+    """A file that cannot be written: the disk is full, or permissions are lacking."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write ``path`` into an ``UnwritableError``: why, the room left, what to do.
-
-    Of two within each other, the inner one tells it.
-    """
+    """Turn a failure to write ``path`` into an ``UnwritableError``: why, and what to do."""
     try:
         yield
     except UnwritableError:
@@ -61,14 +57,11 @@ def writing(path: Path) -> Iterator[None]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock ``path``; the system lets go of it when the process ends, however it ends."""
-    lock = FileLock(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    try:
+    with ExitStack() as held:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(path))
         yield
-    finally:
-        lock.release()
 
 
 def write_atomic(path: Path, write: Callable[[Path], object], sync: bool = True) -> None:
@@ -85,7 +78,6 @@ def write_atomic(path: Path, write: Callable[[Path], object], sync: bool = True)
             if sync:
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
-            temporary.chmod(0o644)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -107,9 +99,8 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-SEAL = re.compile(rb"crc32=(\d{10}) ")
-UNSEALED = b"crc32=0000000000 "
-"""Stands before the facts, whose header has one entry, for entries have no order in it."""
+# Stands before the facts: the header has one entry, for entries have no order in it.
+SEAL, UNSEALED = re.compile(rb"crc32=(\d{10}) "), b"crc32=0000000000 "
 
 
 def save_tensors(
@@ -125,9 +116,9 @@ def save_tensors(
 
 
 def load_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
-    """Read what ``save_tensors`` wrote; files without a checksum, from elsewhere, are read too.
+    """Read tensors and facts; files without a checksum, from elsewhere, are read too.
 
-    Raises a ``KdlibError`` where it is missing, damaged or not safetensors (a pickle, say).
+    A ``KdlibError`` tells what is missing, damaged or not safetensors (a pickle, say).
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -176,9 +167,7 @@ def cache_root() -> Path:
     return Path(os.environ.get("KDLIB_CACHE") or "~/.cache/kdlib").expanduser()
 
 
-def cached(
-    name: str, count: int, make: Callable[[Integers], Arrays], progress: bool = True
-) -> Arrays:
+def cached(name: str, count: int, make: Callable[[Integers], Arrays]) -> Arrays:
     """Arrays of ``count`` rows, read from the cache ``name`` or made and kept there.
 
     The name must change whenever the content would; ``make`` makes, of row numbers (B,), the
@@ -187,7 +176,7 @@ def cached(
     folder, parts = cache_root() / name, []
     with locked(folder / "lock"):
         remove_remains(folder)
-        for start in tqdm(range(0, count, CHUNK), desc=name, disable=not progress, delay=1):
+        for start in tqdm(range(0, count, CHUNK), desc=name, delay=1):
             rows = np.arange(start, min(start + CHUNK, count))
             parts.append(kept(folder / f"{start}.safetensors", partial(make, rows)))
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

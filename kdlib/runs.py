@@ -7,13 +7,13 @@ import re
 import subprocess
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 
 def _name(value: str) -> str:
-    if not re.fullmatch(r"[\w.+-]{1,80}", value, re.ASCII):  # it becomes a part of a file name
-        raise ValueError("a name has 1 to 80 letters, digits and . _ + - alone")
-    return value
+    if re.fullmatch(r"[\w.+-]{1,80}", value, re.ASCII):  # it becomes a part of a file name
+        return value
+    raise ValueError("a name has 1 to 80 letters, digits and . _ + - alone")
 
 
 def _json(value: dict[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(value, allow_nan=False)
+        return value
     except (TypeError, ValueError, RecursionError) as error:
         says = f"give numbers, texts, lists and mappings of these ({shown(str(error))})"
         raise ValueError(says) from error
-    return value
 
 
 # Types of fields: what can be said of them without data or networks.
@@ -61,8 +61,7 @@ Options = Annotated[dict[str, Any], AfterValidator(_json)]
 ADDED_LATER = (
     "start", "teacher_start", "teacher_learning_rate", "task", "gradient_clip", "crop_size",
 )  # fmt: skip
-"""Fields younger than the first records. At their defaults they are left out of what is hashed,
-so that a run from before a field existed keeps its name, its hash and its setting."""
+"""Fields younger than the first records: left out of what is hashed where they are defaults."""
 
 
 @kindly("run parameter")
@@ -131,12 +130,11 @@ class RunConfig:
         """The same run without what it does not depend on: no teacher, no distillation options."""
         if self.method != "student" and not is_self_taught(self.method):
             return self
-        unused = [item.name for item in fields(self) if item.name.startswith("teacher_")]
-        unused += ["kd_weight", "temperature"]
+        blank, unused = RunConfig(), ["kd_weight", "temperature"]
+        unused += [item.name for item in fields(self) if item.name.startswith("teacher_")]
         if self.method == "student":
             unused += ["method_options", "weight", "ce_weight"]
             unused += ["crop_size"] if self.task != "crops" else []
-        blank = RunConfig()
         return replace(self, teacher="none", **{name: getattr(blank, name) for name in unused})
 
     @property
@@ -205,14 +203,13 @@ def configs_of(
     check_kind("options", options, list[dict])
     if not methods:
         raise KdlibError("The list of methods is empty; give at least one, such as [student].")
-    own = options or [{}] * len(methods)
-    if len(own) != len(methods):
+    if options and len(options) != len(methods):
         raise KdlibError(
-            f"There are {len(methods)} methods but {len(own)} options; give one for each method, "
-            "in the same order ({} where it has none), or [] if none has any."
+            f"There are {len(methods)} methods but {len(options)} options; give one for each "
+            "method, in the same order ({} where it has none), or [] if none has any."
         )
-    each = [{**shared, "method": method, **of} for method, of in zip(methods, own, strict=True)]
-    return [RunConfig(**values).canonical() for values in each]
+    each = zip(methods, options or [{}] * len(methods), strict=True)
+    return [RunConfig(**{**shared, "method": name, **own}).canonical() for name, own in each]
 
 
 def needed_by(runs: Iterable[RunConfig]) -> list[RunConfig]:
@@ -229,8 +226,7 @@ def earlier(runs: Iterable[RunConfig]) -> list[RunConfig]:
 
 def teacher_of(run: RunConfig) -> list[RunConfig]:
     """The run that trains the teacher of a run, if one does."""
-    untaught = run.teacher == "none" or run.teacher_weights
-    return [] if untaught else [run.teacher_config()]
+    return [] if run.teacher == "none" or run.teacher_weights else [run.teacher_config()]
 
 
 def each_once(runs: Iterable[RunConfig]) -> list[RunConfig]:
@@ -238,8 +234,7 @@ def each_once(runs: Iterable[RunConfig]) -> list[RunConfig]:
     return list({run.run_id: run for run in runs}.values())
 
 
-SCHEMA_VERSION = 2
-"""Of records with a checksum; version 1, from before there was one, is read as well."""
+SCHEMA_VERSION = 2  # of records with a checksum; version 1, from before, is read as well
 
 
 def run_directory(config: RunConfig, root: Path) -> Path:
@@ -253,10 +248,7 @@ def is_finished(config: RunConfig, root: Path) -> bool:
 
 
 def write_record(directory: Path, record: Mapping[str, Any]) -> Path:
-    """Write ``record.json``, last of all a run's files, with a checksum of it and the history.
-
-    What killed processes left beside it goes.
-    """
+    """Write ``record.json``, last of all a run's files, with a checksum of it and the history."""
     path = Path(directory) / "record.json"
     remove_remains(path.parent)
     write_json(path, {**record, "checksum": _checksum(record, path.parent)})
@@ -274,15 +266,13 @@ def _checksum(record: Mapping[str, Any], directory: Path) -> int:
 def read_record(path: Path) -> dict[str, Any]:
     """Read one ``record.json``, without its checksum, networks by the names of today.
 
-    Raises a ``KdlibError`` where it is missing, damaged or of another schema version, or where the
-    history beside it is not the one that it was written with.
+    Missing, damaged, with another history or of another schema version, it is a ``KdlibError``.
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise KdlibError(
-            f"{path} is not a readable record ({error}); delete it and run again."
-        ) from error
+        says = f"{path} is not a readable record ({error}); delete it and run again."
+        raise KdlibError(says) from error
     found = record.get("schema_version") if isinstance(record, dict) else None
     if found not in (1, SCHEMA_VERSION):
         raise KdlibError(
@@ -322,10 +312,8 @@ def provenance(config: RunConfig, device: str, precision: str, fingerprint: str)
 def _described() -> str:
     """The commit of the running code, ``-dirty`` if files differ; empty outside a repository."""
     command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
-    with suppress(OSError):
-        place = Path(__file__).parent
-        return subprocess.run(command, cwd=place, capture_output=True, text=True).stdout.strip()
-    return ""
+    how: dict[str, Any] = {"cwd": Path(__file__).parent, "capture_output": True, "text": True}
+    return subprocess.run(command, **how).stdout.strip() if which("git") else ""
 
 
 def training_data(config: RunConfig, data_root: Path | None) -> "ImageData":

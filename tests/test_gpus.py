@@ -3,14 +3,14 @@
 import itertools
 import multiprocessing
 import os
-import signal
 import time
-from pathlib import Path
 
 import pytest
 
 from kdlib.errors import KdlibError
 from study.jobs import VISIBLE, gpu_names, own_gpus
+
+FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(autouse=True)
@@ -18,58 +18,53 @@ def two_devices(monkeypatch):
     monkeypatch.setenv(VISIBLE, "0,1")
 
 
-def hold(folder: Path, seconds: float, told: multiprocessing.Queue) -> None:
-    with own_gpus(1, folder) as taken:
-        start = time.monotonic()
-        time.sleep(seconds)
-        told.put((taken[0], os.environ[VISIBLE], start, time.monotonic()))
+@pytest.fixture
+def job(tmp_path):
+    """Starts a process that holds a GPU for so many seconds, and tells of it."""
 
+    def hold(seconds: float, told: multiprocessing.Queue) -> None:
+        with own_gpus(1, tmp_path) as taken:
+            start = time.monotonic()
+            time.sleep(seconds)
+            told.put((taken[0], os.environ[VISIBLE], start, time.monotonic()))
 
-def process(*arguments: object) -> multiprocessing.Process:
-    started = multiprocessing.get_context("fork").Process(target=hold, args=arguments)
-    started.start()
+    def started(seconds: float, told: multiprocessing.Queue) -> multiprocessing.Process:
+        process = FORK.Process(target=hold, args=(seconds, told))
+        process.start()
+        return process
+
     return started
 
 
-def test_the_gpus_are_those_that_this_process_may_use(monkeypatch):
-    assert gpu_names() == ["0", "1"]
-    monkeypatch.setenv(VISIBLE, "GPU-3f, GPU-77")
-    assert gpu_names() == ["GPU-3f", "GPU-77"]
-    monkeypatch.setenv(VISIBLE, "")
-    assert gpu_names() == []
+def test_what_a_process_may_use_and_takes(tmp_path, monkeypatch):
+    for count, taken, seen in ((0, [], "0,1"), (1, ["0"], "0"), (2, ["0", "1"], "0,1")):
+        monkeypatch.setenv(VISIBLE, "0,1")
+        with own_gpus(count, tmp_path) as found:
+            assert (found, os.environ[VISIBLE]) == (taken, seen)
+    monkeypatch.setenv(VISIBLE, "0,1")
+    with pytest.raises(KdlibError, match="gpus_per_job=2"), own_gpus(3, tmp_path):
+        pass
+    for visible, names in (("GPU-3f, GPU-77", ["GPU-3f", "GPU-77"]), ("", [])):
+        monkeypatch.setenv(VISIBLE, visible)
+        assert gpu_names() == names
 
 
-def test_of_five_jobs_on_two_gpus_no_two_have_one_at_once(tmp_path):
-    told = multiprocessing.get_context("fork").Queue()
-    jobs = [process(tmp_path, 0.2, told) for _ in range(5)]
+def test_of_five_jobs_on_two_gpus_no_two_have_one_at_once(job):
+    told = FORK.Queue()
+    jobs = [job(0.1, told) for _ in range(5)]
     held = [told.get(timeout=30) for _ in jobs]
-    for job in jobs:
-        job.join()
-    assert {device for device, *_ in held} == {"0", "1"}
     assert all(device == visible for device, visible, *_ in held)
+    assert {device for device, *_ in held} == {"0", "1"}
     for device in ("0", "1"):
         times = sorted((start, end) for d, _, start, end in held if d == device)
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(times))
 
 
-def test_a_killed_job_gives_its_gpu_back(tmp_path):
-    told = multiprocessing.get_context("fork").Queue()
-    killed = process(tmp_path, 60.0, told)
+def test_a_killed_job_gives_its_gpu_back(job, tmp_path):
+    killed = job(60.0, FORK.Queue())
     while not list(tmp_path.glob("*.lock")):
         time.sleep(0.01)
-    os.kill(killed.pid, signal.SIGKILL)
+    killed.kill()
     killed.join()
     with own_gpus(2, tmp_path) as taken:
         assert taken == ["0", "1"]
-
-
-def test_a_job_of_two_gpus_sees_both_and_one_of_none_sees_what_there_is(tmp_path):
-    with own_gpus(0, tmp_path) as taken:
-        assert (taken, os.environ[VISIBLE]) == ([], "0,1")
-    with own_gpus(2, tmp_path):
-        assert os.environ[VISIBLE] == "0,1"
-
-
-def test_more_gpus_than_there_are_is_a_mistake(tmp_path):
-    with pytest.raises(KdlibError, match="gpus_per_job=2"), own_gpus(3, tmp_path):
-        pass

@@ -32,7 +32,7 @@ def squares(made: list[int], error: BaseException | None = None) -> dict[str, np
         made.append(int(rows[0]))
         return {"rows": rows, "squares": rows[:, None].astype(np.int32) ** 2}
 
-    return dict(cached("mine", 300, make, progress=False))
+    return dict(cached("mine", 300, make))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])

@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 import yaml
+from data_files import FASHION, write_fashion
 from teams import PATIENCE_S, started
 from training import TINY, history_of, result_of, tiny
 
 from kdlib import launch as train_command
+from kdlib.files import save_tensors
 from kdlib.launch import main
+from kdlib.models import create_model
 from kdlib.runs import read_record, run_directory
 from kdlib.trainee import Trainee
 
@@ -30,50 +33,72 @@ def write_config(folder: Path, **fields: object) -> Path:
     return path
 
 
-def arguments(config: Path, runs: Path) -> list[str]:
-    return [f"--config={config}", f"--runs={runs}", "--device=cpu", "--no-progress"]
+def arguments(config: Path, runs: Path, *more: str) -> list[str]:
+    return [f"--config={config}", f"--runs={runs}", "--device=cpu", "--no-progress", *more]
 
 
 def test_one_process_trains_the_teacher_and_the_run(tmp_path, capsys):
     config = write_config(tmp_path)
-    assert main(arguments(config, tmp_path / "runs")) == 0
+    as_json = config.with_suffix(".json")
+    as_json.write_text(json.dumps(yaml.safe_load(config.read_text())))
+    for path in (config, as_json):
+        assert main(arguments(path, tmp_path / "runs")) == 0
     said = capsys.readouterr().out.splitlines()
+    assert said[:2] == said[2:], "a run is the same in YAML and in JSON"
     directories = [run_directory(c, tmp_path / "runs") for c in (tiny().teacher_config(), tiny())]
-    for line, directory in zip(said, directories, strict=True):
+    for line, directory in zip(said[:2], directories, strict=True):
         record = json.loads((directory / "record.json").read_text())
         assert f"top1 {100 * record['results']['top1']:.2f} %" in line
         assert line.endswith(str(directory / "record.json"))
         assert record["provenance"]["processes"] == 1
 
 
+def damaged_fashion(folder: Path) -> None:
+    path = write_fashion(folder) / FASHION / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def seven_classes(folder: Path) -> None:
+    weights = create_model(TINY["teacher"], 7).state_dict()
+    save_tensors(folder / "seven.safetensors", weights, {"classes": 7})
+
+
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "said", "prepare"),
     [
-        ("tempratur: 3", "Unknown run parameter 'tempratur'.*Did you mean 'temperature'"),
-        ("method: dtc", "Unknown method 'dtc'.*dct"),
-        ("- 1", "no fields of a run"),
-        ("1: 2", "no fields of a run"),
-        ("", "no fields of a run"),
-        ("a: [", "cannot be read as YAML"),
-        ("dataset: nowhere", "Unknown data set 'nowhere'"),
-        ("epochs: many", "epochs"),
-        (None, r"run\.yaml cannot be read"),
+        ("tempratur: 3", "Unknown run parameter 'tempratur'.*Did you mean 'temperature'", None),
+        ("method: dtc", "Unknown method 'dtc'. Did you mean 'dct'.*parseval", None),
+        ("- 1", "no fields of a run", None),
+        ("1: 2", "no fields of a run", None),
+        ("", "no fields of a run", None),
+        ("a: [", "cannot be read as YAML", None),
+        (None, r"run\.yaml cannot be read", None),
+        ("epochs: many", "epochs", None),
+        ("dataset: scene", "Unknown data set 'scene'. Did you mean 'scenes'.*imagefolder", None),
+        ("dataset: mit67", "mit67", None),
+        ("dataset: fashion_mnist", "(?s)train-images-idx3.*To get it.*dataset-fashion", None),
+        ("dataset: fashion_mnist", "train-images-idx3-ubyte", damaged_fashion),
+        ("teacher_weights: seven.safetensors", "seven.*7 classes.*16", seven_classes),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(text, said, tmp_path, capsys):
-    config = tmp_path / "run.yaml"
+def test_what_is_wrong_is_told_in_one_screen_and_leaves_no_record(
+    text, said, prepare, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    if prepare is not None:
+        prepare(tmp_path)
     if text is not None:
-        config.write_text(text)
-    assert main(arguments(config, tmp_path / "runs")) == 2
+        usual = yaml.safe_dump(TINY) if text.startswith(("dataset", "teacher")) else ""
+        Path("run.yaml").write_text(usual + text)
+    assert main(arguments(Path("run.yaml"), tmp_path / "runs", "--data-root=.")) == 2
     told = capsys.readouterr().err
-    assert len(told.splitlines()) == 1 and re.search(said, told), told
+    assert re.search(said, told) and "Traceback" not in told, told
+    assert len(told.splitlines()) <= (24 if "dataset" in (text or "") else 1)
+    assert not list(tmp_path.rglob("record.json"))
 
 
 def test_a_fault_of_ours_is_told_in_one_line_too(tmp_path, monkeypatch, capsys):
-    def fail(*given, **more):
-        raise ZeroDivisionError("by\nnothing")
-
-    monkeypatch.setattr(train_command, "fit", fail)
+    monkeypatch.setattr(train_command, "fit", lambda *given, **more: 1 / 0)
     assert main(arguments(write_config(tmp_path), tmp_path / "runs")) == 1
     told = capsys.readouterr().err
     assert len(told.splitlines()) == 1 and "Unexpected ZeroDivisionError" in told
@@ -82,7 +107,7 @@ def test_a_fault_of_ours_is_told_in_one_line_too(tmp_path, monkeypatch, capsys):
 def command(config: Path, runs: Path, *more: str) -> None:
     """One process of a launch; like the interpreter, it ends with what ``main`` returns."""
     with runs.with_suffix(f".{os.environ['RANK']}.err").open("w", buffering=1) as sys.stderr:
-        os._exit(main([*arguments(config, runs), *more]))
+        os._exit(main(arguments(config, runs, *more)))
 
 
 def mortal_command(config: Path, runs: Path, victim: int, moment: str) -> None:
@@ -117,8 +142,7 @@ def undisturbed(tmp_path_factory) -> tuple[Path, Path]:
     return config, run_directory(tiny(**SHORT), root / "runs")
 
 
-@pytest.mark.parametrize("moment", ["step", "end_epoch"])
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(("victim", "moment"), [(0, "end_epoch"), (1, "step")])
 def test_when_one_is_killed_the_other_ends_and_the_next_launch_goes_on(
     victim, moment, undisturbed, tmp_path
 ):
@@ -159,10 +183,9 @@ def test_several_processes_tell_what_is_wrong_once(fields, more, said, tmp_path)
 
 def test_accelerate_launches_it(tmp_path):
     """As a user does; that needs seconds for starting three interpreters."""
-    config = write_config(tmp_path, method="student", epochs=1)
+    config, runs = write_config(tmp_path, method="student", epochs=1), tmp_path / "runs"
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     launcher += ["--num_processes=2", "--num_machines=1", "--main_process_port=0"]
-    runs = tmp_path / "runs"
     whole = [*launcher, "-m", "kdlib.train", *arguments(config, runs)]
     done = subprocess.run(whole, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -57,7 +57,7 @@ def squares() -> np.ndarray:
     def rows(numbers: np.ndarray) -> dict[str, np.ndarray]:
         return {"squares": np.repeat(numbers[:, None] ** 2, 100, axis=1)}
 
-    return cached("small", 200, rows, progress=False)["squares"]
+    return cached("small", 200, rows)["squares"]
 
 
 def damages(content: bytes, trials: int) -> Iterator[tuple[str, bytes]]:
