@@ -12,10 +12,10 @@ from kdlib.data.batches import Batches
 from kdlib.data.fashion import FOLDER, unpacked
 from kdlib.data.image_data import ImageData, checked_root
 from kdlib.data.photographs import open_source, worker_count
-from kdlib.data.published import VOC_LISTS
 from kdlib.detection.batches import DetectionBatches
 from kdlib.errors import KdlibError, unknown
 from kdlib.files import write_atomic
+from kdlib.frskd.voc import LISTS
 
 CHECKED, SHOWN = 64, 6  # images of a split that are read; class names that are shown
 PUBLISHED = {
@@ -44,7 +44,7 @@ def _tasks(name: str, data_root: Path | None) -> tuple[str, ...]:
     """The first task of a data set; of VOC, those whose lists are there."""
     if name == "voc":
         lists = checked_root(data_root) / "VOCdevkit" / "VOC2007" / "ImageSets"
-        there = (task for task, folder in VOC_LISTS.items() if (lists / folder).is_dir())
+        there = (task for task, folder in LISTS.items() if (lists / folder).is_dir())
         return tuple(there) or ("segmentation",)
     return tasks_of(name)[:1] if name in dataset_names() else ("classification",)
 

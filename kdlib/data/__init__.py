@@ -12,16 +12,14 @@ from kdlib.tasks import TASKS
 if TYPE_CHECKING:
     from kdlib.data.image_data import ImageData
 
-Loader = Callable[..., Any] | str
-"""From ``train`` or ``test`` and the options of :func:`load_data` to ``ImageData``; or the
-``module:name`` of what does it."""
+Loader = Callable[..., Any] | str  # of a split and :func:`load_data`'s options; or "module:name"
 
 
 class DataSet(NamedTuple):
     """A data set: what it is in a line, and what loads it for each task that it has truth for."""
 
     about: str
-    images: Loader | None = None  # its loader where images have labels
+    images: Loader | None = None  # gives ``ImageData`` where images have labels
     masks: Loader | None = None  # where their pixels have
     boxes: Loader | None = None  # where their objects have, and boxes, by which they can be cut out
     source: Loader | None = None  # given to these first: what composes scenes, or lists photographs
@@ -29,23 +27,14 @@ class DataSet(NamedTuple):
     remedy: str = "look where you had it from"  # how to get them
 
 
-SCENES = (
-    "kdlib.data.scenes:load_scenes",
-    "kdlib.data.scenes:load_scene_masks",
-    "kdlib.detection.data:load_scene_objects",
-)
+SCENES = ("kdlib.data.scenes:load_scenes", "kdlib.frskd.segmentation:load_scene_masks",
+          "kdlib.detection.data:load_scene_objects")  # fmt: skip
 PHOTOGRAPHS = ("kdlib.data.photographs:load_photographs", None, None)
 DATASETS = {
-    "scenes": DataSet(
-        "The embedded scenes: made on the fly, no data root needed",
-        *SCENES,
-        "kdlib.data.scenes:embedded",
-    ),
-    "fashion_scenes": DataSet(
-        "Scenes of garments, composed once and then read from the cache",
-        *SCENES,
-        "kdlib.data.fashion:outfits",
-    ),
+    "scenes": DataSet("The embedded scenes: made on the fly, no data root needed",
+        *SCENES, "kdlib.data.scenes:embedded"),
+    "fashion_scenes": DataSet("Scenes of garments, composed once and then read from the cache",
+        *SCENES, "kdlib.data.fashion:outfits"),
     "fashion_mnist": DataSet(
         "Fashion-MNIST, padded to 32 x 32 (and resized if another size is asked for)",
         "kdlib.data.fashion:load_fashion_mnist",
@@ -53,80 +42,58 @@ DATASETS = {
         "ROOT/FashionMNIST/raw/t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte   (all plain or .gz)",
         remedy="sudo apt-get install dataset-fashion-mnist && python -m kdlib data import "
         "fashion_mnist --data-root ROOT     (Debian, Ubuntu)\n  python -c "
-        "\"from torchvision.datasets import FashionMNIST as F; F('ROOT', download=True)\"",
-    ),
+        "\"from torchvision.datasets import FashionMNIST as F; F('ROOT', download=True)\""),
     "cifar100": DataSet(
         "CIFAR-100 with its 100 fine classes; the published order, which is random, is kept",
-        "kdlib.data.published:load_cifar100",
-        layout="ROOT/cifar-100-python/train, test, meta",
+        "kdlib.data.published:load_cifar100", layout="ROOT/cifar-100-python/train, test, meta",
         remedy="python -c "
-        "\"from torchvision.datasets import CIFAR100 as C; C('ROOT', download=True)\"",
-    ),
-    "mit67": DataSet(
-        "MIT Indoor 67: indoor scenes, the official lists",
-        *PHOTOGRAPHS,
-        "kdlib.data.published:list_mit67",
+        "\"from torchvision.datasets import CIFAR100 as C; C('ROOT', download=True)\""),
+    "mit67": DataSet("MIT Indoor 67: indoor scenes, the official lists",
+        *PHOTOGRAPHS, "kdlib.data.published:list_mit67",
         "ROOT/mit67/Images/CLASS/*.jpg   (67 classes)\nROOT/mit67/TrainImages.txt, TestImages.txt",
         "download indoorCVPR_09.tar, TrainImages.txt and TestImages.txt from the page of 'Indoor "
-        "Scene Recognition' (MIT), unpack the first in ROOT/mit67, put the lists beside Images",
-    ),
-    "sun397": DataSet(
-        "SUN397: indoor and outdoor scenes, the first official partition",
-        *PHOTOGRAPHS,
-        "kdlib.data.published:list_sun397",
+        "Scene Recognition' (MIT), unpack the first in ROOT/mit67, put the lists beside Images"),
+    "sun397": DataSet("SUN397: indoor and outdoor scenes, the first official partition",
+        *PHOTOGRAPHS, "kdlib.data.published:list_sun397",
         "ROOT/SUN397/a/abbey/*.jpg ...   (397 classes; b/bow_window/indoor is one, too)\n"
         "ROOT/SUN397/ClassName.txt, Training_01.txt, Testing_01.txt",
         "python -c \"from torchvision.datasets import SUN397 as S; S('ROOT', download=True)\"   "
-        "(37 GB); then unpack Partitions.zip, from the same page of Princeton's, in ROOT/SUN397",
-    ),
+        "(37 GB); then unpack Partitions.zip, from the same page of Princeton's, in ROOT/SUN397"),
     "ade20k": DataSet(
         "ADE20K: the scene of each photograph, 1,055 classes of which many have a few",
-        *PHOTOGRAPHS,
-        "kdlib.data.published:list_ade20k",
-        "ROOT/ADEChallengeData2016/sceneCategories.txt, images/training/ADE_train_*.jpg, "
-        "images/validation/ADE_val_*.jpg",
+        *PHOTOGRAPHS, "kdlib.data.published:list_ade20k",
+        "ROOT/ADEChallengeData2016/images/training/ADE_train_*.jpg\nROOT/ADEChallengeData2016/"
+        "images/validation/ADE_val_*.jpg\nROOT/ADEChallengeData2016/sceneCategories.txt",
         "download ADEChallengeData2016.zip from the page of the 'Scene Parsing' challenge (MIT), "
-        "unpack it in ROOT",
-    ),
-    "places365": DataSet(
-        "Places365-Standard: scenes, 256 x 256, tested on its validation set",
-        *PHOTOGRAPHS,
-        "kdlib.data.published:list_places365",
+        "unpack it in ROOT"),
+    "places365": DataSet("Places365-Standard: scenes, 256 x 256, tested on its validation set",
+        *PHOTOGRAPHS, "kdlib.data.published:list_places365",
         "ROOT/places365/data_256_standard/a/airfield/*.jpg ...\nROOT/places365/val_256/*.jpg\nROOT/"
         "places365/categories_places365.txt, places365_train_standard.txt, places365_val.txt",
         "python -c \"from torchvision.datasets import Places365 as P; [P('ROOT/places365', s, "
-        "small=True, download=True) for s in ('train-standard', 'val')]\"   (25 GB; first mkdir)",
-    ),
-    "imagefolder": DataSet(
-        "Photographs of your own, in a folder a class",
-        *PHOTOGRAPHS,
-        "kdlib.data.published:list_imagefolder",
+        "small=True, download=True) for s in ('train-standard', 'val')]\"   (25 GB; first mkdir)"),
+    "imagefolder": DataSet("Photographs of your own, in a folder a class",
+        *PHOTOGRAPHS, "kdlib.data.published:list_imagefolder",
         "ROOT/train/CLASS/*.jpg (.png, ...)\nROOT/test (or val)/CLASS/*.jpg (.png, ...)",
-        "put your images into these folders, a folder a class, the same classes in both",
-    ),
+        "put your images into these folders, a folder a class, the same classes in both"),
     "voc": DataSet(
         "Pascal VOC 2007 and 2012: photographs, each pixel one of 20 things or background",
-        masks="kdlib.frskd.voc:load_voc",
-        boxes="kdlib.detection.data:load_voc_objects",
-        layout="ROOT/VOCdevkit/VOC2007 (and VOC2012)/JPEGImages/*.jpg\nfor masks: ImageSets/"
-        "Segmentation/trainval.txt, test.txt (2007), SegmentationClass/*.png\n"
+        None, "kdlib.frskd.voc:load_voc", "kdlib.detection.data:load_voc_objects", None,
+        "ROOT/VOCdevkit/VOC2007 (and VOC2012)/JPEGImages/*.jpg\nfor masks: ImageSets/Segmentation/"
+        "trainval.txt, test.txt (2007), SegmentationClass/*.png\n"
         "for boxes: ImageSets/Main/trainval.txt, test.txt (2007), Annotations/*.xml",
-        remedy="python -c \"from torchvision.datasets import VOCDetection as V; [V('ROOT', *part, "
-        "download=True) for part in "
-        "(('2007', 'trainval'), ('2007', 'test'), ('2012', 'trainval'))]\"",
-    ),
-    "coco": DataSet(
-        "COCO 2017: photographs of any size, objects of 80 classes with their boxes",
-        boxes="kdlib.detection.data:load_coco",
-        layout="ROOT/coco/train2017/*.jpg\nROOT/coco/val2017/*.jpg\n"
+        "python -c \"from torchvision.datasets import VOCDetection as V; [V('ROOT', *p, download="
+        "True) for p in (('2007', 'trainval'), ('2007', 'test'), ('2012', 'trainval'))]\""),
+    "coco": DataSet("COCO 2017: photographs of any size, objects of 80 classes with their boxes",
+        None, None, "kdlib.detection.data:load_coco", None,
+        "ROOT/coco/train2017/*.jpg\nROOT/coco/val2017/*.jpg\n"
         "ROOT/coco/annotations/instances_train2017.json, instances_val2017.json",
-        remedy="download train2017.zip, val2017.zip and annotations_trainval2017.zip from "
-        "https://cocodataset.org/#download and unpack them in ROOT/coco",
-    ),
-}
+        "download train2017.zip, val2017.zip and annotations_trainval2017.zip from "
+        "https://cocodataset.org/#download and unpack them in ROOT/coco"),
+}  # fmt: skip
 TRUTHS = dict(zip(TASKS, ("images", "masks", "boxes", "boxes"), strict=True))
 """Which loader of a data set a task needs."""
-SPLITS, SMALLEST, DEV_SHARE = ("train", "fit", "dev", "test"), 2, 0.2
+SPLITS, DEV_SHARE = ("train", "fit", "dev", "test"), 0.2
 CROP_SIZES = (8, 512)
 
 
@@ -185,8 +152,8 @@ def load_data(
     load = _loader(name, task)
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    if size is not None and size < SMALLEST:
-        raise KdlibError(f"size is {size}; it must be at least {SMALLEST}, or None for all.")
+    if size is not None and size < 2:
+        raise KdlibError(f"size is {size}; it must be at least 2, or None for all.")
     check_range("crop_size", crop_size, *CROP_SIZES)
     options = {"attentions": attentions, "distractors": distractors, "image_size": image_size}
     root, part = Path(data_root) if data_root else None, "test" if split == "test" else "train"

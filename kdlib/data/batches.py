@@ -1,15 +1,15 @@
 """Batches on the device: data sets as uint8, augmented a batch at a time.
 
 A data set in memory is moved to the device once, if it leaves the device half of its free memory.
-Photographs, and what is larger, stay where they are and go there batch by batch.
+Photographs, and what is larger, go there batch by batch.
 
-The order and the augmentation of an epoch are functions of the data seed and the epoch alone.
-They are drawn for all images before the first batch, so neither the batch size nor the number
-of students or processes can shift them, and a resumed run meets the very same batches.
+Order and augmentation of an epoch are functions of the data seed and the epoch alone, drawn for
+all images before the first batch: neither the batch size nor the number of students or processes
+can shift them, and a resumed run meets the very same batches.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -31,10 +31,10 @@ DEVICE_SHARE = 0.5  # of a GPU's free memory that a data set may take
 
 
 class Mixed(NamedTuple):
-    """What is mixed into the images of a batch."""
+    """Labels (B,) of the images that were mixed in, and the share, 0 to 1, that is not theirs."""
 
-    labels: Tensor  # (B,) of the images that were mixed in
-    share: float  # of the images that the batch's own labels belong to, 0 to 1
+    labels: Tensor
+    share: float
 
 
 class Batch(NamedTuple):
@@ -48,18 +48,15 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """A data set on a device, handed out in batches.
+    """A data set on a device, handed out in batches; the last may be smaller, see :func:`parts_of`.
 
-    Args:
-        data: the images.
-        batch_size: images per batch; the last of an epoch may be smaller, see :func:`parts_of`.
-        augmentation: ``flip`` mirrors half of the images, ``crop`` pads by four pixels with the
-            mean colour and cuts a random window, ``random_crop`` cuts one out of a photograph;
-            ``mixup`` and ``cutmix`` are :func:`mixture`, ``sla`` is :func:`with_rotations`. Masks
-            are mirrored and cut with their images. What does not fit the images is refused.
-        device: where the batches are made.
-        team: the processes that share the work. Each has its part of every batch of an epoch, and
-            in order every ``team.size``-th batch as a whole.
+    Augmentation: ``flip`` mirrors half of the images, ``crop`` pads by four pixels with the mean
+    colour and cuts a random window, ``random_crop`` cuts one out of a photograph; ``mixup`` and
+    ``cutmix`` are :func:`mixture`, ``sla`` is :func:`with_rotations`. Masks move with their
+    images. What does not fit the images is refused.
+
+    Each process of a ``team`` has its part of every batch of an epoch, and in order every
+    ``team.size``-th batch as a whole.
     """
 
     def __init__(
@@ -71,10 +68,12 @@ class Batches:
         team: Team = ALONE,
     ) -> None:
         _check(augmentation, data)
-        device, images = torch.device(device), cast("Tensor | Photographs", data.images)
-        self.images = _placed(images, device) if isinstance(images, Tensor) else images
-        self.masks = None if data.masks is None else _placed(data.masks, device)
+        self.images, self.masks = cast("Tensor | Photographs", data.images), data.masks
         self.labels, self.classes = data.labels.to(device), len(data.classes)
+        if _fits(self.images, self.labels.device):
+            self.images = self.images.to(device)
+        if _fits(self.masks, self.labels.device):
+            self.masks = self.masks.to(device)
         self.batch_size, self.augmentation, self.team = batch_size, augmentation, team
         self._mean = torch.tensor(data.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(data.std, device=device).view(1, 3, 1, 1)
@@ -104,7 +103,10 @@ class Batches:
                 pixels = torch.where(flips[indices].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
             batch = self._batch(pixels, indices)._replace(portion=portion)
             if "crop" in self.augmentation:
-                batch = _cropped(batch, shifts[indices])
+                images, labels = _shifted(batch.images, shifts[indices]), batch.labels
+                if labels.ndim > 1:
+                    labels = _shifted(labels[:, None], shifts[indices], IGNORED)[:, 0]
+                batch = batch._replace(images=images, labels=labels)
             yield self._mixed(batch, chance)
 
     def in_order(self) -> Iterator[Batch]:
@@ -114,10 +116,7 @@ class Batches:
         return map(self._batch, self._stored(parts, None), parts)
 
     def _stored(self, parts: Sequence[Tensor], places: Tensor | None) -> Iterator[Tensor]:
-        """Each part's images (B, 3, H, W) uint8, wherever they lie, on the device.
-
-        Classes of pixels are a fourth channel, so that whatever moves the one moves the other.
-        """
+        """Each part's images (B, 3, H, W) uint8 on the device; pixels' classes are channel 4."""
         images, masks, device = self.images, self.masks, self.labels.device
         if not isinstance(images, Tensor):
             for pixels in images.batches([part.cpu() for part in parts], places):
@@ -141,29 +140,29 @@ class Batches:
             batch = mixture(batch, name, chance)
         if batch.mixed is not None and self._looks_back:
             images, labels, indices = (part[1:] for part in batch[:3])
-            mixed = batch.mixed._replace(labels=batch.mixed.labels[1:])
+            mixed = Mixed(batch.mixed.labels[1:], batch.mixed.share)
             batch = Batch(images, labels, indices, mixed, batch.portion)
         return with_rotations(batch, self.classes) if JOINT in self.augmentation else batch
 
 
 def _check(augmentation: tuple[str, ...], data: ImageData) -> None:
+    whole, mixing = isinstance(data.images, Tensor), set(MIXING) & set(augmentation)
     for name in augmentation:
         if name not in AUGMENTATIONS:
             raise unknown("augmentation", name, AUGMENTATIONS)
-    if set(MIXTURES) <= set(augmentation):
+    if set(MIXTURES) <= mixing:
         raise KdlibError(f"Choose one of {' and '.join(MIXTURES)}: an image is mixed once.")
-    mixing = set(MIXING) & set(augmentation)
     if mixing and data.task == "segmentation":
         raise KdlibError(
             f"The augmentation '{min(mixing)}' changes the label of an image, and here pixels have "
             f"labels. Valid: {', '.join(name for name in AUGMENTATIONS if name not in MIXING)}."
         )
-    if "random_crop" in augmentation and isinstance(data.images, Tensor):
+    if "random_crop" in augmentation and whole:
         raise KdlibError(
             "The augmentation 'random_crop' cuts a window out of a larger photograph, and these "
             "images are all of one size; use 'crop', which shifts them by up to four pixels."
         )
-    if not (isinstance(data.images, Tensor) or hasattr(data.images, "batches")):
+    if not (whole or hasattr(data.images, "batches")):
         raise KdlibError(
             "These photographs are each of a size of their own, for detectors; task 'crops' cuts "
             "their objects out for classifiers."
@@ -171,9 +170,9 @@ def _check(augmentation: tuple[str, ...], data: ImageData) -> None:
 
 
 def parts_of(order: Tensor, size: int) -> list[Tensor]:
-    """Parts of ``size`` positions, of which the last may be smaller, but is never a single one.
+    """Parts of ``size`` positions; the last may be smaller, but a single one joins that before it.
 
-    That joins the part before: a batch norm of maps of one pixel needs two images at least.
+    For a batch norm of maps of one pixel needs two images at least.
     """
     parts = list(order.split(size))
     if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
@@ -181,18 +180,11 @@ def parts_of(order: Tensor, size: int) -> list[Tensor]:
     return parts
 
 
-def _placed(images: Tensor, device: torch.device) -> Tensor:
-    """Images or masks on the device, if they fit there; else as they are."""
-    cuda = device.type == "cuda"
-    fit = not cuda or images.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
-    return images.to(device) if fit else images
-
-
-def _cropped(batch: Batch, shifts: Tensor) -> Batch:
-    images, labels = _shifted(batch.images, shifts), batch.labels
-    if labels.ndim > 1:
-        labels = _shifted(labels.unsqueeze(1), shifts, IGNORED).squeeze(1)
-    return batch._replace(images=images, labels=labels)
+def _fits(images: object, device: torch.device) -> TypeGuard[Tensor]:
+    """Whether images or masks are in memory, and small enough for the device's."""
+    if not isinstance(images, Tensor) or device.type != "cuda":
+        return isinstance(images, Tensor)
+    return images.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 def _shifted(images: Tensor, shifts: Tensor, margin: int = 0) -> Tensor:
@@ -209,8 +201,7 @@ def _shifted(images: Tensor, shifts: Tensor, margin: int = 0) -> Tensor:
 def mixture(batch: Batch, name: str, stream: np.random.Generator) -> Batch:
     """Each image mixed with the one before it: Mixup (1710.09412) or CutMix (1905.04899).
 
-    One share a batch, as in both papers. A batch is in random order, so its neighbours are as
-    good a draw as any.
+    One share a batch, as in both papers. Its order is random: neighbours are as good as any draw.
     """
     share = float(stream.beta(MIXTURES[name], MIXTURES[name]))
     others = batch.images.roll(1, 0)
@@ -230,16 +221,15 @@ def mixture(batch: Batch, name: str, stream: np.random.Generator) -> Batch:
 def output_count(classes: int, augmentation: Sequence[str]) -> int:
     """Logits that a network needs: with ``sla`` one for each class in each rotation.
 
-    Logit ``r * classes + k`` stands for class k turned by r right angles, so that the first
-    ``classes`` of them are those of upright images.
+    Logit ``r * classes + k`` is class k turned by r right angles; upright ones come first.
     """
     return classes * (ROTATIONS if JOINT in augmentation else 1)
 
 
 def with_rotations(batch: Batch, classes: int) -> Batch:
-    """Every image in its four rotations, each a class of its own (SLA: Lee 2020, 1910.05872).
+    """Every image upright, then every one turned by one right angle, and so on: (4 B, 3, H, W).
 
-    B images become 4 B: all upright, then all turned by one right angle, and so on.
+    Each rotation is a class of its own (SLA: Lee 2020, 1910.05872).
     """
 
     def joint(labels: Tensor) -> Tensor:
@@ -247,5 +237,5 @@ def with_rotations(batch: Batch, classes: int) -> Batch:
 
     images = torch.cat([batch.images.rot90(turns, (2, 3)) for turns in range(ROTATIONS)])
     mixed = batch.mixed and Mixed(joint(batch.mixed.labels), batch.mixed.share)
-    indices = batch.indices.repeat(ROTATIONS)
-    return Batch(images, joint(batch.labels), indices, mixed, batch.portion)
+    labels, indices = joint(batch.labels), batch.indices.repeat(ROTATIONS)
+    return batch._replace(images=images, labels=labels, indices=indices, mixed=mixed)

@@ -1,7 +1,6 @@
 """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747), and scenes that are composed of its garments.
 
-It lies in torchvision's folder; gzipped files, as the authors and Debian hand them out, are read
-as well.
+Its files lie where torchvision has them, plain or gzipped, as the authors and Debian give them.
 """
 
 import gzip
@@ -32,13 +31,10 @@ MEAN, STD = (0.219, 0.219, 0.219), (0.332, 0.332, 0.332)  # of the padded traini
 def load_fashion_mnist(
     split: str, size: int | None, image_size: int, data_root: Path | None, **others: int
 ) -> ImageData:
-    """Fashion-MNIST, padded to 32 x 32 (and resized if another size is asked for).
-
-    The three channels are one and the same memory. The published order, which is random, is kept.
-    """
+    """Fashion-MNIST, padded to 32 x 32 or resized, in the published order, which is random."""
     garments, labels = _read_garments(split, checked_root(data_root))
     padded = functional.pad(garments, [PADDING] * 4)
-    images = resized(padded.unsqueeze(1), image_size).expand(-1, 3, -1, -1)
+    images = resized(padded.unsqueeze(1), image_size).expand(-1, 3, -1, -1)  # one memory
     digest = fingerprint(("fashion_mnist", PADDING, image_size), (garments, labels))
     return ImageData(images, labels, CLASSES, MEAN, STD, digest).first(size)
 
@@ -94,20 +90,17 @@ OUTFITS: dict[str, dict[str, str]] = {
 }
 """Scene class -> its garments -> their colours.
 
-Ten kinds of garment alone make too few classes that share one garment at most (the packing number
-D(10, 4, 2) is 5). In five colours they are fifty objects: the outfits use forty, each once, so
-that any number of attentions from 1 to 4 names one class; the other ten are distractors. Nothing
-but a garment *in* its colour tells a class: every garment is in four outfits in four colours,
-every colour in eight outfits, and no outfit has a garment or a colour twice.
+Ten garments alone make too few classes that share one at most (the packing number D(10, 4, 2) is
+5). In five colours they are fifty objects: the outfits use forty, each once, so that any number of
+attentions from 1 to 4 names one class; the other ten are distractors. Nothing but a garment *in*
+its colour tells a class: every garment is in four outfits in four colours, every colour in eight
+outfits, and no outfit has a garment or a colour twice.
 """
 
-COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (1.00, 0.25, 0.20),
-    "yellow": (1.00, 0.90, 0.20),
-    "green": (0.25, 0.85, 0.30),
-    "blue": (0.25, 0.45, 1.00),
-    "purple": (0.90, 0.35, 0.95),
-}
+COLOURS = {
+    "red": (1.00, 0.25, 0.20), "yellow": (1.00, 0.90, 0.20), "green": (0.25, 0.85, 0.30),
+    "blue": (0.25, 0.45, 1.00), "purple": (0.90, 0.35, 0.95),
+}  # fmt: skip
 """What a white garment turns into: factors of red, green and blue."""
 OPACITY = 4.0  # a multiple of brightness: soft edges, but nothing shines through a dark garment
 DARKEST = 0.45  # brightness of black cloth; without it a dark garment would have no colour
@@ -129,21 +122,20 @@ def outfits(
 
 @cache
 def _garment_bank(root: Path, split: str) -> ObjectBank:
-    """Fifty objects, every garment in every colour.
+    """Fifty objects, every garment in every colour; each photograph is dyed in one of them only.
 
-    A photograph is dyed in one colour only, so the training set gives 1,200 of each object (6,000
-    of each garment) and the test set 200.
+    The training set gives 1,200 of each object (6,000 of each garment), the test set 200.
     """
     garments, labels = _read_garments(split, root)
-    found = [garments[labels == label] for label in range(len(CLASSES))]
-    fewest, colours = min(map(len, found)), len(COLOURS)
+    found, colours = [garments[labels == label] for label in range(len(CLASSES))], len(COLOURS)
+    fewest = min(map(len, found))
     if fewest < colours:
         raise KdlibError(
             f"{root / FOLDER} has too few photographs for scenes: {fewest} of a garment; at least "
             f"{colours} of each are needed."
         )
     pictures = [
-        dyed(own[place :: len(COLOURS)][: fewest // colours], colour)
+        dyed(own[place::colours][: fewest // colours], colour)
         for own in found
         for place, colour in enumerate(COLOURS.values())
     ]
@@ -153,10 +145,7 @@ def _garment_bank(root: Path, split: str) -> ObjectBank:
 
 
 def dyed(photographs: Tensor, colour: tuple[float, float, float]) -> Tensor:
-    """Cut bright garments out of their black ground and dye them.
-
-    (E, 28, 28) uint8 -> (E, 4, 28, 28) uint8: red, green, blue, opacity.
-    """
+    """(E, 28, 28) uint8, bright on black -> (E, 4, 28, 28), cut out and dyed: RGB, opacity."""
     bright = photographs.float().unsqueeze(1)
     draws = uniforms(derive_seed(0, "dye"), np.arange(len(photographs)), 3)
     dyes = torch.tensor(colour) * (1 + DYE * (2 * torch.from_numpy(draws).float() - 1))

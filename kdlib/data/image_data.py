@@ -29,19 +29,16 @@ class ImageData:
     """Images with labels, with the class of each pixel, or with objects."""
 
     images: "Tensor | Photographs | WholePhotographs"
-    """(N, 3, H, W) uint8; or N photographs, which are read when they are asked for, of one size
-    or, for detectors, each of its own."""
+    """(N, 3, H, W) uint8; or N photographs, read when asked for, of one size or each of its own."""
     labels: Tensor  # (N,) int64, places in ``classes``; all 0 where pixels or objects have classes
     classes: tuple[str, ...]
     mean: Colour  # of each channel in 0..1, for normalisation; so is ``std``, its deviation
     std: Colour
     fingerprint: str  # hexadecimal digits that change when the content does
     relevance: Callable[[Tensor], Tensor] | None = None
-    """From positions (n,) to masks (n, H, W) bool of the pixels of the objects that define the
-    class; ``None`` where there is no such ground truth."""
+    """From positions (n,) to masks (n, H, W) bool of what defines the class, if known."""
     masks: Tensor | None = None
-    """(N, H, W) uint8, the class of each pixel, or ``IGNORED``; ``None`` where images have labels,
-    or where photographs bring their masks."""
+    """(N, H, W) uint8, the class of each pixel or ``IGNORED``, if pixels in memory have classes."""
     objects: "Objects | None" = None  # of each image, where it is objects that have classes
 
     @property
@@ -89,14 +86,12 @@ def checked_root(given: Path | str | None, exists: bool = True) -> Path:
 
 def missing(dataset: str, lacking: Path) -> KdlibError:
     """The error for a file that is not there: what is expected, and how to get it."""
-    expected = "".join(f"\n  {line}" for line in DATASETS[dataset].layout.splitlines())
-    remedy = DATASETS[dataset].remedy
-    return KdlibError(
-        f"{dataset}: {lacking} is missing. Expected:{expected}\nTo get it:\n  {remedy}"
-    )
+    layout, remedy = DATASETS[dataset].layout.replace("\n", "\n  "), DATASETS[dataset].remedy
+    text = f"{dataset}: {lacking} is missing. Expected:\n  {layout}\nTo get it:\n  {remedy}"
+    return KdlibError(text)
 
 
-def shown_lines(lines: Sequence[str]) -> str:
+def few_lines(lines: Sequence[str]) -> str:
     """The first ``SHOWN`` lines, indented, and how many more there are."""
     more = [f"... and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
     return "\n".join(f"  {line}" for line in [*lines[:SHOWN], *more])
@@ -105,10 +100,9 @@ def shown_lines(lines: Sequence[str]) -> str:
 def resized(images: Tensor, image_size: int) -> Tensor:
     """(N, C, H, W) uint8 -> (N, C, image_size, image_size), bilinear without aliasing."""
     check_range("image_size", image_size, *IMAGE_SIZES)
-    size = (image_size, image_size)
-    if images.shape[-2:] == size:
+    if images.shape[-2:] == (image_size, image_size):
         return images
-    return functional.interpolate(images, size=size, mode="bilinear", antialias=True)
+    return functional.interpolate(images, size=image_size, mode="bilinear", antialias=True)
 
 
 def fingerprint(facts: object, arrays: Iterable[Tensor] = ()) -> str:

@@ -1,8 +1,7 @@
 """Photographs of any size, resized and kept whole; windows are cut when a batch asks for them.
 
-They are decoded by a pool of threads, ahead of the training loop, or read from a cache: the pixels
-are the same. Pillow decodes and resizes without Python's global lock, so threads use all cores,
-and none is left behind when a run is killed.
+They are decoded by threads, ahead of the training loop, or read from a cache: the pixels are the
+same. Pillow holds no global lock, so threads use all cores, and a run that is killed leaves none.
 """
 
 import errno
@@ -12,7 +11,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import starmap
 from pathlib import Path
@@ -27,64 +26,47 @@ from tqdm import tqdm
 
 from kdlib import files
 from kdlib.data import DATASETS
-from kdlib.data.image_data import (
-    IMAGE_SIZES,
-    ImageData,
-    checked_root,
-    fingerprint,
-    missing,
-    shown_lines,
-)
+from kdlib.data.image_data import IMAGE_SIZES, ImageData, checked_root, few_lines, fingerprint
 from kdlib.errors import KdlibError, check_range
 from kdlib.seeds import generator
 
 Pixels = NDArray[np.uint8]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Those of ImageNet, as the networks of torchvision expect. The paper's release gives those of
-the video data set Kinetics under ImageNet's name; they differ by up to 0.05."""
+"""ImageNet's. The paper's release gives Kinetics' under that name; they differ by up to 0.05."""
 PUBLISHED_SIDES = (256, 224)  # the published protocol resizes to the first, cuts the second
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""All that Pillow raises for damaged files."""
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow's errors
 VARIABLE, MOST_WORKERS = "KDLIB_WORKERS", 16
 AHEAD = 2  # batches that are made before they are asked for
 PLACE_BITS = 31  # a place is a share of a side's room before the window, times 2**31
-GROUP = 1024  # photographs that are handed to threads at a time
+GROUP = 1024  # photographs that are handed to the cache's threads at a time
 OWNER = "folder.txt"  # tells where the photographs of a cache lie
 
 
 def decoded(path: str, side: int | None = None) -> Pixels:
-    """The photograph, (H, W, 3), as it is stored or, as torchvision does it, resized.
+    """The photograph, (H, W, 3), as it is stored or, as torchvision does it, resized to ``side``.
 
-    Grey, CMYK, palette and transparent pictures become RGB by Pillow's rules, those of 16 bits by
-    their upper 8. What EXIF says of the orientation is not followed, as in torchvision.
+    All become RGB by Pillow's rules, those of 16 bits by their upper 8. The orientation that EXIF
+    tells is not followed, as in torchvision.
     """
-    with _opened(path) as picture:
-        if picture.mode.startswith("I"):  # Pillow would clip 16 bits, and leave nearly all white
-            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        pixels = picture.convert("RGB")
-        if side is not None:
-            height, width = _resized(picture.size, side)
-            pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(pixels)
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[Any]:
     try:
         with Image.open(path) as picture:
-            yield picture
+            pixels: Image.Image = picture
+            if picture.mode.startswith(
+                "I"
+            ):  # Pillow would clip 16 bits, and leave nearly all white
+                pixels = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+            pixels = pixels.convert("RGB")
+            if side is not None:
+                width, height = picture.size
+                longer = int(side * max(width, height) / min(width, height))
+                sides = (side, longer) if height > width else (longer, side)
+                pixels = pixels.resize(sides, Image.Resampling.BILINEAR)
+            return np.asarray(pixels)
     except UNREADABLE as error:
         raise KdlibError(
             f"{path} cannot be read as an image ({error}). Get the file again; out of a folder of "
             "your own you may as well remove it."
         ) from error
-
-
-def _resized(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Height and width of a picture of this width and height once its shorter side is ``side``."""
-    width, height = size
-    longer = int(side * max(size) / min(size))
-    return (longer, side) if height > width else (side, longer)
 
 
 @dataclass(frozen=True)
@@ -103,8 +85,6 @@ class Listing:
 
     def facts(self) -> NDArray[np.int64]:
         """Size in bytes and time of change in nanoseconds of each file, (N, 2); none may lack."""
-        if not self.folder.is_dir():
-            raise missing(self.dataset, self.folder)
         facts, lacking = [], []
         for name in self.names:
             try:
@@ -115,7 +95,7 @@ class Listing:
         if lacking:
             raise KdlibError(
                 f"{self.dataset}: {len(lacking):,} of {len(self.names):,} photographs are missing "
-                f"in {self.folder}:\n{shown_lines(lacking)}\n"
+                f"in {self.folder}:\n{few_lines(lacking)}\n"
                 f"To get them:\n  {DATASETS[self.dataset].remedy}"
             )
         return np.array(facts, np.int64).reshape(-1, 2)
@@ -124,13 +104,9 @@ class Listing:
 class Resized:
     """A split's photographs as their files are now, resized; decoded, or read from their cache.
 
-    The cache is a folder, whose name changes with any of the files. It holds the pixels of each
-    photograph in a file of its own, with a checksum that is compared whenever it is read.
-
-    Args:
-        listing: the photographs.
-        split: ``train`` or ``test``.
-        image_size: pixels a side of the windows that are cut out of them.
+    From them windows of ``image_size`` pixels a side are cut. The cache is a folder, whose name
+    changes with any of the files. It holds the pixels of each photograph in a file of its own,
+    with a checksum that is compared whenever it is read.
     """
 
     def __init__(self, listing: Listing, split: str, image_size: int) -> None:
@@ -191,7 +167,7 @@ class Resized:
         if faults:
             raise KdlibError(
                 f"{len(faults):,} photographs cannot be read; the others are kept.\n"
-                f"{shown_lines(sorted(faults))}"
+                f"{few_lines(sorted(faults))}"
             )
         for owner in files.cache_root().glob(f"{self.kind}*/{OWNER}"):
             same = owner.read_text(encoding="utf-8") == str(self.listing.folder)
@@ -213,8 +189,7 @@ def load_photographs(
 ) -> ImageData:
     """Photographs in a random order that is always the same; none is read yet.
 
-    The order is random so that the first of them are of all classes alike, and so is the fifth
-    that is held out for choices.
+    Random, so that the first of them, and the fifth held out for choices, are of all classes alike.
     """
     image_size = options["image_size"]
     source = open_source(lister, split, image_size, options["data_root"])
@@ -256,11 +231,10 @@ class Photographs:
         return torch.randint(0, 1 << PLACE_BITS, (len(self), self.drawn), generator=stream)
 
     def batches(self, parts: Iterable[Tensor], places: Tensor | None) -> Iterator[Tensor]:
-        """A window of each photograph at the positions (B,) of each part, in order.
+        """A window of each photograph at the positions (B,) of each part, at its place or amidst.
 
         Each is (B, 3, S, S) uint8 (4 channels if annotated), which lie as (B, S, S, 3) in memory,
-        torch's ``channels_last``. Windows are at ``places`` (:meth:`random_places`) or, without
-        any, in the middle.
+        torch's ``channels_last``. For places see :meth:`random_places`.
         """
         pool = ThreadPoolExecutor(worker_count(), thread_name_prefix="photographs")
         shape, waiting = (self.image_size, self.image_size, 3 + self.annotated), deque[Any]()
@@ -278,7 +252,7 @@ class Photographs:
     def _cut(self, window: Pixels, position: int, place: list[int] | None) -> None:
         picture = self.read(int(self.positions[position]))
         room = [side - self.image_size for side in picture.shape[:2]]
-        top, left = middle(room) if place is None else placed(room, place)
+        top, left = placed(room, place)
         window[:] = picture[top : top + self.image_size, left : left + self.image_size]
 
 
@@ -287,25 +261,22 @@ def _collected(windows: Pixels, cuts: Iterator[None]) -> Tensor:
     return torch.from_numpy(windows).permute(0, 3, 1, 2)
 
 
-def placed(room: list[int], place: list[int]) -> list[int]:
-    """Top and left of the window at a random place, where there is ``room`` (down, across)."""
-    return [share * (free + 1) >> PLACE_BITS for free, share in zip(room, place, strict=True)]
+def placed(room: list[int], place: list[int] | None) -> list[int]:
+    """Top and left of the window at a random place, where there is ``room`` (down, across).
 
-
-def middle(room: list[int]) -> list[int]:
-    """Top and left of the window in the middle, rounded as torchvision's CenterCrop does."""
-    return [round(free / 2) for free in room]
+    Without one it is in the middle, rounded as torchvision's CenterCrop does.
+    """
+    if place is None:
+        return [round(free / 2) for free in room]
+    return [share * (free + 1) >> PLACE_BITS for free, share in zip(room, place, strict=False)]
 
 
 def worker_count() -> int:
-    """Threads that read photographs: the variable ``KDLIB_WORKERS``, or one a core up to 16.
-
-    Processes that a launcher started on this machine share its cores.
-    """
+    """Threads that read photographs: ``KDLIB_WORKERS``, or one a core of this process, up to 16."""
     given = os.environ.get(VARIABLE, "")
     if not given:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # a launcher's, on this machine
         return max(1, min((cores or 1) // processes, MOST_WORKERS))
     if not (given.isascii() and given.isdigit() and int(given) > 0):
         raise KdlibError(f"{VARIABLE} is '{given}'; valid: a whole number from 1, or nothing.")

@@ -12,66 +12,50 @@ from pathlib import Path
 import torch
 
 from kdlib.data import DATASETS
-from kdlib.data.image_data import (
-    ImageData,
-    checked_root,
-    fingerprint,
-    missing,
-    resized,
-    shown_lines,
-)
+from kdlib.data.image_data import ImageData, checked_root, few_lines, fingerprint, missing, resized
 from kdlib.data.photographs import Listing
 from kdlib.errors import KdlibError
 
 
 def list_mit67(split: str, root: Path) -> Listing:
-    """MIT Indoor 67 (Quattoni, Torralba 2009, doi 10.1109/CVPR.2009.5206537), official lists.
-
-    80 photographs a class to train on, 20 to test on; classes are in the order of their names.
-    """
-    files = {"train": "TrainImages.txt", "test": "TestImages.txt"}
-    names = _lists("mit67", root / "mit67", files, "([^/]+/[^/]+)", "bakery/bakery_0001.jpg", {})
-    classes = sorted(set(map(_scene, names["train"])))
+    """MIT Indoor 67 (Quattoni, Torralba 2009, doi 10.1109/CVPR.2009.5206537), official lists."""
+    lists = {"train": "TrainImages.txt", "test": "TestImages.txt"}
+    names = _official("mit67", root / "mit67", lists, "([^/]+/[^/]+)", "bakery/bakery_0001.jpg")
+    classes = sorted(set(_scenes(names["train"])))
     return _listing("mit67", root / "mit67" / "Images", names[split], classes)
 
 
 def list_sun397(split: str, root: Path) -> Listing:
     """SUN397 (Xiao et al. 2010, doi 10.1109/CVPR.2010.5539970), the first official partition."""
-    folder, rooted, example = root / "SUN397", "/((?:[^/]+/)+[^/]+)", "/a/abbey/sun_aaalbzqri.jpg"
-    classes = _lines("sun397", folder / "ClassName.txt", rooted, "/a/abbey")
-    files = {"train": "Training_01.txt", "test": "Testing_01.txt"}
-    names = _lists("sun397", folder, files, rooted, example, {"ClassName.txt": classes})
-    listing = _listing("sun397", folder, names[split], classes)
+    lists, rooted = {"train": "Training_01.txt", "test": "Testing_01.txt"}, "/((?:[^/]+/)+[^/]+)"
+    classes = _lines("sun397", root / "SUN397" / "ClassName.txt", rooted, "/a/abbey")
+    names = _official("sun397", root / "SUN397", lists, rooted, "/a/abbey/sun_aaa.jpg", *classes)
+    listing = _listing("sun397", root / "SUN397", names[split], classes)
     return replace(listing, classes=tuple(name.split("/", 1)[1] for name in classes))
 
 
 def list_ade20k(split: str, root: Path) -> Listing:
     """ADE20K's scenes (Zhou et al. 2017, doi 10.1109/CVPR.2017.544): one class a photograph."""
-    folder = root / "ADEChallengeData2016"
+    folder, pattern = root / "ADEChallengeData2016", r"(ADE_(?:train|val)_\S*\s+\S+)"
+    lines = _lines("ade20k", folder / "sceneCategories.txt", pattern, "ADE_val_00000001 x")
+    scenes = dict(line.split() for line in lines)
     part, prefix = {"train": ("training", "ADE_train_"), "test": ("validation", "ADE_val_")}[split]
-    pattern, example = r"(ADE_(?:train|val)_\S*\s+\S+)", "ADE_val_00000001 x"
-    lines = _lines("ade20k", folder / "sceneCategories.txt", pattern, example)
-    pairs = [line.split() for line in lines]
-    own = [f"{scene}/{name}.jpg" for name, scene in pairs if name.startswith(prefix)]
-    classes = sorted({scene for _, scene in pairs})
-    listing = _listing("ade20k", folder / "images" / part, own, classes)
+    own = [f"{scene}/{name}.jpg" for name, scene in scenes.items() if name.startswith(prefix)]
+    listing = _listing("ade20k", folder / "images" / part, own, sorted(set(scenes.values())))
     return replace(listing, names=tuple(name.rsplit("/", 1)[1] for name in own))
 
 
 def list_places365(split: str, root: Path) -> Listing:
-    """Places365-Standard (Zhou et al. 2018, doi 10.1109/TPAMI.2017.2723009), 256 x 256.
-
-    Tested on its validation set, as is usual.
-    """
+    """Places365-Standard (Zhou et al. 2018, doi 10.1109/TPAMI.2017.2723009), 256 x 256."""
     from torchvision.datasets import Places365
 
     folder, part = root / "places365", {"train": "train-standard", "test": "val"}[split]
     lists = (Places365._CATEGORIES_META, Places365._FILE_LIST_META[part])
     _check_sums("places365", {folder / name: md5 for name, md5 in lists})
     found = Places365(str(folder), split=part, small=True)
-    images = Path(found.images_dir)
-    names = tuple(path[len(str(images)) + 1 :] for path, _ in found.imgs)
-    return Listing("places365", images, names, tuple(found.targets), tuple(found.classes))
+    names = tuple(path[len(found.images_dir) + 1 :] for path, _ in found.imgs)
+    facts = (tuple(found.targets), tuple(found.classes))
+    return Listing("places365", Path(found.images_dir), names, *facts)
 
 
 def list_imagefolder(split: str, root: Path) -> Listing:
@@ -79,10 +63,11 @@ def list_imagefolder(split: str, root: Path) -> Listing:
     from torchvision.datasets import ImageFolder
 
     test = "val" if (root / "val").is_dir() and not (root / "test").is_dir() else "test"
-    if lacking := [root / part for part in ("train", test) if not (root / part).is_dir()]:
-        raise missing("imagefolder", lacking[0])
-    parts = {part: [path.name for path in (root / part).iterdir() if path.is_dir()]
-             for part in ("train", test)}  # fmt: skip
+    parts = {}
+    for part in ("train", test):
+        if not (root / part).is_dir():
+            raise missing("imagefolder", root / part)
+        parts[part] = [path.name for path in (root / part).iterdir() if path.is_dir()]
     _check_classes("imagefolder", parts)
     folder = root / (test if split == "test" else "train")
     try:
@@ -93,56 +78,12 @@ def list_imagefolder(split: str, root: Path) -> Listing:
     return Listing("imagefolder", folder, names, tuple(found.targets), tuple(found.classes))
 
 
-VOC_CLASSES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
-    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
-    "train", "tvmonitor",
-)  # fmt: skip
-VOC_LISTS = {"segmentation": "Segmentation", "detection": "Main"}
-"""Task -> folder of its lists: masks and boxes are told of by lists of their own."""
-
-
-def list_voc(task: str, split: str, root: Path) -> Listing:
-    """Pascal VOC (Everingham 2010, doi 10.1007/s11263-009-0275-4), for a task of ``VOC_LISTS``.
-
-    Photographs and, after them all, the files of their truth in the same order. Photographs of
-    2012 that are also in 2007 are taken once, and with masks none of 2007's test set.
-    """
-    from torchvision import datasets
-
-    masks = task == "segmentation"
-
-    def read(year: str, part: str) -> list[tuple[str, str]]:
-        lists = root / "VOCdevkit" / f"VOC{year}" / "ImageSets" / VOC_LISTS[task] / f"{part}.txt"
-        if not lists.is_file():
-            raise missing("voc", lists)
-        reader = datasets.VOCSegmentation if masks else datasets.VOCDetection
-        found = reader(str(root), year, part)
-        if not found.images:
-            raise KdlibError(f"{lists} is empty; it must name a photograph a line. Get it again.")
-        return list(zip(found.images, found.targets, strict=True))
-
-    tested = read("2007", "test") if masks or split == "test" else []
-    pairs, first, others = tested, dict[str, tuple[str, str]](), set[str]()
-    if split == "train":
-        pairs = read("2012", "trainval") + read("2007", "trainval")
-        others = {Path(path).stem for path, _ in tested}
-    for pair in pairs:
-        first.setdefault(Path(pair[0]).stem.removeprefix("2007_"), pair)
-    kept = [pair for number, pair in first.items() if number not in others]
-    files = [path for column in zip(*kept, strict=True) for path in column]
-    names = tuple(str(Path(path).relative_to(root)) for path in files)
-    classes = VOC_CLASSES if masks else VOC_CLASSES[1:]
-    return Listing("voc", root, names, (0,) * len(names), classes)
-
-
 def load_cifar100(
     split: str, size: int | None, image_size: int, data_root: Path | None, **others: int
 ) -> ImageData:
-    """CIFAR-100 (Krizhevsky 2009) with its 100 fine classes, through torchvision's reader.
+    """CIFAR-100 (Krizhevsky 2009), 100 fine classes; the published order, which is random, is kept.
 
-    The published order, which is random, is kept. Its files are pickles, which can run code when
-    they are read: only those whose MD5 sums are the published ones are.
+    Pickles can run code when they are read: only files with the published MD5 sums are.
     """
     from torchvision.datasets import CIFAR100
 
@@ -176,41 +117,31 @@ def _check_sums(dataset: str, files: Mapping[Path, str]) -> None:
 def _listing(dataset: str, folder: Path, names: Sequence[str], classes: Sequence[str]) -> Listing:
     """Photographs whose folders are their classes."""
     labels = {name: label for label, name in enumerate(classes)}
-    targets = tuple(labels[_scene(name)] for name in names)
+    targets = tuple(labels[scene] for scene in _scenes(names))
     return Listing(dataset, folder, tuple(names), targets, tuple(classes))
 
 
-def _scene(name: str) -> str:
-    return name.rsplit("/", 1)[0]
+def _scenes(names: Iterable[str]) -> list[str]:
+    return [name.rsplit("/", 1)[0] for name in names]
 
 
-def _lists(
-    dataset: str,
-    folder: Path,
-    files: Mapping[str, str],
-    pattern: str,
-    example: str,
-    classes: Mapping[str, Iterable[str]],
+def _official(
+    dataset: str, folder: Path, lists: Mapping[str, str], pattern: str, example: str, *classes: str
 ) -> dict[str, list[str]]:
     """What the lists of both splits name: no photograph in both, the same ``classes`` in all."""
-    names = {
-        split: _lines(dataset, folder / file, pattern, example) for split, file in files.items()
-    }
+    names = {split: _lines(dataset, folder / lists[split], pattern, example) for split in lists}
     if both := sorted(set(names["train"]) & set(names["test"])):
         raise KdlibError(
             f"{dataset}: {len(both):,} photographs are in the training and in the test list:\n"
-            f"{shown_lines(both)}\nUse the official lists."
+            f"{few_lines(both)}\nUse the official lists."
         )
-    scenes = {files[split]: map(_scene, own) for split, own in names.items()}
-    _check_classes(dataset, {**classes, **scenes})
+    scenes = {lists[split]: _scenes(own) for split, own in names.items()}
+    _check_classes(dataset, scenes | ({"ClassName.txt": classes} if classes else {}))
     return names
 
 
 def _lines(dataset: str, path: Path, pattern: str, example: str) -> list[str]:
-    """The first group of a pattern in each line that is not empty.
-
-    A line that is not like the ``example``, or leads out of the folder, is refused by its number.
-    """
+    """The first group of a pattern in each line that is not empty; none may leave the folder."""
     if not path.is_file():
         raise missing(dataset, path)
     text, found = path.read_text(encoding="utf-8", errors="surrogateescape"), []
@@ -232,5 +163,5 @@ def _check_classes(dataset: str, found: Mapping[str, Iterable[str]]) -> None:
         counts = ", ".join(f"{part} has {len(names)}" for part, names in sets.items())
         raise KdlibError(
             f"{dataset}: all parts must have the same classes, but {counts}. Not in all of "
-            f"them:\n{shown_lines(sorted(odd))}"
+            f"them:\n{few_lines(sorted(odd))}"
         )

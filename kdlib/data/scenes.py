@@ -42,7 +42,6 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 ATLAS = Path(__file__).parent / "atlas" / "sprites.npz"
 SIZES = {"train": 24000, "test": 10000}
 SAMPLE = 256  # training images that the statistics for normalisation are taken from
-
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -65,10 +64,9 @@ SCENE_CLASSES: dict[str, tuple[str, ...]] = {
     "sports ground": ("football", "trophy", "basketball", "tennis ball"),
     "hospital": ("pill", "stethoscope", "syringe", "ambulance"),
 }
-"""Scene class -> its characteristic objects. Two classes share at most one object, so two objects
-of a class never say another class."""
+"""Scene class -> its objects. Two classes share at most one, so two objects never say both."""
 NEUTRAL = ("umbrella", "crown", "gem", "key", "star", "puzzle piece", "lollipop")
-"""Objects that belong to no class: the only distractors where one object decides a class."""
+"""Objects of no class: the only distractors where one object decides a class."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +136,7 @@ class Scenes(NamedTuple):
 
     @property
     def boxes(self) -> Tensor:
-        """(B, n, 4) int64: x1, y1, x2, y2 of each object's visible pixels (x2, y2 exclusive).
-
-        A wholly hidden object has the box 0, 0, 0, 0.
-        """
+        """(B, n, 4) int64: x1, y1, x2, y2 (exclusive) of each object's visible pixels, else 0."""
         masks = self.masks
         lines = (masks.any(2), masks.any(3))  # columns, rows
         first = [line.int().argmax(-1) for line in lines]
@@ -161,11 +156,7 @@ def split_seed(split: str) -> int:
 
 
 def compose(bank: ObjectBank, recipe: Recipe, seed: int, indices: Integers) -> Scenes:
-    """Compose the scenes at ``indices`` (B,) of ``seed``: choose their objects, then draw them.
-
-    Raises:
-        KdlibError: the recipe names an unknown object, or needs more objects than there are.
-    """
+    """The scenes at ``indices`` (B,) of ``seed``; a recipe that cannot be is refused."""
     labels = (indices % len(recipe.classes)).astype(np.int64)
     objects = choose_objects(bank, recipe, seed, indices, labels)
     images, owners = _drawn(bank, objects, recipe.size, seed, indices)
@@ -178,24 +169,22 @@ def uniforms(seed: int, indices: Integers, count: int) -> Doubles:
 
     SplitMix64 (Steele 2014, doi 10.1145/2660193.2660195) over the triple (seed, index, draw).
     """
+
+    def mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return state ^ (state >> np.uint64(31))
+
     with np.errstate(over="ignore"):
-        streams = _mixed(np.uint64(seed) + indices.astype(np.uint64) * GOLDEN)
-        draws = np.arange(1, count + 1, dtype=np.uint64) * GOLDEN
-        bits = _mixed(streams[:, None] + draws[None, :])
+        streams = mixed(np.uint64(seed) + indices.astype(np.uint64) * GOLDEN)
+        bits = mixed(streams[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN)
     return (bits >> np.uint64(11)).astype(np.float64) / 2.0**53
-
-
-def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
 
 
 def membership(bank: ObjectBank, recipe: Recipe) -> NDArray[np.bool_]:
     """(kinds, classes): which object belongs to which class."""
-    for name in (name for objects in recipe.classes.values() for name in objects):
-        if name not in bank.kinds:
-            raise KdlibError(f"There is no object '{name}'. Valid: {', '.join(bank.kinds)}.")
+    if lacking := {name for own in recipe.classes.values() for name in own} - {*bank.kinds}:
+        raise KdlibError(f"There is no object '{min(lacking)}'. Valid: {', '.join(bank.kinds)}.")
     return np.array([[kind in own for own in recipe.classes.values()] for kind in bank.kinds])
 
 
@@ -203,8 +192,8 @@ def choose_objects(
     bank: ObjectBank, recipe: Recipe, seed: int, indices: Integers, labels: Integers
 ) -> Integers:
     """(B, n) kinds: ``attentions`` of the class first, then the distractors; none twice."""
-    table = membership(bank, recipe)
-    own, rows, chosen = table[:, labels].T, np.arange(len(indices)), []
+    table, rows, chosen = membership(bank, recipe), np.arange(len(indices)), []
+    own = table[:, labels].T
     present = np.zeros_like(own)
     for slot in range(recipe.attentions + recipe.distractors):
         # No object may complete the quorum of a class other than the label.
@@ -213,7 +202,7 @@ def choose_objects(
         harmless = nearly.astype(np.int64) @ table.T == 0
         allowed = (own if slot < recipe.attentions else ~own) & ~present & harmless
         if not allowed.any(1).all():
-            raise _too_few(recipe, slot, labels[~allowed.any(1)][0])
+            raise _too_few(recipe, slot, list(recipe.classes)[labels[~allowed.any(1)][0]])
         draws = uniforms(derive_seed(seed, "object", slot), indices, len(bank.kinds))
         kinds = np.where(allowed, draws, -1.0).argmax(1)
         present[rows, kinds] = True
@@ -221,15 +210,16 @@ def choose_objects(
     return np.stack(chosen, axis=1)
 
 
-def _too_few(recipe: Recipe, slot: int, label: np.int64) -> KdlibError:
-    if slot < recipe.attentions:
+def _too_few(recipe: Recipe, slot: int, label: str) -> KdlibError:
+    attentions, distractors = recipe.attentions, recipe.distractors
+    if slot < attentions:
         return KdlibError(
-            f"Class '{list(recipe.classes)[label]}' cannot show attentions={recipe.attentions} of "
-            f"its objects without showing another class too; valid here: at most {slot}."
+            f"Class '{label}' cannot show attentions={attentions} of its objects without showing "
+            f"another class too; valid here: at most {slot}."
         )
     return KdlibError(
-        f"distractors is {recipe.distractors}, but with attentions={recipe.attentions} there are "
-        f"too few objects that make no other class; valid here: 0 to {slot - recipe.attentions}."
+        f"distractors is {distractors}, but with attentions={attentions} there are too few objects "
+        f"that make no other class; valid here: 0 to {slot - attentions}."
     )
 
 
@@ -238,7 +228,7 @@ def _drawn(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Images (B, 3, H, W) of scenes that show ``objects`` (B, n), and owners (B, H, W)."""
     draws = uniforms(derive_seed(seed, "pose"), indices, 8 * objects.shape[1])
-    poses = draws.reshape(len(indices), 8, -1).swapaxes(0, 1)  # a number for each object, (B, n)
+    poses = draws.reshape(len(indices), 8, -1).swapaxes(0, 1)  # (B, n) each
     x, y, depth, exemplar, scale, angle, flip, brightness = poses
     exemplars = (exemplar * bank.pictures.shape[1]).astype(np.int64)
     pictures = _shrunk(bank, size)[torch.from_numpy(objects), torch.from_numpy(exemplars)]
@@ -253,11 +243,10 @@ def _drawn(
 def _shrunk(bank: ObjectBank, size: int) -> Tensor:
     """A bank's pictures, premultiplied by their opacity and as small as scenes need them.
 
-    Shrinking first by area leaves at most a factor of two to the bilinear sampler, which would
-    otherwise alias. Bytes, made kind by kind: 60,000 garments stay under 200 MB.
+    Shrinking by area first leaves at most a factor of two to the sampler, which would alias.
     """
     side, kinds = max(8, round(SHRINK * size)), []
-    for pictures in bank.pictures:
+    for pictures in bank.pictures:  # as bytes, and by kind: 60,000 garments stay under 200 MB
         pictures = pictures.float()
         pictures[:, :3] *= pictures[:, 3:] / 255
         if side < pictures.shape[-1]:
@@ -311,12 +300,9 @@ def _backgrounds(size: int, seed: int, indices: Integers) -> Floats:
 def _pasted(
     canvas: Floats, tiles: Floats, centres: Integers, depth: Doubles
 ) -> tuple[Floats, NDArray[np.uint8]]:
-    """Lay the tiles on (B, 3, H, W), the deepest first; also who owns each pixel, (B, H, W).
-
-    A margin takes what lies outside, so that every tile is a whole window of the canvas.
-    """
-    size, side = canvas.shape[-1], tiles.shape[-1]
-    half, rows = side // 2, np.arange(len(canvas))
+    """Lay the tiles on (B, 3, H, W), the deepest first; also who owns each pixel, (B, H, W)."""
+    size, side, rows = canvas.shape[-1], tiles.shape[-1], np.arange(len(canvas))
+    half = side // 2  # a margin takes what lies outside, so that every tile is a whole window
     padding = ((0, 0), (half, half), (half, half))
     owners = np.pad(np.zeros_like(canvas[:, 0], dtype=np.uint8), padding)
     canvas = np.pad(canvas, ((0, 0), *padding))
@@ -375,11 +361,9 @@ class Composition(NamedTuple):
         return cached(name, count, lambda rows: taken(compose(self.bank, self.recipe, seed, rows)))
 
 
-def embedded(
-    split: str, size: int | None, image_size: int, attentions: int, distractors: int, **others: Any
-) -> Composition:
+def embedded(split: str, size: int | None, image_size: int, **options: Any) -> Composition:
     """The embedded scenes: made on the fly, no data root needed."""
-    recipe = scene_recipe(attentions, distractors, image_size)
+    recipe = scene_recipe(options["attentions"], options["distractors"], image_size)
     return Composition("scenes", recipe, split, size, sprite_bank(), sprite_bank())
 
 
@@ -402,19 +386,12 @@ def labelled(composition: Composition) -> ImageData:
 
     arrays, recipe = composition.cached("", taken), composition.recipe
     images, labels, size = *map(torch.from_numpy, (arrays["images"], arrays["labels"])), recipe.size
-    seed, classes = split_seed("train"), tuple(recipe.classes)
-    colours = compose(composition.train_bank, recipe, seed, np.arange(SAMPLE)).images.double() / 255
-    moments = (colours.mean((0, 2, 3)).tolist(), colours.std((0, 2, 3)).tolist())
+    sample = compose(composition.train_bank, recipe, split_seed("train"), np.arange(SAMPLE))
+    shades = sample.images.double() / 255
+    moments = (shades.mean((0, 2, 3)).tolist(), shades.std((0, 2, 3)).tolist())
     mean, std = (tuple(round(value, 3) for value in values) for values in moments)
-    return ImageData(images, labels, classes, mean, std, composition.fingerprint, relevance)
-
-
-def load_scene_masks(found: Callable[..., Composition], split: str, **options: Any) -> ImageData:
-    """As :func:`load_scenes`, but each pixel has a class: background, or the kind of its object."""
-    composition = found(split, **options)
-    arrays = composition.cached("-masks", lambda batch: {"masks": batch.kinds.numpy()})
-    masks, classes = torch.from_numpy(arrays["masks"]), ("background", *composition.bank.kinds)
-    return unlabelled(labelled(composition), "masks", classes=classes, masks=masks)
+    facts = (tuple(recipe.classes), mean, std, composition.fingerprint)
+    return ImageData(images, labels, *facts, relevance)
 
 
 def unlabelled(data: ImageData, truth: str, **changes: Any) -> ImageData:

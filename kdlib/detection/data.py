@@ -11,11 +11,11 @@ from pydantic import BaseModel, Field, FiniteFloat, PositiveInt, ValidationError
 
 from kdlib.data.image_data import ImageData, checked_root, fingerprint, missing
 from kdlib.data.photographs import MEAN, STD, Listing
-from kdlib.data.published import VOC_CLASSES, list_voc
 from kdlib.data.scenes import Composition, Scenes, labelled, unlabelled
 from kdlib.detection.objects import Found, Objects, WholePhotographs, tabled
 from kdlib.errors import KdlibError, shown
 from kdlib.files import Arrays
+from kdlib.frskd.voc import CLASSES, list_voc
 from kdlib.seeds import generator
 
 # Composed scenes with their objects' boxes and kinds, as the composer itself knows them.
@@ -225,7 +225,7 @@ def read_annotation(path: Path) -> Annotation:
     objects = [_texts(one, VOC_PLACES) for one in root.findall("object")]
     sides = _texts(root, ("size/width", "size/height"))
     content = checked(_VocFile, path, {**sides, "objects": objects})
-    found, classes = [], VOC_CLASSES[1:]
+    found, classes = [], CLASSES[1:]
     for number, one in enumerate(content.objects, 1):
         if one.name not in classes:
             problem = f"its class is '{one.name}'; valid: {', '.join(classes)}"

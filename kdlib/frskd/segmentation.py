@@ -1,17 +1,18 @@
-"""Segmentation networks, a backbone with a BiFPN on its stages and a head, and their IoU.
+"""Segmentation: scenes with masks, networks (a BiFPN and a head on a backbone), and their IoU.
 
 There is one pyramid: those that EfficientDet (Tan 2020, arXiv 1911.09070) stacks upon it are
 FRSKD's self-teacher, which is not deployed (Ji 2021, arXiv 2103.08273). So the ``stages`` of the
 output are the levels of that first pyramid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdlib.data.image_data import IGNORED
+from kdlib.data.image_data import IGNORED, ImageData
+from kdlib.data.scenes import Composition, labelled, unlabelled
 from kdlib.errors import KdlibError
 from kdlib.frskd.self_teacher import BiFPN, PixelHead, reduced
 from kdlib.models.cifar import Widths, basic_resnet, initialise
@@ -21,6 +22,14 @@ from kdlib.team import ALONE, Team
 EFFICIENT_STAGES = {"2": "p2", "3": "p3", "5": "p4", "7": "p5"}
 EFFICIENT_CHANNELS = (24, 40, 112, 320, 320, 320)
 """Of EfficientNet-B0 and -B1 alike at 1/4 to 1/32 of the image; of P6 and P7, made by pooling."""
+
+
+def load_scene_masks(found: Callable[..., Composition], split: str, **options: Any) -> ImageData:
+    """As :func:`kdlib.data.scenes.load_scenes`, but pixels have classes: kinds, or background."""
+    composition = found(split, **options)
+    arrays = composition.cached("-masks", lambda batch: {"masks": batch.kinds.numpy()})
+    masks, classes = torch.from_numpy(arrays["masks"]), ("background", *composition.bank.kinds)
+    return unlabelled(labelled(composition), "masks", classes=classes, masks=masks)
 
 
 class Segmenter(nn.Module):

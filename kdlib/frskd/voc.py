@@ -9,25 +9,39 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision import datasets
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import Image as Picture
 from torchvision.tv_tensors import Mask
 
-from kdlib.data.image_data import IGNORED, IMAGE_SIZES, ImageData, checked_root, fingerprint
+from kdlib.data.image_data import (
+    IGNORED,
+    IMAGE_SIZES,
+    ImageData,
+    checked_root,
+    fingerprint,
+    missing,
+)
 from kdlib.data.photographs import (
     MEAN,
     PLACE_BITS,
     STD,
     UNREADABLE,
+    Listing,
     Photographs,
     Pixels,
-    middle,
     placed,
 )
-from kdlib.data.published import VOC_CLASSES, list_voc
 from kdlib.errors import KdlibError, check_range
 from kdlib.seeds import generator
 
+CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
+)  # fmt: skip
+LISTS = {"segmentation": "Segmentation", "detection": "Main"}
+"""Task -> folder of its lists: masks and boxes are told of by lists of their own."""
 SCALES = (0.5, 2.0)
 """Of random windows: each photograph is enlarged by a factor between these first, as is usual for
 Pascal VOC (Chen 2017, arXiv 1706.05587)."""
@@ -63,11 +77,11 @@ class AnnotatedPhotographs(Photographs):
 def _window(values: Tensor, side: int, fill: object, place: list[int] | None) -> Tensor:
     """(C, side, side) of (C, H, W), padded by ``fill`` where that is smaller."""
     lacking = [max(0, side - length) for length in values.shape[-2:]]
-    above, before = middle(lacking)
+    above, before = placed(lacking, None)
     below, behind = lacking[0] - above, lacking[1] - before
     padded = functional.pad(values, [before, above, behind, below], fill=fill)
     room = [length - side for length in padded.shape[-2:]]
-    top, left = middle(room) if place is None else placed(room, place[:2])
+    top, left = placed(room, place)
     return functional.crop(padded, top, left, side, side)
 
 
@@ -84,11 +98,11 @@ def read_annotated(picture: Path, mask: Path) -> Pixels:
             f"{mask} is of shape {marks.shape}, but {picture} of {pixels.shape[:2]}. A mask has "
             "one value a pixel (a palette or grey levels, no colours) and its photograph's size."
         )
-    strange = sorted({*np.unique(marks).tolist()} - {*range(len(VOC_CLASSES)), IGNORED})
+    strange = sorted({*np.unique(marks).tolist()} - {*range(len(CLASSES)), IGNORED})
     if strange:
         raise KdlibError(
             f"{mask} has the values {', '.join(map(str, strange[:5]))}; valid: 0 to "
-            f"{len(VOC_CLASSES) - 1}, {IGNORED} for pixels that do not count. Get the file again."
+            f"{len(CLASSES) - 1}, {IGNORED} for pixels that do not count. Get the file again."
         )
     return np.dstack([pixels, marks.astype(np.uint8)])
 
@@ -126,8 +140,40 @@ def load_voc(
     return ImageData(
         images=AnnotatedPhotographs(read, order.numpy(), image_size),
         labels=torch.zeros(len(order), dtype=torch.int64),
-        classes=VOC_CLASSES,
+        classes=CLASSES,
         mean=MEAN,
         std=STD,
         fingerprint=fingerprint(("voc", names, image_size), (torch.from_numpy(facts[:, 0]), order)),
     )
+
+
+def list_voc(task: str, split: str, root: Path) -> Listing:
+    """Pascal VOC (Everingham 2010, doi 10.1007/s11263-009-0275-4), for a task of ``LISTS``.
+
+    Photographs and, after them all, the files of their truth in the same order. Photographs of
+    2012 that are also in 2007 are taken once, and with masks none of 2007's test set.
+    """
+    masks = task == "segmentation"
+
+    def read(year: str, part: str) -> list[tuple[str, str]]:
+        lists = root / "VOCdevkit" / f"VOC{year}" / "ImageSets" / LISTS[task] / f"{part}.txt"
+        if not lists.is_file():
+            raise missing("voc", lists)
+        reader = datasets.VOCSegmentation if masks else datasets.VOCDetection
+        found = reader(str(root), year, part)
+        if not found.images:
+            raise KdlibError(f"{lists} is empty; it must name a photograph a line. Get it again.")
+        return list(zip(found.images, found.targets, strict=True))
+
+    tested = read("2007", "test") if masks or split == "test" else []
+    pairs, first, others = tested, dict[str, tuple[str, str]](), set[str]()
+    if split == "train":
+        pairs = read("2012", "trainval") + read("2007", "trainval")
+        others = {Path(path).stem for path, _ in tested}
+    for pair in pairs:
+        first.setdefault(Path(pair[0]).stem.removeprefix("2007_"), pair)
+    kept = [pair for number, pair in first.items() if number not in others]
+    files = [path for column in zip(*kept, strict=True) for path in column]
+    names = tuple(str(Path(path).relative_to(root)) for path in files)
+    classes = CLASSES if masks else CLASSES[1:]
+    return Listing("voc", root, names, (0,) * len(names), classes)

@@ -11,9 +11,9 @@ from detection.conftest import WRITERS
 from PIL import Image
 
 from kdlib.data import load_data
-from kdlib.data.published import list_voc
 from kdlib.detection.batches import DetectionBatches
 from kdlib.errors import KdlibError
+from kdlib.frskd.voc import list_voc
 from study.cli import main
 
 PHOTOGRAPH = {

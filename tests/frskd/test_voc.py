@@ -10,10 +10,9 @@ from PIL import Image
 from kdlib.data import load_data
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import IGNORED
-from kdlib.data.published import list_voc
 from kdlib.errors import KdlibError
 from kdlib.evaluate import images_at_once
-from kdlib.frskd.voc import MARGIN
+from kdlib.frskd.voc import MARGIN, list_voc
 from study.cli import main
 
 FOLDER, LIST = "VOCdevkit/VOC2007", "ImageSets/Segmentation/test.txt"
