@@ -15,7 +15,6 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kdlib.data import DATASETS
-from kdlib.errors import KdlibError
 from kdlib.files import write_text
 from kdlib.methods import METHODS, STAGES
 from kdlib.runs import RunConfig
@@ -34,8 +33,8 @@ from study.records import (
 )
 from study.results import (
     amount,
+    check_texts,
     claims_markdown,
-    first_difference,
     markdown_table,
     number,
     summary_markdown,
@@ -298,11 +297,5 @@ def check_readme(readme: Path, roots: Sequence[Path]) -> None:
     Raises:
         KdlibError: names the page and the first line that differs.
     """
-    for path, text in rendered(readme, roots):
-        found = path.read_text(encoding="utf-8") if path.exists() else ""
-        parting = first_difference(found, text)
-        if parting:
-            raise KdlibError(
-                f"{path} differs from its template and the records in its {parting}\n"
-                f"To make it: python -m kdlib results {' '.join(map(str, roots))} --readme {readme}"
-            )
+    command = f"python -m kdlib results {' '.join(map(str, roots))} --readme {readme}"
+    check_texts(rendered(readme, roots), command)

@@ -75,15 +75,9 @@ def find_records(*roots: Path) -> dict[Path, dict[str, Any]]:
 
 
 def publish(run_root: Path, record_root: Path, run_ids: Iterable[str] | None = None) -> list[Path]:
-    """Copy records, histories and analyses of finished runs to where they are committed.
+    """Copy records, histories and analyses of finished runs (or of ``run_ids``) to be committed.
 
-    Args:
-        run_root: the folder of runs; unfinished ones are passed over.
-        record_root: the folder to publish to; a run's earlier copy is replaced.
-        run_ids: only these runs.
-
-    Returns:
-        The published records, in the order of their names.
+    Returns the published records in the order of their names; earlier copies are replaced.
 
     Raises:
         KdlibError: a record is damaged, its history is missing, or a run asked for is not
@@ -105,11 +99,9 @@ def publish(run_root: Path, record_root: Path, run_ids: Iterable[str] | None = N
 
 # The columns of the table, beside the fields of ``RunConfig``.
 SEEDS = ("data_seed", "init_seed", "teacher_seed")
-TEACHER = (
-    "teacher", "teacher_epochs", "teacher_weights", "teacher_start", "teacher_learning_rate",
-)  # fmt: skip
 VARIANT = (
-    "method_options", "weight", "ce_weight", "kd_weight", "temperature", "crop_size", *TEACHER,
+    "method_options", "weight", "ce_weight", "kd_weight", "temperature", "crop_size", "teacher",
+    "teacher_epochs", "teacher_weights", "teacher_start", "teacher_learning_rate",
 )  # fmt: skip
 """Fields in which variants of a method differ. The size of its crops teaches a detector, but does
 not change what its answers mean."""
@@ -129,70 +121,62 @@ STAGE_MEASURES = ("ssim", "energy_share", "pointing")
 
 
 def load_records(*roots: Path, task: str | None = "classification") -> pd.DataFrame:
-    """One row a run: configuration, accuracies, attention measures, cost, provenance.
+    """One row a run of a task (``None``: of any): configuration, measures, cost, provenance.
 
-    Runs of another ``task`` are left out, for their numbers cannot be compared; ``None`` leaves
-    none out. So are runs that others start from (dictionaries, initialisations).
-    Beyond the fields of ``RunConfig`` there are ``setting`` (equal in runs that may be compared:
-    same data, student and training, whatever the method), ``teacher_setting`` (the setting of
-    the run that taught this one), ``label`` (the method, with the options in which two variants
-    of it differ), ``self_teacher_top1`` and ``self_teacher_miou`` (of self-taught methods),
-    ``ssim``, ``energy_share`` and ``pointing`` (means over stages) and ``ssim_1``, ``ssim_2`` ...
-    (stages, fine to coarse); of detectors ``OF_DETECTORS``.
+    Runs that others start from (dictionaries, initialisations) are left out. Beyond the fields of
+    ``RunConfig`` there are ``setting`` (equal in runs that may be compared: same data, student and
+    training, whatever the method), ``teacher_setting`` (that of the run that taught this one),
+    ``label`` (the method, with the options in which two variants of it differ),
+    ``self_teacher_top1`` and ``self_teacher_miou`` (of self-taught methods), ``ssim``,
+    ``energy_share`` and ``pointing`` (means over stages), ``ssim_1``, ``ssim_2`` ... (stages, fine
+    to coarse); of detectors ``OF_DETECTORS``.
 
     Raises:
         KdlibError: no folder, no record in it, a damaged one, or two runs of one method and seed
             in one setting that nothing tells apart.
     """
-    rows = [row for row in _rows(roots) if task in (None, row["task"])]
-    if not rows:
-        raise _no_record(roots, task)
-    return _labelled(pd.DataFrame(rows))
+    return _labelled(_rows(roots, task))
 
 
 def load_tables(*roots: Path) -> dict[str, pd.DataFrame]:
     """The table of each task that has runs, in the order of ``TASKS``; as :func:`load_records`."""
-    rows = _rows(roots)
-    if not rows:
-        raise _no_record(roots, None)
+    rows = _rows(roots, None)
     by_task = {task: [row for row in rows if row["task"] == task] for task in TASKS}
-    return {task: _labelled(pd.DataFrame(own)) for task, own in by_task.items() if own}
+    return {task: _labelled(own) for task, own in by_task.items() if own}
 
 
-def _no_record(roots: Iterable[Path], task: str | None) -> KdlibError:
-    usual = task in (None, "classification")
-    what, how = ("", "") if usual else (f" of {task}", f" PROFILE={task}")
-    places = " or ".join(str(root) for root in roots)
-    return KdlibError(f"There is no record{what} in {places}; make some with: make reproduce{how}")
-
-
-def _rows(roots: Iterable[Path]) -> list[dict[str, Any]]:
+def _rows(roots: Iterable[Path], task: str | None) -> list[dict[str, Any]]:
     found = find_records(*roots).items()
-    return [_row(*one) for one in found if one[1]["config"]["method"] not in STAGES]
+    rows = [_row(*one) for one in found if one[1]["config"]["method"] not in STAGES]
+    rows = [row for row in rows if task in (None, row["task"])]
+    if not rows:
+        usual = task in (None, "classification")
+        what, how = ("", "") if usual else (f" of {task}", f" PROFILE={task}")
+        what += f" in {' or '.join(map(str, roots))}"
+        raise KdlibError(f"There is no record{what}; make some with: make reproduce{how}")
+    return rows
 
 
 def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     # A record has no field that did not exist when it was made; the run had its default.
     later, own = RunConfig().to_dict(), record["config"]
     config = {**own, **{name: own.get(name, later[name]) for name in ADDED_LATER}}
-    relevance, refined = record["relevance"] or {}, record.get("self_teacher") or {}
+    results, relevance = record["results"], record["relevance"] or {}
+    refined, source = record.get("self_teacher") or {}, record["provenance"]
+    stages = {"ssim": record["ssim"], **(relevance.get("student") or {})}
+    theirs = {f"teacher_{name}": one for name, one in (relevance.get("teacher") or {}).items()}
     return {
         **{name: _plain(value) for name, value in config.items()},
-        **{name: record["results"].get(name, nan) for name in METRICS},
+        **{name: results.get(name, nan) for name in METRICS},
         **{f"self_teacher_{name}": refined.get(name, nan) for name in HEADLINES},
-        **_detector_columns(record["results"]),
-        **_stage_columns("ssim", record["ssim"]),
-        **_network_columns("", relevance.get("student")),
-        **_network_columns("teacher_", relevance.get("teacher")),
+        **(_detector_columns(results) if "errors" in results else {}),
+        **_stage_columns({**stages, **theirs}),
         "chance": relevance.get("chance"),
         **{name: record["cost"][name] for name in ("parameters", "flops", "train_seconds")},
         "run_id": record["run_id"],
         "setting": setting_of(config),
         "teacher_setting": None if config["teacher"] == "none" else setting_of(_taught(config)),
-        **{
-            name: record["provenance"][name]
-            for name in ("commit", "dirty", "device", "data_fingerprint")
-        },
+        **{name: source[name] for name in ("commit", "dirty", "device", "data_fingerprint")},
         "directory": str(path.parent),
     }
 
@@ -203,8 +187,6 @@ def _plain(value: Any) -> Any:
 
 
 def _detector_columns(results: Mapping[str, Any]) -> dict[str, float]:
-    if "errors" not in results:
-        return {}
     sizes = {name: nan if results[name] is None else results[name] for name in SIZES}
     by_iou = {f"ap{iou}": ap for iou, ap in zip(IOUS, results["ap_by_iou"], strict=True)}
     errors = {f"dap_{name}": results["errors"][name]["dap"] for name in ERRORS}
@@ -212,18 +194,14 @@ def _detector_columns(results: Mapping[str, Any]) -> dict[str, float]:
     return {**sizes, **by_iou, **errors, **spreads, "detections": results["detections"]}
 
 
-def _network_columns(prefix: str, measures: Mapping[str, list[float]] | None) -> dict[str, float]:
+def _stage_columns(measures: Mapping[str, list[float] | None]) -> dict[str, float]:
+    """The mean of each measure over the stages, and each stage."""
     columns: dict[str, float] = {}
-    for measure, stages in (measures or {}).items():
-        columns |= _stage_columns(prefix + measure, stages)
+    for name, stages in measures.items():
+        if stages is not None:
+            columns[name] = sum(stages) / len(stages)
+            columns |= {f"{name}_{i}": value for i, value in enumerate(stages, 1)}
     return columns
-
-
-def _stage_columns(name: str, stages: list[float] | None) -> dict[str, float]:
-    if stages is None:
-        return {}
-    numbered = {f"{name}_{i}": value for i, value in enumerate(stages, 1)}
-    return {name: sum(stages) / len(stages), **numbered}
 
 
 def setting_of(config: Mapping[str, Any]) -> str:
@@ -253,11 +231,12 @@ def _taught(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**shared, "task": "crops", "augmentation": plain}
 
 
-def _labelled(table: pd.DataFrame) -> pd.DataFrame:
+def _labelled(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows)
     table = table.reindex(columns=list(dict.fromkeys([*table.columns, *STAGE_MEASURES])))
     groups = table.groupby(["setting", "method"], sort=False)
     table["label"] = pd.concat([_labels(group) for _, group in groups])
-    same = ["setting", "label", "data_seed", "init_seed", "teacher_seed"]
+    same = ["setting", "label", *SEEDS]
     twice = table[table.duplicated(same, keep=False)].sort_values(same)
     if len(twice):
         first, second = twice["run_id"].iloc[:2]
@@ -298,7 +277,7 @@ def teacher_runs(table: pd.DataFrame, setting: str) -> pd.DataFrame:
     students = table[table["setting"] == setting]
     taught = set(zip(students["teacher_setting"], students["teacher_seed"], strict=True))
     plain = table[table["method"] == "student"]
-    keys = list(zip(plain["setting"], plain["init_seed"], strict=True))
+    keys = zip(plain["setting"], plain["init_seed"], strict=True)
     return plain[[key in taught for key in keys]]
 
 
@@ -328,24 +307,16 @@ def describe_setting(table: pd.DataFrame, setting: str) -> str:
 def runs_of(
     table: pd.DataFrame, dataset: str, attentions: int, setting: str | None = None
 ) -> pd.DataFrame:
-    """The students of one setting, and their teachers.
-
-    Args:
-        table: runs, from :func:`load_records`.
-        dataset: the data set.
-        attentions: objects of its class that an image shows.
-        setting: the hash of a setting; ``None`` for the one with the most runs.
+    """The students of one setting (by default the one with the most runs), and their teachers.
 
     Raises:
         KdlibError: there are no such runs; lists the settings that there are.
     """
-    students = _tested_students(table)
-    found = students[(students["dataset"] == dataset) & (students["attentions"] == attentions)]
     wanted = f"'{dataset}' with attentions {attentions}"
+    chosen = (table["dataset"] == dataset) & (table["attentions"] == attentions)
     if setting is not None:
-        found, wanted = found[found["setting"] == setting], f"{wanted} and setting {setting}"
-    if found.empty:
-        raise _nothing(table, students, wanted, dataset)
+        chosen, wanted = chosen & (table["setting"] == setting), f"{wanted} and setting {setting}"
+    found = _tested_students(table, chosen, wanted, dataset)
     largest = found.groupby("setting").size().idxmax()
     return with_teachers(table, found[found["setting"] == largest])
 
@@ -360,10 +331,7 @@ def sweep_of(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
     Raises:
         KdlibError: there are no runs of the data set; lists the settings that there are.
     """
-    students = _tested_students(table)
-    found = students[students["dataset"] == dataset]
-    if found.empty:
-        raise _nothing(table, students, f"'{dataset}'", dataset)
+    found = _tested_students(table, table["dataset"] == dataset, f"'{dataset}'", dataset)
     free = {"method", "attentions", *VARIANT, *SEEDS}
     shared = [name for name in config_columns(found) if name not in free]
     sweeps = (rows for _, rows in found.groupby(shared, dropna=False))
@@ -375,16 +343,19 @@ def _reach(runs: pd.DataFrame) -> tuple[int, int]:
     return runs.loc[runs["teacher"] != "none", "attentions"].nunique(), len(runs)
 
 
-def _tested_students(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["setting"].isin(student_settings(table)) & (table["split"] == "train")]
-
-
-def _nothing(table: pd.DataFrame, students: pd.DataFrame, wanted: str, dataset: str) -> KdlibError:
-    names = sorted({f"{describe_setting(table, s)} ({s})" for s in set(students["setting"])})
-    return KdlibError(
-        f"These records have no run of {wanted} on the test set. They have: "
-        f"{'; '.join(names) or 'none at all'}. To make them: make reproduce DATASET={dataset}"
-    )
+def _tested_students(
+    table: pd.DataFrame, chosen: pd.Series, wanted: str, dataset: str
+) -> pd.DataFrame:
+    """The chosen runs of students on test sets; an error says which there are if there are none."""
+    tested = table["setting"].isin(student_settings(table)) & (table["split"] == "train")
+    if (found := table[tested & chosen]).empty:
+        settings = set(table.loc[tested, "setting"])
+        names = sorted({f"{describe_setting(table, s)} ({s})" for s in settings})
+        raise KdlibError(
+            f"These records have no run of {wanted} on the test set. They have: "
+            f"{'; '.join(names) or 'none at all'}. To make them: make reproduce DATASET={dataset}"
+        )
+    return found
 
 
 # Tables made from it: of methods, of stages, of epochs.
@@ -395,27 +366,21 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each setting and method: n, mean and std of top-1, mIoU or mAP, means of the rest.
 
     A standard deviation is missing where n is 1, what is measured of another task throughout.
-    Training times are left out: they depend on what else the machine did, and on how many
-    students shared a teacher.
+    Training times are left out: they depend on what else the machine did.
     """
     summaries = []
     for setting in student_settings(table):
         teachers = teacher_runs(table, setting).assign(label="teacher")
         rows = pd.concat([teachers, table[table["setting"] == setting]])
+        groups = rows.groupby("label")
+        means = groups[[*METRICS, *STAGE_MEASURES]].mean()
+        stds = {name: groups[name.removesuffix("_std")].std() for name in _STDS}
+        means = means.assign(n=groups.size(), task=groups["task"].first(), **stds)
+        means = means.loc[sorted(means.index, key=method_order)].reset_index()
         name = describe_setting(table, setting)
-        summaries.append(_summarised(rows).assign(setting=setting, description=name))
+        summaries.append(means.assign(setting=setting, description=name))
     columns = ["setting", "description", "task", "label", "n", *METRICS, *_STDS, *STAGE_MEASURES]
     return pd.concat(summaries, ignore_index=True)[columns]
-
-
-def _summarised(rows: pd.DataFrame) -> pd.DataFrame:
-    groups = rows.groupby("label")
-    means = groups[[*METRICS, *STAGE_MEASURES]].mean()
-    means["n"], means["task"] = groups.size(), groups["task"].first()
-    for name in _STDS:
-        means[name] = groups[name.removesuffix("_std")].std()
-    ordered = sorted(means.index, key=method_order)
-    return means.loc[ordered].rename_axis("label").reset_index()
 
 
 def stage_table(table: pd.DataFrame) -> pd.DataFrame:

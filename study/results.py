@@ -1,6 +1,6 @@
 """What the table of runs says: as markdown, as sentences, and on the command line."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -57,13 +57,9 @@ def number(value: float, form: str) -> str:
 
 
 def amount(value: float, metric: str, sign: str = "+", unit: str = " points") -> str:
-    """A difference as it is written: percentage points, or the measure itself (SSIM).
+    """A difference (a fraction) as it is written: percentage points, or the measure itself (SSIM).
 
-    Args:
-        value: a fraction, as all tables have it.
-        metric: what it is a difference of.
-        sign: ``+`` to write the sign always.
-        unit: what follows a difference of shares.
+    With ``sign`` ``+`` its sign is always written; ``unit`` follows percentage points.
     """
     if metric in (*METRICS, *OF_DETECTORS, "energy_share", "pointing"):
         return f"{number(100 * value, f'{sign}.2f')}{unit}"
@@ -78,20 +74,26 @@ def metric_name(metric: str) -> str:
 def markdown_table(head: Sequence[str] | str, rows: Iterable[Any]) -> str:
     """A markdown table of text cells, aligned so that it reads well in a terminal too.
 
-    Args:
-        head: of the columns; ``"keys"`` where rows are mappings from it to their cells.
-        rows: sequences of cells, or mappings.
+    Rows are sequences of cells; or mappings from their column's head, where ``head`` is "keys".
     """
     return tabulate(list(rows), head, "github", disable_numparse=True) + "\n"
 
 
-def first_difference(found: str, made: str) -> str:
-    """The first line in which a page differs from what the records give; empty if none does."""
-    lines = zip_longest(found.splitlines(), made.splitlines(), fillvalue="(no line)")
-    for number, (theirs, ours) in enumerate(lines, 1):
-        if theirs != ours:
-            return f"line {number}:\n  file:    {theirs}\n  records: {ours}"
-    return ""
+def check_texts(made: Iterable[tuple[Path, str]], command: str) -> None:
+    """Refuse a file that is not what was made of the records.
+
+    Raises:
+        KdlibError: names the file, the first line that differs, and the command that makes it.
+    """
+    for path, text in made:
+        found = path.read_text(encoding="utf-8") if path.exists() else ""
+        lines = zip_longest(found.splitlines(), text.splitlines(), fillvalue="(no line)")
+        for place, (theirs, ours) in enumerate(lines, 1):
+            if theirs != ours:
+                raise KdlibError(
+                    f"{path} differs from the records in its line {place}:\n  file:    {theirs}\n"
+                    f"  records: {ours}\nTo make it: {command}"
+                )
 
 
 def summary_markdown(summary: pd.DataFrame) -> str:
@@ -103,15 +105,12 @@ def summary_markdown(summary: pd.DataFrame) -> str:
 def _summary(rows: pd.DataFrame) -> str:
     heads = SHOWN[rows["task"].iloc[0]]
     shown = [name for name in heads if name not in STAGE_MEASURES or rows[name].notna().any()]
-    body = [
+    body = []
+    for row in rows.to_dict("records"):
         # A variant is called by what it changes, as in figures; a method as it is asked for.
-        {
-            "method": name_of(row["label"]) if " [" in row["label"] else row["label"],
-            "n": row["n"],
-            **{heads[name]: _share(row[name], name) for name in shown},
-        }
-        for row in rows.to_dict("records")
-    ]
+        method = name_of(row["label"]) if " [" in row["label"] else row["label"]
+        cells = {heads[name]: _share(row[name], name) for name in shown}
+        body.append({"method": method, "n": row["n"], **cells})
     return markdown_table("keys", body)
 
 
@@ -154,26 +153,20 @@ def claims_markdown(claims: pd.DataFrame) -> str:
 
 
 def teachers_markdown(crops: pd.DataFrame) -> str:
-    """How well the classifiers that teach detectors know objects that are cut out.
-
-    Args:
-        crops: their runs, from ``load_records(..., task="crops")``.
-    """
-    order = ["split", "dataset", "student", "crop_size", "setting"]
-    groups = crops.groupby(order, sort=True)
-    return markdown_table("keys", (_teacher(rows) for _, rows in groups))
-
-
-def _teacher(rows: pd.DataFrame) -> dict[str, Any]:
-    first = rows.iloc[0]
-    return {
-        "crop classifier": first["student"],
-        "objects of": first["dataset"] + (", dev split" if first["split"] == "dev" else ""),
-        "crop size": first["crop_size"],
-        "n": len(rows),
-        "top-1 %": _share(rows["top1"].mean(), "top1"),
-        "std": _share(rows["top1"].std(), "top1_std"),
-    }
+    """How well the classifiers that teach detectors (runs of the task ``crops``) know objects."""
+    groups = crops.groupby(["split", "dataset", "student", "crop_size", "setting"])
+    body = [
+        {
+            "crop classifier": student,
+            "objects of": dataset + (", dev split" if split == "dev" else ""),
+            "crop size": size,
+            "n": len(top1),
+            "top-1 %": _share(top1.mean(), "top1"),
+            "std": _share(top1.std(), "top1_std"),
+        }
+        for (split, dataset, student, size, _), top1 in groups["top1"]
+    ]
+    return markdown_table("keys", body)
 
 
 # Sentences that read a result. They are made from its table, so they cannot say more than it.
@@ -210,29 +203,21 @@ def _reason(row: Mapping[Any, Any]) -> str:
 
 
 def read_claims(claims: pd.DataFrame, wanted: Iterable[Claim]) -> str:
-    """A list in markdown: :func:`read_comparison` of each claim, or what it would need.
+    """A list in markdown: each wanted claim as :func:`read_comparison` says it, or what it needs.
 
-    Args:
-        claims: of one setting, from :func:`study.statistics.verdicts`; may be empty.
-        wanted: the claims to read, in this order.
+    ``claims`` are the verdicts of one setting; may be empty.
     """
-    tested = {row["claim"]: row for row in claims.to_dict("records")}
-    lines = [
-        read_comparison(tested[claim.text])
-        if claim.text in tested
-        else f"**{claim.text}: not tested here.** It needs `{claim.method}` and "
-        f"`{claim.baseline}`, with their {MEASURES.get(claim.metric, metric_name(claim.metric))}."
-        for claim in wanted
-    ]
-    return "\n".join(f"* {line}" for line in lines)
+    said = {row["claim"]: read_comparison(row) for row in claims.to_dict("records")}
+    lines = []
+    for text, method, baseline, metric in wanted:
+        measure = MEASURES.get(metric, metric_name(metric))
+        needs = f"It needs `{method}` and `{baseline}`, with their {measure}."
+        lines.append(f"* {said.get(text, f'**{text}: not tested here.** {needs}')}")
+    return "\n".join(lines)
 
 
 def read_accuracy(accuracy: pd.DataFrame) -> str:
-    """The highest mean, and how much of the way from student to teacher it goes.
-
-    Args:
-        accuracy: from :func:`study.figures.comparison.method_accuracy_table`.
-    """
+    """The highest mean of a ``method_accuracy_table``, and how much of the gap it closes."""
     means = accuracy.groupby("label")["mean"].first()
     students = means.drop("teacher", errors="ignore")
     best = str(students.idxmax())
@@ -246,11 +231,7 @@ def read_accuracy(accuracy: pd.DataFrame) -> str:
 
 
 def read_noise(noise: Comparison) -> str:
-    """How large differences are that are nothing but noise, and what follows for n.
-
-    Args:
-        noise: the comparison of a method with its twin.
-    """
+    """How much a method differs from its twin, by nothing but noise, and what that means for n."""
     if noise.n < 2:
         return "The noise cannot be measured: that takes two seeds of both methods or more."
     least = smallest_effect(noise.metric)
@@ -267,11 +248,7 @@ def read_noise(noise: Comparison) -> str:
 
 
 def read_stages(data: pd.DataFrame) -> str:
-    """The highest student and its runner-up at each stage, as a list in markdown.
-
-    Args:
-        data: one measure of a table such as :func:`study.figures.attention.ssim_by_stage_table`.
-    """
+    """The highest student and its runner-up at each stage, as a list; of one measure's table."""
     stages = data[data["label"] != "teacher"].sort_values("mean", ascending=False).groupby("stage")
     return "\n".join(
         f"* Stage {stage}: {_leaders(rows.to_dict('records'))}" for stage, rows in stages
@@ -291,14 +268,9 @@ def _leaders(ranked: list[dict[Any, Any]]) -> str:
 
 # What ``kdlib results`` prints.
 def print_results(roots: Sequence[Path], profile: str | None = None, **cut: int | None) -> None:
-    """Print the summary of each setting and the verdicts on the claims, as markdown.
+    """Print a table of each setting and the verdicts on the claims, task by task, as markdown.
 
-    Tasks have tables of their own: classification first, then what else the records hold.
-
-    Args:
-        roots: folders of runs or records.
-        profile: show only its runs.
-        **cut: epochs and images, if the profile was cut to so many.
+    With ``profile`` only its runs, ``cut`` to so many epochs and images.
     """
     tables = load_tables(*roots)
     if profile is not None:
@@ -307,22 +279,20 @@ def print_results(roots: Sequence[Path], profile: str | None = None, **cut: int 
         if not tables:
             raise KdlibError(f"No run of profile '{profile}' is finished; make reproduce runs it.")
     for task, table in tables.items():
-        print("\n".join(_printed(task, table)))
+        if task == "crops":
+            print(f"Classifiers that teach detectors:\n\n{teachers_markdown(table)}")
+            continue
+        print(summary_markdown(summary_table(table)))
+        for title, judged in judged_families(table):
+            print(f"{title}. {claims_markdown(judged)}")
 
 
 def of_profile(
     table: pd.DataFrame, profile: str, epochs: int | None = None, images: int | None = None
 ) -> pd.DataFrame:
-    """The runs of a profile and their teachers, whichever methods and seeds were asked for.
+    """The runs of a profile (cut to so many epochs and images) and their teachers.
 
-    Args:
-        table: runs.
-        profile: name of the profile.
-        epochs: of students and teachers, if the profile was cut to so many.
-        images: of the training set, if the profile was cut to so many.
-
-    Raises:
-        KdlibError: no such profile.
+    Whichever methods and seeds were asked for; a KdlibError if there is no such profile.
     """
     from study.profiles import expand, teachers
 
@@ -334,12 +304,3 @@ def of_profile(
         for run in expand(profile, dataset, some, of, epochs, images)
     ]
     return table[table["run_id"].isin({run.run_id for run in [*runs, *teachers(runs)]})]
-
-
-def _printed(task: str, table: pd.DataFrame) -> Iterator[str]:
-    if task == "crops":
-        yield f"Classifiers that teach detectors:\n\n{teachers_markdown(table)}"
-        return
-    yield summary_markdown(summary_table(table))
-    for title, judged in judged_families(table):
-        yield f"{title}. {claims_markdown(judged)}"

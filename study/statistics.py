@@ -13,8 +13,8 @@ taken seed by seed. A claim that a method beats a baseline
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
-from math import isnan, nan, sqrt
+from functools import cache, partial
+from math import nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -146,8 +146,7 @@ class Comparison:
     """A paired comparison: mean difference of ``method`` over ``baseline`` in ``metric``.
 
     ``low`` and ``high`` bound the 95 % interval; ``p`` is two-sided; ``resolvable`` is the
-    smallest true difference that this many seeds would find. All are NaN with fewer than two
-    common seeds.
+    smallest true difference that this many seeds would find. All are NaN with one common seed.
     """
 
     method: str
@@ -163,13 +162,7 @@ class Comparison:
 
 
 def paired_values(table: pd.DataFrame, method: str, baseline: str, metric: str) -> pd.DataFrame:
-    """Values of both methods at the seeds that both have, indexed by seeds.
-
-    Args:
-        table: runs of one setting, from :func:`study.records.load_records`.
-        method: a label of the table.
-        baseline: another one.
-        metric: a numeric column; seeds at which it was not measured are left out.
+    """Values of two labels at the seeds at which both were measured, indexed by seeds.
 
     Raises:
         KdlibError: a label that the table does not have, several settings, or several runs of
@@ -190,7 +183,7 @@ def paired_values(table: pd.DataFrame, method: str, baseline: str, metric: str) 
 def paired_comparison(
     table: pd.DataFrame, method: str, baseline: str, metric: str = "top1"
 ) -> Comparison:
-    """Compare two methods over their common seeds; arguments as of :func:`paired_values`."""
+    """Compare two methods over their common seeds; errors as of :func:`paired_values`."""
     values = paired_values(table, method, baseline, metric)
     differences = (values[method] - values[baseline]).to_numpy(float)
     return comparison_of(differences, method, baseline, metric)
@@ -202,11 +195,15 @@ def comparison_of(
     """The comparison that differences, one a seed, amount to."""
     count = len(differences)
     mean = float(differences.mean()) if count else nan
-    std = float(differences.std(ddof=1)) if count > 1 else nan
-    return Comparison(
-        method, baseline, metric, count, mean, std, *t_interval(differences),
-        p=_paired_p(differences), resolvable=smallest_resolvable_difference(std, count),
-    )  # fmt: skip
+    std = p = nan
+    if count > 1:
+        std = float(differences.std(ddof=1))
+        if np.ptp(differences) == 0:  # the t statistic is 0/0 or infinite
+            p = 1.0 if mean == 0 else 0.0
+        else:
+            p = float(stats.ttest_1samp(differences, 0).pvalue)
+    ends, least = t_interval(differences), smallest_resolvable_difference(std, count)
+    return Comparison(method, baseline, metric, count, mean, std, *ends, p, least)
 
 
 def t_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
@@ -218,29 +215,20 @@ def t_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return float(mean - half), float(mean + half)
 
 
-def _paired_p(differences: np.ndarray) -> float:
-    if len(differences) < 2:
-        return nan
-    if np.ptp(differences) == 0:  # the t statistic is 0/0 or infinite
-        return 1.0 if differences[0] == 0 else 0.0
-    return float(stats.ttest_1samp(differences, 0).pvalue)
-
-
 def smallest_resolvable_difference(std: float, n: int) -> float:
     """The smallest true difference that ``n`` pairs find with a probability of 80 %.
 
-    Two-sided paired t-test at 5 %, uncorrected; ``std`` is that of the paired differences, in
-    the unit of the answer. NaN with fewer than two pairs, 0 where ``std`` is 0.
+    Two-sided paired t-test at 5 %, uncorrected; in the unit of ``std``, that of the paired
+    differences. NaN with fewer than two pairs.
     """
-    return nan if n < 2 or isnan(std) else std * _noncentrality(n - 1) / sqrt(n)
+    return nan if n < 2 else std * _noncentrality(n - 1) / sqrt(n)
 
 
 @cache
 def _noncentrality(freedom: int) -> float:
     """Of the t statistic, so that a two-sided test at 5 % finds it with a probability of 80 %.
 
-    The test's far tail is left out: it adds less than 1e-5 to the probability, and scipy has no
-    value for it at n = 2.
+    The far tail is left out: it adds less than 1e-5, and scipy has no value for it at n = 2.
     """
     bound = float(stats.t.isf(ALPHA / 2, freedom))
 
@@ -251,15 +239,12 @@ def _noncentrality(freedom: int) -> float:
 
 
 def seeds_to_resolve(difference: float, std: float, limit: int = 200) -> int | None:
-    """The fewest seeds that find a true ``difference``; ``None`` where ``limit`` is too few.
+    """The fewest seeds that find a true ``difference`` above 0 at this ``std`` of paired ones.
 
-    Args:
-        difference: in the unit of ``std``, above 0.
-        std: of the paired differences; a NaN, as one pair has, gives ``None``.
-        limit: the most seeds that are considered.
+    ``None`` where ``limit`` is too few, or where ``std`` is NaN, as that of one pair is.
     """
-    enough = (smallest_resolvable_difference(std, n) <= difference for n in range(2, limit + 1))
-    return next((n for n, found in enumerate(enough, 2) if found), None)
+    counts = range(2, limit + 1)
+    return next((n for n in counts if smallest_resolvable_difference(std, n) <= difference), None)
 
 
 def smallest_effect(metric: str) -> float:
@@ -280,74 +265,51 @@ def verdict(comparison: Comparison, p_corrected: float) -> str:
 
 
 def judge(found: Mapping[str, Comparison]) -> pd.DataFrame:
-    """Verdicts on claims that are one family: a row a claim, with ``p_holm`` and ``verdict``.
+    """Verdicts on claims (in words -> comparison) that are one family, a row each.
 
-    Claims of fewer than two common seeds have no p and are not counted in the correction.
-
-    Args:
-        found: the claim in words -> the comparison that tests it.
+    ``p_holm`` is Holm's correction, which does not count claims of fewer than two common seeds:
+    they have no p.
     """
-    corrected = _holm([comparison.p for comparison in found.values()])
-    rows = [
-        {"claim": claim, **asdict(one), "p_holm": p, "verdict": verdict(one, p)}
-        for (claim, one), p in zip(found.items(), corrected, strict=True)
-    ]
-    return pd.DataFrame(rows)
+    rows = [{"claim": claim, **asdict(one)} for claim, one in found.items()]
+    table = pd.DataFrame(rows, columns=["claim", *Comparison.__dataclass_fields__])
+    tested = table["p"].dropna().sort_values()
+    table["p_holm"] = (tested * np.arange(len(tested), 0, -1)).cummax().clip(upper=1)
+    pairs = zip(found.values(), table["p_holm"], strict=True)
+    return table.assign(verdict=[verdict(*pair) for pair in pairs])
 
 
-def _holm(values: Sequence[float]) -> np.ndarray:
-    """Holm-corrected p values; NaN stays NaN and does not count."""
-    corrected = np.array(values, float)
-    tested = np.argsort(corrected)[: np.count_nonzero(~np.isnan(corrected))]  # NaN comes last
-    factors = np.arange(len(tested), 0, -1)
-    corrected[tested] = np.minimum(1, np.maximum.accumulate(corrected[tested] * factors))
-    return corrected
-
-
-def verdicts(table: pd.DataFrame, claims: Iterable[Claim] = CLAIMS) -> pd.DataFrame:
+def verdicts(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
     """Verdicts on those claims whose methods were run, in every setting of ``table``.
 
     Runs on the dev split are left out: they are for choosing, not for judging. The claims tested
-    in one setting are one family.
-
-    Returns:
-        As :func:`judge`, with ``setting`` and ``description``; empty if none can be tested.
-
-    Raises:
-        KdlibError: as :func:`paired_values`.
+    in one setting are one family. As :func:`judge`, with ``setting`` and ``description``; empty
+    if none can be tested; errors as of :func:`paired_values`.
     """
     found = []
     for setting in student_settings(table) if len(table) else []:
         runs = table[(table["setting"] == setting) & (table["split"] == "train")]
-        tested = {c.text: paired_comparison(runs, *c[1:]) for c in claims if _measured(runs, c)}
+        metrics = {claim.metric for claim in claims} & set(runs)
+        known = {one: set(runs.loc[runs[one].notna(), "label"]) for one in metrics}
+        tested = [c for c in claims if {c.method, c.baseline} <= known.get(c.metric, set())]
         if tested:
+            judged = judge({claim.text: paired_comparison(runs, *claim[1:]) for claim in tested})
             name = describe_setting(table, setting)
-            found.append(judge(tested).assign(setting=setting, description=name))
+            found.append(judged.assign(setting=setting, description=name))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-def _measured(runs: pd.DataFrame, claim: Claim) -> bool:
-    if claim.metric not in runs:
-        return False
-    return {claim.method, claim.baseline} <= set(runs.dropna(subset=[claim.metric])["label"])
-
-
 def judged_families(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Title and verdicts of each family of the table's task that its runs can test.
-
-    Args:
-        table: all runs of one task, from :func:`study.records.load_records`.
-    """
-    runs = main_runs(table) if table["task"].iloc[0] == "detection" else with_controls(table)
-    for title, claims in FAMILIES.get(table["task"].iloc[0], {}).items():
+    """Title and verdicts of each family that the runs of a whole task can test."""
+    task = table["task"].iloc[0]
+    runs = main_runs(table) if task == "detection" else with_controls(table)
+    for title, claims in FAMILIES.get(task, {}).items():
         found = verdicts(runs, claims)
         if len(found):
             yield title, found
 
 
-# Which detectors stand for a method.
+# Which detectors stand for a method: those of the profile of their main comparison.
 PROFILE = "detection"
-"""The profile of their main comparison."""
 
 
 def main_runs(table: pd.DataFrame) -> pd.DataFrame:
@@ -356,51 +318,43 @@ def main_runs(table: pd.DataFrame) -> pd.DataFrame:
     That of the profile ``detection``; where that has none of them, the one with the most runs; of
     equals the one with the setting's most common size of crops, then the fewest options.
     """
-    kept = [
-        _main(rows, setting["crop_size"])
-        for _, setting in table.groupby("setting", sort=False)
-        for _, rows in setting.groupby("method", sort=False)
-    ]
+    kept = []
+    for _, setting in table.groupby("setting", sort=False):
+        place = partial(_place, crop_sizes=setting["crop_size"])
+        for method, rows in setting.groupby("method", sort=False):
+            variants = rows.groupby(list(VARIANT), dropna=False, sort=False)
+            kept.append(max((one for _, one in variants), key=place).assign(label=method))
     return pd.concat(kept).sort_index() if kept else table
 
 
-def _main(rows: pd.DataFrame, crop_sizes: pd.Series) -> pd.DataFrame:
-    def place(variant: pd.DataFrame) -> tuple[int, int, int, int, bool]:
-        first, ids = variant.iloc[0], set(variant["run_id"])
-        planned, alike = ids & _planned(first["dataset"]), crop_sizes == first["crop_size"]
-        plain = -len(first["method_options"]), pd.isna(first["weight"])
-        return len(planned), len(ids), int(alike.sum()), *plain
-
-    variants = (one for _, one in rows.groupby(list(VARIANT), dropna=False, sort=False))
-    chosen = max(variants, key=place)
-    return chosen.assign(label=chosen["method"])
+def _place(variant: pd.DataFrame, crop_sizes: pd.Series) -> tuple[int, int, int, int, bool]:
+    first, ids = variant.iloc[0], set(variant["run_id"])
+    planned = ids & planned_runs(PROFILE, first["dataset"])
+    alike = int((crop_sizes == first["crop_size"]).sum())
+    return len(planned), len(ids), alike, -len(first["method_options"]), pd.isna(first["weight"])
 
 
 @cache
-def _planned(dataset: str) -> frozenset[str]:
-    """Names of the profile's runs; none where it lacks the data set."""
-    from study.profiles import expand
+def planned_runs(profile: str, dataset: str) -> frozenset[str]:
+    """Names of a profile's runs; none where it lacks the data set, or only chooses weights."""
+    from study.profiles import expand, read_profile
 
     try:
-        return frozenset(run.run_id for run in expand(PROFILE, dataset))
+        runs = [] if "grid" in read_profile(profile) else expand(profile, dataset)
     except KdlibError:
-        return frozenset()
+        runs = []
+    return frozenset(run.run_id for run in runs)
 
 
 # What FRSKD is compared with: its variants, and plain students that cost as much.
 OF_TASK = {"classification": FRSKD, "segmentation": OF_PIXELS}
-"""FRSKD, by task."""
 
 
 def with_controls(table: pd.DataFrame, students: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Runs under the names that claims have for them, in each setting with longer students too.
+    """Runs of a task (some ``students``, or all) under the names that claims have for them.
 
-    ``frskd_options`` is called by what it changes; ``student, equal compute`` are the plain
-    students that trained for as many operations as the setting's FRSKD.
-
-    Args:
-        table: all runs of a task, from :func:`study.records.load_records`.
-        students: the runs to compare, if not all.
+    ``frskd_options`` is called by what it changes; each setting gets ``student, equal compute``,
+    the plain students that trained for as many operations as the setting's FRSKD.
     """
     runs = table if students is None else students
     pairs = zip(runs["label"], runs["method_options"], strict=True)
@@ -423,15 +377,9 @@ def _named(label: str, options: str) -> str:
 
 
 def self_taught_runs(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
-    """FRSKD's runs in a setting, its variants, and the plain students to compare them with.
-
-    Args:
-        table: all runs, from :func:`study.records.load_records`.
-        students: runs of one setting of them, from :func:`study.records.runs_of`.
-    """
+    """FRSKD's runs among those of one setting, its variants, and the plain students beside them."""
     main = students[students["setting"] == students["setting"].iloc[0]]
-    own = main[main["method"].str.fullmatch(r"student|kd|frskd.*")]
-    return with_controls(table, own)
+    return with_controls(table, main[main["method"].str.fullmatch(r"student|kd|frskd.*")])
 
 
 def longer_students(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
@@ -461,10 +409,9 @@ def akin(table: pd.DataFrame, students: pd.DataFrame, field: str) -> pd.DataFram
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a label, plain students first: ``n``, metric, ``std``, ``self_teacher``, ``epochs``.
+    """What :func:`self_taught_runs` gave, a row a label, plain students first.
 
-    Args:
-        runs: from :func:`self_taught_runs`.
+    Columns: ``n``, the metric, its ``std``, ``self_teacher``, ``epochs``.
     """
     metric = TASKS[runs["task"].iloc[0]].metric
     found = runs.groupby("label", sort=False).agg(
@@ -477,31 +424,17 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
 def gains_by(
     field: str, table: pd.DataFrame, students: pd.DataFrame, methods: Sequence[str] = (FRSKD,)
 ) -> pd.DataFrame:
-    """What methods gain over the plain student, a row a value of a field of the config.
+    """What methods gain over the plain student at each value of a field such as ``epochs``.
 
-    Args:
-        field: what varies, such as ``augmentation`` or ``epochs``; all else is as in ``students``.
-        table: all runs, from :func:`study.records.load_records`.
-        students: runs of one setting of them.
-        methods: each is compared with the plain student of the same value and seeds.
-
-    Returns:
-        Columns ``field``, ``method``, ``student`` and ``distilled`` (mean top-1 of both),
-        ``self_teacher``, ``gain`` and ``n``; only seeds that both have are counted.
+    All else is as in ``students``, runs of one setting; only seeds that both have are counted.
+    Columns: ``field``, ``method``, ``student`` and ``distilled`` (mean top-1 of both),
+    ``self_teacher``, ``n`` and ``gain``.
     """
-    rows = [
-        {field: value, "method": method, **_means(same, method)}
-        for value, same in akin(table, students, field).groupby(field)
-        for method in methods
-    ]
-    found = pd.DataFrame(rows, columns=[field, "method", STUDENT, "distilled", "self_teacher", "n"])
-    found = found[found["n"] > 0].reset_index(drop=True)
+    runs = akin(table, students, field)
+    plain, own = runs[runs["method"] == STUDENT], runs[runs["method"].isin(methods)]
+    both = own.merge(plain, on=[field, *SEEDS], suffixes=("", "_plain"))
+    found = both.groupby([field, "method"], as_index=False).agg(
+        student=("top1_plain", "mean"), distilled=("top1", "mean"),
+        self_teacher=("self_teacher_top1", "mean"), n=("top1", "size"),
+    )  # fmt: skip
     return found.assign(gain=found["distilled"] - found[STUDENT])
-
-
-def _means(runs: pd.DataFrame, method: str) -> dict[str, float]:
-    """Means over the seeds that a method and the plain student share."""
-    plain, own = (runs[runs["method"] == name].set_index([*SEEDS]) for name in (STUDENT, method))
-    both = own.join(plain[["top1"]].add_suffix("_plain"), how="inner")
-    means = both[["top1_plain", "top1", "self_teacher_top1"]].mean().tolist()
-    return {**dict(zip((STUDENT, "distilled", "self_teacher"), means, strict=True)), "n": len(both)}

@@ -8,9 +8,9 @@ protocol than the paper (batch 64), so its runs are spelt out as parameters of n
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -19,31 +19,33 @@ from kdlib.errors import KdlibError
 from kdlib.methods import METHODS
 from kdlib.models import MODELS
 from kdlib.runs import RunConfig
+from kdlib.tasks import MIXING
 from study.jobs import STUDENTS_NOTEBOOK, students_job
-from study.ledger.rows import (
-    DATASETS_OF,
-    DETECTORS,
-    PAPER,
-    alpha_of,
-    detector_run,
-    our_methods,
-    our_network,
-    self_taught_run,
-)
+from study.ledger.rows import DETECTORS, alpha_of, our_methods, our_network, swept_detector
 from study.notebooks import find_notebook, parameter_defaults
 from study.profiles import expand
-from study.statistics import PROFILE as statistics_PROFILE
+from study.statistics import FRSKD, OF_PIXELS
+from study.statistics import PROFILE as DETECTION
 
 PROFILE = "paper"
+DATASETS_OF = {
+    "COCO": "coco", "MIT67": "mit67", "SUN397": "sun397", "ADE20K": "ade20k",
+    "CIFAR-100": "cifar100", "ImageNet": "imagefolder",
+}  # fmt: skip
+SELF_TAUGHT = {
+    "CIFAR-100": ("frskd", "cifar100", FRSKD),
+    "VOC07 segmentation": ("segmentation", "voc", OF_PIXELS),
+}
+"""FRSKD's data sets: the profile with its protocol, our name of the data, and FRSKD's there."""
 # The protocol of the benchmark (arXiv 1910.10699, appendix): its batch, its schedule, and the
 # lower rate of the networks that 0.05 is too high for.
-BENCHMARK = {
-    "dataset": "cifar100", "image_size": 32, "epochs": 240, "teacher_epochs": 240,
-    "batch_size": 64, "learning_rate": 0.05, "schedule": "step", "milestones": (150, 180, 210),
+BENCHMARK: dict[str, Any] = {
+    "image_size": 32, "epochs": 240, "teacher_epochs": 240, "batch_size": 64,
+    "learning_rate": 0.05, "schedule": "step", "milestones": (150, 180, 210),
     "augmentation": ("flip", "crop"), "weight_decay": 5e-4,
 }  # fmt: skip
 SLOW = {"mobilenet_v2_cifar", "shuffle_v1", "shuffle_v2"}
-SLOW_RATE = 0.01
+SLOW_RATES = {"learning_rate": 0.01, "teacher_learning_rate": 0.05}
 # SRM on ImageNet: the sizes of its dictionaries and codes, and Adam, are published. Its epochs
 # there are in nothing that could be sourced, so they are those of CIFAR-100.
 SRM: dict[str, Any] = {
@@ -52,18 +54,12 @@ SRM: dict[str, Any] = {
     "milestones": (30, 130), "weight_decay": 1e-4, "augmentation": ("flip", "random_crop"),
     "kd_weight": 0.5, "ce_weight": 0.5, "method_options": {"mu": 4.0, "sparsity": 0.02},
 }  # fmt: skip
-# KD alone: 0.9 of it and 0.1 of cross-entropy.
-BENCHMARK_KD = {"kd_weight": 0.9}
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a published number is run here.
+class Recipe(NamedTuple):
+    """How a published number is run, from the project's root; or a ``reason`` why it is not.
 
-    Attributes:
-        command: runs it, from the project's root; empty if there is a ``reason``.
-        reason: why there is no command.
-        run: the configuration of its first seed, or its teacher's; ``None`` without command.
+    ``run`` is the configuration of its first seed, or its teacher's.
     """
 
     command: str = ""
@@ -73,100 +69,100 @@ class Recipe:
 
 def recipe_of(row: Mapping[str, Any]) -> Recipe:
     """The command of a row of :func:`study.ledger.rows.published_numbers`."""
-    if row["paper"] == PAPER:
-        return _of_self_taught(row)
-    if row["paper"] == DETECTORS:
-        return _of_detectors(row)
-    missing = _missing(row)
-    if missing:
-        return Recipe(reason=missing)
     try:
-        build = PROTOCOLS.get(row["paper"], _published_protocol)
-        run = build(row, runnable_method(row["method"]))
+        run, profile = PROTOCOLS[row["paper"]](row)
     except KdlibError as error:
         return Recipe(reason=str(error))
+    command = make_command(run, profile) if profile else notebook_command(run)
     wanted = run.teacher_config() if row["method"] == "teacher" else run.canonical()
-    alone = row["paper"] in PROTOCOLS or alpha_of(row["method"]) is not None
-    return Recipe(notebook_command(run) if alone else make_command(run), run=wanted)
+    return Recipe(command, run=wanted)
 
 
-def _of_self_taught(row: Mapping[str, Any]) -> Recipe:
-    try:
-        profile, run = self_taught_run(row)
-    except KdlibError as error:
-        return Recipe(reason=str(error))
-    return Recipe(make_command(run, profile), run=run)
+# Of each paper: the first seed of a row's run, and the profile that has it; empty if none has. A
+# KdlibError says what of the row there is not.
+Planned = tuple[RunConfig, str]
 
 
-def _of_detectors(row: Mapping[str, Any]) -> Recipe:
-    try:
-        run, planned = detector_run(row)
-    except KdlibError as error:
-        return Recipe(reason=str(error))
-    command = make_command(run, statistics_PROFILE) if planned else notebook_command(run)
-    return Recipe(command, run=run)
-
-
-def _missing(row: Mapping[str, Any]) -> str:
-    """What kdlib lacks of a row, in words; empty if nothing."""
-    if runnable_method(row["method"]) == "":
-        return f"method {row['method']} is not offered"
-    if DATASETS_OF.get(row["dataset"]) not in DATASETS:
-        return f"data set {row['dataset']} is not offered"
-    networks = (row["teacher"], row["student"])
-    lacking = [name for name in networks if our_network(name) not in MODELS]
-    return f"network {lacking[0]} is not offered" if lacking else ""
-
-
-def runnable_method(published: str) -> str:
-    """The method string that a command runs; a teacher is trained for its student.
-
-    Empty where the registry has none.
-    """
-    wanted = ("kd",) if published == "teacher" else our_methods(published)
-    known = [name for name in wanted if name.split("+")[0] in METHODS]
-    return known[0] if known else ""
-
-
-def _published_protocol(row: Mapping[str, Any], method: str) -> RunConfig:
-    """The run of the profile ``paper`` that has this row's networks.
-
-    Raises:
-        KdlibError: the profile has no such pair.
-    """
-    dataset, teacher = DATASETS_OF[row["dataset"]], our_network(row["teacher"])
-    student, alpha = our_network(row["student"]), alpha_of(row["method"])
+def _of_the_paper(row: Mapping[str, Any]) -> Planned:
+    own, alpha = _offered(row), alpha_of(row["method"])
+    teacher, student, dataset, method = own.values()
     # A student alone does not say which teacher it is compared with: ask for a taught one.
-    taught = _of_profile(dataset, "kd" if method == "student" else method)
-    found = [run for run in taught if (run.teacher, run.student) == (teacher, student)]
-    if not found:
-        raise KdlibError(f"profile {PROFILE} has no {teacher} with {student} on {dataset}")
-    return replace(found[0], method=method, weight=found[0].weight if alpha is None else alpha)
+    for run in _planned(PROFILE, dataset, "kd" if method == "student" else method):
+        if (run.teacher, run.student) == (teacher, student):
+            run = replace(run, method=method, weight=run.weight if alpha is None else alpha)
+            return run, PROFILE if alpha is None else ""
+    raise KdlibError(f"profile {PROFILE} has no {teacher} with {student} on {dataset}")
+
+
+def _of_benchmark(row: Mapping[str, Any]) -> Planned:
+    own = _offered(row)
+    kd = {"kd_weight": 0.9} if own["method"] == "kd" else {}  # alone: and 0.1 of cross-entropy
+    rates = SLOW_RATES if own["student"] in SLOW else {}
+    return RunConfig(**{**BENCHMARK, **rates, **kd, **own}), ""
+
+
+def _of_srm(row: Mapping[str, Any]) -> Planned:
+    return RunConfig(**{**SRM, **_offered(row)}), ""
+
+
+def _of_frskd(row: Mapping[str, Any]) -> Planned:
+    """Of a row whose method is such as ``FRSKD + CutMix``."""
+    base, _, added = row["method"].partition(" + ")
+    if row["dataset"] not in SELF_TAUGHT:
+        raise KdlibError(f"no profile has FRSKD's protocol on {row['dataset']}")
+    profile, dataset, frskd = SELF_TAUGHT[row["dataset"]]
+    student, mixed = our_network(row["student"]), {added.lower()} if added else set()
+    for run in _planned(profile, dataset, frskd if base == "FRSKD" else _runnable(base)):
+        own = run.student in (student, f"{student}_cifar")
+        if own and set(run.augmentation) & set(MIXING) == mixed:
+            return run, profile
+    wanted = f"{row['method']} of {row['student']} on {row['dataset']}"
+    raise KdlibError(f"profile {profile} has no {wanted}")
+
+
+def _of_detectors(row: Mapping[str, Any]) -> Planned:
+    teacher, student, dataset, method = _offered(row).values()
+    runs = [run for run in _planned(DETECTION, dataset, method) if run.student == student]
+    if not runs:
+        raise KdlibError(f"profile {DETECTION} has no {student} on {dataset}")
+    run = runs[0] if runs[0].teacher == "none" else replace(runs[0], teacher=teacher)
+    if swept := swept_detector(row["method"]):
+        options = {**run.method_options, "temperature": swept[1]}
+        run = replace(run, weight=swept[0], method_options=options)
+    return run, DETECTION if run == runs[0] else ""
+
+
+PROTOCOLS = {
+    "dct": _of_the_paper, "benchmark": _of_benchmark, "srm": _of_srm, "frskd": _of_frskd,
+    DETECTORS: _of_detectors,
+}  # fmt: skip
+
+
+def _offered(row: Mapping[str, Any]) -> dict[str, str]:
+    """Our names of a row's networks, data set and method; a KdlibError names what there is not."""
+    method, dataset = _runnable(row["method"]), DATASETS_OF.get(row["dataset"], "")
+    if dataset not in DATASETS:
+        raise KdlibError(f"data set {row['dataset']} is not offered")
+    own = {role: our_network(row[role]) for role in ("teacher", "student")}
+    for role, network in own.items():
+        if network not in MODELS:
+            raise KdlibError(f"network {row[role]} is not offered")
+    return {**own, "dataset": dataset, "method": method}
+
+
+def _runnable(published: str) -> str:
+    """The method string that a command runs; a teacher is trained for its student."""
+    wanted = ("kd",) if published == "teacher" else our_methods(published)
+    for name in wanted:
+        if name.split("+")[0] in METHODS:
+            return name
+    raise KdlibError(f"method {published} is not offered")
 
 
 @cache
-def _of_profile(dataset: str, method: str) -> tuple[RunConfig, ...]:
-    """A method's runs in the profile ``paper``; kept, for every row of a data set asks."""
-    return tuple(expand(PROFILE, dataset, [method]))
-
-
-def _benchmark(row: Mapping[str, Any], method: str) -> RunConfig:
-    teacher, student = our_network(row["teacher"]), our_network(row["student"])
-    own: dict[str, Any] = BENCHMARK_KD if method == "kd" else {}
-    slow = {"learning_rate": SLOW_RATE, "teacher_learning_rate": BENCHMARK["learning_rate"]}
-    rate = slow if student in SLOW else {}
-    pair = {"teacher": teacher, "student": student, "method": method}
-    return RunConfig(**{**BENCHMARK, **rate, **own, **pair})
-
-
-def _srm(row: Mapping[str, Any], method: str) -> RunConfig:
-    teacher, student = our_network(row["teacher"]), our_network(row["student"])
-    pair = {"teacher": teacher, "student": student, "method": method}
-    return RunConfig(**{**SRM, "dataset": DATASETS_OF[row["dataset"]], **pair})
-
-
-PROTOCOLS = {"benchmark": _benchmark, "srm": _srm}
-"""Of papers whose runs are no profile's."""
+def _planned(profile: str, dataset: str, method: str) -> tuple[RunConfig, ...]:
+    """A method's runs in a profile; kept, for every row of a data set asks."""
+    return tuple(expand(profile, dataset, [method]))
 
 
 def make_command(run: RunConfig, profile: str = PROFILE) -> str:
@@ -176,27 +172,18 @@ def make_command(run: RunConfig, profile: str = PROFILE) -> str:
 
 def notebook_command(run: RunConfig) -> str:
     """One run, with its teacher, as an execution of notebook 05."""
-    defaults = _notebook_defaults()
-    given = students_job([run]).parameters
-    own = {name: value for name, value in given.items() if _shown(name, value, defaults)}
-    words = [
-        word
-        for name, value in own.items()
-        for word in ("-p", name, value if isinstance(value, str) else _yaml(value))
-    ]
+    words = []
+    for name, value in students_job([run]).parameters.items():
+        empty = name == "options" and not any(value)
+        of_scenes = name in ("attentions", "distractors")
+        if not (empty or of_scenes or value == _notebook_defaults()[name]):
+            words += ["-p", name, value if isinstance(value, str) else _yaml(value)]
     return shlex.join(["python", "-m", "kdlib", "run", STUDENTS_NOTEBOOK, *words])
 
 
 @cache
 def _notebook_defaults() -> dict[str, Any]:
     return parameter_defaults(find_notebook(STUDENTS_NOTEBOOK))
-
-
-def _shown(name: str, value: Any, defaults: Mapping[str, Any]) -> bool:
-    """Whether a parameter must be given; what concerns scenes alone need not."""
-    empty = name == "options" and not any(value)
-    scenes_only = name in ("attentions", "distractors")
-    return not (empty or scenes_only or value == defaults[name])
 
 
 def _yaml(value: Any) -> str:

@@ -1,128 +1,93 @@
 """The ledger: every published number beside ours, as a page (LEDGER.md) and in full (a csv)."""
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
+from jinja2 import Template
 
-from kdlib.errors import KdlibError
 from kdlib.files import write_text
 from kdlib.methods import METHODS
 from study.figures import FIGURES
+from study.ledger import rows
 from study.ledger.commands import recipe_of
-from study.ledger.rows import (
-    AGREES,
-    DISAGREES,
-    DRAWN,
-    NAMES_METHODS_OF,
-    PLANNED,
-    REFERENCE,
-    SAME,
-    SCENE_DATASETS,
-    STATUSES,
-    UNDECIDED,
-    Ours,
-    Sources,
-    StandIn,
-    beside,
-    detector_stand_ins,
-    on_stand_in,
-    published_figures,
-    published_numbers,
-    self_taught_stand_ins,
-    stand_in,
-    status_of,
-    traps,
-    traps_of,
-)
 from study.notebooks import notebook_names
 from study.records import load_records, student_settings
-from study.results import first_difference, markdown_table, number
+from study.results import check_texts, markdown_table, number
 
-PAGE = "LEDGER.md"
-WHOLE = "published/ledger.csv"
-FIGURES_FOLDER = Path(__file__).parents[2] / "figures"
+ROOT = Path(__file__).parents[2]
+PAGE, WHOLE = "LEDGER.md", "published/ledger.csv"
 METRICS = ("top1", "top5", "mca")
 MISSING = "–"
+TITLES = {
+    "dct": "The paper",
+    "benchmark": "The benchmark of CIFAR-100",
+    "frskd": "A neighbour: FRSKD",
+    "srm": "A neighbour: SRM",
+    "classifier-to-detector": "A neighbour: from classifiers to detectors",
+}
 
 
-@dataclass(frozen=True)
-class Ledger:
+class Ledger(NamedTuple):
     """Paper and ours, side by side.
 
-    Attributes:
-        numbers: a row a published number, see :func:`ledger_table`.
-        figures: a row a figure of the paper, see :func:`figure_rows`.
-        traps: known differences from the published protocols.
-        scenes: the stand-in for the scene data sets; ``None`` without its runs.
-        sweep: our sweep of DCT's weight; empty without its runs.
+    A row a published number (see :func:`ledger_table`) and a figure; known differences from the
+    published protocols; the stand-in for the scene data sets, ``None`` without its runs; and our
+    sweep of DCT's weight, empty without its runs.
     """
 
     numbers: pd.DataFrame
     figures: pd.DataFrame
     traps: pd.DataFrame
-    scenes: StandIn | None
+    scenes: rows.StandIn | None
     sweep: pd.DataFrame
 
 
 def make_ledger(table: pd.DataFrame, dataset: str = "scenes") -> Ledger:
     """The ledger of the runs in ``table``, of all tasks, with ``dataset`` as the stand-in."""
-    images = table[table["task"] == "classification"]
-    scenes, sweep = stand_in(images, dataset), our_sweep(images, dataset)
-    neighbours = self_taught_stand_ins(table, dataset), detector_stand_ins(table, dataset)
-    numbers = ledger_table(Sources(table, scenes, sweep, *neighbours))
-    return Ledger(numbers, figure_rows(), traps(), scenes, sweep)
+    sweep = our_sweep(table[table["task"] == "classification"], dataset)
+    stand_ins = rows.stand_ins(table, dataset)
+    figures = pd.DataFrame([_figure(row) for row in rows.published_figures().to_dict("records")])
+    numbers = ledger_table(table, stand_ins, sweep)
+    return Ledger(numbers, figures, rows.traps(), stand_ins.get("dct"), sweep)
 
 
-def ledger_table(sources: Sources) -> pd.DataFrame:
+def ledger_table(
+    table: pd.DataFrame, stand_ins: Mapping[str, rows.StandIn], sweep: pd.DataFrame
+) -> pd.DataFrame:
     """A row for each of :func:`study.ledger.rows.published_numbers`, in its order.
 
-    Added are, of :class:`study.ledger.rows.Ours` with the prefix ``ours_``, what is judged;
-    ``others``: the other readings of the method, as a list; ``status``, ``command``, ``reason``
-    (why there is no command) and ``traps`` (ids of known differences).
+    Added are the columns of :data:`study.ledger.rows.OURS`, of what is judged; ``others``: the
+    other readings of the method, as a list; ``status``, ``command``, ``reason`` (why there is no
+    command) and ``traps`` (ids of known differences).
     """
-    known, rows = traps(), published_numbers().to_dict("records")
-    return pd.DataFrame([_entry({str(k): v for k, v in r.items()}, sources, known) for r in rows])
+    known, found = rows.traps(), []
+    for row in rows.published_numbers().to_dict("records"):
+        recipe = recipe_of(row)
+        ours = rows.beside(row, recipe.run, table, stand_ins, sweep)
+        first, *others = ours or [rows.OURS]
+        status = rows.NOT_RUN if recipe.command else rows.NOT_OFFERED
+        found.append({
+            **row, **first, "others": others, "status": first["ours_status"] or status,
+            "command": recipe.command, "reason": recipe.reason, "traps": rows.traps_of(row, known),
+        })  # fmt: skip
+    return pd.DataFrame(found)
 
 
-def _entry(row: dict[str, Any], sources: Sources, known: pd.DataFrame) -> dict[str, Any]:
-    recipe = recipe_of(row)
-    ours = beside(row, recipe, sources)
-    return {
-        **row,
-        **_prefixed(ours[0] if ours else Ours()),
-        "others": ours[1:],
-        "status": status_of(row, recipe, ours),
-        "command": recipe.command,
-        "reason": recipe.reason,
-        "traps": traps_of(row, known),
-    }
-
-
-def _prefixed(ours: Ours) -> dict[str, Any]:
-    return {f"ours_{name}": value for name, value in asdict(ours).items()}
-
-
-def figure_rows(folder: Path = FIGURES_FOLDER) -> pd.DataFrame:
-    """The paper's figures with ``files`` (of ours), ``status``, ``command`` and ``reason``."""
-    rows = published_figures().to_dict("records")
-    return pd.DataFrame([{**row, **_drawn(row, folder)} for row in rows])
-
-
-def _drawn(row: Mapping[Any, Any], folder: Path) -> dict[str, Any]:
-    """A file of the figure's name, or else a notebook that draws it."""
+def _figure(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A figure of the paper with ``files`` of its name, or else a notebook that draws it."""
     name, notebook = row["figure"], row["notebook"]
-    files = [f"figures/{path.name}" for path in sorted(Path(folder).glob(f"{name}*.png"))]
+    files = [f"figures/{path.name}" for path in sorted(ROOT.glob(f"figures/{name}*.png"))]
+    found = {**row, "files": files, "status": rows.DRAWN, "command": "", "reason": ""}
     if files and name in FIGURES:
-        command = "python -m kdlib figures"
-    elif notebook in notebook_names():
-        files, command = files or [f"notebooks/{notebook}.ipynb"], f"python -m kdlib run {notebook}"
-    else:
-        return {"files": [], "status": PLANNED, "command": "", "reason": "still to be drawn"}
-    return {"files": files, "status": DRAWN, "command": command, "reason": ""}
+        return {**found, "command": "python -m kdlib figures"}
+    if notebook in notebook_names():
+        drawn = files or [f"notebooks/{notebook}.ipynb"]
+        return {**found, "files": drawn, "command": f"python -m kdlib run {notebook}"}
+    return {**found, "files": [], "status": rows.PLANNED, "reason": "still to be drawn"}
 
 
 # How cells say what was found.
@@ -145,27 +110,21 @@ def percent(value: float) -> str:
     return number(value, ".0%")
 
 
-def counts(ledger: Ledger) -> pd.DataFrame:
-    """How many rows have each status: a row a status that occurs, a column a paper, ``figures``."""
+def counts_markdown(ledger: Ledger) -> str:
+    """How many published numbers, by paper, and figures have each status."""
     numbers = pd.crosstab(ledger.numbers["status"], ledger.numbers["paper"])
     figures = ledger.figures["status"].value_counts().rename("figures")
     table = numbers.join(figures, how="outer").fillna(0).astype(int)
     first = [name for name in ("dct", "benchmark") if name in table]
-    kept = [status for status in STATUSES if status in table.index]
-    return table.loc[kept, [*first, *(name for name in table if name not in first)]]
-
-
-def counts_markdown(ledger: Ledger) -> str:
-    """How many published numbers, by paper, and figures have each status."""
-    table = counts(ledger)
+    table = table[[*first, *table.columns.difference(first, sort=False)]]
     table.insert(0, "all", table.sum(axis=1))
-    body = [[str(status), *map(str, row)] for status, row in table.T.items()]
+    body = [[one, *map(str, table.loc[one])] for one in rows.STATUSES if one in table.index]
     return markdown_table(["status", *table.columns], body)
 
 
 def meanings() -> str:
     """What each status means."""
-    return markdown_table(["status", "means"], STATUSES.items())
+    return markdown_table(["status", "means"], rows.STATUSES.items())
 
 
 def read_counts(ledger: Ledger) -> str:
@@ -175,7 +134,7 @@ def read_counts(ledger: Ledger) -> str:
     drawn = ledger.figures["files"].map(len).astype(bool).sum()
     return (
         f"Of {len(numbers)} published numbers {ours.sum()} have ours beside them, "
-        f"{(numbers['status'] == SAME).sum()} of these from the published protocol itself; "
+        f"{(numbers['status'] == rows.SAME).sum()} of these from the published protocol itself; "
         f"{(~ours & run).sum()} have the command that would run them, and {(~ours & ~run).sum()} a "
         f"reason why there is none yet. Of the paper's {len(ledger.figures)} figures {drawn} are "
         "drawn."
@@ -189,46 +148,39 @@ def nine_cells() -> pd.DataFrame:
     Columns: ``method``, ``cells``, ``mean``, ``gain``, ``above`` (cells in which it exceeds the
     student), ``gain_kd``, ``above_kd``, ``share``.
     """
-    numbers = published_numbers()
-    chosen = (numbers["paper"] == "dct") & numbers["dataset"].isin(SCENE_DATASETS)
+    numbers = rows.published_numbers()
+    chosen = (numbers["paper"] == "dct") & numbers["dataset"].isin(rows.SCENE_DATASETS)
     cells = numbers[chosen & (numbers["metric"] == "top1") & numbers["alpha"].isna()]
-    groups = cells.groupby("method")
-    table = groups.agg(
-        cells=("value", "size"), mean=("value", "mean"), gain=("gain", "mean"),
-        gain_kd=("gain_kd", "mean"), share=("share", "mean"),
-    )  # fmt: skip
     above = cells.assign(above=cells["gain"] > 0, above_kd=cells["gain_kd"] > 0)
-    table = table.join(above.groupby("method")[["above", "above_kd"]].sum())
+    table = above.groupby("method").agg(
+        cells=("value", "size"), mean=("value", "mean"), gain=("gain", "mean"),
+        gain_kd=("gain_kd", "mean"), share=("share", "mean"), above=("above", "sum"),
+        above_kd=("above_kd", "sum"),
+    )  # fmt: skip
     return table.sort_values("mean", ascending=False).reset_index()
 
 
-def cells_table(scenes: StandIn) -> pd.DataFrame:
+def cells_table(scenes: rows.StandIn) -> pd.DataFrame:
     """Published means over the scene cells with ours beside them; a row a reading of a method.
 
-    Columns are those of :func:`nine_cells` and, with the prefix ``ours_``, of
-    :class:`study.ledger.rows.Ours`; a method that was not run has ``ours_n`` 0.
+    Columns are those of :func:`nine_cells` and of :data:`study.ledger.rows.OURS`.
     """
-    rows = [{**cell, "metric": "top1"} for cell in nine_cells().to_dict("records")]
-    return pd.DataFrame(
-        [
-            {**row, **_prefixed(ours)}
-            for row in rows
-            for ours in on_stand_in({str(k): v for k, v in row.items()}, scenes) or [Ours()]
-        ]
-    )
+    cells = [{**cell, "metric": "top1"} for cell in nine_cells().to_dict("records")]
+    found = [(cell, rows.on_stand_in(cell, scenes) or [rows.OURS]) for cell in cells]
+    return pd.DataFrame([{**cell, **ours} for cell, readings in found for ours in readings])
 
 
-STATED = {
-    AGREES: "agree in direction with the published mean",
-    DISAGREES: "do not",
-    UNDECIDED: "are undecided",
+DIRECTIONS = {
+    rows.AGREES: "agree in direction with the published mean",
+    rows.DISAGREES: "do not",
+    rows.UNDECIDED: "are undecided",
 }
 
 
 def read_cells(cells: pd.DataFrame) -> str:
     """How many directions agree, and what part of the gap DCT closes there and here."""
-    judged = cells[(cells["ours_n"] > 0) & (cells["ours_status"] != REFERENCE)]
-    counted = [f"{(judged['ours_status'] == s).sum()} {words}" for s, words in STATED.items()]
+    judged = cells[(cells["ours_n"] > 0) & (cells["ours_status"] != rows.REFERENCE)]
+    counted = [f"{(judged['ours_status'] == s).sum()} {words}" for s, words in DIRECTIONS.items()]
     head = f"Of {len(judged)} readings of published methods that were run here, "
     lines = [
         f"{row['method']} closes {percent(row['share'])} of the gap in the published mean, and "
@@ -256,8 +208,7 @@ CELL_COLUMNS = {
 
 def cells_markdown(cells: pd.DataFrame) -> str:
     """What :func:`cells_table` gave as markdown; the published mean gain is what is judged."""
-    rows = cells.to_dict("records")
-    body = [[show(row) for show in CELL_COLUMNS.values()] for row in rows]
+    body = [[show(row) for show in CELL_COLUMNS.values()] for row in cells.to_dict("records")]
     return markdown_table(list(CELL_COLUMNS), body)
 
 
@@ -270,23 +221,18 @@ def our_sweep(table: pd.DataFrame, dataset: str = "scenes") -> pd.DataFrame:
     """
     dev = table[(table["split"] == "dev") & (table["dataset"] == dataset)]
     own = dev["setting"].isin(student_settings(table))
-    dev = dev[own & dev["method"].isin(NAMES_METHODS_OF["DCT"])]
-    alphas = [_multiple(*run) for run in zip(dev["method"], dev["weight"], strict=True)]
-    groups = dev.assign(alpha=alphas).groupby(["method", "alpha"])
+    dev = dev[own & dev["method"].isin(rows.METHODS_OF["DCT"])]
+    defaults = [METHODS[method.split("+")[0]].weight for method in dev["method"]]
+    multiples = dev["weight"].astype(float) / pd.Series(defaults, dev.index, float)
+    alphas = multiples.fillna(1.0).map("{:.2g}".format)  # a missing weight is the default
+    groups = dev.assign(alpha=alphas.astype(float)).groupby(["method", "alpha"])
     means = groups[["top1", "top5", "mca_all"]].mean().rename(columns={"mca_all": "mca"})
     return means.assign(n=groups.size()).reset_index()
 
 
-def _multiple(method: str, weight: float | None) -> float:
-    """A weight as a multiple of the method's default, which a missing one is."""
-    if weight is None or pd.isna(weight):
-        return 1.0
-    return float(f"{weight / METHODS[method.split('+')[0]].weight:.2g}")
-
-
 def published_sweep() -> pd.DataFrame:
     """The published points: ``alpha`` and, in percent, a column for each metric."""
-    numbers = published_numbers().dropna(subset="alpha")
+    numbers = rows.published_numbers().dropna(subset="alpha")
     wide = numbers.pivot(index="alpha", columns="metric", values="value")
     return wide[list(METRICS)].reset_index()
 
@@ -294,8 +240,8 @@ def published_sweep() -> pd.DataFrame:
 def sweep_table(ours: pd.DataFrame) -> pd.DataFrame:
     """Published and ours, in percent, by ``alpha``: columns ``published``, then each method."""
     parts = {"published": published_sweep().set_index("alpha")}
-    for method, rows in ours.groupby("method"):
-        parts[str(method)] = 100 * rows.set_index("alpha")[list(METRICS)]
+    for method, own in ours.groupby("method"):
+        parts[str(method)] = 100 * own.set_index("alpha")[list(METRICS)]
     return pd.concat(parts, axis=1).sort_index()
 
 
@@ -322,16 +268,15 @@ def sweep_markdown(sweep: pd.DataFrame) -> str:
 # Figures and traps.
 def figures_markdown(figures: pd.DataFrame) -> str:
     """A row a figure of the paper."""
+    body = []
+    for row in figures.to_dict("records"):
+        short = [PurePosixPath(one).stem.removeprefix(f"{row['figure']}-") for one in row["files"]]
+        links = [f"[{one}]({name})" for one, name in zip(short, row["files"], strict=True)]
+        command = f"`{row['command']}`" if row["command"] else row["reason"]
+        said = [", ".join(links) or MISSING, row["status"], command, row["note"]]
+        body.append([row["id"], row["shows"], row["panels"], *said])
     head = ["figure", "shows", "panels", "ours", "status", "command", "known differences"]
-    return markdown_table(head, map(_figure_line, figures.to_dict("records")))
-
-
-def _figure_line(row: Mapping[Any, Any]) -> list[str]:
-    short = [PurePosixPath(name).stem.removeprefix(f"{row['figure']}-") for name in row["files"]]
-    files = [f"[{one}]({name})" for one, name in zip(short, row["files"], strict=True)]
-    command = f"`{row['command']}`" if row["command"] else row["reason"]
-    said = [", ".join(files) or MISSING, row["status"], command, row["note"]]
-    return [row["id"], row["shows"], row["panels"], *said]
+    return markdown_table(head, body)
 
 
 def traps_markdown(traps: pd.DataFrame) -> str:
@@ -344,38 +289,34 @@ def traps_markdown(traps: pd.DataFrame) -> str:
 # Every published number: a matrix of methods and cells for each paper and metric, ours at its end.
 def matrices(numbers: pd.DataFrame) -> str:
     """All matrices, those of a paper under its title."""
-    parts: list[str] = []
-    listed = numbers[numbers["alpha"].isna()]
-    for paper, rows in listed.groupby("paper", sort=False):
-        parts += [f"## {TITLES.get(str(paper), paper)}\n"]
-        parts += [_titled(own) for _, own in rows.groupby("metric", sort=False)]
+    parts = []
+    for paper, own in numbers[numbers["alpha"].isna()].groupby("paper", sort=False):
+        parts.append(f"## {TITLES[str(paper)]}\n")
+        parts += [_matrix(one) for _, one in own.groupby("metric", sort=False)]
     return "\n".join(parts)
 
 
-def _titled(rows: pd.DataFrame) -> str:
-    datasets = rows["dataset"].unique()
-    title = ", ".join([*datasets[: len(datasets) == 1], rows["metric"].iloc[0]])
-    return f"**{title}**\n\n{matrix(rows)}"
-
-
-def matrix(rows: pd.DataFrame) -> str:
+def _matrix(numbers: pd.DataFrame) -> str:
     """Methods by cells of a metric: the published values; the last columns are ours."""
-    cells = (rows["teacher"] + " → " + rows["student"]).str.removeprefix(" → ")
-    if rows["dataset"].nunique() > 1:
-        cells = rows["dataset"] + ", " + cells
-    wide = rows.assign(cell=cells).pivot_table(
+    cells = (numbers["teacher"] + " → " + numbers["student"]).str.removeprefix(" → ")
+    title, datasets = numbers["metric"].iloc[0], numbers["dataset"].unique()
+    if len(datasets) > 1:
+        cells = numbers["dataset"] + ", " + cells
+    else:
+        title = f"{datasets[0]}, {title}"
+    wide = numbers.assign(cell=cells).pivot_table(
         index="method", columns="cell", values="printed", aggfunc=", ".join, sort=False
     )
     body = []
     for method, values in wide.fillna("").iterrows():
-        own = rows[rows["method"] == method]
-        body.append([str(method), *values, _ours_of(own), _statuses(own)])
-    return markdown_table(["method", *wide.columns, "ours: over student (95 %)", "status"], body)
-
-
-def _ours_of(own: pd.DataFrame) -> str:
-    run = own[own["ours_n"] > 0].drop_duplicates(["ours_method", "ours_mean"])
-    return "; ".join(_with_gain(row) for row in run.to_dict("records")) or MISSING
+        own = numbers[numbers["method"] == method]
+        run = own[own["ours_n"] > 0].drop_duplicates(["ours_method", "ours_mean"])
+        ours = "; ".join(_with_gain(row) for row in run.to_dict("records"))
+        counts = own["status"].value_counts(sort=False).items()
+        status = ", ".join(f"{n} {name}" if len(own) > 1 else str(name) for name, n in counts)
+        body.append([str(method), *values, ours or MISSING, status])
+    head = ["method", *wide.columns, "ours: over student (95 %)", "status"]
+    return f"**{title}**\n\n{markdown_table(head, body)}"
 
 
 def _with_gain(row: Mapping[Any, Any]) -> str:
@@ -383,61 +324,18 @@ def _with_gain(row: Mapping[Any, Any]) -> str:
     return measured(row) + ("" if gain == MISSING else f": {gain}")
 
 
-def _statuses(own: pd.DataFrame) -> str:
-    counted = own["status"].value_counts(sort=False)
-    return ", ".join(f"{count} {name}" if len(own) > 1 else name for name, count in counted.items())
-
-
 def whole(numbers: pd.DataFrame) -> str:
     """Every column of every number, as a csv; lists are joined by spaces and semicolons."""
-    others = [";".join(one.method for one in found) for found in numbers["others"]]
+    others = [";".join(one["ours_method"] for one in found) for found in numbers["others"]]
     table = numbers.drop(columns="value").rename(columns={"printed": "value"})
     table = table.assign(others=others, traps=numbers["traps"].map(" ".join))
     return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
-HEAD = """# The paper and ours
-
-Every number of [published/published.csv](published/published.csv) and every figure of the paper
-(arXiv 2205.01997), beside ours. [The long form](published/ledger.csv) has a line for each number:
-what was run, its interval, its status, and the one command that would produce ours. Both are made
-from the committed records by `python -m kdlib ledger records`; a test fails when they differ.
-[Notebook 14](notebooks/14_ledger.ipynb) explains them.
-
-The paper's data sets cannot be shipped, so *Scenes* stands in for ADE20K, SUN397 and MIT67. Its
-accuracies say nothing about theirs. What can be compared is the **direction**: what a method adds
-to the student alone or, of X + KD, what X adds to KD. [The rule](study/statistics.py) says whether
-a published gain or loss holds here, paired over seeds and corrected over all methods of which the
-same is asked. *Of the gap* is how much of the way from student to teacher a method goes. DCT is
-run twice: as released, which is judged, and as a true DCT-II. For FRSKD's photographs Scenes stands
-in with its classes (top-1) and its masks (mIoU); for the detectors, small ones of the same kind on
-its boxes. Accuracies are in percent, differences in points, mean ± standard deviation over n seeds.
-"""
-TITLES = {
-    "dct": "The paper",
-    "benchmark": "The benchmark of CIFAR-100",
-    "frskd": "A neighbour: FRSKD",
-    "srm": "A neighbour: SRM",
-    "classifier-to-detector": "A neighbour: from classifiers to detectors",
-}
-
-
 def ledger_page(ledger: Ledger) -> str:
-    """The whole page, as markdown."""
-    parts = [HEAD, "## At a glance\n", read_counts(ledger) + "\n"]
-    parts += [counts_markdown(ledger), meanings()]
-    if ledger.scenes is not None:
-        cells = cells_table(ledger.scenes)
-        parts += ["## The nine scene cells and Scenes\n", read_cells(cells) + "\n"]
-        parts += [cells_markdown(cells)]
-    parts += ["## The weight of the loss\n", sweep_markdown(ledger.sweep)]
-    parts += ["## The paper's figures\n", figures_markdown(ledger.figures)]
-    parts += ["## Known differences and traps\n", traps_markdown(ledger.traps)]
-    return unpadded("\n".join([*parts, matrices(ledger.numbers)]))
-
-
-def unpadded(page: str) -> str:
-    """The page without the spaces that only line up its tables' columns."""
+    """The whole page, as markdown, without the spaces that only line up its tables' columns."""
+    text = (ROOT / "study/templates/_ledger.md").read_text(encoding="utf-8")
+    page = Template(text, trim_blocks=True).render(ledger=ledger, page=sys.modules[__name__])
     lines = [re.sub(" +", " ", line) if line[:1] == "|" else line for line in page.split("\n")]
     return re.sub(r"-{3,}(?=\|)", "---", "\n".join(lines))
 
@@ -459,16 +357,6 @@ def write_page(path: Path, roots: Sequence[Path]) -> None:
 
 
 def check_page(path: Path, roots: Sequence[Path]) -> None:
-    """Refuse a page or a long form that is not what the records give.
-
-    Raises:
-        KdlibError: there is none, or it differs; names the first line that does.
-    """
-    for one, text in pages(path, roots).items():
-        found = one.read_text(encoding="utf-8") if one.exists() else ""
-        parting = first_difference(found, text)
-        if parting:
-            raise KdlibError(
-                f"{one} differs from the records in its {parting}\n"
-                f"Make it anew: python -m kdlib ledger {' '.join(map(str, roots))} --to {path}"
-            )
+    """Refuse, with a KdlibError, a page or a long form that is not what the records give."""
+    command = f"python -m kdlib ledger {' '.join(map(str, roots))} --to {path}"
+    check_texts(pages(path, roots).items(), command)
