@@ -11,6 +11,7 @@ from kdlib.runs import RunConfig
 SETTING = RunConfig(task="detection", student="scenes_ssd", teacher="scenes_medium", crop_size=16)
 MAP = {"student": 0.40, "kd_cls": 0.46, "loc": 0.41, "kd_loc": 0.43, "kd_cls_loc": 0.48}
 DAP = {"student": 0.25, "kd_cls": 0.11, "loc": 0.24, "kd_loc": 0.23, "kd_cls_loc": 0.10}
+KL_CE = {"student": "scenes_retinanet", "method": "kd_cls", "method_options": {"sigmoid": "kl_ce"}}
 CHANGED = (
     {"method": "kd_cls", "method_options": {"temperature": 1.0}},
     {"method": "kd_cls", "method_options": {"temperature": 4.0}},
@@ -18,7 +19,7 @@ CHANGED = (
     {"method": "kd_loc", "method_options": {"layers": [-1, 0, 1]}},
     {"method": "kd_cls", "crop_size": 24},
     {"method": "kd_loc", "crop_size": 24},
-    {"method": "kd_cls", "student": "scenes_retinanet", "method_options": {"sigmoid": "kl_ce"}},
+    KL_CE,
 )
 WEIGHTS = (0.03, 0.1, 0.3, 1.0)
 
@@ -44,19 +45,15 @@ def write_ablations(root):
     """The methods, one choice of theirs changed at seed 0 alone, and RetinaNet."""
     write_detectors(root)
     write_detectors(root, [0], ["student", "kd_cls"], student="scenes_retinanet")
-    retinanet = {"student": "scenes_retinanet", "method": "kd_cls"}
-    for place, fields in enumerate(
-        (*CHANGED, {**retinanet, "method_options": {"sigmoid": "kl_ce"}})
-    ):
+    for place, fields in enumerate((*CHANGED, KL_CE)):
         write_run(root, replace(SETTING, **fields), 0.42 + 0.01 * place)
     return root
 
 
 def write_weights(root):
     """Runs on the dev split by their weight, the larger the better."""
+    tuned = replace(SETTING, split="dev")
     for method, weight in product(("kd_cls", "kd_loc"), WEIGHTS):
-        write_run(
-            root, replace(SETTING, method=method, weight=weight, split="dev"), 0.4 + weight / 9
-        )
-    write_run(root, replace(SETTING, split="dev"), 0.40)
+        write_run(root, replace(tuned, method=method, weight=weight), 0.4 + weight / 9)
+    write_run(root, tuned, 0.40)
     return root

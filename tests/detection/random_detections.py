@@ -13,21 +13,16 @@ from kdlib.detection.objects import COCO_SIZES, Objects
 
 def objects_of(boxes, kinds, crowd=None, counts=None, sizes=COCO_SIZES):
     """Objects from lists; all of one image if ``counts`` does not say otherwise."""
-    starts = np.cumsum([0, *([len(kinds)] if counts is None else counts)])
-    crowd = [False] * len(kinds) if crowd is None else crowd
-    return Objects(
-        torch.as_tensor(boxes, dtype=torch.float32).view(-1, 4),
-        torch.as_tensor(kinds, dtype=torch.int64),
-        torch.as_tensor(crowd, dtype=torch.bool),
-        torch.from_numpy(starts),
-        sizes,
-    )
+    starts = torch.from_numpy(np.cumsum([0, *([len(kinds)] if counts is None else counts)]))
+    boxes, kinds = torch.as_tensor(boxes).float().view(-1, 4), torch.as_tensor(kinds).long()
+    crowd = torch.zeros(len(kinds)) if crowd is None else torch.as_tensor(crowd)
+    return Objects(boxes, kinds, crowd.bool(), starts, sizes)
 
 
 def detections_of(boxes, kinds, scores):
     """Detections from lists."""
-    boxes, scores = (torch.tensor(some, dtype=torch.float32) for some in (boxes, scores))
-    return Detections(boxes.view(-1, 4), torch.tensor(kinds, dtype=torch.int64), scores)
+    boxes, kinds, scores = map(torch.as_tensor, (boxes, kinds, scores))
+    return Detections(boxes.float().view(-1, 4), kinds.long(), scores.float())
 
 
 def random_case(seed, images=30, classes=5, crowds=0.15, most=12):

@@ -77,13 +77,22 @@ def test_every_image_comes_once_with_its_objects():
     assert any(not len(labels) for *_, labels in whole)
 
 
-def test_in_order_nothing_is_moved(read):
+def test_in_order_nothing_is_moved_and_what_makes_no_sense_is_refused(read):
     batches = DetectionBatches(DATA, 8, ALL)
     assert (len(batches), len(batches.labels)) == (4, 30)
     whole = rows(batches.in_order())
     assert [int(row[0]) for row in whole] == list(range(30))
     for other in (DATA, read):
         assert equal(whole, rows(DetectionBatches(other, 30, workers=0).in_order()))
+    plain = ImageData(torch.zeros(2, 3, 8, 8).byte(), torch.zeros(2).long(), ("a",), *PLAIN)
+    for kind, data, options, says in (
+        (DetectionBatches, DATA, {"augmentation": ("flop",)}, "Unknown augm.* 'flop'.*'flip'"),
+        (DetectionBatches, DATA, {"workers": -1}, "workers is -1"),
+        (DetectionBatches, plain, {}, "images with objects"),
+        (Batches, read, {}, "task 'crops'"),
+    ):
+        with pytest.raises(KdlibError, match=says):
+            kind(data, 3, **options)
 
 
 @pytest.mark.parametrize("names", [("flip",), ALL])
@@ -125,15 +134,3 @@ def test_boxes_move_with_their_objects(names):
             if inside.numel() > 3 * 30:  # rounding and blurred edges say little of less
                 assert inside.mean() > 0.75
     assert moved > 10
-
-
-def test_what_makes_no_sense_is_refused(read):
-    plain = ImageData(torch.zeros(2, 3, 8, 8).byte(), torch.zeros(2).long(), ("a",), *PLAIN)
-    for kind, data, options, says in (
-        (DetectionBatches, DATA, {"augmentation": ("flop",)}, "Unknown augm.* 'flop'.*'flip'"),
-        (DetectionBatches, DATA, {"workers": -1}, "workers is -1"),
-        (DetectionBatches, plain, {}, "images with objects"),
-        (Batches, read, {}, "task 'crops'"),
-    ):
-        with pytest.raises(KdlibError, match=says):
-            kind(data, 3, **options)

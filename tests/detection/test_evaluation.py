@@ -96,27 +96,18 @@ def test_of_a_class_and_image_the_surest_hundred_count():
     assert found["map"] == approx(by_pycocotools(detections, objects, 1)[0][0])
 
 
-def test_perfect_detections_score_one_and_absent_classes_and_sizes_nothing():
-    perfect, objects = detections_of([BOX], [2], [0.3]), objects_of([BOX], [2])
-    half = perfect._replace(scores=perfect.scores.bfloat16(), boxes=perfect.boxes.half())
-    for given in (perfect, half):
-        found = measured([given], objects, 4)
-        assert found["map"] == found["map50"] == found["map_medium"] == pytest.approx(1)
-    assert found["map_small"] is None and found["map_large"] is None
-    assert [value is None for value in found["per_class"]] == [True, True, False, True]
-    third = [10.0, 10.0, 50.0, 36.6667]  # IoU 0.667: found at four of ten thresholds
-    found = coco_measures([detections_of([third], [0], [1.0])], objects_of([BOX], [0]), 1)
-    assert np.round(found["ap_by_iou"], 6).tolist() == [1] * 4 + [0] * 6
-    assert ap.THRESHOLDS == (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-
-
-def test_a_detector_that_finds_nothing_scores_zero_and_only_misses():
+def test_perfect_detections_score_one_none_score_zero_and_what_is_absent_has_no_score():
+    perfect, objects = detections_of([BOX], [2], [0.3]), objects_of([BOX], [2], counts=[1, 0])
     empty = detections_of([], [], [])
-    found = measured([empty, empty], objects_of([BOX], [1], counts=[0, 1]), 3)
-    assert found["map"] == found["map50"] == found["recall"] == 0
-    assert found["per_class"] == [None, 0, None]
-    assert only(found["errors"], miss=1, false_neg=1)
+    half = perfect._replace(scores=perfect.scores.bfloat16(), boxes=perfect.boxes.half())
+    for given, score in ((perfect, 1), (half, 1), (empty, 0)):
+        found = measured([given, empty], objects, 4)
+        for name in ("map", "map50", "map_medium", "recall"):
+            assert found[name] == pytest.approx(score)
+        assert found["map_small"] is None and found["map_large"] is None
+        assert [value is None for value in found["per_class"]] == [True, True, False, True]
     assert found["errors"]["miss"]["dap"] == found["errors"]["false_neg"]["dap"] == 1
+    assert ap.THRESHOLDS == (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
@@ -137,51 +128,39 @@ def test_counts_and_gains_are_those_of_tidecv(case, monkeypatch):
     assert base_of(detections, objects, 3) == pytest.approx(theirs["ap50"], abs=1e-9)
 
 
-def only(found, **expected):
-    """Whether these are the counts, and all others zero."""
-    return {name: error["count"] for name, error in found.items() if error["count"]} == expected
+B, H, P, F = BOX, HALF, POOR, FAR
+LOST = {"miss": 1, "false_pos": 1, "false_neg": 1}
+AIMED = {"false_pos": 1, "false_neg": 1}
+DUPES = 1 - (51 + 50 * 2 / 3) / 101  # precision 1 up to recall .5, then 2 of 3
 
 
-def one_image(found, truth, crowd=None):
-    """Errors of one image from rows (box, class, score) and (box, class)."""
-    detections = detections_of(*(list(column) for column in zip(*found, strict=True)))
-    objects = objects_of(*(list(column) for column in zip(*truth, strict=True)), crowd)
-    return error_types([detections], objects, 2)
-
-
-@pytest.mark.parametrize(
-    ("box", "kind", "error"),
-    [(POOR, 0, "loc"), (BOX, 1, "cls"), (POOR, 1, "both"), (FAR, 0, "bkg"), (FAR, 1, "bkg")],
-)
-def test_each_error_alone(box, kind, error):
-    found = one_image([(box, kind, 0.9)], [(BOX, 0)])
-    missed = {} if error in ("loc", "cls") else {"miss": 1}
-    assert only(found, **{error: 1}, **missed, false_pos=1, false_neg=1)
-    assert found[error]["dap"] == (1 if error in ("loc", "cls") else 0)
-
-
-@pytest.mark.parametrize(("found", "truth", "crowd", "expected"), [
-    ([(HALF, 0, 0.9)], [(BOX, 0)], None, {}),  # half an overlap is a find
-    ([(BOX, 0, 0.9), (HALF, 0, 0.8)], [(BOX, 0)], None, {"dupe": 1, "false_pos": 1}),
+# Rows of box, class, score; of box, class, crowd -> counts of errors that are not 0, some gains.
+@pytest.mark.parametrize(("found", "truth", "counts", "gains"), [
+    ([(P, 0, 0.9)], [(B, 0, 0)], {"loc": 1, **AIMED}, {"loc": 1}),
+    ([(B, 1, 0.9)], [(B, 0, 0)], {"cls": 1, **AIMED}, {"cls": 1}),
+    ([(P, 1, 0.9)], [(B, 0, 0)], {"both": 1, **LOST}, {"both": 0}),
+    ([(F, 0, 0.9)], [(B, 0, 0)], {"bkg": 1, **LOST}, {"bkg": 0}),
+    ([(F, 1, 0.9)], [(B, 0, 0)], {"bkg": 1, **LOST}, {"bkg": 0}),
+    ([(H, 0, 0.9)], [(B, 0, 0)], {}, {}),  # half an overlap is a find
+    ([(B, 0, 0.9), (H, 0, 0.8)], [(B, 0, 0)], {"dupe": 1, "false_pos": 1}, {}),
+    ([(B, 0, 0.9), (B, 0, 0.8), (F, 0, 0.7)], [(B, 0, 0), (F, 0, 0)], {"dupe": 1, "false_pos": 1},
+     {"dupe": DUPES, "false_pos": DUPES}),
     # A detection on a crowd of its class is no error, and the crowd is not missed.
-    ([(FAR, 0, 0.9), (POOR, 0, 0.8)], [(BOX, 0), (FAR, 0)], [True, False], {}),
-    ([(FAR, 0, 0.9), (BOX, 1, 0.8)], [(BOX, 0), (FAR, 0)], [True, False],
-     {"bkg": 1, "false_pos": 1}),
+    ([(F, 0, 0.9), (P, 0, 0.8)], [(B, 0, 1), (F, 0, 0)], {}, {}),
+    ([(F, 0, 0.9), (B, 1, 0.8)], [(B, 0, 1), (F, 0, 0)], {"bkg": 1, "false_pos": 1}, {}),
+    # Of two that aim at one object the surer alone is repaired.
+    ([(B, 1, 0.9), (P, 0, 0.8)], [(B, 0, 0)], {"cls": 1, "loc": 1, "false_pos": 2, "false_neg": 1},
+     {"cls": 1, "loc": 0}),
 ])  # fmt: skip
-def test_at_the_edges_of_what_is_an_error(found, truth, crowd, expected):
-    assert only(one_image(found, truth, crowd), **expected)
-
-
-def test_of_several_errors_at_one_object_or_at_none():
-    found = one_image([(BOX, 0, 0.9), (BOX, 0, 0.8), (FAR, 0, 0.7)], [(BOX, 0), (FAR, 0)])
-    gained = 1 - (51 + 50 * 2 / 3) / 101  # precision 1 up to recall .5, then 2 of 3
-    assert found["dupe"]["dap"] == found["false_pos"]["dap"] == pytest.approx(gained)
-    found = one_image([(BOX, 1, 0.9), (POOR, 0, 0.8)], [(BOX, 0)])  # the surer alone is repaired
-    assert only(found, cls=1, loc=1, false_pos=2, false_neg=1)
-    assert found["cls"]["dap"] == 1 and found["loc"]["dap"] == 0
-    there, empty = detections_of([BOX], [0], [0.5]), detections_of([FAR], [1], [0.9])
-    found = error_types([there, empty], objects_of([BOX], [0], counts=[1, 0]), 2)
-    assert only(found, bkg=1, false_pos=1)
+def test_errors_of_one_image_by_hand(found, truth, counts, gains):
+    detections, empty = (
+        detections_of(*map(list, zip(*found, strict=True))),
+        detections_of([], [], []),
+    )
+    objects = objects_of(*map(list, zip(*truth, strict=True)), [0, len(truth)])
+    errors = error_types([empty, detections], objects, 2)
+    assert {name: error["count"] for name, error in errors.items() if error["count"]} == counts
+    assert {name: errors[name]["dap"] for name in gains} == pytest.approx(gains)
 
 
 @pytest.mark.parametrize(("change", "says"), [

@@ -16,18 +16,15 @@ from kdlib.errors import KdlibError
 from kdlib.frskd.voc import list_voc
 from study.cli import main
 
-PHOTOGRAPH = {
-    "voc": "VOCdevkit/VOC2007/JPEGImages/000022.jpg",
-    "coco": "coco/val2017/000000001002.jpg",
-}
+VOC = "VOCdevkit/VOC2007"
+PHOTOGRAPH = {"voc": f"{VOC}/JPEGImages/000022.jpg", "coco": "coco/val2017/000000001002.jpg"}
 ANNOTATION = {
-    "voc": "VOCdevkit/VOC2007/Annotations/000021.xml",
-    "coco": "coco/annotations/instances_val2017.json",
-}
-LIST = "VOCdevkit/VOC2007/ImageSets/Main/test.txt"
+    "voc": f"{VOC}/Annotations/000021.xml", "coco": "coco/annotations/instances_val2017.json",
+}  # fmt: skip
+LIST = f"{VOC}/ImageSets/Main/test.txt"
+OF_VOC = "8 images (published: 16,551), 12 objects, 20 classes (published: 20) (aeroplane"
 CHECKED = {
-    "voc": "voc, train, objects: readable; 8 images (published: 16,551), 12 objects, "
-    "20 classes (published: 20) (aeroplane",
+    "voc": f"voc, train, objects: readable; {OF_VOC}",
     "coco": "coco, test, objects: readable; 4 images (published: 5,000), 6 objects",
 }
 
@@ -111,21 +108,23 @@ def test_the_fingerprint_knows_the_content_and_not_the_place(name, tmp_path):
     assert prints[0] == prints[1] != loaded(name, roots[1]).fingerprint
 
 
+def of_first(kind: str, **changes):
+    return lambda content: content[kind][0].update(changes)
+
+
 @pytest.mark.parametrize(("name", "how", "says"), [
     ("coco", lambda c: c["annotations"][0].pop("bbox"), r"annotations\.0\.bbox: Field required"),
-    ("coco", lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), r"\.0\.bbox\.3: Field required"),
-    ("coco", lambda c: c["annotations"][0].update(bbox=[1, 2, 3, "x"]), r"valid.*, not x\. Get"),
-    ("coco", lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("inf")]), "finite number"),
-    ("coco", lambda c: c["annotations"][0].update(category_id=5), "10000: there is no category 5"),
-    ("coco", lambda c: c["annotations"][0].update(image_id=5), "10000: there is no image 5"),
-    ("coco", lambda c: c["categories"][0].update(name="unicorn"), "category 1: 'unicorn' is not"),
-    ("coco", lambda c: c["images"][0].pop("file_name"), r"images\.0\.file_name: Field required"),
-    ("coco", lambda c: c["images"][0].update(height=-3), r"\.0\.height: .*greater than 0, not -3"),
+    ("coco", of_first("annotations", bbox=[1, 2, 3]), r"annotations\.0\.bbox\.3: Field required"),
+    ("coco", of_first("annotations", bbox=[1, 2, 3, "x"]), r"valid number.*, not x\. Get"),
+    ("coco", of_first("annotations", bbox=[1, 2, 3, float("inf")]), "be a finite number"),
+    ("coco", of_first("annotations", category_id=5), "annotation 10000: there is no category 5"),
+    ("coco", of_first("annotations", image_id=5), "annotation 10000: there is no image 5"),
+    ("coco", of_first("categories", name="unicorn"), "category 1: 'unicorn' is not one of"),
+    ("coco", of_first("images", height=-3), r"images\.0\.height: .*greater than 0, not -3"),
     ("coco", lambda c: c.update(images=[], annotations=[]), "images: List should have at least 1"),
     ("coco", ("^.*$", "{"), "JSON.*Get"),
     ("coco", ("^.*$", "[1, 2]"), "should.*Get"),
     ("voc", ("train</name>", "trian</name>"), r"object 1: its class is 'trian'; valid: aeroplane"),
-    ("voc", ("<name>train</name>", ""), r"objects\.0\.name: Field required"),
     ("voc", ("<bndbox>.*</bndbox>", ""), r"objects\.0\.xmin: Field required"),
     ("voc", ("<ymax>38", "<ymax>nan"), r"objects\.0\.ymax: Input should be a finite .*, not nan"),
     ("voc", ("<difficult>0", "<difficult>so"), r"objects\.0\.difficult: .*number.*, not so"),
@@ -159,11 +158,6 @@ def test_a_photograph_that_is_damaged_is_named_when_it_is_read(name, tmp_path):
     ("coco", ANNOTATION["coco"], r"val2017\.json is missing(.|\n)*ROOT/coco(.|\n)*unpack"),
 ])  # fmt: skip
 def test_what_is_missing_is_named(name, what, says, tmp_path):
-    path = WRITERS[name](tmp_path) / what
-    path.unlink()
+    (WRITERS[name](tmp_path) / what).unlink()
     with pytest.raises(KdlibError, match=says):
         loaded(name, tmp_path)
-    if what == LIST:
-        path.write_text("")
-        with pytest.raises(KdlibError, match=r"test\.txt is empty"):
-            loaded(name, tmp_path)

@@ -97,7 +97,7 @@ def test_a_crop_is_what_slicing_and_torchvision_give_out_of_its_own_image(images
     assert sampled_crops(images, BOXES[:0], OWNERS[:0], SIZE).shape == (0, 3, SIZE, SIZE)
 
 
-def test_numeric_gradients_of_boxes_and_distance_agree(images):
+def test_numeric_gradients_of_boxes_and_distance_agree_and_move_a_box_to_its_object(images):
     boxes = BOXES[:2].clone().requires_grad_()
     target = sampled_crops(images, BOXES[:2] + 0.03, OWNERS[:2], SIZE)
 
@@ -107,10 +107,7 @@ def test_numeric_gradients_of_boxes_and_distance_agree(images):
     assert gradcheck(lambda b: sampled_crops(images, b, OWNERS[:2], 5), boxes, eps=1e-7, atol=1e-4)
     assert gradcheck(distance, boxes, eps=1e-7, atol=1e-4)
     assert not crop_distance(target, target.clone()).any()
-
-
-def test_descending_moves_a_shifted_box_to_the_object():
-    """A white blob on black: the box that cuts half of it moves there, whichever side it is."""
+    # A white blob on black: the box that cuts half of it moves there, whichever side it is.
     rows = torch.linspace(-1, 1, 40, dtype=torch.float64)
     blob = torch.exp(-8 * (rows[:, None] ** 2 + rows[None] ** 2)).expand(3, 40, 40)
     truth = torch.tensor([[0.25, 0.25, 0.75, 0.75]]).double()
@@ -121,18 +118,13 @@ def test_descending_moves_a_shifted_box_to_the_object():
         assert -box.grad[0, [0, 2]].sum() * shift < 0
 
 
-@pytest.mark.parametrize(
-    "box", [[0.4, 0.2, 0.4, 0.6], [1.2, 0.1, 1.5, 0.4], [-3.0, -2.0, -1.0, -1.0]]
-)
-def test_a_box_without_area_or_outside_stays_finite(images, box):
-    boxes = torch.tensor([box, [-0.2, 0.1, 0.5, 1.3]], dtype=torch.float64, requires_grad=True)
-    crops = sampled_crops(images[:1], boxes, FIRST.repeat(2), SIZE)
+def test_a_box_without_area_or_outside_stays_finite_and_pooling_leaves_small_maps_alone(images):
+    empty, outside = [0.4, 0.2, 0.4, 0.6], [[1.2, 0.1, 1.5, 0.4], [-3.0, -2.0, -1.0, -1.0]]
+    boxes = torch.tensor([empty, *outside, [-0.2, 0.1, 0.5, 1.3]]).double().requires_grad_()
+    crops = sampled_crops(images[:1], boxes, FIRST.repeat(4), SIZE)
     crops.pow(2).sum().backward()
     assert torch.isfinite(crops).all() and torch.isfinite(boxes.grad).all()
-    assert (boxes.grad[1] == 0).tolist() == [True, False, False, True]  # edges beyond the image
-
-
-def test_pooling_leaves_small_maps_as_they_are():
+    assert (boxes.grad[3] == 0).tolist() == [True, False, False, True]  # edges beyond the image
     maps = torch.rand(2, 3, 4, 4)
     assert torch.equal(pooled(maps, 16), maps)
     assert pooled(maps, 2).shape == (2, 3, 2, 2)
@@ -159,13 +151,11 @@ def test_early_stages_are_those_of_the_whole_network_and_cost_less(name, stops):
     assert images.grad.any()
 
 
-HEADS = ("head.classification_head", "head.regression_head")
-PREDICTORS = ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred")
+HEADS, PREDICTOR = ("head.classification_head", "head.regression_head"), "roi_heads.box_predictor"
 BRANCHES = {
-    "scenes_ssd_tiny": HEADS,
-    "scenes_retinanet_tiny": HEADS,
-    "fasterrcnn_mobilenet_v3_large_fpn": PREDICTORS,
-}
+    "scenes_ssd_tiny": HEADS, "scenes_retinanet_tiny": HEADS,
+    "fasterrcnn_mobilenet_v3_large_fpn": (f"{PREDICTOR}.cls_score", f"{PREDICTOR}.bbox_pred"),
+}  # fmt: skip
 ALL = {"cls": 0.0, "loc": 1.0, "layers": (-1, 0, 1)}
 
 
@@ -227,9 +217,10 @@ def test_a_predicted_box_equal_to_its_target_costs_nothing(scene):
 def test_images_without_objects_change_nothing_and_batches_without_any_cost_nothing(scene):
     """Rows of the targets are found by image, so an empty one in front must shift nothing."""
     detector, _, batch, answer, _ = scene
-    longer = [torch.rand(3, SIDE, SIDE), *batch.images], [NOTHING, *batch.targets]
+    longer = batch._replace(
+        images=[torch.rand(3, SIDE, SIDE), *batch.images], targets=[NOTHING, *batch.targets]
+    )
     shifted = answer.positives._replace(images=answer.positives.images + 1)
-    longer = batch._replace(images=longer[0], targets=longer[1])
     beside = terms_of(scene, answer._replace(positives=shifted), longer)
     for name, term in terms_of(scene).items():
         torch.testing.assert_close(beside[name], term)

@@ -47,14 +47,10 @@ def test_each_image_has_its_own_objects_clipped_or_dropped(found):
     assert all(map(torch.equal, part.of(1), objects.of(2)))
 
 
-@pytest.mark.parametrize(("box", "left"), [
-    ((3.5, 3.5, 3.75, 9), [[3.5, 3.5, 3.75, 9]]),  # thinner than a pixel: stays
-    ((4, 4, 4, 9), []),  # no width
-    ((9, 9, 4, 4), []),  # corners swapped
-    ((64, 0, 80, 10), []),  # outside, touching the edge
-])  # fmt: skip
-def test_a_box_that_is_left_without_area_is_dropped(box, left):
-    assert tabled([[Found(box, 3)]], SHAPES[:1]).boxes.tolist() == left
+def test_a_box_without_area_is_dropped_but_not_one_that_is_thinner_than_a_pixel():
+    without = (4, 4, 4, 9), (9, 9, 4, 4), (64, 0, 80, 10)  # corners swapped; touching the edge
+    found = [Found(box, 3) for box in ((3.5, 3.5, 3.75, 9), *without)]
+    assert tabled([found], SHAPES[:1]).boxes.tolist() == [[3.5, 3.5, 3.75, 9]]
 
 
 def of_rectangles() -> ImageData:
@@ -90,9 +86,11 @@ def test_a_crop_shows_what_is_in_its_box_and_nothing_else():
 def test_crops_are_cut_out_of_their_own_split():
     fit, dev, whole = (loaded(split, task="crops") for split in ("fit", "dev", "train"))
     assert torch.equal(torch.cat([fit.images, dev.images]), whole.images)
-    assert len({fit.fingerprint, dev.fingerprint, whole.fingerprint}) == 3
-    own = cropped(loaded("dev"), 32)
+    own, prints = cropped(loaded("dev"), 32), {one.fingerprint for one in (fit, dev, whole)}
     assert torch.equal(dev.images, own.images) and dev.fingerprint == own.fingerprint
+    objects, part = loaded("train").objects, loaded("dev").objects
+    assert len(part) == 2 and all(map(torch.equal, part.of(1), objects.of(9)))
+    assert len(prints) == 3
 
 
 def test_crops_of_photographs_are_read_when_asked_for(photographs):
@@ -121,40 +119,30 @@ def test_what_cannot_be_cut_out_or_loaded_is_refused(ask, says):
     assert tasks_of("voc") == ("segmentation", "detection", "crops")
 
 
-def test_each_object_of_scenes_has_the_box_of_what_is_seen_of_it():
+def test_each_object_of_scenes_has_the_box_of_what_is_seen_of_it(tmp_path):
     data, truth = loaded(size=12), scenes("test", 2, 4, 64, torch.arange(12))
     assert torch.equal(data.images, truth.images) and data.task == "detection"
     assert data.classes == sprite_bank().kinds and not data.labels.any()
     assert data.objects.counts.tolist() == [6] * 12 and not data.objects.crowd.any()
-    for image in range(12):
-        boxes, kinds, _ = data.objects.of(image)
-        assert kinds.tolist() == truth.objects[image].tolist()
-        for place, box in enumerate(boxes.int().tolist()):
-            rows, columns = np.nonzero(truth.owners[image].numpy() == place + 1)
-            assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert torch.equal(data.objects.kinds.view(12, 6), truth.objects)
+    for place, box in enumerate(data.objects.boxes.int().tolist()):
+        rows, columns = np.nonzero(truth.owners[place // 6].numpy() == place % 6 + 1)
+        assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    root = write_fashion(tmp_path, 200)
+    data = load_data("fashion_scenes", "train", size=4, data_root=root, task="detection")
+    assert len(data.classes) == 50 and data.objects.counts.tolist() == [6] * 4
 
 
-def test_objects_that_are_hardly_seen_are_left_out():
+def test_objects_that_are_hardly_seen_are_left_out_and_a_third_is_small_a_third_large():
     data, truth = loaded(size=200, distractors=12), scenes("test", 2, 12, 64, torch.arange(200))
     seen = truth.masks.flatten(2).sum(2)
     assert (seen < 20).any()
     assert torch.equal(data.objects.counts, (seen >= 20).sum(1))
     assert torch.equal(data.objects.kinds, truth.objects[seen >= 20])
     assert (data.objects.boxes[:, 2:] > data.objects.boxes[:, :2]).all()
-
-
-@pytest.mark.parametrize("image_size", [32, 64])
-def test_a_third_of_the_objects_is_small_and_a_third_large(image_size):
-    objects = loaded(size=300, image_size=image_size).objects
-    areas = (objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(1)
-    small, large = objects.sizes
-    shares = ((areas < small).float().mean(), (areas >= large).float().mean())
-    assert shares == pytest.approx((1 / 3, 1 / 3), abs=0.07)
-
-
-def test_scenes_of_garments_have_objects_and_parts_have_their_own(tmp_path):
-    root = write_fashion(tmp_path, 200)
-    data = load_data("fashion_scenes", "train", size=4, data_root=root, task="detection")
-    assert len(data.classes) == 50 and data.objects.counts.tolist() == [6] * 4
-    whole, dev = loaded("train").objects, loaded("dev").objects
-    assert len(dev) == 2 and all(map(torch.equal, dev.of(1), whole.of(9)))
+    for image_size in (32, 64):
+        objects = loaded(size=300, image_size=image_size).objects
+        areas = (objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(1)
+        small, large = objects.sizes
+        shares = ((areas < small).float().mean(), (areas >= large).float().mean())
+        assert shares == pytest.approx((1 / 3, 1 / 3), abs=0.07)
