@@ -13,38 +13,23 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SHOWN = 3
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-def start(tree: Path, out: Path, only: str) -> subprocess.Popen[bytes]:
-    """A process that remakes with the code of a tree, in one thread."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    environment = {**os.environ, **threads, "PYTHONPATH": str(tree)}
-    command = [sys.executable, str(HERE / "remake.py"), str(out), "--only", only]
-    with out.with_suffix(".log").open("wb") as log:
-        return subprocess.Popen(command, cwd=tree, env=environment, stdout=log, stderr=log)
-
-
-def remade(trees: dict[Path, Path], only: str) -> list[dict[str, Any]]:
-    """What every file of ``trees`` says, of those that are missing once its tree has made it."""
-    missing = {file: tree for file, tree in trees.items() if not file.exists()}
-    working = {file: start(tree.resolve(), file, only) for file, tree in missing.items()}
-    for file, process in working.items():
-        status, log = process.wait(), file.with_suffix(".log")
-        if status:
-            sys.stderr.write(log.read_text(errors="replace"))
-        log.unlink()
-    made = [json.loads(file.read_text()) if file.exists() else {} for file in trees]
-    return [{n: e for n, e in one.items() if _matches(n, only)} for one in made]
-
-
-def _matches(name: str, only: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in only.split(","))
+def remake(tree: Path, out: Path, only: str) -> None:
+    """Remake with the code of a tree; tell what it says if anything is wrong."""
+    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(tree)}
+    command = [sys.executable, HERE / "remake.py", out, only]
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.stderr.write(done.stdout + done.stderr)
 
 
 def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
@@ -59,23 +44,12 @@ def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
         yield f"{path[1:] or 'the whole'}: {str(one)[:40]} -> {str(other)[:40]}"
 
 
-def verdict(one: Any, other: Any) -> tuple[bool, str]:
-    """Whether a kind is the same, and what to say of it."""
-    if one is None or other is None or "error" in one or "error" in other:
-        told = [(part or {"error": "not made"}).get("error", "made") for part in (one, other)]
-        return False, f"{told[0]} -> {told[1]}"
-    found = list(differences(one, other))
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return not found, "; ".join(found[:SHOWN]) + more if found else "same bits"
-
-
-def report(base: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Print a line for each kind; whether all are the same."""
-    verdicts = {name: verdict(base.get(name), new.get(name)) for name in {**base, **new}}
-    print(*(f"{name:44} {text}" for name, (_, text) in verdicts.items()), sep="\n")
-    same = sum(equal for equal, _ in verdicts.values())
-    print(f"{same} of {len(verdicts)} kinds are the same to the bit.")
-    return same == len(verdicts) > 0
+def verdict(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """How two entries differ; nothing where they are the same."""
+    if "error" in one or "error" in other:
+        return f"{one.get('error', 'made')} -> {other.get('error', 'made')}"
+    first, *more = list(differences(one, other)) or [""]
+    return f"{first} and {len(more)} more" if more else first
 
 
 def main() -> int:
@@ -87,9 +61,18 @@ def main() -> int:
     parser.add_argument("--only", default="*")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        kept = given.base_json or Path(folder) / "base.json"
-        trees = {kept.resolve(): given.base, Path(folder) / "new.json": given.new}
-        return not report(*remade(trees, given.only))
+        kept, new = given.base_json or Path(folder) / "base.json", Path(folder) / "new.json"
+        trees = {kept.resolve(): given.base.resolve(), new: given.new.resolve()}
+        missing = {file: tree for file, tree in trees.items() if not file.exists()}
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(remake, missing.values(), missing, repeat(given.only)))
+        made = [json.loads(file.read_text()) if file.exists() else {} for file in trees]
+    names = [n for n in made[0] | made[1] if any(fnmatch(n, p) for p in given.only.split(","))]
+    verdicts = {n: verdict(*(one.get(n, {"error": "not made"}) for one in made)) for n in names}
+    print(*(f"{name:44} {text or 'same bits'}" for name, text in verdicts.items()), sep="\n")
+    same = list(verdicts.values()).count("")
+    print(f"{same} of {len(verdicts)} kinds are the same to the bit.")
+    return not same == len(verdicts) > 0
 
 
 if __name__ == "__main__":

@@ -1,20 +1,32 @@
 """Every configuration of every profile with its hash: nothing may train another run than before.
 
-    python tests/safety/configurations.py OUT.json     profile -> data set -> run -> hash
-    python tests/safety/configurations.py OUT.txt      the same, as it is kept here
+    python tests/safety/configurations.py OUT.txt
 
-The text has a line for each profile on each of its data sets, with the number of its runs and the
-SHA-256 of their names and hashes, and then all names, so that one sees which run is another.
+A line for each profile on each of its data sets, with the number of its runs and the SHA-256 of
+their names and hashes, and then all names, so that one sees which run is another.
 """
 
 import hashlib
-import json
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from names import earlier, expand, profile_names, read_profile
 
-Found = dict[str, dict[str, dict[str, str]]]
+def found(name: str, *modules: str) -> Any:
+    """What the net needs of the project, from the first of ``modules`` that has it in this tree."""
+    for module in modules:
+        try:
+            return getattr(import_module(module), name)
+        except (ImportError, AttributeError):
+            continue
+    raise ImportError(f"No {name} in {', '.join(modules)}; add where it went to {__file__}.")
+
+
+PROFILES = ("kdlib.profiles", "study.profiles", "study.jobs", "study", "kdlib")
+expand, earlier, profile_names, read_profile = (
+    found(name, *PROFILES) for name in ("expand", "earlier", "profile_names", "read_profile")
+)
 
 
 def datasets_of(name: str) -> list[str]:
@@ -24,35 +36,18 @@ def datasets_of(name: str) -> list[str]:
     return sorted({"scenes", *profile.get("datasets", {}), *others})
 
 
-def hashes(profile: str, dataset: str) -> dict[str, str]:
-    """The hash of every run of a profile, and of all that these need first."""
-    runs = expand(profile, dataset)
-    return {run.run_id: run.config_hash for run in [*runs, *earlier(runs)]}
-
-
-def configurations() -> Found:
-    """Of every profile, on every data set of its, the hash of every run."""
-    return {name: {d: hashes(name, d) for d in datasets_of(name)} for name in profile_names()}
-
-
-def as_text(found: Found) -> str:
+def lines() -> list[str]:
     """What is compared, and what tells where it differs."""
-    lines, names = [], set()
-    for profile, by_dataset in found.items():
-        for dataset, runs in by_dataset.items():
-            told = "\n".join(f"{name} {digest}" for name, digest in sorted(runs.items()))
-            sha = hashlib.sha256(told.encode()).hexdigest()
-            lines.append(f"{profile} {dataset} {len(runs)} {sha}")
-            names |= set(runs)
-    return "\n".join([*lines, *sorted(names)]) + "\n"
-
-
-def main() -> None:
-    """Write the file that is asked for."""
-    out, found = Path(sys.argv[1]), configurations()
-    text = as_text(found) if out.suffix == ".txt" else json.dumps(found, indent=1, sort_keys=True)
-    out.write_text(text, encoding="utf-8")
+    summaries, names = [], set[str]()
+    for profile, dataset in ((p, d) for p in profile_names() for d in datasets_of(p)):
+        runs = expand(profile, dataset)
+        hashes = {run.run_id: run.config_hash for run in [*runs, *earlier(runs)]}
+        listed = "\n".join(f"{name} {digest}" for name, digest in sorted(hashes.items()))
+        sha = hashlib.sha256(listed.encode()).hexdigest()
+        summaries.append(f"{profile} {dataset} {len(hashes)} {sha}")
+        names |= set(hashes)
+    return [*summaries, *sorted(names)]
 
 
 if __name__ == "__main__":
-    main()
+    Path(sys.argv[1]).write_text("\n".join(lines()) + "\n", encoding="utf-8")

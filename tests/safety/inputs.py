@@ -50,9 +50,8 @@ def _objects(root: Path, part: str, count: int) -> None:
         for n in range(1, count + 1)
         for i, box in enumerate(BOXES[: n % 4])
     ]
-    kinds = [
-        {"id": n, "name": name, "supercategory": ""} for n, name in ((1, "person"), (18, "dog"))
-    ]
+    named = {"person": 1, "dog": 18}.items()
+    kinds = [{"id": number, "name": name, "supercategory": ""} for name, number in named]
     content = {"images": images, "annotations": found, "categories": kinds}
     (root / "annotations").mkdir(exist_ok=True)
     (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))

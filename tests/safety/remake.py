@@ -1,11 +1,10 @@
 """Makes small runs of every kind again and writes what must not change to the bit, as JSON.
 
-    python tests/safety/remake.py OUT.json [--only 'NAME,NAME*,...']
+    python tests/safety/remake.py OUT.json ['NAME,NAME*,...']
 
 It uses whatever ``kdlib`` Python finds: set ``PYTHONPATH`` to another tree to remake it with that.
 """
 
-import argparse
 import csv
 import hashlib
 import json
@@ -23,11 +22,14 @@ from typing import Any
 
 import torch
 import yaml
+from configurations import earlier, found
 from inputs import write_all
-from names import RunConfig, create_model, earlier, fit, load_data, run_directory
 from safetensors.torch import load_file
 from torch import Tensor
 
+RunConfig, run_directory = (found(n, "kdlib.runs", "kdlib") for n in ("RunConfig", "run_directory"))
+fit, load_data = found("fit", "kdlib.train", "kdlib"), found("load_data", "kdlib.data", "kdlib")
+create_model = found("create_model", "kdlib.models", "kdlib")
 Entry = dict[str, Any]
 ASKED = yaml.safe_load(Path(__file__).with_name("kinds.yaml").read_text(encoding="utf-8"))
 HALVES = {f"{name} bfloat16": {"precision": "bfloat16"} for name in ASKED["bfloat16"]}
@@ -42,8 +44,8 @@ VARYING = {
 def digest(tensor: Tensor) -> str:
     """SHA-256 of a tensor's kind, shape and bits."""
     plain = tensor.detach().cpu().contiguous()
-    told = f"{plain.dtype} {tuple(plain.shape)} ".encode()
-    return hashlib.sha256(told + plain.view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+    head = f"{plain.dtype} {tuple(plain.shape)} ".encode()
+    return hashlib.sha256(head + plain.view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def digests(tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -61,22 +63,21 @@ def lasting(value: Any) -> Any:
 
 def described(directory: Path) -> Entry:
     """All of a finished run that must stay: weights, record, history."""
-    files = sorted(directory.glob("*.safetensors"))
     record = json.loads((directory / "record.json").read_text(encoding="utf-8"))
-    with (directory / "history.csv").open(newline="") as file:
-        history = lasting(list(csv.DictReader(file)))
+    history = list(csv.DictReader((directory / "history.csv").read_text().splitlines()))
+    files = {f.name: load_file(f) for f in sorted(directory.glob("*.safetensors"))}
     return {
         "config_hash": record["config_hash"],
-        "files": {f.name: {n: digest(t) for n, t in load_file(f).items()} for f in files},
+        "files": {n: {k: digest(t) for k, t in file.items()} for n, file in files.items()},
         "record": lasting(record),
-        "history": history,
+        "history": lasting(history),
     }
 
 
 def config_of(name: str, **changes: Any) -> Any:
     """The configuration of one of ``RUNS``."""
-    method = {"method": name.split()[0]}
-    return RunConfig(**{**ASKED["small"], **method, **RUNS[name], **changes}).canonical()
+    fields = {**ASKED["small"], "method": name.split()[0], **RUNS[name], **changes}
+    return RunConfig(**fields).canonical()
 
 
 def learned(configs: list[Any], place: Path, folder: str) -> list[Entry]:
@@ -103,10 +104,8 @@ def stopped(name: str, place: Path) -> Entry:
     config = config_of(name, epochs=8)
     learned(earlier([config]) or [config_of("student")], place, "stopped")
     directory = run_directory(config, place / "stopped")
-    given = {"device": "cpu", "progress": False}
-    process = get_context("fork").Process(
-        target=fit, args=([config], directory.parent), kwargs=given
-    )
+    work = partial(fit, [config], directory.parent, device="cpu", progress=False)
+    process = get_context("fork").Process(target=work)
     process.start()
     while process.is_alive() and not (directory / "checkpoint.safetensors").exists():
         time.sleep(0.001)
@@ -126,36 +125,33 @@ def automatic(place: Path) -> Entry:
     return {"config_hash": run["config_hash"], "as chosen": same}
 
 
-def network(name: str, place: Path) -> Entry:
+def network(name: str, _: Path) -> Entry:
     """A network's first weights and, of those that answer with logits, a step's gradients."""
     torch.manual_seed(0)
     built = create_model(name, 10)
     entry = {"weights": digests(built.state_dict().items())}
     if name in ASKED["finding"]:
         return entry
-    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    output = built.train()(images)
+    output = built.train()(torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
     output.logits.square().mean().backward()
     gradients = [(n, p.grad) for n, p in built.named_parameters() if p.grad is not None]
     stages = [(str(n), stage) for n, stage in enumerate(output.stages)]
     return {**entry, "stages": digests(stages), "gradients": digests(gradients)}
 
 
-def data(name: str, place: Path) -> Entry:
+def data(name: str, _: Path) -> Entry:
     """Images and truth of all splits of Scenes with some options."""
-    options = {"size": 120, **ASKED["data"][name]}
-    sets = {s: load_data("scenes", s, **options) for s in ("train", "fit", "dev", "test")}
-    return {split: _content(found) for split, found in sets.items()}
-
-
-def _content(found: Any) -> Entry:
-    objects = vars(found.objects) if found.objects is not None else {}
-    parts = {"images": found.images, "labels": found.labels, "masks": found.masks, **objects}
-    if found.relevance is not None:
-        parts["relevance"] = found.relevance(torch.arange(len(found)))
-    facts = [found.classes, found.mean, found.std, found.fingerprint]
-    kept = {n: digest(part) for n, part in parts.items() if isinstance(part, Tensor)}
-    return {**kept, "facts": json.loads(json.dumps(facts))}
+    options, entry = {"size": 120, **ASKED["data"][name]}, {}
+    for split in ("train", "fit", "dev", "test"):
+        one = load_data("scenes", split, **options)
+        parts = {"images": one.images, "labels": one.labels, "masks": one.masks}
+        parts |= vars(one.objects) if one.objects is not None else {}
+        if one.relevance is not None:
+            parts["relevance"] = one.relevance(torch.arange(len(one)))
+        facts = json.loads(json.dumps([one.classes, one.mean, one.std, one.fingerprint]))
+        kept = {n: digest(part) for n, part in parts.items() if isinstance(part, Tensor)}
+        entry[split] = {**kept, "facts": facts}
+    return entry
 
 
 KINDS = {
@@ -189,27 +185,23 @@ def remade(only: list[str], place: Path) -> Iterator[tuple[str, Entry]]:
 
 def is_sound(entry: Entry) -> bool:
     """Whether nothing failed, and all that had to be equal was."""
-    told = [entry, *(part for part in entry.values() if isinstance(part, dict))]
+    parts = [entry, *(part for part in entry.values() if isinstance(part, dict))]
     checks = ("as alone", "as whole", "as chosen", "was stopped")
-    return "error" not in entry and all(part.get(c, True) for part in told for c in checks)
+    return "error" not in entry and all(part.get(c, True) for part in parts for c in checks)
 
 
-def main() -> int:
+def main(out: str, only: str = "*") -> int:
     """Remake, and write what came out."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--only", default="*", help="names of kinds, or patterns, with commas")
-    given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["KDLIB_CACHE"] = f"{folder}/cache"  # so that data are made again too
         write_all(Path(folder) / "data")
-        entries = dict(remade(given.only.split(","), Path(folder)))
-    given.out.write_text(json.dumps(entries, indent=1, sort_keys=True))
+        entries = dict(remade(only.split(","), Path(folder)))
+    Path(out).write_text(json.dumps(entries, indent=1, sort_keys=True))
     unsound = [name for name, entry in entries.items() if not is_sound(entry)]
     print(f"{len(entries)} kinds; not sound: {', '.join(unsound) or 'none'}")
     return bool(unsound)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))
