@@ -47,24 +47,18 @@ def test_all_methods_and_seeds_share_one_teacher_with_a_start_and_a_rate_of_its_
 
 def test_each_method_is_a_run_with_the_fields_of_its_own():
     plain, weighted = configs_of(["at", "dct"], [{}, {"weight": 2.0}], {"epochs": 3})
-    assert (plain.method, plain.weight, plain.epochs) == ("at", None, 3)
-    assert (weighted.method, weighted.weight, weighted.epochs) == ("dct", 2.0, 3)
+    assert plain == RunConfig(method="at", epochs=3)
+    assert weighted == RunConfig(method="dct", weight=2.0, epochs=3)
     assert configs_of(["at"], [], {"epochs": 3}) == [plain]
-
-
-@pytest.mark.parametrize(
-    ("methods", "options", "says"),
-    [
+    for methods, options, says in (
         ([], [], "empty"),
         (["at"], [{}, {}], "1 methods but 2"),
         (["at"], [{"wait": 1}], "Did you mean 'weight'"),
         ("at", [], "methods is 'at'"),
         (["at"], {}, "options is {}"),
-    ],
-)
-def test_methods_and_options_that_do_not_fit_are_refused(methods, options, says):
-    with pytest.raises(KdlibError, match=says):
-        configs_of(methods, options, {})
+    ):
+        with pytest.raises(KdlibError, match=says):
+            configs_of(methods, options, {})
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +17,9 @@ from kdlib.runs import RunConfig, provenance, run_directory
 from kdlib.train import fit
 from study.results import markdown_table
 
-COUNTS: dict[str, Counter[str]] = {}
+COUNTS: dict[str, Counter[str]] = defaultdict(Counter)
 OUTCOMES = ("trials", "recovered", "told", "harmless", "failed")
-RECORD = "KDLIB_FAULTS_TO"
-"""The variable with the path of the record; without it none is written."""
+RECORD = "KDLIB_FAULTS_TO"  # the variable with the path of the record; without it none is written
 
 
 @pytest.fixture
@@ -33,21 +32,15 @@ def tally() -> Callable[[str, str], None]:
 
     def count(fault: str, outcome: str) -> None:
         assert outcome in OUTCOMES[1:]
-        COUNTS.setdefault(fault, Counter()).update(["trials", outcome])
+        COUNTS[fault].update(["trials", outcome])
 
     return count
-
-
-@pytest.fixture(scope="session", autouse=True)
-def untimed():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost, "REPEATS", 1)
-        yield
 
 
 @pytest.fixture(scope="session")
 def taught(tmp_path_factory) -> Path:
     """A folder of runs with the tiny teacher."""
+    cost.REPEATS = 1  # of this process, which times nothing
     root = tmp_path_factory.mktemp("taught")
     fit(tiny().teacher_config(), root, progress=False)
     return root
@@ -76,20 +69,19 @@ def pytest_runtest_makereport(item, call):
     """A test that fails is a fault that was neither told nor mended."""
     report = (yield).get_result()
     if report.failed and Path(__file__).parent in item.path.parents:
-        COUNTS.setdefault(item.name, Counter()).update(["trials", "failed"])
+        COUNTS[item.name].update(["trials", "failed"])
 
 
 def pytest_terminal_summary(terminalreporter):
     """The table of the faults, and their record where one is asked for."""
-    place = os.environ.get(RECORD)
-    if not place or not COUNTS:
+    if not (place := os.environ.get(RECORD)) or not COUNTS:
         return
     rows = [[name, *(str(found[o]) for o in OUTCOMES)] for name, found in sorted(COUNTS.items())]
     terminalreporter.write_line("\n" + markdown_table(["fault", *OUTCOMES], rows))
-    counted = {name: {o: found[o] for o in OUTCOMES} for name, found in COUNTS.items()}
     source = provenance(RunConfig(), "cpu", "float32", "tiny runs of the tests")
     kept = {name: source[name] for name in ("commit", "dirty", "threads", "utc")}
-    versions = {**source["versions"], "safetensors": version("safetensors")}
-    here = {"versions": versions, "system": platform.system(), "cores": os.cpu_count()}
-    write_json(Path(place), {"faults": counted, "provenance": {**kept, **here}})
+    kept["versions"] = {**source["versions"], "safetensors": version("safetensors")}
+    kept |= {"system": platform.system(), "cores": os.cpu_count()}
+    counted = {name: {o: found[o] for o in OUTCOMES} for name, found in COUNTS.items()}
+    write_json(Path(place), {"faults": counted, "provenance": kept})
     terminalreporter.write_line(f"record: {place}")

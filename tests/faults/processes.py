@@ -21,9 +21,10 @@ from kdlib.train import fit
 
 CONTEXT = multiprocessing.get_context("fork")  # an import of torch takes longer than a tiny run
 VERSION_3, OVERRIDE, SEARCH = 0x20080522, 1, 2  # of capset(2), capabilities(7)
+Act = Callable[[], Any]
 
 
-def begin(act: Callable[[], object]) -> BaseProcess:
+def begin(act: Act) -> BaseProcess:
     """Start ``act`` in a child that leaves on SIGTERM as the command line does."""
 
     def whole() -> None:
@@ -36,14 +37,14 @@ def begin(act: Callable[[], object]) -> BaseProcess:
     return process
 
 
-def ended(act: Callable[[], object]) -> int | None:
+def ended(act: Act) -> int | None:
     """The exit status of a child that does ``act``."""
     process = begin(act)
     process.join(120)
     return process.exitcode
 
 
-def outcome(act: Callable[[], Any]) -> Any:
+def outcome(act: Act) -> Any:
     """What ``act`` gives in a child, or the exception that it raised there."""
     ours, theirs = CONTEXT.Pipe()
 
@@ -58,13 +59,12 @@ def outcome(act: Callable[[], Any]) -> Any:
     try:
         return ours.recv()
     except EOFError:
-        process.join()
         raise AssertionError(f"the child left with {process.exitcode}") from None
     finally:
         process.join()
 
 
-def with_room(size: int, act: Callable[[], Any]) -> Callable[[], Any]:
+def with_room(size: int, act: Act) -> Act:
     """``act`` where no file can grow beyond ``size`` bytes."""
 
     def limited() -> Any:
@@ -75,24 +75,19 @@ def with_room(size: int, act: Callable[[], Any]) -> Callable[[], Any]:
     return limited
 
 
-def unprivileged(act: Callable[[], Any]) -> Callable[[], Any]:
-    """``act`` where permissions hold, even if root starts it."""
+def unprivileged(act: Act) -> Act:
+    """``act`` where permissions hold: without the capabilities by which root passes over them."""
 
     def limited() -> Any:
         if sys.platform == "linux" and os.geteuid() == 0:
-            _drop_capabilities()
+            system = ctypes.CDLL(None, use_errno=True)
+            header, sets = (ctypes.c_uint32 * 2)(VERSION_3, 0), (ctypes.c_uint32 * 6)()
+            assert system.capget(header, sets) == 0
+            sets[0] &= ~(1 << OVERRIDE | 1 << SEARCH)
+            assert system.capset(header, sets) == 0
         return act()
 
     return limited
-
-
-def _drop_capabilities() -> None:
-    """Give up those of capabilities(7) by which root passes over permissions."""
-    system = ctypes.CDLL(None, use_errno=True)
-    header, sets = (ctypes.c_uint32 * 2)(VERSION_3, 0), (ctypes.c_uint32 * 6)()
-    assert system.capget(header, sets) == 0
-    sets[0] &= ~(1 << OVERRIDE | 1 << SEARCH)
-    assert system.capset(header, sets) == 0
 
 
 def forbid(folder: Path) -> Path:
@@ -102,7 +97,7 @@ def forbid(folder: Path) -> Path:
     return folder
 
 
-def learning(config: RunConfig, root: Path) -> Callable[[], object]:
+def learning(config: RunConfig, root: Path) -> Act:
     """Train a run, or go on training it."""
     return lambda: fit(config, root, progress=False)
 
@@ -114,7 +109,7 @@ def check_nothing_half_written(config: RunConfig, root: Path) -> None:
         load_tensors(path)
     if (directory / "record.json").exists():
         read_record(directory / "record.json")
-        load_tensors(directory / "weights.safetensors")
+        assert (directory / "weights.safetensors").exists()
 
 
 def check_like(config: RunConfig, root: Path, theirs: Path) -> None:

@@ -5,7 +5,6 @@ import io
 import pickle
 import random
 import re
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from pkgutil import resolve_name
@@ -37,7 +36,7 @@ from study.records import find_records
 CONFIG = tiny(epochs=1)
 
 
-@pytest.fixture(params=[60, pytest.param(2000, marks=pytest.mark.slow_faults)])
+@pytest.fixture(params=[40, pytest.param(2000, marks=pytest.mark.slow_faults)])
 def trials(request) -> int:
     return request.param
 
@@ -72,30 +71,24 @@ def damages(content: bytes, trials: int) -> Iterator[tuple[str, bytes]]:
             yield "bit turned", bytes(damaged)
 
 
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    return all(map(same, one, other)) if isinstance(one, tuple) else one == other
-
-
 @pytest.mark.parametrize("name", ["checkpoint", "weights", "record.json", "history.csv"])
 def test_a_damaged_file_of_a_run_is_told(name, undisturbed, tmp_path, trials, tally):
     folder = copytree(undisturbed(CONFIG), tmp_path / "run")
     tensors = {"a": torch.randn(20), "b": torch.arange(9).reshape(3, 3), "c": torch.tensor(1.5)}
-    facts = {"history": [{"epoch": 1, "accuracy": 0.1234}], "classes": 7}
-    save_tensors(folder / "checkpoint.safetensors", tensors, facts)
-    is_text = "." in name
-    path = folder / (name if is_text else f"{name}.safetensors")
-    read = (
-        (lambda: read_record(folder / "record.json")) if is_text else (lambda: load_tensors(path))
-    )
+    save_tensors(folder / "checkpoint.safetensors", tensors, {"history": [{"accuracy": 0.1234}]})
+    path = folder / (name if "." in name else f"{name}.safetensors")
+
+    def read() -> Any:
+        if "." in name:
+            return read_record(folder / "record.json")
+        tensors, facts = load_tensors(path)
+        return facts, {name: (tensor.dtype, tensor.tolist()) for name, tensor in tensors.items()}
+
     whole, told = read(), 0
     for damage, changed in damages(path.read_bytes(), trials):
         path.write_bytes(changed)
         try:
-            assert same(read(), whole), f"{damage} unnoticed"
+            assert read() == whole, f"{damage} unnoticed"
             tally(f"{damage}: {name}", "harmless")
         except KdlibError as error:
             told += bool(re.search(f"({path.name}|{folder.name}).*elete", str(error)))
@@ -144,54 +137,40 @@ class Bomb:
         return open, (self.marker, "w")
 
 
-@pytest.fixture(params=["pickle", "npy", "torch", "npz"])
+@pytest.fixture(params=["pickle", "torch"])
 def bomb(request, tmp_path, tally) -> Iterator[Callable[[Path], None]]:
-    """Puts a bomb, in a form in which files of numbers may come, at a path; it must not go off."""
-    marker, array, saved, archive = tmp_path / "marker", *(io.BytesIO() for _ in range(3))
-    np.save(array, np.array([Bomb(marker)], dtype=object), allow_pickle=True)
-    torch.save({"a": Bomb(marker)}, saved)
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("a.npy", array.getvalue())
-    content, load = {
-        "pickle": (pickle.dumps(Bomb(marker)), pickle.load),
-        "npy": (array.getvalue(), lambda file: np.load(file, allow_pickle=True)),
-        "torch": (saved.getvalue(), lambda file: torch.load(file, weights_only=False)),
-        "npz": (archive.getvalue(), lambda file: np.load(file, allow_pickle=True)["a"]),
-    }[request.param]
-    load(io.BytesIO(content))
+    """Puts a bomb, in a form in which weights may come, at a path; it must not go off."""
+    marker, file = tmp_path / "marker", io.BytesIO()
+    {"pickle": pickle.dump, "torch": torch.save}[request.param](Bomb(marker), file)
+    file.seek(0)
+    with contextlib.suppress(Exception):
+        torch.load(file, weights_only=False)
     assert marker.exists(), "it is live"
     marker.unlink()
-    yield lambda path: path.write_bytes(content)
+    yield lambda path: path.write_bytes(file.getvalue())
     assert not marker.exists()
     tally(f"hostile {request.param}", "told")
 
 
-def test_a_file_that_would_run_code_is_refused(bomb, root, tmp_path):
+def test_a_file_that_would_run_code_is_refused(bomb, root):
     (directory := run_directory(tiny(), root)).mkdir()
-    readers: dict[Path, Callable[[Path], Any]] = {
-        tmp_path / "weights.safetensors": load_tensors,
-        tmp_path / "answers.safetensors": lambda path: load_answers(path.parent),
-        tmp_path / "record.json": read_record,
-        tmp_path / "analysis.json": read_analysis,
-        directory / "checkpoint.safetensors": lambda path: fit(tiny(), root, progress=False),
+    readers: dict[str, Callable[[Path], Any]] = {
+        "weights.safetensors": load_tensors,
+        "answers.safetensors": lambda path: load_answers(directory),
+        "record.json": read_record,
+        "analysis.json": read_analysis,
+        "checkpoint.safetensors": lambda path: fit(tiny(), root, progress=False),
     }
-    for path, read in readers.items():
-        bomb(path)
-        with pytest.raises(KdlibError, match=re.escape(path.name)):
-            read(path)
+    for name, read in readers.items():
+        bomb(directory / name)
+        with pytest.raises(KdlibError, match=re.escape(name)):
+            read(directory / name)
+        (directory / name).unlink()
 
 
-def test_caches_that_would_run_code_are_made_again(bomb, caches, photographs):
-    whole, folder = squares().copy(), photographs.build(workers=1, progress=False)
-    for path in caches.rglob("*.safetensors"):
-        bomb(path)
-    assert np.array_equal(squares(), whole)
-    assert photographs.read(0).shape == photographs.decode(0).shape
-    assert photographs.build(workers=1, progress=False) == folder
-
-
-@pytest.mark.parametrize("bomb", ["pickle", "torch"], indirect=True)
-def test_pretrained_weights(tmp_path, bomb, monkeypatch):
+def test_pretrained_weights_and_caches_that_would_run_code(
+    tmp_path, bomb, caches, photographs, monkeypatch
+):
     """torchvision would unpickle whatever lies where its download would."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = tmp_path / "hub" / "checkpoints"
@@ -200,6 +179,12 @@ def test_pretrained_weights(tmp_path, bomb, monkeypatch):
     bomb(folder / url.rsplit("/", 1)[1])
     with pytest.raises(KdlibError, match="no weights 'IMAGENET1K_V1'; delete it"):
         create_model("resnet18", 10, weights="IMAGENET1K_V1")
+    whole, folder = squares(), photographs.build(workers=1, progress=False)
+    for path in caches.rglob("*.safetensors"):
+        bomb(path)
+    assert np.array_equal(squares(), whole), "it is made again"
+    assert np.array_equal(photographs.read(0), photographs.decode(0))
+    assert photographs.build(workers=1, progress=False) == folder
 
 
 def test_yaml_and_nothing_else_in_the_library_reads_what_could_run(tmp_path, tally):
