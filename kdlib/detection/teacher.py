@@ -122,7 +122,7 @@ def _stopped(network: fx.GraphModule, count: int) -> fx.GraphModule:
     stopped = fx.GraphModule(network, copy.deepcopy(network.graph))
     output = stopped.graph.output_node()
     named = cast("dict[str, fx.Node]", output.args[0])
-    output.args = (tuple(named[f"stage{index}"] for index in range(count)),)
+    output.args = (tuple(named.values())[:count],)
     stopped.graph.eliminate_dead_code()
     stopped.recompile()
     return stopped

@@ -11,20 +11,16 @@ from kdlib.errors import KdlibError, checked_options, unknown
 if TYPE_CHECKING:
     from torch import nn
 
-    from kdlib.models.adapters import Reader
+    from kdlib.models.output import Reader
 
 
 class Model(NamedTuple):
-    """A network: what builds it, ``module:name``, from the number of classes and its options.
-
-    ``task`` is ``classification``, which is that of crops too, ``segmentation`` or ``detection``;
-    ``pretrained`` networks can begin with weights of torchvision.
-    """
+    """A network: what builds it (itself, or as ``module:name``) of K classes and these options."""
 
     build: str | Callable[..., "nn.Module"]
     options: Mapping[str, Any] = MappingProxyType({})
-    task: str = "classification"
-    pretrained: bool = False
+    task: str = "classification"  # which is that of crops too; or segmentation, detection
+    pretrained: bool = False  # whether it can begin with weights of torchvision
 
 
 def _model(
@@ -42,6 +38,7 @@ _resnet = partial(_tapped, logits="fc", stages=("layer1", "layer2", "layer3", "l
 _segmenter = partial(_model, "frskd.segmentation", task="segmentation")
 _detector = partial(_model, "detection.models", task="detection")
 NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
+WIDE_RESNETS = ((16, 2), (40, 1), (40, 2))  # depth, width
 MOBILE_STAGES = ("features.3", "features.6", "features.13", "features.18")
 DETECTORS = (
     "ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "retinanet_resnet50_fpn",
@@ -50,9 +47,7 @@ DETECTORS = (
 MODELS: dict[str, Model] = {
     **{f"resnet{6 * n + 2}": _basic(blocks=n, widths=NARROW) for n in (1, 2, 3, 5, 7, 9, 18)},
     **{f"resnet{6 * n + 2}x4": _basic(blocks=n, widths=WIDE) for n in (1, 5)},
-    "wrn_16_2": _cifar("WideResNet", depth=16, width=2),
-    "wrn_40_1": _cifar("WideResNet", depth=40, width=1),
-    "wrn_40_2": _cifar("WideResNet", depth=40, width=2),
+    **{f"wrn_{d}_{w}": _cifar("WideResNet", depth=d, width=w) for d, w in WIDE_RESNETS},
     "resnet18_cifar": _torchvision("resnet_cifar", block="BasicBlock", counts=(2, 2, 2, 2)),
     "resnet50_cifar": _torchvision("resnet_cifar", block="Bottleneck", counts=(3, 4, 6, 3)),
     "vgg8": _cifar("cifar_vgg", repeats=1),
@@ -78,18 +73,15 @@ MODELS: dict[str, Model] = {
 }
 BUILT_IN = frozenset(MODELS)
 DETECTOR_OPTIONS = ("image_size", "mean", "std")
-FIRST_NAMES = {
-    "scenes_small": "scenes_tiny",
-    "scenes_medium": "scenes_student",
-    "scenes_large": "scenes_teacher",
-}
-"""What networks were called when the first runs were named: hashes, run ids and records keep it."""
-_RENAMED = {first: name for name, first in FIRST_NAMES.items()}
+# What networks were called when the first runs were named: hashes, run ids and records keep it.
+FIRST_NAMES = dict(
+    scenes_small="scenes_tiny", scenes_medium="scenes_student", scenes_large="scenes_teacher"
+)
 
 
 def current_name(name: str) -> str:
     """The name of a network, which may be given by its first one; any other text as it is."""
-    return _RENAMED.get(name, name)
+    return next((own for own, first in FIRST_NAMES.items() if first == name), name)
 
 
 def model_names() -> tuple[str, ...]:
@@ -107,22 +99,13 @@ def register_model(
 ) -> None:
     """Make a network of your own known to ``create_model`` and ``fit``, in this process.
 
-    ``build`` makes any module of the number of classes K. Where that returns, for images
-    (B, 3, H, W),
-
-    - an ``Output``, it is used as it is;
-    - a list of feature maps, fine to coarse, their mean over pixels and a linear classifier are
-      added: ``lambda classes: timm.create_model("resnet34", features_only=True)``;
-    - logits (B, K), ``stages`` tells the stages: names of the layers that return them, fine to
-      coarse (the embedding is then the mean of the last), or a function
-      ``(network, images) -> Output``.
-
-    A run knows a network by its ``name``: give another architecture another one. ``task`` may be
-    ``segmentation``, with logits (B, K, H, W), or ``detection``, of a ``Detector``. Every network
-    is tried with one image of ``image_size`` pixels a side when it is built.
-
-    Raises:
-        KdlibError: a name of kdlib's own, or no such task; when it is built, what is wrong with it.
+    ``build`` makes a module of the number of classes K, which for images (B, 3, H, W) returns an
+    ``Output``; or feature maps, fine to coarse, to which a linear classifier of their mean is added
+    (timm's ``features_only=True``); or logits (B, K), and then ``stages`` are the names of layers
+    that return the stages, fine to coarse, or a function ``(network, images) -> Output``. ``task``
+    may be ``segmentation``, with logits (B, K, H, W), or ``detection``, of a ``Detector``. A run
+    knows a network by its ``name`` alone: give another architecture another one. When it is built,
+    it is tried with an image of ``image_size`` squared, and a KdlibError says what is wrong.
     """
     if current_name(name) in BUILT_IN:
         raise KdlibError(f"'{name}' is a network of kdlib's own; give yours another name.")
@@ -130,16 +113,12 @@ def register_model(
     if task not in tasks:
         raise unknown("task of a network", task, tasks)
     options = {"build": build, "stages": stages, "image_size": image_size}
-    ours = Model("kdlib.models.adapters:adapted", options, task)
-    MODELS[name] = Model(build, task=task) if task == "detection" else ours
+    adapted = Model("kdlib.models.output:adapted", options, task)
+    MODELS[name] = Model(build, task=task) if task == "detection" else adapted
 
 
 def check_task(name: str, task: str) -> None:
-    """Refuse a network that does not do a task.
-
-    Raises:
-        KdlibError: an unknown network, or one of another task; lists those that do it.
-    """
+    """Refuse a network that does not do a task; the KdlibError lists those that do."""
     does = "classification" if task == "crops" else task
     if _named(name).task != does:
         able = ", ".join(other for other, model in MODELS.items() if model.task == does)
@@ -155,18 +134,11 @@ def _named(name: str) -> Model:
 def create_model(name: str, num_classes: int, **options: Any) -> "nn.Module":
     """Build a network whose forward takes images (B, 3, H, W) and returns an ``Output``.
 
-    Detectors take a list of images and return what their ``Detector`` says.
-
-    Args:
-        name: one of ``model_names()``.
-        num_classes: number of classes K.
-        options: ``weights``, torchvision's name of pretrained weights ("DEFAULT" for the best),
-            for its networks only; of a detector its backbone's. For detectors also ``image_size``,
-            the side in pixels to which images are resized, and ``mean`` and ``std`` of each
-            channel, which normalise them. None is the default of all.
-
-    Raises:
-        KdlibError: unknown name, option or weights, or one that cannot be.
+    ``name`` is one of ``model_names()``. Of torchvision's networks ``options`` may be ``weights``,
+    its name of pretrained weights ("DEFAULT" for the best; of a detector its backbone's). Detectors
+    take a list of images and return what their ``Detector`` says; their options are also
+    ``image_size``, the size in pixels to which images are resized, and the channels' ``mean`` and
+    ``std``. A KdlibError says what is unknown and what is valid.
     """
     model = _named(name)
     valid = ("weights",) * model.pretrained + DETECTOR_OPTIONS * (model.task == "detection")

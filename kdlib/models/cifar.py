@@ -3,7 +3,6 @@
 They have the sizes of Tian 2020 (arXiv 1910.10699). Stages are read after a ReLU.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -17,26 +16,14 @@ from kdlib.models.output import Output, StagedNetwork
 Network = TypeVar("Network", bound=nn.Module)
 Widths = tuple[int, int, int, int]
 Three = tuple[int, int, int]
-
-
-def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution without bias that keeps the size (or halves it)."""
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+conv3x3 = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
 
 
 def conv_norm(
-    inputs: int,
-    outputs: int,
-    size: int = 3,
-    stride: int = 1,
-    groups: int = 1,
-    *,
-    bias: bool = False,
-    activation: type[nn.ReLU | nn.ReLU6] | None = nn.ReLU,
+    inputs: int, outputs: int, size: int = 3, stride: int = 1, activation: Any = nn.ReLU, **kw: Any
 ) -> nn.Sequential:
-    """Convolution that keeps the size (over the stride), batch norm, activation."""
-    padding = size // 2
-    convolution = nn.Conv2d(inputs, outputs, size, stride, padding, groups=groups, bias=bias)
+    """Convolution (no bias, keeps the size but for the stride; ``kw`` is its), norm, activation."""
+    convolution = nn.Conv2d(inputs, outputs, size, stride, size // 2, **{"bias": False, **kw})
     active = [activation(inplace=True)] if activation else []
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), *active)
 
@@ -52,7 +39,7 @@ def initialise(network: Network) -> Network:
 def _stages(block: Any, widths: Widths, counts: Three, strides: Three) -> list[nn.Sequential]:
     """Stages of so many blocks; the first block of each changes channels and resolution."""
     stages = []
-    for inputs, outputs, count, stride in zip(widths, widths[1:], counts, strides, strict=False):
+    for (inputs, outputs), count, stride in zip(pairwise(widths), counts, strides, strict=True):
         first = block(inputs, outputs, stride)
         stages.append(nn.Sequential(first, *(block(outputs, outputs) for _ in range(1, count))))
     return stages
@@ -63,7 +50,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = conv3x3(inputs, outputs, stride)
+        self.conv1 = conv3x3(inputs, outputs, stride=stride)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = conv3x3(outputs, outputs)
         self.bn2 = nn.BatchNorm2d(outputs)
@@ -74,20 +61,16 @@ class BasicBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride), after the last ReLU."""
         hidden = functional.relu(self.bn1(self.conv1(features)), inplace=True)
-        hidden = self.bn2(self.conv2(hidden))
-        return functional.relu(hidden + self.shortcut(features), inplace=True)
+        added = self.bn2(self.conv2(hidden)) + self.shortcut(features)
+        return functional.relu(added, inplace=True)
 
 
 def basic_resnet(
     classes: int, widths: Widths, blocks: int = 1, strides: Widths = (2, 2, 2, 2)
 ) -> StagedNetwork:
-    """Stem and three stages of ``blocks`` basic blocks each (He 2016, section 4.2).
-
-    ``widths`` are the channels of the stem and of the stages, ``strides`` theirs. Those of Scenes
-    are all 2, so that a laptop trains these networks in a minute.
-    """
+    """Stem and three stages of ``blocks`` basic blocks; ``widths`` are channels, as in He 2016."""
     stem = conv_norm(3, widths[0], 3, strides[0])
-    stages = _stages(BasicBlock, widths, (blocks, blocks, blocks), strides[1:])
+    stages = _stages(BasicBlock, widths, (blocks,) * 3, strides[1:])
     return initialise(StagedNetwork(stem, stages, nn.Linear(widths[-1], classes)))
 
 
@@ -97,7 +80,7 @@ class PreActivationBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = conv3x3(inputs, outputs, stride)
+        self.conv1 = conv3x3(inputs, outputs, stride=stride)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.conv2 = conv3x3(outputs, outputs)
         changes = stride != 1 or inputs != outputs
@@ -111,26 +94,20 @@ class PreActivationBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-width, depth = 6 n + 4 (Zagoruyko, Komodakis 2016, arXiv 1605.07146).
-
-    A stage's feature map is read after the ReLU that follows it (the next block's first
-    activation), so that it is non-negative as in the other networks.
-    """
+    """WRN-depth-width (Zagoruyko 2016, arXiv 1605.07146), read after the ReLU behind a stage."""
 
     def __init__(self, classes: int, depth: int, width: int) -> None:
         super().__init__()
         widths, blocks = (16, 16 * width, 32 * width, 64 * width), (depth - 4) // 6
         self.stem = conv3x3(3, widths[0])
-        self.stages = nn.ModuleList(
-            _stages(PreActivationBlock, widths, (blocks, blocks, blocks), (1, 2, 2))
-        )
+        self.stages = nn.ModuleList(_stages(PreActivationBlock, widths, (blocks,) * 3, (1, 2, 2)))
         self.bn = nn.BatchNorm2d(widths[-1])
         self.classifier = nn.Linear(widths[-1], classes)
         initialise(self)
 
     def forward(self, images: Tensor) -> Output:
         """Images (B, 3, H, W), normalised -> logits, three stages, embedding."""
-        features, maps = self.stem(images), list[Tensor]()
+        features, maps = self.stem(images), []
         for stage in self.stages:
             for index, block in enumerate(stage.children()):
                 active, features = block(features)
@@ -141,54 +118,41 @@ class WideResNet(nn.Module):
         return Output(self.classifier(embedding), tuple(maps[1:]), embedding)
 
 
-VGG_STAGES = ((64,), (128,), (256,), (512, 512))
-"""Channels of the convolutions. No pooling separates the last two blocks: they are one stage."""
-
-
 def cifar_vgg(classes: int, repeats: int) -> StagedNetwork:
     """VGG-8 (1 convolution a block) or VGG-13 (2) with batch norm (arXiv 1409.1556)."""
-    widths = [stage * repeats for stage in VGG_STAGES]
-    stages = [_convolutions(3, widths[0])]
-    for before, stage in pairwise(widths):
-        stages.append(nn.Sequential(nn.MaxPool2d(2), _convolutions(before[-1], stage)))
-    classifier = nn.Linear(widths[-1][-1], classes)
-    return initialise(StagedNetwork(nn.Identity(), stages, classifier))
-
-
-def _convolutions(inputs: int, widths: Sequence[int]) -> nn.Sequential:
-    """With a bias, as the literature counts them."""
-    return nn.Sequential(*(conv_norm(*pair, bias=True) for pair in pairwise((inputs, *widths))))
+    stages, inputs = list[nn.Module](), 3
+    for widths in ((64,), (128,), (256,), (512, 512)):  # no pooling separates the last two blocks
+        pairs = pairwise((inputs, *widths * repeats))
+        block = nn.Sequential(*(conv_norm(*pair, bias=True) for pair in pairs))
+        stages.append(nn.Sequential(nn.MaxPool2d(2), block) if stages else block)
+        inputs = widths[-1]
+    return initialise(StagedNetwork(nn.Identity(), stages, nn.Linear(inputs, classes)))
 
 
 SHUFFLE_V1_WIDTHS = (24, 240, 480, 960)
-GROUPS = 3
 
 
 class ShuffleUnit(nn.Module):
-    """Grouped 1x1, channel shuffle, depthwise 3x3, grouped 1x1; the shortcut is added.
-
-    Stride 2 halves the resolution and appends the pooled shortcut to new channels (figure 2).
-    """
+    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; plus the shortcut, or beside it pooled."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         made = outputs - inputs if stride == 2 else outputs
         middle = made // 4
-        groups = 1 if inputs == SHUFFLE_V1_WIDTHS[0] else GROUPS  # so few channels are not grouped
+        groups = 1 if inputs == SHUFFLE_V1_WIDTHS[0] else 3  # so few channels are not grouped
         self.convolutions = nn.Sequential(
             conv_norm(inputs, middle, 1, groups=groups),
             nn.ChannelShuffle(groups),
-            conv_norm(middle, middle, 3, stride, middle),
-            conv_norm(middle, made, 1, groups=GROUPS, activation=None),
+            conv_norm(middle, middle, 3, stride, groups=middle),
+            conv_norm(middle, made, 1, groups=3, activation=None),
         )
         self.pool = nn.AvgPool2d(3, 2, padding=1) if stride == 2 else None
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride), after the last ReLU."""
         made = self.convolutions(features)
-        if self.pool is None:
-            return functional.relu(made + features, inplace=True)
-        return functional.relu(torch.cat([made, self.pool(features)], 1), inplace=True)
+        joined = made + features if self.pool is None else torch.cat([made, self.pool(features)], 1)
+        return functional.relu(joined, inplace=True)
 
 
 def cifar_shuffle_v1(classes: int) -> StagedNetwork:
@@ -216,21 +180,13 @@ class InvertedResidual(nn.Module):
 
 
 def scenes_mobile(classes: int) -> StagedNetwork:
-    """MobileNetV2's blocks (arXiv 1801.04381), with about as many parameters as scenes_medium.
+    """MobileNetV2's blocks (arXiv 1801.04381) about as large as scenes_medium, of both signs.
 
-    They end without activation, so the first two stages have both signs. The resolution is halved
-    by pooling: a strided depthwise convolution's gradient is slow in bfloat16 on a CPU.
+    Pooling halves the size: a strided depthwise convolution is slow in bfloat16 on a CPU.
     """
     stem = nn.Sequential(_convolution(3, 16, 3, 2), _convolution(16, 16, 3, 2))
     half_size = nn.AvgPool2d(2, ceil_mode=True)  # an image of any size keeps at least one pixel
-    stages = (
-        InvertedResidual(16, 16, 2),
-        nn.Sequential(half_size, InvertedResidual(16, 32, 4)),
-        nn.Sequential(
-            half_size,
-            InvertedResidual(32, 64, 6),
-            InvertedResidual(64, 64, 4),
-            _convolution(64, 128, 1),
-        ),
-    )
+    first, second = InvertedResidual(16, 16, 2), InvertedResidual(16, 32, 4)
+    third = InvertedResidual(32, 64, 6), InvertedResidual(64, 64, 4), _convolution(64, 128, 1)
+    stages = first, nn.Sequential(half_size, second), nn.Sequential(half_size, *third)
     return initialise(StagedNetwork(stem, stages, nn.Linear(128, classes)))

@@ -1,7 +1,7 @@
-"""What every network returns, the shape that most share, and what a network costs."""
+"""What every network returns, what makes networks return it, and what a network costs."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdlib.errors import KdlibError, unknown
+
 
 class Output(NamedTuple):
-    """The answer of a network to a batch of B images.
+    """A network's logits (B, K), in segmentation (B, K, H, W); feature maps; and embedding.
 
-    Attributes:
-        logits: (B, K), before any softmax; (B, K, H, W) of a segmentation network.
-        stages: feature maps (B, C, H, W), one a resolution, fine to coarse, each after the
-            last activation of its resolution.
-        embedding: (B, D), the pooled features that the classifier reads.
+    ``stages`` are (B, C, H, W), one a resolution, fine to coarse, each after its last activation.
+    The ``embedding`` (B, D) is the pooled features that the classifier reads.
     """
 
     logits: Tensor
@@ -40,17 +39,13 @@ class StagedBackbone(nn.Module):
         super().__init__()
         self.stem, self.stages = stem, nn.ModuleList(stages)
 
-    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W), normalised -> the features (B, C, h, w) of every stage."""
+    def forward(self, images: Tensor) -> Any:
+        """Images (B, 3, H, W), normalised -> a tuple of the features (B, C, h, w) of each stage."""
         features, maps = self.stem(images), []
         for stage in self.stages:
             features = stage(features)
             maps.append(features)
         return tuple(maps)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...] | Output:
-        """As ``maps``."""
-        return self.maps(images)
 
 
 class StagedNetwork(StagedBackbone):
@@ -62,15 +57,91 @@ class StagedNetwork(StagedBackbone):
 
     def forward(self, images: Tensor) -> Output:
         """Images (B, 3, H, W), normalised -> logits, every stage's features, embedding."""
-        stages = self.maps(images)
+        stages = super().forward(images)
         embedding = stages[-1].mean((2, 3))
         return Output(self.classifier(embedding), stages, embedding)
 
 
+Reader = Callable[[nn.Module, Tensor], Output]
+
+
+class ReadNetwork(nn.Module):
+    """A network from elsewhere, and the function that makes an ``Output`` of it and of images."""
+
+    def __init__(self, network: nn.Module, read: Reader) -> None:
+        super().__init__()
+        self.network, self.read = network, read
+
+    def forward(self, images: Tensor) -> Output:
+        """Images (B, 3, H, W), normalised -> logits, stages, embedding."""
+        return self.read(self.network, images)
+
+
+class WatchedNetwork(nn.Module):
+    """A classifier whose stages are what its layers of these names return."""
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.names = network, tuple(names)
+        self.seen: dict[str, Tensor] = {}
+        layers = dict(network.named_modules())
+        for name in names:
+            if name not in layers:
+                raise unknown(f"layer of {type(network).__name__}", name, filter(None, layers))
+            layers[name].register_forward_hook(partial(self._see, name))
+
+    def _see(self, name: str, layer: nn.Module, given: Any, made: Tensor) -> None:
+        self.seen[name] = made
+
+    def forward(self, images: Tensor) -> Output:
+        """Images (B, 3, H, W), normalised -> logits, stages, mean of the last stage."""
+        logits = self.network(images)
+        stages = tuple(self.seen.pop(name) for name in self.names)
+        return Output(logits, stages, stages[-1].mean((2, 3)))
+
+
+class ClassifiedFeatures(nn.Module):
+    """A backbone that returns a list of feature maps, fine to coarse, with a linear classifier."""
+
+    def __init__(self, backbone: nn.Module, channels: int, classes: int) -> None:
+        super().__init__()
+        self.backbone, self.classifier = backbone, nn.Linear(channels, classes)
+
+    def forward(self, images: Tensor) -> Output:
+        """Images (B, 3, H, W), normalised -> logits, stages, mean of the last stage."""
+        stages = tuple(self.backbone(images))
+        embedding = stages[-1].mean((2, 3))
+        return Output(self.classifier(embedding), stages, embedding)
+
+
+def adapted(
+    classes: int,
+    build: Callable[[int], nn.Module],
+    stages: Sequence[str] | Reader | None,
+    image_size: int,
+) -> nn.Module:
+    """What ``build`` makes, as a network of ours, tried with one image; or a KdlibError."""
+    network = build(classes)
+    if callable(stages):
+        network = ReadNetwork(network, stages)
+    elif stages is not None:
+        network = WatchedNetwork(network, stages)
+    answer = answer_to_zeros(network, image_size)
+    if type(answer) in (list, tuple):
+        return ClassifiedFeatures(network, answer[-1].shape[1], classes)
+    if not isinstance(answer, Output):
+        raise KdlibError(
+            f"The network returns a {type(answer).__name__}. It must return an Output, or a list "
+            "of feature maps (B, C, H, W) from fine to coarse; else give register_model stages: "
+            "names of its layers, or a function (network, images) -> Output."
+        )
+    if answer.logits.shape[1] != classes:
+        raise KdlibError(f"The network has {answer.logits.shape[1]} logits for {classes} classes.")
+    return network
+
+
 REPEATS = 10
-ENOUGH_S = 10.0
-"""After so many seconds a latency is not measured again: a processor takes minutes over ten times
-64 photographs through ResNet-152."""
+ENOUGH_S = 10.0  # after which none is repeated: ResNet-152 takes a CPU minutes over photographs
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -80,7 +151,7 @@ def count_parameters(network: nn.Module) -> int:
 
 @torch.no_grad()
 def answer_to_zeros(network: nn.Module, image_size: int) -> Any:
-    """What a network returns for a black image of ``image_size`` pixels, in eval mode."""
+    """What a network returns for a black image of ``image_size`` squared, in eval mode."""
     was_training, device = network.training, next(network.parameters()).device
     answer = network.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
     network.train(was_training)
@@ -88,7 +159,7 @@ def answer_to_zeros(network: nn.Module, image_size: int) -> Any:
 
 
 def output_shapes(network: nn.Module, image_size: int) -> Shapes:
-    """Sizes of what a network returns for square images of ``image_size`` pixels."""
+    """Sizes of what a network returns for images of ``image_size`` squared."""
     output = answer_to_zeros(network, image_size)
     stages = tuple((stage.shape[1], stage.shape[2], stage.shape[3]) for stage in output.stages)
     return Shapes(stages, output.embedding.shape[1])

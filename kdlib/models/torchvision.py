@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from pickle import UnpicklingError
 from typing import cast
 from unittest.mock import patch
@@ -20,19 +19,15 @@ from kdlib.models.output import Output, StagedNetwork
 
 @contextmanager
 def fetching(build: Callable[..., nn.Module], weights: str | None) -> Iterator[None]:
-    """Build inside with ``weights`` of the network that ``build`` makes; None needs none.
+    """Build inside with ``weights`` of the network that ``build`` makes, or say what is wrong.
 
     torchvision's files are pickles, and a file that is there is taken without a look at its hash:
     inside, they are read as weights alone, and no code in them is run.
-
-    Raises:
-        KdlibError: no such weights for this network, no way to download them, or a file in their
-            place that is something else.
     """
     valid = models.get_model_weights(build).__members__
     if weights is not None and weights not in valid:
         raise unknown(f"weights of {build.__name__}", weights, valid)
-    cache = Path(hub.get_dir(), "checkpoints")
+    cache = f"{hub.get_dir()}/checkpoints"
     try:
         with patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
             yield
@@ -46,16 +41,15 @@ def fetching(build: Callable[..., nn.Module], weights: str | None) -> Iterator[N
 
 
 def pretrained(build: Callable[..., nn.Module], weights: str | None) -> nn.Module:
-    """Build with torchvision's named weights, or from a random start; see ``fetching``."""
+    """Build with torchvision's named weights, or from a random start."""
     with fetching(build, weights):
         return build(weights=weights)
 
 
 class TappedNetwork(nn.Module):
-    """A classifier of ``torchvision.models`` that also returns stages and pooled features.
+    """A classifier of ``torchvision.models`` that also returns its nodes of the names ``stages``.
 
-    ``stages`` are names of nodes, ``logits`` that of the classifier, which is replaced where it is
-    not of K classes, else stays, perhaps pretrained with torchvision's ``weights`` of that name.
+    The layer ``logits`` is replaced where it is not of K classes; ``weights`` may be pretrained.
     """
 
     def __init__(
@@ -71,16 +65,12 @@ class TappedNetwork(nn.Module):
         layer = cast("nn.Linear", whole.get_submodule(logits))
         if layer.out_features != classes:
             whole.set_submodule(logits, nn.Linear(layer.in_features, classes))
-        nodes = {stage: f"stage{index}" for index, stage in enumerate(stages)}
-        nodes |= {"flatten": "embedding", logits: "logits"}
-        self.network = create_feature_extractor(whole, return_nodes=nodes)
-        self.stage_count = len(stages)
+        self.network = create_feature_extractor(whole, [*stages, "flatten", logits])
 
     def forward(self, images: Tensor) -> Output:
         """Images (B, 3, H, W), normalised -> logits, stages, embedding."""
-        found = self.network(images)
-        stages = tuple(found[f"stage{index}"] for index in range(self.stage_count))
-        return Output(found["logits"], stages, found["embedding"])
+        *stages, embedding, logits = self.network(images).values()
+        return Output(logits, tuple(stages), embedding)
 
 
 def resnet_cifar(classes: int, block: str, counts: Sequence[int]) -> StagedNetwork:
@@ -92,15 +82,11 @@ def resnet_cifar(classes: int, block: str, counts: Sequence[int]) -> StagedNetwo
 
 
 def mobilenet_v2_cifar(classes: int) -> StagedNetwork:
-    """MobileNetV2 of half the width (Sandler 2018, arXiv 1801.04381), stages at 1/2 to 1/16.
-
-    Its blocks end in a convolution without activation, so the first three stages have both signs.
-    """
-    blocks = [  # expansion, channels at full width, blocks, stride of the first
-        [1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1],
-        [6, 160, 3, 2], [6, 320, 1, 1],
-    ]  # fmt: skip
-    network = models.MobileNetV2(classes, 0.5, blocks, round_nearest=1, dropout=0)
+    """MobileNetV2, half as wide (arXiv 1801.04381): stages at 1/2 to 1/16, three of both signs."""
+    # Channels at full width, blocks, and stride of the first.
+    blocks = (24, 2, 1), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1)
+    expanded = [[1, 16, 1, 1], *([6, *block] for block in blocks)]
+    network = models.MobileNetV2(classes, 0.5, expanded, round_nearest=1, dropout=0)
     layers = network.features
     stages = layers[1:4], layers[4:7], layers[7:14], layers[14:]
     return StagedNetwork(layers[0], stages, cast("nn.Linear", network.classifier[-1]))
