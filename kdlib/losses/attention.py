@@ -26,8 +26,7 @@ class HasStages(Protocol):
 
 Features = Tensor | Sequence[Tensor] | HasStages
 """Feature maps (B, C, H, W) of the stages, fine to coarse; or of one stage; or an output."""
-Distance = Callable[[Tensor, Tensor], Tensor]
-"""Of maps (B, H, W) and (B, H', W') -> (B,)."""
+Distance = Callable[[Tensor, Tensor], Tensor]  # (B, H, W), (B, H', W') -> (B,)
 LevelWeights = str | Sequence[float]
 
 
@@ -153,10 +152,9 @@ def attention_map(features: Tensor, power: int = 2) -> Tensor:
 
 
 class _ChannelEnergy(torch.autograd.Function):
-    """``mean_c F^2`` and its gradient ``2 F g / C`` in one pass each.
+    """``mean_c F^2`` and its gradient ``2 F g / C``, each in one pass over every activation.
 
-    This reads every activation of every stage, so it is nearly all that attention methods cost.
-    Autograd's own chain of square and mean takes three passes and, in bfloat16, two copies.
+    It is nearly all that attention methods cost; autograd's own square and mean take three passes.
     """
 
     generate_vmap_rule = True
@@ -165,8 +163,7 @@ class _ChannelEnergy(torch.autograd.Function):
     def forward(features: Tensor) -> Tensor:
         if features.stride(1) != 1:
             return working_precision(features).square().mean(dim=1)
-        # Channels are innermost (channels_last): a norm along them is vectorised and needs no
-        # temporary. Across strided channels the same norm is ten times slower.
+        # In channels_last a norm is vectorised and needs no temporary; else it is slower ten times.
         dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
         norm = torch.linalg.vector_norm(features, dim=1, dtype=dtype)
         return norm.square_().div_(features.shape[1])
@@ -199,9 +196,9 @@ def paired_maps(student: Features, teacher: Features) -> list[tuple[Tensor, Tens
 class LevelBalance(nn.Module):
     """Weighted sum over stages ("levels") of per-image terms.
 
-    ``level_weights`` is ``equal_weight`` (1 each), ``equal_scale`` (each level's term is divided by
-    its running mean, so that every level contributes about 1), or one weight per level. The running
-    mean is the plain mean of all batches until a new one would count less than 1 %.
+    ``level_weights`` is ``equal_weight`` (1 each), ``equal_scale`` (each term is divided by its
+    running mean: the mean of all batches until a new one would count less than 1 %), or one weight
+    per level.
     """
 
     def __init__(self, level_weights: LevelWeights = "equal_weight") -> None:
@@ -247,8 +244,7 @@ class LevelBalance(nn.Module):
 class MapLoss(nn.Module):
     """A distance of attention maps, (B, H, W) and (B, H', W') -> (B,), summed over stages.
 
-    ``reduction`` is ``mean`` (of the batch) or ``none`` (one value per image); for
-    ``level_weights`` see :class:`LevelBalance`.
+    ``reduction`` is ``mean`` (of the batch) or ``none``; ``level_weights``: :class:`LevelBalance`.
     """
 
     def __init__(
@@ -276,13 +272,10 @@ def at_loss_per_image(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     over pixels follows the authors' experiments (usual weight: 1000), not equation 2's norm.
     Source: Zagoruyko, Komodakis 2017, arXiv 1612.03928.
     """
-    student, teacher = map(_unit_norm, pool_to_common_size(student_map, teacher_map))
+    maps = pool_to_common_size(working_precision(student_map), working_precision(teacher_map))
+    norms = [torch.linalg.vector_norm(one.flatten(1), dim=1, keepdim=True) for one in maps]
+    student, teacher = (divide(one.flatten(1), n) for one, n in zip(maps, norms, strict=True))
     return (student - teacher).square().mean(dim=1)
-
-
-def _unit_norm(maps: Tensor) -> Tensor:
-    vectors = working_precision(maps).flatten(1)
-    return divide(vectors, torch.linalg.vector_norm(vectors, dim=1, keepdim=True))
 
 
 class ATLoss(MapLoss):

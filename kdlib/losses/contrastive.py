@@ -22,10 +22,9 @@ def nce_per_image(scores: Tensor, images: int) -> Tensor:
 
 
 class Negatives(nn.Module):
-    """Draws K images of other classes for each image, uniformly, from all with ``labels`` (N,).
+    """Draws K of all images of other classes, uniformly; step n is the same after an interruption.
 
-    Step n of a run draws the same after an interruption. (The comparison in arXiv 2205.01997 drew
-    from the first few images alone.)
+    The comparison in arXiv 2205.01997 drew from the first few images alone.
     """
 
     def __init__(self, labels: Tensor, count: int, seed: int) -> None:
@@ -57,14 +56,13 @@ class Memory(nn.Module):
     def __init__(self, images: int, dimensions: int, momentum: float) -> None:
         super().__init__()
         self.momentum = momentum
-        bank = functional.normalize(torch.randn(images, dimensions), dim=1)
-        self.bank: Tensor = nn.Buffer(bank)
+        first = torch.randn(images, dimensions)
+        self.bank: Tensor = nn.Buffer(functional.normalize(first, dim=1))
         self.log_constant = nn.Buffer(torch.tensor(float("nan")))
 
     def scores(self, anchors: Tensor, positions: Tensor, temperature: float) -> Tensor:
         """Log of the normalised critic: anchors (B, D), positions (B, 1 + K) -> (B, 1 + K)."""
-        # All images, then a choice: to gather B x K embeddings would move K x D numbers for each
-        # image, against N for the product's row.
+        # To gather K embeddings for each image moves K x D numbers; a row of this product has N.
         similarities = (anchors @ self.bank.T / temperature).gather(1, positions)
         if self.log_constant.isnan():  # the first batch's critic is 1 / N on average
             mean = similarities.detach().exp().mean()

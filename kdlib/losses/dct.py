@@ -10,16 +10,8 @@ import torch
 from torch import Tensor
 
 from kdlib.errors import KdlibError, checked_options, unknown
-from kdlib.losses.attention import (
-    SMALLEST,
-    Features,
-    LevelWeights,
-    MapLoss,
-    divide,
-    paired_maps,
-    pool_to_common_size,
-    working_precision,
-)
+from kdlib.losses import attention
+from kdlib.losses.attention import Features, LevelWeights, divide, paired_maps, working_precision
 
 Build = TypeVar("Build", bound=Callable[..., Tensor | None])
 Band = tuple[str, float] | tuple[str, float, float]
@@ -129,15 +121,6 @@ def _select(values: Tensor, transform: str, drop_dc: bool, band: Band | None = N
     return values if mask is None else values * mask
 
 
-def flatness_floor(maps: Tensor) -> Tensor:
-    """Size (B, 1, 1) under which the variation of a map (B, H, W) is rounding noise.
-
-    It is 16 units in the last place of the map's norm; to divide by less would amplify the noise.
-    """
-    norms = torch.linalg.vector_norm(maps.detach().flatten(1), dim=1)
-    return (norms * (16 * torch.finfo(maps.dtype).eps)).clamp_min(SMALLEST)[:, None, None]
-
-
 def _unit_l2(values: Tensor, transform: str, floor: Tensor) -> Tensor:
     norms = torch.linalg.vector_norm(values.flatten(1), dim=1)
     return divide(values, norms[:, None, None], floor)
@@ -175,23 +158,14 @@ VALID: dict[str, Collection[Any]] = {
 
 @dataclass(frozen=True)
 class SpectralOptions:
-    """What is compared of two attention maps, and how; a KdlibError lists what is valid.
+    """What is compared of two attention maps, and how; a KdlibError lists what is valid."""
 
-    ``transform`` is ``dct`` (orthonormal DCT-II), ``dct_abs``, ``fft_abs`` (magnitude of the real
-    part of the FFT), ``fft_real``, or ``none`` (the map itself). ``normalise``, ``before`` or
-    ``after`` it, is ``l2`` (unit norm), ``max_ac`` (divide by the largest magnitude but DC),
-    ``minmax`` (to 0..1) or ``none``. ``drop_dc`` leaves out the DC coefficient (or a map's mean).
-    ``distance`` is ``l2`` (root of the sum of squares), ``squared`` (their sum) or ``l1``.
-    ``band`` is None (all), ("low", k), ("high", k) or ("range", a, b): whole numbers count
-    frequencies of an axis, fractions are shares of them.
-    """
-
-    transform: str = "dct"
-    normalise: str = "l2"
-    normalise_when: str = "after"
-    drop_dc: bool = True
-    distance: str = "l2"
-    band: Band | None = None
+    transform: str = "dct"  # orthonormal DCT-II; dct_abs; fft_real (part of the FFT), fft_abs; none
+    normalise: str = "l2"  # norm; max_ac: by the largest magnitude but DC; minmax: to 0..1; none
+    normalise_when: str = "after"  # the transform; before
+    drop_dc: bool = True  # leave out the DC coefficient (of transform none: the map's mean)
+    distance: str = "l2"  # root of the sum of squares; squared: without root; l1
+    band: Band | None = None  # all; ("low", k), ("high", k), ("range", a, b), counts or shares
 
     def __post_init__(self) -> None:
         for name, valid in VALID.items():
@@ -202,15 +176,13 @@ class SpectralOptions:
             raise KdlibError("A band of frequencies needs a transform; this one is 'none'.")
 
 
-# What the paper's name says: a DCT. Its spectrum has unit L2 norm, not a largest coefficient of 1
-# as in the release: the L2 norm is the same in both domains (Parseval), so the twin below can
-# differ in nothing but rounding. A term lies in 0..2, as against about 3 for release_a.
+# What the paper's name says: a DCT. With unit L2 norm, the same in both domains (Parseval), not a
+# largest coefficient of 1 as released. A term lies in 0..2; release_a's is about 3.
 DCT = SpectralOptions()
 PRESETS: dict[str, SpectralOptions] = {
     "dct": DCT,
-    # As released: absolute value of the real part of the FFT, over its largest (June 2021, and
-    # branch `dev`), or min-max of the real part (branch `main`). The min-max of the maps that
-    # precedes both is undone by what follows it, and so is left out.
+    # As released in June 2021 (and branch `dev`), and in branch `main`. The min-max of maps that
+    # precedes both there is undone by what follows it, and so is left out.
     "release_a": SpectralOptions(transform="fft_abs", normalise="max_ac"),
     "release_b": SpectralOptions(transform="fft_real", normalise="minmax"),
     # Controls, each one step away from `dct`, and the plain spatial distance of min-max maps.
@@ -238,7 +210,10 @@ def spectrum(maps: Tensor, options: SpectralOptions, size: tuple[int, int]) -> T
 
     They are scaled so that a smooth map has about the same coefficients at any resolution.
     """
-    normalise, floor = NORMALISERS[options.normalise], flatness_floor(maps)
+    normalise = NORMALISERS[options.normalise]
+    # A variation of less than 16 units in the last place of a map's norm is rounding noise.
+    norms = torch.linalg.vector_norm(maps.detach().flatten(1), dim=1)[:, None, None]
+    floor = (norms * (16 * torch.finfo(maps.dtype).eps)).clamp_min(attention.SMALLEST)
     if options.normalise_when == "before":
         maps = normalise(maps, "none", floor)
     values = TRANSFORMS[options.transform](maps)
@@ -256,27 +231,24 @@ def spectral_distance(
 ) -> Tensor:
     """Distance of two maps' normalised spectra: (B, H, W), (B, H', W') -> (B,).
 
-    Computed in float32 (float64 for float64 maps), whatever autocast says. Finite in value and
-    gradient for any finite maps: flat maps have a zero spectrum, and equal spectra no gradient.
-    Of maps of unequal size, the common low frequencies are compared (``dct``, ``dct_abs``), or the
-    larger is first pooled to the smaller (other transforms).
+    In float32 (or float64), whatever autocast says, and finite in value and gradient: flat maps
+    have a zero spectrum, equal spectra no gradient. Of maps of unequal size a DCT compares the
+    common low frequencies; for other transforms the larger is first pooled to the smaller.
     """
     with torch.autocast(student_map.device.type, enabled=False):
         student, teacher = working_precision(student_map), working_precision(teacher_map)
         if not options.transform.startswith("dct"):
-            student, teacher = pool_to_common_size(student, teacher)
+            student, teacher = attention.pool_to_common_size(student, teacher)
         size = min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2])
         student, teacher = (spectrum(maps, options, size) for maps in (student, teacher))
         return DISTANCES[options.distance]((student - teacher).flatten(1))
 
 
-class DCTLoss(MapLoss):
+class DCTLoss(attention.MapLoss):
     """The DCT-driven loss, :func:`spectral_distance` summed over stages.
 
-    ``DCTLoss()(student_features, teacher_features)`` is the mean over the batch. Its usual weight
-    is 4, and 1 for the released variants. ``preset`` is one of ``PRESETS``, of which ``options``
-    change fields of :class:`SpectralOptions`; ``reduction`` and ``level_weights`` are those of
-    :class:`~kdlib.losses.attention.MapLoss`.
+    Its usual weight is 4, and 1 for the released variants. ``preset`` is one of ``PRESETS``, of
+    which ``options`` change fields of :class:`SpectralOptions`.
     """
 
     def __init__(

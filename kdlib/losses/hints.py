@@ -1,7 +1,6 @@
 """Features compared behind learned layers: FitNets, VID, SemCKD; and Overhaul's distance."""
 
 import math
-from collections.abc import Iterable
 from itertools import product
 
 import torch
@@ -26,8 +25,7 @@ def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
 class HintLoss(nn.Module):
     """FitNets: squared difference of the (later) middle stage, behind a 1 x 1 convolution.
 
-    Romero 2015 (arXiv 1412.6550) fits the hint first and distils the logits afterwards; as in later
-    benchmarks, both are learned together here.
+    Learned with the task, as in later benchmarks; Romero 2015 (arXiv 1412.6550) fits it first.
     """
 
     def __init__(self, pair: Pair) -> None:
@@ -81,11 +79,6 @@ class VariationalLoss(nn.Module):
         return torch.stack([predict(*stages) for predict, stages in pairs]).sum(dim=0)
 
 
-def layer_attention(queries: Tensor, keys: Tensor) -> Tensor:
-    """Softmax over a teacher's stages, of each student's: (B, S, D), (B, S', D) -> (B, S, S')."""
-    return functional.softmax(queries @ keys.transpose(1, 2), dim=2)
-
-
 class Embedding(nn.Module):
     """An image's similarities to its batch, zeros up to ``batch_size``, on the unit sphere."""
 
@@ -130,37 +123,29 @@ class SemanticLoss(nn.Module):
 
     def forward(self, student: Output, teacher: Output, batch: object) -> Tensor:
         """(B,), unweighted: the mean over the student's stages."""
-        queries, keys = _embedded(self.queries, student), _embedded(self.keys, teacher)
-        distances = []
-        for layers, stages in zip(
-            self.projections, product(student.stages, teacher.stages), strict=True
-        ):
-            mine, theirs = pool_to_common_size(*stages)  # before the projection, which costs less
+        queries, keys = (
+            torch.stack([embed(stage) for embed, stage in zip(layers, stages, strict=True)], dim=1)
+            for layers, stages in ((self.queries, student.stages), (self.keys, teacher.stages))
+        )
+        shares = functional.softmax(queries @ keys.transpose(1, 2), dim=2)  # (B, S, S')
+        pairs, distances = product(student.stages, teacher.stages), []
+        for layers, pair in zip(self.projections, pairs, strict=True):
+            mine, theirs = pool_to_common_size(*pair)  # before the projection, which costs less
             distances.append(feature_mse(layers(for_layer(layers, mine)), theirs))
-        weighted = layer_attention(queries, keys).flatten(1) * torch.stack(distances, dim=1)
-        return weighted.sum(dim=1) / len(student.stages)
-
-
-def _embedded(embeddings: Iterable[nn.Module], output: Output) -> Tensor:
-    pairs = zip(embeddings, output.stages, strict=True)
-    return torch.stack([embed(stage) for embed, stage in pairs], dim=1)
-
-
-def negative_margins(features: Tensor) -> Tensor:
-    """Mean of each channel's negative values in this batch: (B, C, H, W) -> (C,), 0 for none."""
-    negative = features < 0
-    total = torch.where(negative, features, 0).sum((0, 2, 3))
-    return total / negative.sum((0, 2, 3)).clamp_min(1)
+        return (shares.flatten(1) * torch.stack(distances, dim=1)).sum(dim=1) / len(student.stages)
 
 
 def overhaul_per_image(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean partial squared difference to the teacher's margin ReLU: (B, C, H, W) twice -> (B,).
 
-    Where the teacher's value is not positive, a student's that is lower still counts nothing: an
-    activation would hide the difference. The larger maps are pooled to the smaller. A mean in place
-    of the sum of Heo 2019 (arXiv 1904.01866), section 3.1 and equation 5.
+    The margin is the mean of a channel's negative values in this batch. Where the target is not
+    positive, a student's lower value counts nothing: an activation would hide the difference. The
+    mean is in place of the sum of Heo 2019, arXiv 1904.01866, equation 5.
     """
     mine, theirs = pool_to_common_size(working_precision(student), working_precision(teacher))
-    target = torch.maximum(theirs, negative_margins(theirs)[None, :, None, None])
+    negative, of_channel = theirs < 0, (0, 2, 3)
+    total = torch.where(negative, theirs, 0).sum(of_channel, keepdim=True)
+    margin = total / negative.sum(of_channel, keepdim=True).clamp_min(1)
+    target = torch.maximum(theirs, margin)
     hidden = (mine <= target) & (target <= 0)
     return torch.where(hidden, 0, (mine - target).square()).flatten(1).mean(dim=1)

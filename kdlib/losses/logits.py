@@ -25,9 +25,6 @@ def kd_per_image(
     return temperature**2 * _mean_over_pixels(_divergence(mine, theirs), counted)
 
 
-kd_loss = mean_of(kd_per_image)
-
-
 class KDLoss(nn.Module):
     """:func:`kd_loss` as a module."""
 
@@ -54,7 +51,6 @@ def _classes_last(logits: Tensor) -> Tensor:
 
 
 def _divergence(mine: Tensor, theirs: Tensor) -> Tensor:
-    """KL of log-probabilities, over the last dimension."""
     return functional.kl_div(mine, theirs, reduction="none", log_target=True).sum(dim=-1)
 
 
@@ -88,9 +84,6 @@ def dkd_per_image(
     parts = zip(_decoupled(mine, is_target), _decoupled(theirs, is_target), strict=True)
     target, others = (_divergence(*pair) for pair in parts)
     return temperature**2 * (target_weight * target + other_weight * others)
-
-
-dkd_loss = mean_of(dkd_per_image)
 
 
 def _decoupled(logits: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,3 +137,7 @@ def _mean_by_pixels(per_image: Tensor, counted: Tensor) -> Tensor:
     """An image of which half the pixels count weighs half, as in a mean over all pixels."""
     weights = counted.flatten(1).sum(dim=1).to(per_image.dtype)
     return (per_image * weights).sum() / weights.sum().clamp_min(1)
+
+
+kd_loss = mean_of(kd_per_image)
+dkd_loss = mean_of(dkd_per_image)

@@ -13,16 +13,14 @@ from kdlib.models.output import Shapes
 class Pair:
     """A student and a teacher, by their shapes, and the data that they meet.
 
-    ``given`` is the teacher, if any; ``labels`` (N,) are of the whole training set, in the order of
-    ``Batch.indices``; ``batch_size`` is that of full batches; ``seed`` is of random draws; the
-    student has ``classes`` logits, in segmentation of ``pixels`` x ``pixels``.
+    In segmentation the student's ``classes`` logits are those of ``pixels`` x ``pixels``.
     """
 
     student: Shapes
-    given: Shapes | None
-    labels: Tensor
-    batch_size: int
-    seed: int
+    given: Shapes | None  # the teacher, if any
+    labels: Tensor  # (N,), of the whole training set, in the order of Batch.indices
+    batch_size: int  # of full batches
+    seed: int  # of draws during training
     classes: int
     pixels: int | None = None
 

@@ -4,21 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdlib.losses.attention import (
-    Features,
-    check_batches,
-    divide,
-    mean_of,
-    stages_of,
-    working_precision,
-)
+from kdlib.losses import attention
+from kdlib.losses.attention import Features, check_batches, mean_of, working_precision
 
 
 def pkt_per_image(student: Tensor, teacher: Tensor) -> Tensor:
     """``mean_j p_t(j|i) log(p_t(j|i) / p_s(j|i))``: embeddings (B, D), (B, D') -> (B,).
 
-    To the mean, in place of the sum of Passalis, Tefas 2018 (arXiv 1803.10837), belongs the usual
-    weight of 30000.
+    The usual weight of 30000 is that of a mean, not of the sum in Passalis 2018, arXiv 1803.10837.
     """
     check_batches(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
@@ -40,8 +33,7 @@ def rkd_per_image(
 ) -> Tensor:
     """Weighted Huber losses of distances and angles: embeddings (B, D), (B, D') -> (B,).
 
-    Means over all pairs, and all triplets, in which an image is the first, or the vertex. Source:
-    Park 2019, arXiv 1904.05068.
+    Means over pairs with an image first, triplets with it as vertex. Park 2019, arXiv 1904.05068.
     """
     check_batches(student, teacher)
     mine, theirs = working_precision(student), working_precision(teacher)
@@ -53,12 +45,10 @@ def rkd_per_image(
 
 def pairwise_distances(embedding: Tensor) -> Tensor:
     """Euclidean distances over their mean: (B, D) -> (B, B), diagonal 0."""
-    differences = embedding[:, None] - embedding[None]
-    squared = differences.square().sum(dim=2)
-    # The root of 0 has an infinite gradient: equal images, the diagonal first, get none.
-    apart = squared > 0
+    squared = (embedding[:, None] - embedding[None]).square().sum(dim=2)
+    apart = squared > 0  # the root of 0 has an infinite gradient: equal images get none
     distances = squared.where(apart, 1).sqrt().where(apart, 0)
-    return divide(distances, distances.sum() / apart.sum().clamp_min(1))
+    return attention.divide(distances, distances.sum() / apart.sum().clamp_min(1))
 
 
 def triplet_angles(embedding: Tensor) -> Tensor:
@@ -74,9 +64,9 @@ def _huber(mine: Tensor, theirs: Tensor) -> Tensor:
 def sp_per_image(student: Features, teacher: Features) -> Tensor:
     """``sum_j (G_s - G_t)_ij^2 / B`` of the last stage's features (B, C, H, W) -> (B,).
 
-    Its mean over the batch is ``|G_s - G_t|_F^2 / B^2``. Source: Tung, Mori 2019, arXiv 1907.09682.
+    Its mean over the batch is ``|G_s - G_t|_F^2 / B^2``. Tung, Mori 2019, arXiv 1907.09682.
     """
-    mine, theirs = stages_of(student)[-1], stages_of(teacher)[-1]
+    mine, theirs = (attention.stages_of(features)[-1] for features in (student, teacher))
     check_batches(mine, theirs)
     return (batch_similarity(mine) - batch_similarity(theirs)).square().mean(dim=1)
 

@@ -11,14 +11,13 @@ from kdlib.losses.pair import Pair
 from kdlib.models.output import Output
 
 Turn = Callable[[int, int, tuple[int, int]], nn.Module]
-"""Builds what turns fused features into the teacher's, from their channels and the size of maps."""
+"""From fused features to the teacher's, by their channels and the size of maps."""
 
 
 def hcl_per_image(student: Tensor, teacher: Tensor) -> Tensor:
     """Hierarchical context loss of one stage: (B, C, H, W), (B, C, H', W') -> (B,).
 
-    Mean squared differences of the features and of their poolings to 4 x 4, 2 x 2 and 1 x 1, where
-    those are smaller, with weights 1, 1/2, 1/4, 1/8 over their sum.
+    Weighted mean of squared differences: features (1), pooled to 4 x 4 (1/2), 2 x 2 (1/4), 1 (1/8).
     """
     mine, theirs = pool_to_common_size(working_precision(student), working_precision(teacher))
     difference = mine - theirs  # pooling is linear: the pooled difference is that of the pooled
@@ -84,16 +83,6 @@ class ReviewLoss(nn.Module):
         return torch.stack(losses).sum(dim=0)
 
 
-def high_pass(size: tuple[int, int]) -> Tensor:
-    """1 where a frequency is kept, (H, W // 2 + 1) as ``rfft2``'s, 0 below a tenth of the highest.
-
-    The tenth, of both axes, is a choice of this project.
-    """
-    rows = torch.fft.fftfreq(size[0]).abs() * 2
-    columns = torch.fft.rfftfreq(size[1]) * 2
-    return (~((rows[:, None] < 0.1) & (columns[None] < 0.1))).float()
-
-
 class FrequencyAttention(nn.Module):
     """FAM (Pham 2024, arXiv 2403.05894): a learned filter of features, for maps of one size.
 
@@ -103,9 +92,11 @@ class FrequencyAttention(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, size: tuple[int, int]) -> None:
         super().__init__()
+        # Low is below a tenth of the highest frequency, on both axes: a choice of this project.
+        rows, columns = torch.fft.fftfreq(size[0]).abs() * 2, torch.fft.rfftfreq(size[1]) * 2
+        mask = (~((rows[:, None] < 0.1) & (columns[None] < 0.1))).float()
         # Real and imaginary part apart: that is how optimisers and files take complex numbers.
         # Half of the frequencies: a filter's other half could change the imaginary part alone.
-        mask = high_pass(size)
         scale = 1 / (inputs * outputs) ** 0.5
         self.filter = nn.Parameter(scale * torch.rand(*mask.shape, inputs, outputs, 2))
         self.local = nn.Conv2d(inputs, outputs, 1)

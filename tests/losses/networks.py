@@ -34,17 +34,16 @@ def output(shapes: Shapes, seed: int = 0, dtype: torch.dtype = torch.float32) ->
     return Output(made[0], tuple(made[1:-1]), made[-1])
 
 
-def taught(
-    shapes: Shapes = TEACHER, seed: int = 1, dtype: torch.dtype = torch.float32
-) -> TeacherOutput:
+def taught(shapes: Shapes = TEACHER, seed: int = 1, **kind: torch.dtype) -> TeacherOutput:
     """A teacher's output."""
-    return TeacherOutput(*output(shapes, seed, dtype))
+    return TeacherOutput(*output(shapes, seed, **kind))
 
 
 def pair(student: Shapes = STUDENT, teacher: Shapes = TEACHER, **changes: Any) -> Pair:
     """What a fitted method is built from."""
-    usual = {"batch_size": BATCH, "seed": 0, "classes": CLASSES}
-    return Pair(student, teacher, LABELS, **{**usual, **changes})
+    return Pair(
+        student, teacher, LABELS, **{"batch_size": BATCH, "seed": 0, "classes": CLASSES, **changes}
+    )
 
 
 def guided(made: Distiller, teacher: TeacherOutput) -> Distiller:

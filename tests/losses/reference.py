@@ -3,34 +3,12 @@
 import numpy as np
 from scipy.fft import dctn
 from scipy.spatial.distance import cdist
-from scipy.special import log_softmax, softmax
+from scipy.special import huber, log_softmax, softmax
 from scipy.stats import entropy, norm, zscore
 
 
 def energy(features):
-    channels, height, width = features.shape
-    total = np.zeros((height, width))
-    for channel in range(channels):
-        total += features[channel] ** 2
-    return total / channels
-
-
-def released_descriptor(features, variant):
-    attention = energy(features)
-    attention = (attention - attention.min()) / (attention.max() - attention.min())
-    attention = attention - attention.mean()
-    size = attention.shape[0]
-    wave = np.exp(-2j * np.pi * np.outer(np.arange(size), np.arange(size)) / size)
-    spectrum = (wave @ attention @ wave).real
-    if variant == "A":
-        spectrum = np.abs(spectrum)
-        return (spectrum - spectrum.min()) / spectrum.max()
-    return (spectrum - spectrum.min()) / (spectrum.max() - spectrum.min())
-
-
-def released_distance(student, teacher, variant):
-    difference = released_descriptor(student, variant) - released_descriptor(teacher, variant)
-    return np.sqrt((difference**2).sum())
+    return sum(channel**2 for channel in features) / len(features)
 
 
 def dct_distance(student, teacher):
@@ -58,19 +36,17 @@ def kd(student, teacher, temperature=4.0):
     return temperature**2 * (np.exp(theirs) * (theirs - mine)).sum(1)
 
 
-def standardised_kd(student, teacher, temperature=2.0):
-    return kd(zscore(student, axis=1), zscore(teacher, axis=1), temperature)
+def standardised_kd(student, teacher):
+    return kd(zscore(student, axis=1), zscore(teacher, axis=1), 2.0)
 
 
-def dkd(student, teacher, targets, target_weight=1.0, other_weight=8.0, temperature=4.0):
+def dkd(student, teacher, targets, temperature=4.0):
     found = []
-    for mine, theirs, target in zip(
-        *(softmax(z / temperature, axis=1) for z in (student, teacher)), targets, strict=True
-    ):
+    both = (softmax(logits / temperature, axis=1) for logits in (student, teacher))
+    for mine, theirs, target in zip(*both, targets, strict=True):
         others = np.arange(len(mine)) != target
         binary = entropy([theirs[target], theirs[others].sum()], [mine[target], mine[others].sum()])
-        rest = entropy(theirs[others], mine[others])
-        found.append(temperature**2 * (target_weight * binary + other_weight * rest))
+        found.append(temperature**2 * (binary + 8 * entropy(theirs[others], mine[others])))
     return np.array(found)
 
 
@@ -81,13 +57,7 @@ def neighbours(embedding):
 
 
 def pkt(student, teacher):
-    pairs = zip(neighbours(student), neighbours(teacher), strict=True)
-    return np.array([entropy(theirs, mine) / len(student) for mine, theirs in pairs])
-
-
-def huber(difference):
-    size = np.abs(difference)
-    return np.where(size < 1, size**2 / 2, size - 0.5)
+    return entropy(neighbours(teacher), neighbours(student), axis=1) / len(student)
 
 
 def distances(embedding):
@@ -96,19 +66,14 @@ def distances(embedding):
 
 
 def angles(embedding):
-    count = len(embedding)
-    found = np.zeros((count, count, count))
-    for j, i, k in np.ndindex(found.shape):
-        one, two = embedding[i] - embedding[j], embedding[k] - embedding[j]
-        size = np.linalg.norm(one) * np.linalg.norm(two)
-        found[j, i, k] = one @ two / size if size else 0
-    return found
+    """Cosines at each image; none to an image itself."""
+    sides = [embedding - image for image in embedding]
+    return np.array([np.nan_to_num(1 - cdist(side, side, "cosine")) for side in sides])
 
 
-def rkd(student, teacher, distance_weight=25.0, angle_weight=50.0):
-    apart = huber(distances(student) - distances(teacher)).mean(1)
-    turned = huber(angles(student) - angles(teacher)).mean((1, 2))
-    return distance_weight * apart + angle_weight * turned
+def rkd(student, teacher):
+    apart = huber(1, distances(student) - distances(teacher)).mean(1)
+    return 25 * apart + 50 * huber(1, angles(student) - angles(teacher)).mean((1, 2))
 
 
 def similarity(features):
@@ -129,19 +94,15 @@ def mse(student, teacher):
 def hcl(student, teacher):
     size = student.shape[-1]
     sides = [size, *(side for side in (4, 2, 1) if side < size)]
-    weights = 0.5 ** np.arange(len(sides))
     losses = [mse(pooled(student, side), pooled(teacher, side)) for side in sides]
-    return (weights[:, None] * losses).sum(0) / weights.sum()
+    return np.average(losses, axis=0, weights=0.5 ** np.arange(len(sides)))
 
 
 def overhaul(student, teacher):
-    margins = [
-        channel[channel < 0].mean() if (channel < 0).any() else 0.0
-        for channel in teacher.transpose(1, 0, 2, 3).reshape(teacher.shape[1], -1)
-    ]
-    target = np.maximum(teacher, np.reshape(margins, (1, -1, 1, 1)))
-    squares = np.where((student <= target) & (target <= 0), 0, (student - target) ** 2)
-    return squares.mean((1, 2, 3))
+    negative = np.ma.masked_greater_equal(teacher, 0)
+    margins = negative.mean((0, 2, 3), keepdims=True).filled(0)
+    target = np.maximum(teacher, margins)
+    return np.where((student <= target) & (target <= 0), 0, (student - target) ** 2).mean((1, 2, 3))
 
 
 def nll(mean, variance, teacher):
@@ -151,6 +112,5 @@ def nll(mean, variance, teacher):
 
 
 def nce(critic, images):
-    noise = (critic.shape[1] - 1) / images
-    chance = critic / (critic + noise)
+    chance = critic / (critic + (critic.shape[1] - 1) / images)
     return -np.log(chance[:, 0]) - np.log(1 - chance[:, 1:]).sum(1)

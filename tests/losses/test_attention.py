@@ -1,10 +1,13 @@
-"""Attention maps, and how the terms of the stages are weighted against each other."""
+"""Features that are refused; attention maps; how stages are weighted against each other."""
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kdlib.errors import KdlibError
-from kdlib.losses.attention import LevelBalance, at_loss_per_image, attention_map
+import kdlib
+from kdlib import DCTLoss, KdlibError, at_loss, dct_loss, kd_loss
+from kdlib.losses.attention import LevelBalance, at_loss_per_image, attention_map, check_features
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
@@ -23,6 +26,7 @@ def test_map_and_gradient_equal_the_plain_formula(draw, layout, dtype):
     tolerance = 5e-3 if dtype == torch.bfloat16 else 1e-6
     torch.testing.assert_close(features.grad.double(), exact.grad, rtol=tolerance, atol=1e-9)
     assert features.grad.dtype == dtype
+    torch.testing.assert_close(attention_map(exact, 4), exact.pow(4).mean(1))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -32,11 +36,6 @@ def test_first_and_second_derivatives_are_the_numeric_ones(draw, layout):
     assert torch.autograd.gradgradcheck(attention_map, features)
 
 
-def test_other_powers(draw):
-    features = draw(2, 3, 4, 4) - 0.5
-    torch.testing.assert_close(attention_map(features, 4), features.pow(4).mean(1))
-
-
 def test_the_larger_map_is_pooled_to_the_smaller(draw):
     small, large = draw(2, 4, 4), draw(2, 8, 8)
     pooled = large.reshape(2, 4, 2, 4, 2).mean((2, 4))
@@ -44,11 +43,11 @@ def test_the_larger_map_is_pooled_to_the_smaller(draw):
         torch.testing.assert_close(at_loss_per_image(*pair), at_loss_per_image(small, pooled))
 
 
-def test_equal_weight_and_explicit_weights(draw):
+def test_levels_count_equally_or_by_explicit_weights(draw):
     terms = [draw(3), draw(3)]
     torch.testing.assert_close(LevelBalance()(terms), terms[0] + terms[1])
-    balanced = LevelBalance([1, 0.5])(terms)
-    torch.testing.assert_close(balanced, terms[0] + 0.5 * terms[1])
+    torch.testing.assert_close(LevelBalance([1, 0.5])(terms), terms[0] + 0.5 * terms[1])
+    assert not LevelBalance().state_dict()
     with pytest.raises(KdlibError, match="2 level_weights for 1 stages"):
         LevelBalance([1, 2])([torch.ones(1)])
 
@@ -63,14 +62,16 @@ def test_equal_scale_balances_levels_of_very_different_size(draw):
     torch.testing.assert_close(total.mean(), sum(shares))
 
 
-def test_the_running_mean_is_plain_at_first_and_then_forgets():
-    balance = LevelBalance("equal_scale")
+def test_the_running_mean_is_plain_at_first_then_forgets_and_survives_a_checkpoint():
+    balance, restored = LevelBalance("equal_scale"), LevelBalance("equal_scale")
     for value in (1.0, 3.0, 5.0):
         balance([torch.full((2,), value)])
     assert balance.means[0] == pytest.approx(3.0)
     for _ in range(900):
         balance([torch.full((2,), 9.0)])
     assert balance.means[0] == pytest.approx(9.0, rel=1e-3)
+    restored.load_state_dict(balance.state_dict())
+    assert torch.equal(balance([torch.tensor([2.0])]), restored([torch.tensor([2.0])]))
 
 
 def test_the_gradient_takes_the_mean_for_constant_and_evaluation_leaves_it():
@@ -80,21 +81,91 @@ def test_the_gradient_takes_the_mean_for_constant_and_evaluation_leaves_it():
     torch.testing.assert_close(term.grad, torch.full((2,), 0.5))
     balance.eval()([10 * term.detach()])
     assert balance.means[0] == 2 and balance.batches == 1
-
-
-def test_levels_without_any_difference_are_finite_and_the_state_survives_a_checkpoint():
-    balance, restored = LevelBalance("equal_scale"), LevelBalance("equal_scale")
-    term = torch.zeros(4, requires_grad=True)
-    loss = balance([term, term])
+    nothing = torch.zeros(4, requires_grad=True)
+    loss = LevelBalance("equal_scale")([nothing, nothing])
     loss.sum().backward()
-    assert torch.equal(loss, torch.zeros(4)) and term.grad.isfinite().all()
-    balance([torch.tensor([4.0])])
-    restored.load_state_dict(balance.state_dict())
-    torch.testing.assert_close(balance([torch.tensor([2.0])]), restored([torch.tensor([2.0])]))
-    assert not LevelBalance("equal_weight").state_dict()
+    assert torch.equal(loss, torch.zeros(4)) and nothing.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("bad", ["equal", [], [1, -1], [1, "x"], [float("nan"), 1], 3, None])
 def test_invalid_weights_are_refused(bad):
     with pytest.raises(KdlibError, match="equal_scale"):
         LevelBalance(bad)
+
+
+def maps(*shapes):
+    return [torch.rand(shape) for shape in shapes]
+
+
+SWIN = maps((2, 28, 28, 64), (2, 14, 14, 128), (2, 7, 7, 256))
+RESNET = maps((2, 64, 28, 28), (2, 128, 14, 14), (2, 256, 7, 7))
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "says"),
+    [
+        (SWIN, RESNET, r"student look like \(B, H, W, C\): \(2, 28, 28, 64\), .*permute"),
+        (RESNET, SWIN, "teacher look like"),
+        (SWIN[-1], RESNET[-1], r"look like \(B, H, W, C\)"),
+        (RESNET[-1], SWIN[-1], "look like"),
+        (SWIN[-1], SWIN[-2], "look like"),
+        (RESNET, RESNET[::-1], "opposite orders"),
+        (RESNET, maps((3, 256, 7, 7)), "student has 2 images and the teacher 3"),
+        (maps((2, 49, 256)), RESNET, r"student has the shape \(2, 49, 256\).*tokens"),
+        (RESNET, maps((2, 7, 7)), r"\(B, C, H, W\)"),
+        ([], RESNET, "student's features are .*one per stage"),
+        (RESNET, {"layer4": RESNET[-1]}, "teacher's features are .*one per stage"),
+    ],
+)
+def test_features_that_would_be_mistaken_are_refused(student, teacher, says):
+    for loss in (at_loss, dct_loss, DCTLoss()):
+        with pytest.raises(KdlibError, match=says):
+            loss(student, teacher)
+
+
+def dkd(student, teacher):
+    return kdlib.dkd_loss(student, teacher, torch.tensor([0, 3, 1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("loss", "shape", "says"),
+    [
+        (kd_loss, (4, 1), r"\(4, 5\).*\(4, 1\)"),
+        (dkd, (4, 1), r"\(4, 5\)"),
+        (kdlib.pkt_loss, (1, 5), "4 images.*1"),
+        (kdlib.rkd_loss, (1, 5), "images"),
+        (kdlib.sp_loss, (1, 5), "images"),
+    ],
+)
+def test_what_arithmetic_would_broadcast_is_refused(loss, shape, says):
+    with pytest.raises(KdlibError, match=says):
+        loss(torch.rand(4, 5), torch.rand(shape))
+
+
+def of_strides(height, width, channels, strides):
+    """Shapes of a network's stages, as its strides make them of an image."""
+    pairs = zip(channels, strides, strict=True)
+    return [torch.empty(1, c, -(-height // s), -(-width // s)) for c, s in pairs]
+
+
+SIZES = st.integers(16, 70)
+STAGES = st.lists(
+    st.tuples(st.integers(2, 40), st.sampled_from([1, 2, 4, 8])), min_size=1, max_size=4
+).map(lambda pairs: ([c for c, _ in pairs], sorted(s for _, s in pairs)))
+
+
+@given(SIZES, SIZES, STAGES, STAGES)
+def test_features_of_two_networks_are_never_refused(height, width, student, teacher):
+    check_features(of_strides(height, width, *student), of_strides(height, width, *teacher))
+
+
+@given(SIZES, SIZES, STAGES, st.booleans())
+def test_channels_last_is_always_seen_where_it_shows(height, width, stages, first):
+    channels, strides = sorted(stages[0]), stages[1]
+    right = of_strides(height, width, channels, strides)
+    turned = [stage.permute(0, 2, 3, 1) for stage in right]
+    if (
+        len(set(channels)) > 1 and strides[0] < strides[-1]
+    ):  # else nothing grows where another falls
+        with pytest.raises(KdlibError, match="look like"):
+            check_features(*((turned, right) if first else (right, turned)))

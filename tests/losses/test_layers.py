@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from losses import reference
-from losses.networks import IMAGES, INDICES, LABELS, STUDENT, TEACHER, batch, output, pair, taught
+from losses.networks import IMAGES, INDICES, LABELS, STUDENT, batch, output, pair, taught
 from scipy.special import softmax
 from torch.nn import functional
 
@@ -17,7 +17,6 @@ from kdlib.losses.hints import (
     SemanticLoss,
     VariationalLoss,
     gaussian_nll,
-    layer_attention,
 )
 from kdlib.losses.review import (
     AttentionFusion,
@@ -25,7 +24,6 @@ from kdlib.losses.review import (
     ReviewLoss,
     frequency_review,
     hcl_per_image,
-    high_pass,
 )
 
 
@@ -33,8 +31,12 @@ def numbers(tensor):
     return tensor.detach().numpy()
 
 
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
 def test_the_hint_is_the_middle_stage_through_the_regressor():
-    made, student, teacher = HintLoss(pair()), output(STUDENT), taught(TEACHER)
+    made, student, teacher = HintLoss(pair()), output(STUDENT), taught()
     weight, bias = numbers(made.regressor.weight)[:, :, 0, 0], numbers(made.regressor.bias)
     turned = np.einsum("oc,bchw->bohw", weight, numbers(student.stages[1]))
     expected = reference.mse(turned + bias[None, :, None, None], teacher.stages[1].numpy())
@@ -48,57 +50,42 @@ def test_the_variance_starts_at_its_first_value_and_every_stage_counts():
         variance = functional.softplus(predict.raw_variance)
         assert variance.tolist() == pytest.approx([FIRST_VARIANCE] * len(variance), abs=1e-3)
         expected = expected + gaussian_nll(predict.mean(mine), variance, theirs)
-    assert len(made.predictors) == 2
     torch.testing.assert_close(made(student, teacher, batch()), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_semantic_attention_is_a_softmax_over_the_teachers_stages():
-    stream = np.random.default_rng(0)
-    queries, keys = stream.normal(size=(4, 2, 5)), stream.normal(size=(4, 3, 5))
-    expected = softmax(np.einsum("bsd,btd->bst", queries, keys), axis=2)
-    found = layer_attention(torch.tensor(queries), torch.tensor(keys))
-    assert found.numpy() == pytest.approx(expected)
 
 
 def test_an_embedding_reads_similarities_to_the_batch_filled_up_with_zeros():
     embed, features = Embedding(6), torch.rand(4, 3, 5, 5)
-    flat = features.flatten(1).numpy()
-    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    flat = unit(features.flatten(1).numpy())
     padded = np.pad(flat @ flat.T, ((0, 0), (0, 2)))
-    expected = numbers(embed.layers(torch.tensor(padded)))
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    expected = unit(numbers(embed.layers(torch.tensor(padded))))
     assert numbers(embed(features)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_semantic_loss_is_the_attention_weighted_mean_of_all_pairs():
     made, student, teacher = SemanticLoss(pair()).eval(), output(STUDENT), taught()
     queries, keys = (
-        torch.stack([embed(stage) for embed, stage in zip(*pairs, strict=True)], dim=1)
+        np.stack([numbers(embed(stage)) for embed, stage in zip(*pairs, strict=True)], axis=1)
         for pairs in ((made.queries, student.stages), (made.keys, teacher.stages))
     )
-    attention, pool, expected = layer_attention(queries, keys), torch.nn.AdaptiveAvgPool2d(4), 0
+    attention, expected = softmax(np.einsum("bsd,btd->bst", queries, keys), axis=2), 0
     for index, layers in enumerate(made.projections):
         s, t = divmod(index, 2)
         mine, theirs = student.stages[s], teacher.stages[t]
         if s != t:  # one of the two is 8 x 8, the other 4 x 4
-            mine, theirs = pool(mine), pool(theirs)
-        distance = (layers(mine) - theirs).square().mean((1, 2, 3))
+            mine, theirs = (functional.adaptive_avg_pool2d(one, 4) for one in (mine, theirs))
+        distance = numbers((layers(mine) - theirs).square().mean((1, 2, 3)))
         expected = expected + attention[:, s, t] * distance / 2
     assert len(made.projections) == 4
-    torch.testing.assert_close(made(student, teacher, batch()), expected)
-
-
-def test_a_fusion_weighs_its_own_and_the_deeper_features_by_attention():
-    fuse = AttentionFusion(3, 4, deepest=False).eval()
-    features, deeper = torch.rand(2, 3, 8, 8), torch.rand(2, 4, 4, 4)
-    own = fuse.reduce(features)
-    enlarged = deeper.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    maps = torch.sigmoid(fuse.attention(torch.cat([own, enlarged], 1)))
-    expected = own * maps[:, :1] + enlarged * maps[:, 1:]
-    torch.testing.assert_close(fuse(features, deeper), expected)
+    assert numbers(made(student, teacher, batch())) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_review_sums_over_the_embedding_and_every_stage_each_fused_with_the_deeper():
+    fuse = AttentionFusion(3, 4, deepest=False).eval()
+    features, deeper = torch.rand(2, 3, 8, 8), torch.rand(2, 4, 4, 4)
+    own, enlarged = fuse.reduce(features), deeper.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    maps = torch.sigmoid(fuse.attention(torch.cat([own, enlarged], 1)))
+    torch.testing.assert_close(fuse(features, deeper), own * maps[:, :1] + enlarged * maps[:, 1:])
+
     made, student, teacher = ReviewLoss(pair()).eval(), output(STUDENT), taught()
     mine, theirs = (
         (out.embedding[..., None, None], *out.stages[::-1]) for out in (student, teacher)
@@ -113,16 +100,20 @@ def test_a_review_sums_over_the_embedding_and_every_stage_each_fused_with_the_de
     assert to_finest.abs().max() > 0 and none is None
 
 
-@pytest.mark.parametrize("size", [(8, 8), (7, 7), (1, 1), (4, 6)])
-def test_frequency_attention_filters_the_spectrum_beside_the_convolution(size):
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (1, 1), (4, 6), (32, 32)])
+def test_frequency_attention_filters_high_frequencies_beside_the_convolution(size):
     torch.manual_seed(0)
     made, features = FrequencyAttention(3, 5, size), torch.rand(2, 3, *size)
+    rows, columns = np.fft.fftfreq(size[0]) * 2, np.fft.rfftfreq(size[1]) * 2
+    low = (np.abs(rows)[:, None] < 0.1) & (columns[None] < 0.1)
     matrices = numbers(made.filter)
-    matrices = (matrices[..., 0] + 1j * matrices[..., 1]) * high_pass(size).numpy()[..., None, None]
+    matrices = (matrices[..., 0] + 1j * matrices[..., 1]) * ~low[..., None, None]
     spectrum = np.fft.rfft2(features.numpy(), norm="ortho")
     filtered = np.fft.irfft2(np.einsum("bchw,hwcd->bdhw", spectrum, matrices), s=size, norm="ortho")
     expected = filtered + numbers(made.local(features))
     assert numbers(made(features)) == pytest.approx(expected, abs=1e-4)
+    assert size != (32, 32) or low.sum() == 6
+    assert all(isinstance(turn, FrequencyAttention) for turn in frequency_review(pair()).to_teacher)
 
 
 def test_half_of_the_frequencies_say_all_that_all_could():
@@ -136,38 +127,19 @@ def test_half_of_the_frequencies_say_all_that_all_could():
     assert np.fft.irfft2(np.fft.rfft2(features) * half, s=(8, 8)) == pytest.approx(expected)
 
 
-def test_low_frequencies_are_left_to_the_convolution():
-    kept = high_pass((32, 32))
-    rows, columns = np.fft.fftfreq(32) * 2, np.fft.rfftfreq(32) * 2
-    low = (np.abs(rows)[:, None] < 0.1) & (columns[None] < 0.1)
-    assert torch.equal(kept == 0, torch.tensor(low)) and low.sum() == 6
-    made = FrequencyAttention(2, 2, (8, 8))
-    torch.nn.init.zeros_(made.local.weight)
-    torch.nn.init.zeros_(made.local.bias)
-    assert made(torch.ones(1, 2, 8, 8)).abs().max() < 1e-5
-    turns = frequency_review(pair()).to_teacher
-    assert all(isinstance(layer, FrequencyAttention) for layer in turns)
-
-
-def test_negatives_are_of_other_classes_and_reach_all_of_their_images():
-    labels = LABELS[INDICES]
-    drawn = Negatives(LABELS, 2000, seed=0)(labels)
-    assert drawn.shape == (len(labels), 2000)
+def test_negatives_are_of_other_classes_differ_in_each_step_and_repeat_after_an_interruption():
+    labels, made = LABELS[INDICES], Negatives(LABELS, 2000, seed=0)
+    drawn, second = made(labels), made(labels)
+    assert drawn.shape == (len(labels), 2000) and not torch.equal(drawn, second)
     for label, row in zip(labels, drawn, strict=True):
         others = (label != LABELS).nonzero().flatten().tolist()
         assert sorted(set(row.tolist())) == others
         assert torch.bincount(row).max() < 2 * 2000 / len(others)
-    with pytest.raises(KdlibError, match="at least two"):
-        Negatives(torch.zeros(5, dtype=torch.int64), 4, seed=0)
-
-
-def test_draws_differ_from_step_to_step_and_repeat_after_an_interruption():
-    labels, whole = LABELS[INDICES], Negatives(LABELS, 9, seed=3)
-    first, second = whole(labels), whole(labels)
-    assert not torch.equal(first, second)
-    resumed = Negatives(LABELS, 9, seed=3)
+    resumed = Negatives(LABELS, 2000, seed=0)
     resumed.load_state_dict({"step": torch.tensor(1)})
     assert torch.equal(resumed(labels), second)
+    with pytest.raises(KdlibError, match="at least two"):
+        Negatives(torch.zeros(5, dtype=torch.int64), 4, seed=0)
 
 
 def test_the_constant_makes_the_first_critic_a_probability_and_stays():
@@ -183,21 +155,11 @@ def test_the_constant_makes_the_first_critic_a_probability_and_stays():
     assert memory.log_constant == constant
 
 
-def test_the_memory_moves_half_way_at_the_batchs_positions_alone():
+def test_both_are_contrasted_with_the_other_s_memory_which_moves_half_way_there_alone():
     made = ContrastiveLoss(pair(), negatives=7, dimensions=8).train()
-    before, student = made.memory_student.bank.clone(), output(STUDENT)
-    made(student, taught(), batch())
-    anchors = functional.normalize(made.project_student(student.embedding), dim=1)
-    moved = functional.normalize((before[INDICES] + anchors) / 2, dim=1)
-    torch.testing.assert_close(made.memory_student.bank[INDICES], moved.detach())
-    rest = [index for index in range(IMAGES) if index not in INDICES]
-    assert torch.equal(made.memory_student.bank[rest], before[rest])
-
-
-def test_the_student_is_contrasted_with_the_teachers_memory():
-    made = ContrastiveLoss(pair(), negatives=7, dimensions=8).eval()
     student, teacher, expected = output(STUDENT), taught(), 0
     positions = torch.cat([INDICES[:, None], Negatives(LABELS, 7, seed=0)(LABELS[INDICES])], dim=1)
+    before, own = made.memory_student.bank, made.project_student(student.embedding)
     for layer, made_by, memory in (
         (made.project_student, student, made.memory_teacher),
         (made.project_teacher, teacher, made.memory_student),
@@ -208,3 +170,10 @@ def test_the_student_is_contrasted_with_the_teachers_memory():
         expected = expected + reference.nce(critic, IMAGES)
     found = numbers(made(student, teacher, batch()))
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    moved = functional.normalize((before[INDICES] + functional.normalize(own, dim=1)) / 2, dim=1)
+    torch.testing.assert_close(made.memory_student.bank[INDICES], moved.detach())
+    rest = [index for index in range(IMAGES) if index not in INDICES]
+    assert torch.equal(made.memory_student.bank[rest], before[rest])
+    after = made.eval().memory_teacher.bank
+    made(student, teacher, batch())
+    assert made.memory_teacher.bank is after
