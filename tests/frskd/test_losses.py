@@ -1,18 +1,22 @@
-"""FRSKD's loss: its terms in numpy, who learns from which, features without content."""
+"""FRSKD's loss: what its terms are, who learns from which, features without content."""
 
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
-from scipy.fft import dctn
-from scipy.special import log_softmax
+from torch import nn
+from torch.nn import functional
 
 from kdlib.data.batches import Batch
 from kdlib.data.image_data import IGNORED
 from kdlib.distill import Distiller, TeacherOutput, create_distiller
 from kdlib.errors import KdlibError
 from kdlib.frskd.losses import FEATURES, RefinementLoss
+from kdlib.losses.attention import ATLoss
+from kdlib.losses.dct import DCTLoss
+from kdlib.losses.hints import feature_mse, overhaul_per_image
+from kdlib.losses.logits import counted_pixels, kd_per_image
 from kdlib.losses.pair import Pair
 from kdlib.models import create_model
 from kdlib.models.output import Output, Shapes, output_shapes
@@ -44,75 +48,43 @@ def distiller(student: Shapes = STUDENT, pixels: int | None = None, **changes) -
     return create_distiller(RunConfig(**{"method": "frskd", **changes}), pair_of(student, pixels))
 
 
-def unit(maps: np.ndarray) -> np.ndarray:
-    return maps / np.linalg.norm(maps, axis=(1, 2), keepdims=True)
+@pytest.mark.parametrize(("feature", "beta", "distance"), [
+    ("attention", 100.0, ATLoss("none")), ("dct", 0.5, DCTLoss("dct", "none")),
+    ("fitnet", 0.5, feature_mse), ("overhaul", 0.4, overhaul_per_image),
+])  # fmt: skip
+def test_the_feature_term_is_a_distance_of_all_stages(feature, beta, distance):
+    loss = RefinementLoss(pair_of(), alpha=0.0, feature=feature)
+    student, teacher = output(STUDENT, 0), TeacherOutput(*output(REFINED, 1))
+    if isinstance(distance, nn.Module):
+        expected = distance(student, teacher, GIVEN)
+    else:  # behind a 1 x 1 convolution, and a batch norm that gives it both signs again
+        levels = zip(loss.features.connectors, student.stages, teacher.stages, strict=True)
+        expected = sum(distance(one(mine), its) for one, mine, its in levels)
+        layers = [type(one) for one in loss.features.connectors.modules()]
+        assert layers.count(nn.Conv2d) == 2
+        assert layers.count(nn.BatchNorm2d) == 2 * (feature == "overhaul")
+    torch.testing.assert_close(loss(student, teacher, GIVEN), beta * expected)
 
 
-def attention(mine, its, _=None):
-    return ((unit((mine**2).mean(1)) - unit((its**2).mean(1))) ** 2).mean((1, 2))
-
-
-def dct(mine, its, _):
-    spectra = [dctn((maps**2).mean(1), axes=(1, 2), norm="ortho") for maps in (mine, its)]
-    for spectrum in spectra:
-        spectrum[:, 0, 0] = 0
-    return np.linalg.norm(unit(spectra[0]) - unit(spectra[1]), axis=(1, 2))
-
-
-def turned(mine, layer):
-    return np.einsum("oc,bchw->bohw", layer.weight.detach().numpy()[:, :, 0, 0], mine)
-
-
-def fitnet(mine, its, layer):
-    bias = layer.bias.detach().numpy()[:, None, None]
-    return ((turned(mine, layer) + bias - its) ** 2).mean((1, 2, 3))
-
-
-def overhaul(mine, its, layers):
-    mine = turned(mine, layers[0])
-    mean, variance = mine.mean((0, 2, 3), keepdims=True), mine.var((0, 2, 3), keepdims=True)
-    mine = (mine - mean) / np.sqrt(variance + layers[1].eps)
-    margins = [channel[channel < 0].mean() for channel in its.swapaxes(0, 1)]
-    target = np.maximum(its, np.reshape(margins, (1, -1, 1, 1)))
-    squares = np.where((mine <= target) & (target <= 0), 0, (mine - target) ** 2)
-    return squares.mean((1, 2, 3))
-
-
-@pytest.mark.parametrize("in_numpy", [attention, dct, fitnet, overhaul], ids=lambda f: f.__name__)
-def test_the_feature_term_in_numpy(in_numpy):
-    loss = RefinementLoss(pair_of(), alpha=0.0, feature=in_numpy.__name__)
-    student, teacher = output(STUDENT, 0), output(REFINED, 1)
-    found = loss(student, TeacherOutput(*teacher), GIVEN).detach().numpy()
-    connectors = getattr(loss.features, "connectors", [None] * 2)
-    levels = zip(student.stages, teacher.stages, connectors, strict=True)
-    expected = sum(in_numpy(mine.numpy(), its.numpy(), one) for mine, its, one in levels)
-    np.testing.assert_allclose(found, FEATURES[in_numpy.__name__][1] * expected, rtol=1e-3)
-
-
-def test_the_logits_term_and_those_of_pixels_in_numpy():
+def test_the_logits_term_and_those_of_pixels():
     student, teacher = output(STUDENT, 0), TeacherOutput(*output(REFINED, 1))
     found = RefinementLoss(pair_of(), beta=0.0, temperature=3.0)(student, teacher, GIVEN)
-    p, q = (log_softmax(o.logits.numpy() / 3, axis=1) for o in (student, teacher))
-    np.testing.assert_allclose(found, 2 * 9 * (np.exp(q) * (q - p)).sum(1), rtol=1e-4)
+    torch.testing.assert_close(found, 2 * kd_per_image(student.logits, teacher.logits, 3.0))
     student, teacher = (output(PYRAMID, seed, 8, 8) for seed in (0, 1))
     labels = torch.randint(CLASSES, (BATCH, 8, 8))
     labels[0, :3] = IGNORED
     loss, given = distiller(PYRAMID, 8, **OF_PIXELS).method_loss, GIVEN._replace(labels=labels)
-    p, q = (log_softmax(o.logits.numpy(), axis=1) for o in (student, teacher))
-    divergence, counted = (np.exp(q) * (q - p)).sum(1), labels.numpy() != IGNORED
-    expected = np.array([d[c].mean() for d, c in zip(divergence, counted, strict=True)])
-    for mine, its in zip(student.stages, teacher.stages, strict=True):
-        expected += 50 * attention(mine.numpy(), its.numpy())
-    found = loss(student, TeacherOutput(*teacher), given)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    found, counted = loss(student, TeacherOutput(*teacher), given), counted_pixels(labels)
+    assert counted.sum() == (labels != IGNORED).sum() < labels.numel()
+    expected = kd_per_image(student.logits, teacher.logits, 1.0, counted)
+    torch.testing.assert_close(found, expected + 50 * ATLoss("none")(student, teacher, given))
 
 
 def test_the_whole_loss_is_its_parts_and_its_weight_leaves_the_self_teacher_alone():
     student, one, less = output(STUDENT, 0), distiller(), distiller(weight=0.1)
     terms, weighted = one(student, None, GIVEN), less(student, None, GIVEN)
     refined = TeacherOutput(*one.method_loss.teach(student))
-    log_q = log_softmax(refined.logits.numpy(), axis=1)
-    assert terms["self_ce"].item() == pytest.approx(-log_q[range(BATCH), LABELS].mean(), rel=1e-4)
+    torch.testing.assert_close(terms["self_ce"], functional.cross_entropy(refined.logits, LABELS))
     expected = one.method_loss(student, refined, GIVEN).mean().item()
     assert terms["frskd"].item() == pytest.approx(expected, rel=1e-4)
     assert weighted["frskd"].item() == pytest.approx(0.1 * terms["frskd"].item(), rel=1e-4)

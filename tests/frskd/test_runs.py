@@ -105,8 +105,8 @@ def test_only_a_method_that_names_one_has_a_teacher_and_mixed_images_have_that_o
     (masks(method="at+kd", epochs=1), "epoch,learning_rate,ce,at,kd,miou"),
 ])  # fmt: skip
 def test_a_teacher_may_help(config, header, tmp_path):
-    fit([config.teacher_config()], tmp_path, progress=False)
-    (record,) = fit([config], tmp_path, progress=False)
+    for run in (config.teacher_config(), config):
+        (record,) = fit([run], tmp_path, progress=False)
     assert history_of(run_directory(config, tmp_path))[0] == header
     assert len(record["ssim"]) == 3
     assert (record["self_teacher"] is None) == (config.task == "segmentation")
@@ -156,33 +156,32 @@ def test_what_means_nothing_for_pixels_is_refused(changes, says, tmp_path):
         fit([masks(teacher="none", **changes)], tmp_path, progress=False)
 
 
-def trainee(root, **changes) -> Trainee:
+def step(root, labels: torch.Tensor, **changes):
+    """A student before and after a step on such labels, and the terms of the step."""
     names = tuple(map(str, range(KINDS)))
-    images, labels = torch.zeros(8, 3, SIDE, SIDE, dtype=torch.uint8), torch.zeros(8).long()
-    data = ImageData(images, labels, names, (0.0,) * 3, (1.0,) * 3, fingerprint="")
-    return Trainee(masks(weight_decay=0.0, **changes), Group(data, torch.device("cpu")), root)
-
-
-def batch_of(labels: torch.Tensor) -> Batch:
+    images, none = torch.zeros(8, 3, SIDE, SIDE, dtype=torch.uint8), torch.zeros(8).long()
+    data = ImageData(images, none, names, (0.0,) * 3, (1.0,) * 3, fingerprint="")
+    one = Trainee(masks(weight_decay=0.0, **changes), Group(data, torch.device("cpu")), root)
+    before = [parameter.detach().clone() for parameter in one.student.parameters()]
     images = torch.rand(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    return Batch(images, labels.expand(4, SIDE, SIDE), torch.arange(4))
+    batch = Batch(images, labels.expand(4, SIDE, SIDE), torch.arange(4))
+    terms = one.step(batch, None, 0.1, 1.0)
+    return before, [*one.student.parameters()], terms
 
 
 def test_masks_without_a_pixel_that_counts_are_learnt_nothing_from(tmp_path):
-    one = trainee(tmp_path)
-    terms = one.step(batch_of(torch.tensor(IGNORED)), None, 0.1, 1.0)
+    _, after, terms = step(tmp_path, torch.tensor(IGNORED))
     assert terms["ce"] == 0 and terms["self_ce"] == 0
-    assert all(torch.isfinite(p).all() for p in one.parts.parameters())
-    terms = one.step(batch_of(torch.tensor(0)), None, 0.1, 1.0)
+    assert all(torch.isfinite(parameter).all() for parameter in after)
+    _, _, terms = step(tmp_path, torch.tensor(0))
     assert all(torch.isfinite(term) for term in terms.values())
 
 
 def test_gradients_are_clipped_to_their_norm(tmp_path):
     labels = torch.arange(SIDE * SIDE).view(SIDE, SIDE) % KINDS
     for clip, moved in ((1e-3, 1e-4), (None, None)):
-        one = trainee(tmp_path, method="student", gradient_clip=clip)
-        before = [p.detach().clone() for p in one.student.parameters()]
-        one.step(batch_of(labels), None, 0.1, 0.0)
-        pairs = zip(one.student.parameters(), before, strict=True)
-        found = torch.stack([(new - old).square().sum() for new, old in pairs]).sum().sqrt().item()
+        pairs = step(tmp_path, labels, method="student", gradient_clip=clip)[:2]
+        found = (
+            sum((new - old).square().sum() for old, new in zip(*pairs, strict=True)).sqrt().item()
+        )
         assert found == pytest.approx(moved, rel=1e-2) if moved else found > 1e-3
