@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detection.random_detections import detections_of, objects_of, random_case
+from detection.detectors import detections_of, objects_of, random_case
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from atoms import label_pictures
 from boxes import MARKS, detection_grid, errors_of_images, judge_image
-from detection.random_detections import detections_of, objects_of, random_case
+from detection.detectors import detections_of, objects_of, random_case
 from matplotlib.patches import Rectangle
 from PIL import Image
 from probes import basis_mosaic

@@ -1,0 +1,428 @@
+"""Objects, their batches and crops: of Scenes, whose truth is the composer's, and on disk."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_files import OBJECTS, PICTURE, SHADES, write_fashion
+from detection.conftest import WRITERS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from kdlib.data import load_data, tasks_of
+from kdlib.data.batches import Batches
+from kdlib.data.image_data import ImageData
+from kdlib.data.scenes import scenes, sprite_bank
+from kdlib.detection.batches import DISTORTIONS, DetectionBatches
+from kdlib.detection.objects import COCO_SIZES, Found, WholePhotographs, cropped, tabled
+from kdlib.errors import KdlibError
+from kdlib.frskd.voc import list_voc
+from study.cli import main
+
+SIDE, ALL = 40, ("flip", *DISTORTIONS)
+PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "fingerprint": "digits"}
+
+
+def drawn(count: int = 30) -> ImageData:
+    """Black images with up to two white objects, so that a box can be told from the pixels.
+
+    Every fifth has none; every seventh has a crowd of another colour besides.
+    """
+    random = np.random.default_rng(0)
+    images, found = torch.zeros(count, 3, SIDE, SIDE, dtype=torch.uint8), []
+    for index in range(count):
+        corners = [(random.integers(0, 8) + 20 * k, random.integers(0, 24)) for k in range(2)]
+        boxes = [(int(x), int(y), int(x) + 9, int(y) + 13) for x, y in corners[: index % 5]]
+        for x1, y1, x2, y2 in boxes:
+            images[index, :, y1:y2, x1:x2] = 255
+        objects = [Found(box, index % 4) for box in boxes]
+        found.append(objects + [Found((0, 0, 5, 5), 3, True)] * (index % 7 == 0))
+    table = tabled(found, [(SIDE, SIDE)] * count)
+    return ImageData(images, torch.zeros(count).long(), tuple("abcd"), **PLAIN, objects=table)
+
+
+DATA = drawn()
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory) -> ImageData:
+    """The same, as photographs that are read one at a time."""
+    folder = tmp_path_factory.mktemp("photographs")
+    paths = [f"{folder}/{index}.png" for index in range(len(DATA))]
+    for path, image in zip(paths, DATA.images, strict=True):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    images = WholePhotographs(paths, [(SIDE, SIDE)] * len(DATA))
+    return ImageData(images, DATA.labels, DATA.classes, **PLAIN, objects=DATA.objects)
+
+
+def rows(batches) -> list[list[torch.Tensor]]:
+    """Of every image in turn: its number, pixels, boxes and labels."""
+    return [
+        [index, image, target["boxes"], target["labels"]]
+        for images, targets, indices, _ in batches
+        for index, image, target in zip(indices, images, targets, strict=True)
+    ]
+
+
+def epoch(data: ImageData, batch_size: int, *names: str, number: int = 0, workers: int = 0):
+    return rows(DetectionBatches(data, batch_size, names, workers=workers).epoch(1, number))
+
+
+def equal(one, other) -> bool:
+    """Whether two epochs are the same, to the bit."""
+    return all(all(map(torch.equal, *pair)) for pair in zip(one, other, strict=True))
+
+
+def test_every_image_comes_once_with_its_objects():
+    whole = epoch(DATA, 7)
+    theirs = torch.cat([batch.indices for batch in Batches(DATA, 7).epoch(1, 0)]).tolist()
+    assert [int(row[0]) for row in whole] == theirs and sorted(theirs) == list(range(30))
+    for index, image, found, labels in whole:
+        boxes, kinds, crowd = DATA.objects.of(int(index))
+        expected = DATA.images[index].float() / 255, boxes[~crowd], kinds[~crowd] + 1
+        assert all(map(torch.equal, (image, found, labels), expected))
+        assert (found.shape[1], labels.dtype) == (4, torch.int64)
+    assert any(not len(labels) for *_, labels in whole)
+
+
+def test_in_order_nothing_is_moved_and_what_makes_no_sense_is_refused(read):
+    batches = DetectionBatches(DATA, 8, ALL)
+    assert (len(batches), len(batches.labels)) == (4, 30)
+    whole = rows(batches.in_order())
+    assert [int(row[0]) for row in whole] == list(range(30))
+    for other in (DATA, read):
+        assert equal(whole, rows(DetectionBatches(other, 30, workers=0).in_order()))
+    plain = ImageData(torch.zeros(2, 3, 8, 8).byte(), torch.zeros(2).long(), ("a",), **PLAIN)
+    for kind, data, options, says in (
+        (DetectionBatches, DATA, {"augmentation": ("flop",)}, "Unknown augm.* 'flop'.*'flip'"),
+        (DetectionBatches, DATA, {"workers": -1}, "workers is -1"),
+        (DetectionBatches, plain, {}, "images with objects"),
+        (Batches, read, {}, "task 'crops'"),
+    ):
+        with pytest.raises(KdlibError, match=says):
+            kind(data, 3, **options)
+
+
+@pytest.mark.parametrize("names", [("flip",), ALL])
+def test_neither_batch_size_nor_workers_shift_anything_nor_move_global_numbers(read, names):
+    before, expected = torch.get_rng_state(), epoch(DATA, 7, *names)
+    assert equal(expected, epoch(DATA, 4, *names))
+    assert equal(expected, epoch(DATA, 13, *names, workers=2))
+    assert equal(expected, epoch(read, 5, *names, workers=1))
+    assert not equal(expected, epoch(DATA, 7, *names, number=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_distortions_leave_the_order_and_the_flips_alone():
+    plain, shaded = epoch(DATA, 7, "flip"), epoch(DATA, 7, "flip", "photometric")
+    assert all(torch.equal(a[2], b[2]) for a, b in zip(plain, shaded, strict=True))
+    moved = epoch(DATA, 7, "iou_crop")
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(plain, moved, strict=True))
+    data = drawn(200)
+    pairs = (
+        (image, data.images[index].float() / 255) for index, image, *_ in epoch(data, 50, "flip")
+    )
+    assert 100 < sum(torch.equal(*pair) for pair in pairs) < 140  # half; every fifth is black
+
+
+@pytest.mark.parametrize("names", [
+    ("flip",), ("flip", "zoom_out"), ("flip", "iou_crop"), ("scale_jitter",),
+    ("flip", "zoom_out", "iou_crop", "scale_jitter"),
+])  # fmt: skip
+def test_boxes_move_with_their_objects(names):
+    moved = 0
+    for row in (row for number in range(2) for row in epoch(DATA, 7, *names, number=number)):
+        index, image, boxes, labels = row
+        limits = torch.tensor([image.shape[2], image.shape[1]]).repeat(2)
+        assert (boxes >= 0).all() and (boxes <= limits).all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all() and len(boxes) == len(labels)
+        moved += not torch.equal(boxes, DATA.objects.of(int(index))[0])
+        for x1, y1, x2, y2 in boxes.round().int().tolist():
+            inside = image[:, y1:y2, x1:x2]
+            if inside.numel() > 3 * 30:  # rounding and blurred edges say little of less
+                assert inside.mean() > 0.75
+    assert moved > 10
+
+
+SHAPES = [(64, 48), (20, 10), (30, 30)]
+OF_ONE = st.lists(
+    st.builds(Found, st.tuples(*[st.integers(-20, 90)] * 4), st.integers(0, 9), st.booleans()),
+    max_size=4,
+)
+
+
+def loaded(split: str = "test", size: int = 10, **options) -> ImageData:
+    return load_data("scenes", split, size=size, **{"task": "detection", **options})
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(OF_ONE, min_size=3, max_size=3))
+def test_each_image_has_its_own_objects_clipped_or_dropped(found):
+    objects, rows = tabled(found, SHAPES), []
+    assert len(objects) == 3 and objects.sizes == COCO_SIZES == (1024, 9216)
+    for index, (of_image, (width, height)) in enumerate(zip(found, SHAPES, strict=True)):
+        clipped = [
+            ([max(0, x1), max(0, y1), min(width, x2), min(height, y2)], kind, crowd)
+            for (x1, y1, x2, y2), kind, crowd in of_image
+        ]
+        kept = [one for one in clipped if one[0][2] > one[0][0] and one[0][3] > one[0][1]]
+        boxes, kinds, crowd = objects.of(index)
+        assert [*zip(boxes.tolist(), kinds.tolist(), crowd.tolist(), strict=True)] == kept
+        assert boxes.shape == (len(kept), 4) and boxes.dtype == torch.float32
+        rows += [index] * len(kept)
+    assert objects.owners.tolist() == rows
+    counted, part = objects.counted(), objects.part(1, 9)
+    assert len(counted) == 3 and counted.kinds.tolist() == objects.kinds[~objects.crowd].tolist()
+    assert len(part) == 2 and len(objects.part(1, 1)) == 0
+    assert all(map(torch.equal, part.of(1), objects.of(2)))
+
+
+def test_a_box_without_area_is_dropped_but_not_one_that_is_thinner_than_a_pixel():
+    without = (4, 4, 4, 9), (9, 9, 4, 4), (64, 0, 80, 10)  # corners swapped; touching the edge
+    found = [Found(box, 3) for box in ((3.5, 3.5, 3.75, 9), *without)]
+    assert tabled([found], SHAPES[:1]).boxes.tolist() == [[3.5, 3.5, 3.75, 9]]
+
+
+def of_rectangles() -> ImageData:
+    """One image, 4 x 4 pixels a rectangle of its own value, and one without objects."""
+    values = torch.arange(4, dtype=torch.uint8).view(2, 2) * 50 + 20
+    image = values.repeat_interleave(4, 0).repeat_interleave(4, 1).expand(3, 8, 8)
+    boxes = [(0, 0, 4, 4), (4, 0, 8, 4), (0, 4, 8, 8)]
+    found = [Found(box, kind, kind == 2) for kind, box in enumerate(boxes)]
+    images, objects = (
+        torch.stack([torch.zeros_like(image), image]),
+        tabled([[], found], [(8, 8)] * 2),
+    )
+    return ImageData(images, torch.zeros(2).long(), tuple("abc"), **PLAIN, objects=objects)
+
+
+def test_a_crop_shows_what_is_in_its_box_and_nothing_else():
+    crops = cropped(of_rectangles(), 8)
+    assert crops.images.shape == (2, 3, 8, 8) and crops.labels.tolist() == [0, 1]  # no crowd
+    for crop, value in zip(crops.images, (20, 70), strict=True):
+        assert (crop == value).all()  # a margin, or its neighbour's pixels, would show
+    assert (crops.task, crops.objects, crops.classes) == ("classification", None, ("a", "b", "c"))
+    # A box of any shape is stretched to a square.
+    data, crops = loaded(), loaded(task="crops", crop_size=24)
+    assert crops.images.shape == (len(data.objects.kinds), 3, 24, 24)
+    assert torch.equal(crops.labels, data.objects.kinds)
+    x1, y1, x2, y2 = data.objects.boxes[7].int().tolist()
+    window = data.images[int(data.objects.owners[7]), :, y1:y2, x1:x2].float().unsqueeze(0)
+    expected = torch.nn.functional.interpolate(window, size=24, mode="bilinear", antialias=True)
+    assert (crops.images[7] - expected[0]).abs().max() <= 1.5
+
+
+def test_crops_are_cut_out_of_their_own_split():
+    fit, dev, whole = (loaded(split, task="crops") for split in ("fit", "dev", "train"))
+    assert torch.equal(torch.cat([fit.images, dev.images]), whole.images)
+    own, prints = cropped(loaded("dev"), 32), {one.fingerprint for one in (fit, dev, whole)}
+    assert torch.equal(dev.images, own.images) and dev.fingerprint == own.fingerprint
+    objects, part = loaded("train").objects, loaded("dev").objects
+    assert len(part) == 2 and all(map(torch.equal, part.of(1), objects.of(9)))
+    assert len(prints) == 3
+
+
+def test_crops_of_photographs_are_read_when_asked_for(photographs):
+    name, root = photographs
+    data = load_data(name, "test", task="crops", crop_size=16, data_root=root)
+    assert len(data) == 5  # the difficult one, or the crowd, is left out
+    batch = next(Batches(data, 8).in_order())
+    middle = batch.images[:, :, 8, 8] * torch.tensor(data.std) + torch.tensor(data.mean)
+    shades = torch.tensor([SHADES[data.classes[label]] for label in data.labels])
+    assert (255 * middle - shades).abs().max() < 8
+
+
+@pytest.mark.parametrize(("ask", "says"), [
+    *((lambda s=s: loaded(task="crops", crop_size=s), f"crop_size is {s}; .* 8 to 512")
+      for s in (7, 513, 32.0, True)),
+    (lambda: cropped(of_rectangles().first(1), 8), "none of the images has an object"),
+    (lambda: cropped(loaded(task="crops"), 8), "images with objects, and this data has none"),
+    (lambda: load_data("cifar100", "train", task="detection"),
+     "cifar100.*detection.*scenes, fashion_scenes, voc, coco"),
+    (lambda: load_data("coco", "train"), "'coco' has no truth for task 'classification'"),
+])  # fmt: skip
+def test_what_cannot_be_cut_out_or_loaded_is_refused(ask, says):
+    with pytest.raises(KdlibError, match=says):
+        ask()
+    assert tasks_of("coco") == ("detection", "crops")
+    assert tasks_of("voc") == ("segmentation", "detection", "crops")
+
+
+def test_each_object_of_scenes_has_the_box_of_what_is_seen_of_it(tmp_path):
+    data, truth = loaded(size=12), scenes("test", 2, 4, 64, torch.arange(12))
+    assert torch.equal(data.images, truth.images) and data.task == "detection"
+    assert data.classes == sprite_bank().kinds and not data.labels.any()
+    assert data.objects.counts.tolist() == [6] * 12 and not data.objects.crowd.any()
+    assert torch.equal(data.objects.kinds.view(12, 6), truth.objects)
+    for place, box in enumerate(data.objects.boxes.int().tolist()):
+        rows, columns = np.nonzero(truth.owners[place // 6].numpy() == place % 6 + 1)
+        assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    root = write_fashion(tmp_path, 200)
+    data = load_data("fashion_scenes", "train", size=4, data_root=root, task="detection")
+    assert len(data.classes) == 50 and data.objects.counts.tolist() == [6] * 4
+
+
+def test_objects_that_are_hardly_seen_are_left_out_and_a_third_is_small_a_third_large():
+    data, truth = loaded(size=200, distractors=12), scenes("test", 2, 12, 64, torch.arange(200))
+    seen = truth.masks.flatten(2).sum(2)
+    assert (seen < 20).any()
+    assert torch.equal(data.objects.counts, (seen >= 20).sum(1))
+    assert torch.equal(data.objects.kinds, truth.objects[seen >= 20])
+    assert (data.objects.boxes[:, 2:] > data.objects.boxes[:, :2]).all()
+    for image_size in (32, 64):
+        objects = loaded(size=300, image_size=image_size).objects
+        areas = (objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(1)
+        small, large = objects.sizes
+        shares = ((areas < small).float().mean(), (areas >= large).float().mean())
+        assert shares == pytest.approx((1 / 3, 1 / 3), abs=0.07)
+
+
+VOC = "VOCdevkit/VOC2007"
+PHOTOGRAPH = {"voc": f"{VOC}/JPEGImages/000022.jpg", "coco": "coco/val2017/000000001002.jpg"}
+ANNOTATION = {
+    "voc": f"{VOC}/Annotations/000021.xml", "coco": "coco/annotations/instances_val2017.json",
+}  # fmt: skip
+LIST_FILE = f"{VOC}/ImageSets/Main/test.txt"
+OF_VOC = "8 images (published: 16,551), 12 objects, 20 classes (published: 20) (aeroplane"
+CHECKED = {
+    "voc": f"voc, train, objects: readable; {OF_VOC}",
+    "coco": "coco, test, objects: readable; 4 images (published: 5,000), 6 objects",
+}
+
+
+def on_disk(name: str, root: Path, split: str = "test", size: int | None = None):
+    return load_data(name, split, size=size, data_root=root, task="detection")
+
+
+def test_objects_have_corners_published_classes_and_crowds(photographs, capsys):
+    (name, root), data = photographs, on_disk(*photographs)
+    assert capsys.readouterr().out == ""
+    classes, listed = data.classes, {tuple(box for _, box in found): found for found in OBJECTS}
+    for index in range(4):
+        boxes, kinds, crowd = data.objects.of(index)
+        found = listed[tuple(map(tuple, boxes.int().tolist()))]
+        assert [classes[kind] for kind in kinds] == [name for name, _ in found]
+        assert crowd.tolist() == [place == 2 for place in range(len(found))]
+    assert data.objects.sizes == (32**2, 96**2)
+    assert data.images.read(0).shape == (PICTURE[1], PICTURE[0], 3)
+    assert len(set(classes)) == len(classes) == {"voc": 20, "coco": 80}[name]
+    ends = {"voc": ("aeroplane", "tvmonitor"), "coco": ("person", "toothbrush")}
+    assert (classes[0], classes[-1]) == ends[name]
+    assert main(["data", "check", name, "--data-root", str(root)]) == 0
+    assert CHECKED[name] in capsys.readouterr().out
+    assert main(["data", "list"]) == 0
+    assert "COCO 2017: photographs of any size" in capsys.readouterr().out
+
+
+def test_photographs_belong_to_their_objects_and_parts_to_their_split(photographs):
+    whole, dev, few = (on_disk(*photographs, *of) for of in (["train"], ["dev"], ["train", 3]))
+    assert (len(whole), len(dev), len(dev.images), len(dev.objects), len(few)) == (8, 2, 2, 2, 3)
+    assert (dev.images.read(1) == whole.images.read(7)).all()
+    assert torch.equal(dev.objects.of(1)[0], whole.objects.of(7)[0])
+    assert torch.equal(few.objects.of(2)[0], whole.objects.of(2)[0])
+    batches = DetectionBatches(whole, 3, ("zoom_out", "iou_crop"), workers=2)
+    assert len({image.shape for batch in batches.epoch(0, 0) for image in batch.images}) > 3
+    brightest, empty = {"person": 0, "dog": 1, "train": 2}, 0
+    for batch in batches.in_order():
+        for image, target in zip(batch.images, batch.targets, strict=True):
+            empty += target["boxes"].shape == (0, 4)
+            for box, label in zip(target["boxes"], target["labels"], strict=True):
+                x, y = ((box[:2] + box[2:]) / 2).int().tolist()
+                assert int(image[:, y, x].argmax()) == brightest[whole.classes[int(label) - 1]]
+    assert empty == 2
+
+
+def edit(root: Path, name: str, how) -> None:
+    """Change an annotation: COCO's content, or by a pattern and what takes its place."""
+    path = root / ANNOTATION[name]
+    if callable(how):
+        content = json.loads(path.read_text())
+        how(content)
+        path.write_text(json.dumps(content))
+    else:
+        path.write_text(re.sub(*how, path.read_text(), flags=re.DOTALL))
+
+
+def renumber(content: dict) -> None:
+    for one in content["categories"]:
+        one["id"] += 90
+    for one in content["annotations"]:
+        one["category_id"] += 90
+
+
+def test_categories_of_coco_go_by_their_names_and_voc_takes_both_years(tmp_path):
+    edit(WRITERS["coco"](tmp_path), "coco", renumber)
+    assert sorted(set(on_disk("coco", tmp_path).objects.kinds.tolist())) == [0, 6, 16]
+    names = list_voc("detection", "train", WRITERS["voc"](tmp_path)).names
+    numbers = [f"{number:06}" for number in (30, 31, 32, 33, 10, 11, 12, 13)]
+    expected = [f"{number}.{kind}" for kind in ("jpg", "xml") for number in numbers]
+    assert [Path(name).name for name in names] == expected
+    edit(tmp_path, "voc", ("<difficult>0</difficult>", ""))  # none need say so
+    assert int(on_disk("voc", tmp_path).objects.crowd.sum()) == 1  # that of another photograph
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_fingerprint_knows_the_content_and_not_the_place(name, tmp_path):
+    roots = [WRITERS[name](tmp_path / place) for place in "ab"]
+    prints = [on_disk(name, root).fingerprint for root in roots]
+    edit(roots[1], name, {"voc": ("xmin>11", "xmin>12"), "coco": (r"\[10, ", "[11, ")}[name])
+    assert prints[0] == prints[1] != on_disk(name, roots[1]).fingerprint
+
+
+def of_first(kind: str, **changes):
+    return lambda content: content[kind][0].update(changes)
+
+
+@pytest.mark.parametrize(("name", "how", "says"), [
+    ("coco", lambda c: c["annotations"][0].pop("bbox"), r"annotations\.0\.bbox: Field required"),
+    ("coco", of_first("annotations", bbox=[1, 2, 3]), r"annotations\.0\.bbox\.3: Field required"),
+    ("coco", of_first("annotations", bbox=[1, 2, 3, "x"]), r"valid number.*, not x\. Get"),
+    ("coco", of_first("annotations", bbox=[1, 2, 3, float("inf")]), "be a finite number"),
+    ("coco", of_first("annotations", category_id=5), "annotation 10000: there is no category 5"),
+    ("coco", of_first("annotations", image_id=5), "annotation 10000: there is no image 5"),
+    ("coco", of_first("categories", name="unicorn"), "category 1: 'unicorn' is not one of"),
+    ("coco", of_first("images", height=-3), r"images\.0\.height: .*greater than 0, not -3"),
+    ("coco", lambda c: c.update(images=[], annotations=[]), "images: List should have at least 1"),
+    ("coco", ("^.*$", "{"), "JSON.*Get"),
+    ("coco", ("^.*$", "[1, 2]"), "should.*Get"),
+    ("voc", ("train</name>", "trian</name>"), r"object 1: its class is 'trian'; valid: aeroplane"),
+    ("voc", ("<bndbox>.*</bndbox>", ""), r"objects\.0\.xmin: Field required"),
+    ("voc", ("<ymax>38", "<ymax>nan"), r"objects\.0\.ymax: Input should be a finite .*, not nan"),
+    ("voc", ("<difficult>0", "<difficult>so"), r"objects\.0\.difficult: .*number.*, not so"),
+    ("voc", ("<width>64", "<width>0"), r"width: .*greater than 0, not 0"),
+    ("voc", ("</annotation>", ""), "cannot be read as XML"),
+])  # fmt: skip
+def test_a_damaged_annotation_is_named(name, how, says, tmp_path):
+    edit(WRITERS[name](tmp_path), name, how)
+    with pytest.raises(KdlibError, match=rf"{Path(ANNOTATION[name]).name}.*{says}"):
+        on_disk(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_photograph_that_is_damaged_is_named_when_it_is_read(name, tmp_path):
+    data, path = on_disk(name, WRITERS[name](tmp_path)), tmp_path / PHOTOGRAPH[name]
+    Image.new("RGB", (48, 64)).save(path)
+    with pytest.raises(KdlibError, match=rf"{path.name} is 48 x 64 pixels.*says 64 x 48"):
+        list(DetectionBatches(data, 4, workers=1).in_order())
+    path.write_bytes(b"")
+    for workers in (0, 1):
+        with pytest.raises(KdlibError, match=rf"{path.name} cannot be read") as error:
+            list(DetectionBatches(data, 3, workers=workers).epoch(0, 0))
+        assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "what", "says"), [
+    ("voc", PHOTOGRAPH["voc"], r"1 of 8 photographs are missing(.|\n)*000022\.jpg"),
+    ("voc", ANNOTATION["voc"], r"1 of 8 photographs are missing(.|\n)*000021\.xml"),
+    ("voc", LIST_FILE, r"test\.txt is missing(.|\n)*Main(.|\n)*VOCDetection"),
+    ("coco", PHOTOGRAPH["coco"], r"1 of 4 photographs are missing(.|\n)*1002\.jpg"),
+    ("coco", ANNOTATION["coco"], r"val2017\.json is missing(.|\n)*ROOT/coco(.|\n)*unpack"),
+])  # fmt: skip
+def test_what_is_missing_is_named(name, what, says, tmp_path):
+    (WRITERS[name](tmp_path) / what).unlink()
+    with pytest.raises(KdlibError, match=says):
+        on_disk(name, tmp_path)
