@@ -4,53 +4,158 @@ import gzip
 import hashlib
 import json
 import pickle
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from torchvision.datasets import CIFAR100
+from torchvision.datasets import CIFAR100, Places365
+
+from kdlib.data.image_data import ImageData
+from kdlib.data.photographs import Photographs
 
 FASHION = Path("FashionMNIST") / "raw"
 
 
 def write_fashion(root: Path, count: int = 60, packed: bool = False) -> Path:
     """Fashion-MNIST's four IDX files with random garments, all ten kinds in both splits."""
-    folder = root / FASHION
-    folder.mkdir(parents=True, exist_ok=True)
+    (root / FASHION).mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     for stem in ("train", "t10k"):
         pictures = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         labels = (np.arange(count) % 10).astype(np.uint8)
-        _write_idx(folder / f"{stem}-images-idx3-ubyte", pictures, packed)
-        _write_idx(folder / f"{stem}-labels-idx1-ubyte", labels, packed)
+        for name, values in (("images-idx3", pictures), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
+            content, path = header + values.tobytes(), root / FASHION / f"{stem}-{name}-ubyte"
+            path = path.with_name(path.name + ".gz" * packed)
+            path.write_bytes(gzip.compress(content) if packed else content)
     return root
 
 
-def _write_idx(path: Path, values: np.ndarray, packed: bool) -> None:
-    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
-    content = header + values.tobytes()
-    if packed:
-        path.with_name(path.name + ".gz").write_bytes(gzip.compress(content))
-    else:
-        path.write_bytes(content)
+def _md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def write_cifar100(root: Path, monkeypatch: pytest.MonkeyPatch, count: int = 20) -> Path:
     """CIFAR-100's pickles with random pixels, made the published ones by their MD5 sums."""
-    folder = root / CIFAR100.base_folder
+    folder, random = root / CIFAR100.base_folder, np.random.default_rng(0)
     folder.mkdir(parents=True)
-    random = np.random.default_rng(0)
     contents = {"meta": {"fine_label_names": [f"class {index}" for index in range(100)]}}
     for name in ("train", "test"):
         pixels = random.integers(0, 256, (count, 3072), dtype=np.uint8)
         contents[name] = {"data": pixels, "fine_labels": list(range(count))}
     for name, content in contents.items():
         (folder / name).write_bytes(pickle.dumps(content))
-    sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in contents}
-    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
-    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
-    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": sums["meta"]})
+        listed = [[name, _md5(folder / name)]]
+        found = {**CIFAR100.meta, "md5": listed[0][1]} if name == "meta" else listed
+        monkeypatch.setattr(CIFAR100, name if name == "meta" else f"{name}_list", found)
+    return root
+
+
+def photograph(path: Path, seed: int, size: tuple[int, int] = (60, 40)) -> None:
+    """A picture of soft colours, (width, height) pixels; its kind follows from the suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colours = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC).save(path)
+
+
+def numbered(count: int = 10, read: Callable | None = None) -> ImageData:
+    """Photographs of 40 x 32 whose pixels tell which one they are of, and their row and column."""
+
+    def picture(position: int) -> np.ndarray:
+        return np.stack([np.full((40, 32), position), *np.mgrid[:40, :32]], -1).astype(np.uint8)
+
+    names, images = (
+        tuple(map(str, range(count))),
+        Photographs(read or picture, np.arange(count), 28),
+    )
+    return ImageData(images, torch.arange(count), names, (0.0,) * 3, (1 / 255,) * 3, "digits")
+
+
+def _lines(path: Path, lines: Iterable[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def write_mit67(root: Path, count: int = 4) -> Path:
+    """Two classes, ``count`` photographs of each in both splits."""
+    for part, split in enumerate(("train", "test")):
+        names = [f"{scene}/{split}_{number}.jpg" for scene in ("airport_inside", "bakery")
+                 for number in range(count)]  # fmt: skip
+        for number, name in enumerate(names):
+            photograph(root / "mit67" / "Images" / name, 1000 * part + number)
+        _lines(root / "mit67" / f"{split.title()}Images.txt", names)
+    return root
+
+
+def write_sun397(root: Path, count: int = 3) -> Path:
+    """Three classes, one of them nested and not in the order of the alphabet."""
+    folder, classes = root / "SUN397", ("/a/abbey", "/b/bow_window/indoor", "/a/airport")
+    _lines(folder / "ClassName.txt", classes)
+    for split in ("Training", "Testing"):
+        names = [f"{scene}/sun_{split[:3]}{n}.jpg" for scene in classes for n in range(count)]
+        for number, name in enumerate(names):
+            photograph(folder / name[1:], number)
+        _lines(folder / f"{split}_01.txt", names)
+    return root
+
+
+def write_ade20k(root: Path) -> Path:
+    """Four classes: ``misc`` in both splits, one in training only, two in validation only."""
+    folder, lines = root / "ADEChallengeData2016", []
+    scenes = {"train": ("misc", "abbey", "misc"), "val": ("zoo", "misc", "bakery")}
+    for split, part in (("train", "training"), ("val", "validation")):
+        for number, scene in enumerate(scenes[split], 1):
+            lines.append(f"ADE_{split}_{number:08} {scene}")
+            photograph(folder / "images" / part / f"ADE_{split}_{number:08}.jpg", number)
+    _lines(folder / "sceneCategories.txt", lines)
+    return root
+
+
+def write_places365(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two classes, made the published ones by the MD5 sums of their lists."""
+    folder, train = root / "places365", ["/a/airfield/00000001.jpg 0", "/b/bakery/shop/1.jpg 1"]
+    lists = {
+        "categories_places365.txt": ["/a/airfield 0", "/b/bakery/shop 1"],
+        "places365_train_standard.txt": train,
+        "places365_val.txt": ["Places365_val_1.jpg 1", "Places365_val_2.jpg 0"],
+    }
+    for name, lines in lists.items():
+        _lines(folder / name, lines)
+    categories, *parts = [(name, _md5(folder / name)) for name in lists]
+    monkeypatch.setattr(Places365, "_CATEGORIES_META", categories)
+    sums = dict(zip(("train-standard", "val"), parts, strict=True))
+    monkeypatch.setattr(Places365, "_FILE_LIST_META", sums)
+    for name in train:
+        photograph(folder / "data_256_standard" / name.split()[0][1:], len(name), (256, 256))
+    for number in (1, 2):
+        photograph(folder / "val_256" / f"Places365_val_{number}.jpg", number, (256, 256))
+    return root
+
+
+def write_voc(root: Path) -> Path:
+    """Pascal VOC 2007 and 2012: each photograph is of one class to the left, another to the right.
+
+    The colour of a pixel tells its class (``10 * class + 5`` in all channels), a border of void
+    pixels lies around each. 2012 has one photograph of 2007's training and one of its test set.
+    """
+    lists = {("2007", "trainval"): ("000001", "000002"), ("2007", "test"): ("000003", "000004"),
+             ("2012", "trainval"): ("2007_000001", "2007_000003", "2008_000010")}  # fmt: skip
+    for (year, part), names in lists.items():
+        folder = root / "VOCdevkit" / f"VOC{year}"
+        _lines(folder / "ImageSets" / "Segmentation" / f"{part}.txt", names)
+        for name in names:
+            classes = np.zeros((40, 60), np.uint8)
+            classes[:, :30] = int(name[-6:]) % 21
+            colours = np.repeat(10 * classes[..., None] + 5, 3, axis=2)
+            classes[:2], classes[-2:] = 255, 255
+            for kind in ("JPEGImages", "SegmentationClass"):
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(colours).save(folder / "JPEGImages" / f"{name}.jpg", quality=100)
+            mask = Image.fromarray(classes).convert("P")
+            mask.save(folder / "SegmentationClass" / f"{name}.png")
     return root
 
 
@@ -77,35 +182,30 @@ def _picture_of_objects(path: Path, number: int) -> tuple:
     return found
 
 
+VOC_OBJECT = (
+    "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin>"
+    "<xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+)
+VOC_SIZE = "<size><width>64</width><height>48</height><depth>3</depth></size>"
+
+
 def write_voc_detection(root: Path) -> Path:
     """Pascal VOC's objects: four photographs of each year to train on, four to test on.
 
-    The third of each four has no object; the last object of the fourth is difficult.
+    The last object of the fourth of each is difficult. Pixels count from 1, the last one included.
     """
     parts = {("2007", "trainval"): 10, ("2007", "test"): 20, ("2012", "trainval"): 30}
     for (year, part), first in parts.items():
-        folder = root / "VOCdevkit" / f"VOC{year}"
-        names = [f"{first + place:06}" for place in range(4)]
-        for place, name in enumerate(names):
-            found = _picture_of_objects(folder / "JPEGImages" / f"{name}.jpg", place)
-            (folder / "Annotations").mkdir(parents=True, exist_ok=True)
-            (folder / "Annotations" / f"{name}.xml").write_text(_voc_annotation(found))
-        lists = folder / "ImageSets" / "Main"
-        lists.mkdir(parents=True, exist_ok=True)
-        (lists / f"{part}.txt").write_text("".join(f"{name}\n" for name in names))
+        folder, names = root / "VOCdevkit" / f"VOC{year}", []
+        for place in range(4):
+            names.append(f"{first + place:06}")
+            found = _picture_of_objects(folder / "JPEGImages" / f"{names[-1]}.jpg", place)
+            objects = [VOC_OBJECT.format(name, int(place == 2), x1 + 1, y1 + 1, x2, y2)
+                       for place, (name, (x1, y1, x2, y2)) in enumerate(found)]  # fmt: skip
+            content = ["<annotation>", VOC_SIZE, *objects, "</annotation>"]
+            _lines(folder / "Annotations" / f"{names[-1]}.xml", content)
+        _lines(folder / "ImageSets" / "Main" / f"{part}.txt", names)
     return root
-
-
-def _voc_annotation(found: tuple) -> str:
-    """VOC's XML: pixels from 1, the last one included."""
-    objects = "".join(
-        f"<object><name>{name}</name><difficult>{int(place == 2)}</difficult><bndbox>"
-        f"<xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
-        "</bndbox></object>\n"
-        for place, (name, (x1, y1, x2, y2)) in enumerate(found)
-    )
-    size = f"<size><width>{PICTURE[0]}</width><height>{PICTURE[1]}</height><depth>3</depth></size>"
-    return f"<annotation>{size}\n{objects}</annotation>"
 
 
 COCO_IDS = {"person": 1, "train": 7, "dog": 18}
@@ -114,31 +214,20 @@ COCO_IDS = {"person": 1, "train": 7, "dog": 18}
 def write_coco(root: Path) -> Path:
     """COCO's objects: eight photographs to train on, four to test on, three of the 80 classes.
 
-    The third of each four has no object; the last object of the fourth is a crowd.
+    The last object of the fourth of each four is a crowd. Boxes are x, y, width, height.
     """
+    categories = [{"id": number, "name": name} for name, number in COCO_IDS.items()]
     for part, count in (("train2017", 8), ("val2017", 4)):
-        content: dict = {"images": [], "annotations": [], "categories": []}
-        for name, number in COCO_IDS.items():
-            content["categories"].append({"id": number, "name": name, "supercategory": "thing"})
-        for place in range(count):
-            name = f"{1000 + place:012}.jpg"
-            found = _picture_of_objects(root / "coco" / part / name, place)
+        content: dict[str, list] = {"images": [], "annotations": [], "categories": categories}
+        for image in range(1000, 1000 + count):
+            name = f"{image:012}.jpg"
+            found = _picture_of_objects(root / "coco" / part / name, image - 1000)
             shape = {"width": PICTURE[0], "height": PICTURE[1]}
-            content["images"].append({"id": 1000 + place, "file_name": name, **shape})
-            content["annotations"] += _coco_annotations(1000 + place, found)
-        file = root / "coco" / "annotations" / f"instances_{part}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content))
+            content["images"].append({"id": image, "file_name": name, **shape})
+            content["annotations"] += [
+                {"id": 10 * image + place, "image_id": image, "category_id": COCO_IDS[name],
+                 "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": int(place == 2)}
+                for place, (name, (x1, y1, x2, y2)) in enumerate(found)
+            ]  # fmt: skip
+        _lines(root / "coco" / "annotations" / f"instances_{part}.json", [json.dumps(content)])
     return root
-
-
-def _coco_annotations(image: int, found: tuple) -> list[dict]:
-    """COCO's boxes are x, y, width, height."""
-    return [
-        {
-            "id": 10 * image + place, "image_id": image, "category_id": COCO_IDS[name],
-            "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1),
-            "iscrowd": int(place == 2),
-        }
-        for place, (name, (x1, y1, x2, y2)) in enumerate(found)
-    ]  # fmt: skip

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from photographs import write_mit67
+from data_files import write_mit67
 
 from kdlib.data import dataset_names
 from study.cli import main

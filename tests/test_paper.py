@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from photographs import write_mit67
+from data_files import write_mit67
 from pretrained import write_imagenet_weights
 from torch import hub
 

@@ -5,17 +5,17 @@ import os
 import signal
 import time
 from pathlib import Path
-from pkgutil import resolve_name
 
 import numpy as np
 import pytest
 import torch
-from photographs import photograph, write_mit67
+from data_files import photograph, write_mit67
 
 from kdlib import files
-from kdlib.data import listed, load_data
+from kdlib.data import load_data
 from kdlib.data.batches import Batches
 from kdlib.data.photographs import Resized, open_source
+from kdlib.data.published import list_mit67
 from kdlib.errors import KdlibError
 from kdlib.files import cache_root, cached
 
@@ -37,20 +37,20 @@ def squares(made: list[int], error: BaseException | None = None) -> dict[str, np
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_a_cache_goes_on_where_it_was_stopped_and_is_mended_where_it_is_damaged(error):
-    made = []
+    made, folder = [], cache_root() / "mine"
     with pytest.raises(type(error)):
         squares(made, error)
-    (cache_root() / "mine" / ".192.safetensors.abcd.partial").touch()
+    (folder / ".192.safetensors.abcd.partial").touch()
     for _ in range(2):
         found = squares(made)
     assert made == STARTS and found["rows"].tolist() == list(range(300))
     assert found["squares"].dtype == np.int32 and found["squares"].flags.writeable
-    names = [path.name for path in (cache_root() / "mine").iterdir()]
-    assert sorted(names) == sorted([*(f"{start}.safetensors" for start in STARTS), "lock"])
-    path = cache_root() / "mine" / "64.safetensors"
-    for content in (path.read_bytes()[:-9], b"", path.read_bytes()[:-4] + b"abcd"):
-        path.write_bytes(content)
-        found, made = squares(made := []), made
+    names = {path.name for path in folder.iterdir()}
+    assert names == {*(f"{start}.safetensors" for start in STARTS), "lock"}
+    whole = (folder / "64.safetensors").read_bytes()
+    for content in (whole[:-9], b"", whole[:-4] + b"abcd"):
+        (folder / "64.safetensors").write_bytes(content)
+        found = squares(made := [])
         assert made == [64] and found["squares"][:, 0].tolist() == [row**2 for row in range(300)]
 
 
@@ -72,27 +72,31 @@ def root(tmp_path):
 @pytest.fixture
 def decoded(monkeypatch) -> list[int]:
     """Positions of the photographs that were decoded."""
-    read, seen = Resized.decode, []
-    monkeypatch.setattr(Resized, "decode", lambda self, n: seen.append(n) or read(self, n))
+    decode, seen = Resized.decode, []
+    monkeypatch.setattr(Resized, "decode", lambda self, n: seen.append(n) or decode(self, n))
     return seen
 
 
-def source(root) -> Resized:
-    return open_source(resolve_name(listed()["mit67"]), "train", 28, root)
+def bakery(root: Path, name: str) -> Path:
+    return root / "mit67" / "Images" / "bakery" / name
 
 
-def made(root) -> Path:
-    return source(root).build(workers=2, progress=False)
+def made(root: Path) -> Path:
+    return open_source(list_mit67, "train", 28, root).build(workers=2, progress=False)
 
 
-def epoch(root) -> torch.Tensor:
+def names(folder: Path) -> list[int]:
+    return sorted(int(path.stem) for path in folder.glob("*.safetensors"))
+
+
+def epoch(root: Path) -> torch.Tensor:
     data = load_data("mit67", "train", image_size=28, data_root=root)
     batches = Batches(data, 4, ("flip", "random_crop")).epoch(3, 1)
     return torch.cat([*(batch.images for batch in batches), data.images.centres()])
 
 
 def test_pixels_are_those_decoded_on_the_fly_and_what_is_damaged_is_decoded_again(root, decoded):
-    photograph(root / "mit67" / "Images" / "bakery" / "train_1.jpg", 1, (50, 90))
+    photograph(bakery(root, "train_1.jpg"), 1, (50, 90))
     expected, folder = epoch(root), made(root)
     decoded.clear()
     assert torch.equal(epoch(root), expected) and made(root) == folder and not decoded
@@ -104,24 +108,23 @@ def test_pixels_are_those_decoded_on_the_fly_and_what_is_damaged_is_decoded_agai
     assert torch.equal(epoch(root), expected) and decoded == [3]
 
 
-@pytest.mark.parametrize("change", ["content", "time", "added", "removed"])
-def test_a_source_that_changes_makes_it_outdated_and_its_successor_removes_it(
-    root, decoded, change
-):
-    folder, path = made(root), root / "mit67" / "Images" / "bakery" / "train_0.jpg"
-    lines = root / "mit67" / "TrainImages.txt"
-    if change == "content":
-        photograph(path, 99)
-    elif change == "time":
-        os.utime(path, ns=(1, 1))
-    elif change == "added":
-        photograph(path.with_name("new.jpg"), 1)
-        lines.write_text(lines.read_text() + "bakery/new.jpg\n")
-    else:
-        lines.write_text("".join(lines.read_text().splitlines(keepends=True)[:-1]))
-    decoded.clear()
-    newer = made(root)
-    assert newer != folder and decoded and [*cache_root().iterdir()] == [newer]
+def test_a_source_that_changes_makes_it_outdated_and_its_successor_removes_it(root, decoded):
+    lines, folder = root / "mit67" / "TrainImages.txt", made(root)
+    listed = lines.read_text()
+    photograph(bakery(root, "new.jpg"), 1)
+    changes = [
+        lambda: photograph(bakery(root, "train_0.jpg"), 99),
+        lambda: os.utime(bakery(root, "train_0.jpg"), ns=(1, 1)),
+        lambda: (
+            photograph(bakery(root, "new.jpg"), 1) or lines.write_text(f"{listed}bakery/new.jpg")
+        ),
+        lambda: lines.write_text(listed.rsplit("\n", 2)[0]),
+    ]
+    for change in changes:
+        change()
+        decoded.clear()
+        before, folder = folder, made(root)
+        assert before != folder and decoded and [*cache_root().iterdir()] == [folder]
 
 
 def test_a_full_disk_is_told_before_anything_is_written_or_in_the_middle(root, monkeypatch):
@@ -141,26 +144,27 @@ def test_a_full_disk_is_told_before_anything_is_written_or_in_the_middle(root, m
         patched.setattr(files, "save_tensors", full)
         with pytest.raises(KdlibError, match="No space left.*KDLIB_CACHE.*what was whole is kept"):
             made(root)
-    assert not source(root).path(7).exists() and source(root).path(0).exists()
-    assert len([*made(root).glob("*.safetensors")]) == 10
+    (folder,) = cache_root().iterdir()
+    assert 0 in names(folder) and 7 not in names(folder)
+    assert made(root) == folder and names(folder) == list(range(10))
 
 
 def test_unreadable_photographs_are_all_named_and_the_others_kept(root):
     for number, kept in ((1, -200), (4, 20)):  # one truncated, one without so much as a header
-        path = root / "mit67" / "Images" / "bakery" / f"train_{number}.jpg"
+        path = bakery(root, f"train_{number}.jpg")
         path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(KdlibError, match=r"(?s)2 photographs.*train_1\.jpg.*train_4\.jpg"):
         made(root)
-    assert len([*source(root).folder.glob("*.safetensors")]) == 8
+    assert names(next(cache_root().iterdir())) == [0, 1, 2, 3, 4, 5, 7, 8]
 
 
 def test_a_killed_build_goes_on_where_it_was(root, decoded, monkeypatch):
-    expected, read = epoch(root), Resized.decode
+    expected, decode = epoch(root), Resized.decode
     with monkeypatch.context() as slow:
-        slow.setattr(Resized, "decode", lambda *given: (time.sleep(0.05), read(*given))[1])
+        slow.setattr(Resized, "decode", lambda *given: (time.sleep(0.05), decode(*given))[1])
         process = multiprocessing.get_context("fork").Process(target=made, args=(root,))
         process.start()
-    while process.is_alive() and not source(root).path(0).exists():
+    while process.is_alive() and not [*cache_root().glob("*/0.safetensors")]:
         time.sleep(0.01)
     process.kill()
     process.join()

@@ -1,36 +1,36 @@
-"""What every data set has in common: names, tasks, sizes, and what is told when it is not there."""
+"""Data sets: names, tasks and sizes, what is told when one is missing; Fashion-MNIST, CIFAR-100."""
+
+import gzip
+import shutil
 
 import pytest
 import torch
-from data_files import write_cifar100, write_fashion
+from data_files import FASHION, write_cifar100, write_fashion
 
 from kdlib.data import DATASETS, dataset_names, listed, load_data, register_data, tasks_of
+from kdlib.data.fashion import CLASSES, COLOURS, OUTFITS, dyed
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
+from study.data_commands import DEBIAN, SHA256, import_dataset
 
 pytestmark = pytest.mark.usefixtures("own_cache")
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        ({"name": "scene"}, "Unknown data set.*Did you mean 'scenes'"),
-        ({"split": "validation"}, "Unknown split.*dev, fit, test, train"),
-        ({"task": "segmentatoin"}, "Did you mean 'segmentation'"),
-        ({"name": "mit67", "task": "segmentation"}, "mit67.*segmentation.*scenes, fashion_scenes"),
-        (
-            {"name": "cifar100", "task": "detection"},
-            "scenes, fashion_scenes, voc, coco",
-        ),
-        ({"name": "voc"}, "'voc' has no truth for task 'classification'"),
-        ({"size": 1}, "size is 1; it must be at least 2, or None for all"),
-        ({"size": -1}, "at least 2"),
-        ({"crop_size": 7}, "crop_size is 7; it must be a whole number, 8 to 512"),
-        ({"image_size": 1000}, "image_size is 1000; it must be a whole number, 16 to 512"),
-        ({"name": "cifar100"}, "KDLIB_DATA"),
-        ({"name": "cifar100", "data_root": "/nowhere"}, "/nowhere is not a folder"),
-    ],
-)
+@pytest.mark.parametrize(("given", "says"), [
+    ({"name": "scene"}, "Unknown data set.*Did you mean 'scenes'"),
+    ({"split": "validation"}, "Unknown split.*dev, fit, test, train"),
+    ({"task": "segmentatoin"}, "Did you mean 'segmentation'"),
+    ({"name": "mit67", "task": "segmentation"}, "mit67.*segmentation.*scenes, fashion_scenes"),
+    ({"name": "cifar100", "task": "detection"}, "scenes, fashion_scenes, voc, coco"),
+    ({"name": "voc"}, "'voc' has no truth for task 'classification'"),
+    ({"size": 1}, "size is 1; it must be at least 2, or None for all"),
+    ({"size": -1}, "at least 2"),
+    ({"crop_size": 7}, "crop_size is 7; it must be a whole number, 8 to 512"),
+    ({"image_size": 1000}, "image_size is 1000; it must be a whole number, 16 to 512"),
+    ({"name": "cifar100"}, "KDLIB_DATA"),
+    ({"name": "cifar100", "data_root": "/nowhere"}, "/nowhere is not a folder"),
+])  # fmt: skip
 def test_what_cannot_be_loaded_is_refused_and_what_is_valid_told(given, says):
     with pytest.raises(KdlibError, match=says):
         load_data(**{"name": "scenes", "split": "train", **given})
@@ -43,21 +43,13 @@ def test_which_tasks_a_data_set_has_the_truth_for():
     assert all(tasks_of(name) == every[:1] for name in (*listed(), "cifar100", "fashion_mnist"))
 
 
-@pytest.mark.parametrize("name", [*DATASETS])
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "scenes"])
 def test_a_data_set_that_is_not_there_shows_its_layout_and_how_to_get_it(tmp_path, name):
-    if name == "scenes":
-        assert len(load_data(name, "train", size=2, image_size=16)) == 2
-        return
     with pytest.raises(KdlibError, match="(?s)is missing. Expected:\n  ROOT/.*To get it") as error:
         load_data(name, "train", task=tasks_of(name)[0], image_size=28, data_root=tmp_path)
     assert len(str(error.value).splitlines()) < 15
-
-
-def test_the_smallest_set_still_has_both_parts(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDLIB_DATA", str(write_fashion(tmp_path)))
-    for name in ("scenes", "fashion_mnist"):
-        parts = [load_data(name, part, size=2, image_size=16) for part in ("fit", "dev")]
-        assert [len(part) for part in parts] == [1, 1]
+    if "fashion" in name:
+        assert all(part in str(error.value) for part in (*SHA256, "kdlib data import"))
 
 
 def test_a_data_set_of_ones_own(monkeypatch):
@@ -70,23 +62,92 @@ def test_a_data_set_of_ones_own(monkeypatch):
     register_data("mine", "Two grey levels", images=mine)
     assert "mine" in dataset_names() and tasks_of("mine") == ("classification",)
     assert len(load_data("mine", "fit")) == 8 and load_data("mine", "test").fingerprint == "test"
+    assert [len(load_data("mine", part, size=2)) for part in ("fit", "dev")] == [1, 1]
     with pytest.raises(KdlibError, match="There is a data set 'mine' already"):
         register_data("mine", "Another", images=mine)
 
 
-@pytest.mark.parametrize("image_size", [32, 48])
-def test_cifar100_is_read_in_its_own_format(tmp_path, monkeypatch, image_size):
+def test_cifar100_is_read_in_its_own_format_and_only_the_published_files(tmp_path, monkeypatch):
     root = write_cifar100(tmp_path, monkeypatch)
-    data = load_data("cifar100", "train", size=12, image_size=image_size, data_root=root)
-    assert data.images.shape == (12, 3, image_size, image_size) and data.images.dtype == torch.uint8
-    assert data.labels.tolist() == list(range(12)) and len(data.classes) == 100
+    for size in (32, 48):
+        data = load_data("cifar100", "train", size=12, image_size=size, data_root=root)
+        assert data.images.shape == (12, 3, size, size) and data.images.dtype == torch.uint8
+        assert data.labels.tolist() == list(range(12)) and len(data.classes) == 100
+    for name in ("meta", "test", "train"):  # which may be pickles that run code
+        path = root / "cifar-100-python" / name
+        path.write_bytes(path.read_bytes() + b"\0")
+        with pytest.raises(KdlibError, match=f"{name} is not the published file"):
+            load_data("cifar100", "train", image_size=32, data_root=root)
+        path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("damaged", ["train", "test", "meta"])
-def test_files_of_cifar100_that_were_not_published_are_never_unpickled(
-    tmp_path, monkeypatch, damaged
-):
-    path = write_cifar100(tmp_path, monkeypatch) / "cifar-100-python" / damaged
-    path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(KdlibError, match=f"{damaged} is not the published file"):
-        load_data("cifar100", "train", image_size=32, data_root=tmp_path)
+@pytest.mark.parametrize("packed", [False, True])
+def test_fashion_mnist_is_read_plain_or_gzipped_and_a_damaged_file_is_named(tmp_path, packed):
+    roots = [write_fashion(tmp_path / name, packed=bool(name) and packed) for name in ("", "other")]
+    plain, other = (load_data("fashion_mnist", "train", image_size=32, data_root=r) for r in roots)
+    assert plain.images.shape == (60, 3, 32, 32) and plain.labels.dtype == torch.int64
+    assert torch.equal(plain.images, other.images) and plain.fingerprint == other.fingerprint
+    for name in (IMAGES, LABELS):
+        path = roots[1] / FASHION / (name + ".gz" * packed)
+        whole = path.read_bytes()
+        for damaged in (whole[:-9], b"\1" * 40, b""):
+            path.write_bytes(damaged)
+            with pytest.raises(KdlibError, match=f"{name}.*(damaged|hold)"):
+                load_data("fashion_mnist", "train", data_root=roots[1])
+        path.write_bytes(whole)
+
+
+def test_files_that_do_not_belong_together_or_do_not_suffice_are_refused(tmp_path):
+    root, other = write_fashion(tmp_path), write_fashion(tmp_path / "other", count=70)
+    shutil.copy(other / FASHION / LABELS, root / FASHION / LABELS)
+    with pytest.raises(KdlibError, match="60, 28, 28.*70 labels"):
+        load_data("fashion_mnist", "train", data_root=root)
+    path = write_fashion(root) / FASHION / LABELS
+    path.write_bytes(path.read_bytes()[:-1] + bytes([len(CLASSES)]))
+    with pytest.raises(KdlibError, match="labels from 0 to 9"):
+        load_data("fashion_mnist", "train", data_root=root)
+    with pytest.raises(KdlibError, match="too few photographs"):
+        load_data("fashion_scenes", "train", size=10, data_root=write_fashion(root, count=20))
+
+
+def test_an_outfit_has_no_garment_nor_colour_twice_and_shares_none_with_another():
+    objects = [(garment, colour) for o in OUTFITS.values() for garment, colour in o.items()]
+    assert len(set(objects)) == len(objects) == 4 * len(OUTFITS)
+    assert {garment for garment, _ in objects} == set(CLASSES)
+    assert all(len(set(outfit.values())) == 4 for outfit in OUTFITS.values())
+    assert {colour for _, colour in objects} == set(COLOURS)
+    red, green, _, opacity = dyed(torch.tensor([[[0, 5, 200]]]).byte(), COLOURS["red"])[0]
+    assert opacity.flatten().tolist() == [0, 20, 255] and red.flatten()[2] > green.flatten()[2]
+
+
+@pytest.mark.parametrize(("attentions", "distractors"), [(1, 0), (2, 4), (3, 4), (4, 4)])
+def test_scenes_of_garments_compose(tmp_path, attentions, distractors):
+    options = {"size": 40, "image_size": 32, "data_root": write_fashion(tmp_path),
+               "attentions": attentions, "distractors": distractors}  # fmt: skip
+    data = load_data("fashion_scenes", "train", **options)
+    masks = load_data("fashion_scenes", "train", task="segmentation", **options)
+    assert data.images.shape == (40, 3, 32, 32) and torch.equal(data.images, masks.images)
+    assert len(masks.classes) == 51 and (masks.masks > 0).any((1, 2)).all()
+    assert torch.bincount(data.labels).tolist() == [4] * 10
+    assert data.relevance(torch.arange(40)).any((1, 2)).all()
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="dataset-fashion-mnist is not installed")
+def test_the_packaged_files_can_be_imported_and_read(tmp_path):
+    assert str(tmp_path / FASHION) in import_dataset("fashion_mnist", None, tmp_path)
+    train = load_data("fashion_mnist", "train", image_size=32, data_root=tmp_path)
+    assert torch.bincount(train.labels).tolist() == [6000] * 10
+    assert train.images.float().mean() / 255 == pytest.approx(0.2860 * (28 / 32) ** 2, abs=1e-3)
+
+
+def test_files_that_cannot_be_imported_are_named_and_nothing_changes(tmp_path):
+    source, data = write_fashion(tmp_path / "source", packed=True) / FASHION, tmp_path / "data"
+    cases = [("fashion_mnist", source, "not the published file"),
+             ("fashion_mnist", source, "cannot be read"), ("fashion_mnist", tmp_path, IMAGES),
+             ("scenes", tmp_path, "Unknown data set to import 'scenes'")]  # fmt: skip
+    for name, folder, says in cases:
+        with pytest.raises(KdlibError, match=says):
+            import_dataset(name, folder, data)
+        for path in source.iterdir():
+            path.write_bytes(gzip.compress(b"x")[:-4])
+    assert not list(data.rglob("*ubyte*"))

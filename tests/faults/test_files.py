@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_files import write_mit67
 from faults.processes import forbid, outcome, unprivileged, with_room
 from faults.test_training import check_told, small_disk  # noqa: F401
-from photographs import write_mit67
 from torchvision import models
 from training import tiny
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from photographs import write_voc
+from data_files import write_voc
 from training import history_of, result_of, tiny
 
 from kdlib.data import load_data

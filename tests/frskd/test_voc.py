@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from photographs import write_voc
+from data_files import write_voc
 from PIL import Image
 
 from kdlib.data import load_data
