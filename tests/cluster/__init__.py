@@ -1,1 +1,0 @@
-"""The batch on a real SLURM, whose jobs, controller and Snakemake are killed on the way."""
