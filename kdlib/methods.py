@@ -82,9 +82,8 @@ class Method:
     @property
     def options(self) -> dict[str, Any]:
         """Those that ``method_options`` may set, with their defaults."""
-        found, skipped = self.parameters.items(), inspect.Parameter.POSITIONAL_ONLY
-        optional = [(n, one) for n, one in found if one.default is not one.empty]
-        return {name: one.default for name, one in optional if one.kind is not skipped}
+        found = [one for one in self.parameters.values() if one.default is not one.empty]
+        return {one.name: one.default for one in found if one.kind is not one.POSITIONAL_ONLY}
 
 
 PAPER = "arXiv 2205.01997"
@@ -95,6 +94,7 @@ FRSKD = "Ji 2021, arXiv 2103.08273"
 CROPS = "Guo 2021, arXiv 2106.05209"
 
 
+# fmt: off
 def _core(name: str, *line: Any, **more: Any) -> Method:
     return Method(f"kdlib.losses.{name}", *line, **more)
 
@@ -103,7 +103,6 @@ def _dct(preset: str, *line: Any, **more: Any) -> Method:
     return _core("dct:DCTLoss", *line, arguments=(preset, "none"), **more)
 
 
-# fmt: off
 # SRM in its three runs: dictionaries of a teacher, an initialised student, the task.
 _srm = partial(Method, source="Tran 2021, arXiv 2103.17012", reads=("codes",))
 _srm_task = partial(
@@ -135,9 +134,9 @@ METHODS: dict[str, Method] = {
     "rkd": _core("relations:rkd_per_image", 1.0, "Park 2019, arXiv 1904.05068",
         "25 huber(distances of e) + 50 huber(angles of e)", "embedding", couples=True),
     "crd": _core("contrastive:ContrastiveLoss", 0.8, "Tian 2020, arXiv 1910.10699",
-        "-log h(e_s, e_t) - sum_K log(1 - h(e_s, e_t')), and s, t exchanged",
-        fitted=True, reads=("label",),
-        undivided="each would keep a memory of all images of its own, and renew its own part"),
+        "-log h(e_s, e_t) - sum_K log(1 - h(e_s, e_t')), and s, t exchanged", fitted=True,
+        undivided="each would keep a memory of all images of its own, and renew its own part",
+        reads=("label",)),
     "semckd": _core("hints:SemanticLoss", 400.0, "Chen 2021, arXiv 2012.03236",
         "sum_st a_st mean (P_st(F_s) - F_t)^2 / S, a learned", fitted=True, couples=True),
     "reviewkd": _core("review:ReviewLoss", 1.0, "Chen 2021, arXiv 2104.09044",
@@ -147,10 +146,8 @@ METHODS: dict[str, Method] = {
     "logit_std": _core("logits:standardised_kd_per_image", 9.0, "Sun 2024, arXiv 2403.01427",
         "KD of z-scored logits, T = 2", "logits", ce_weight=0.1, reads=("logits",)),
     "famkd": _core("review:frequency_review", 1.0, "Pham 2024, arXiv 2403.05894",
-        "sum HCL(FAM(ABF(F_s, deeper)), F_t), FAM a filter of FFT2(F)",
-        fitted=True, warmup=WARMUP),
-    "srm": _srm_task(
-        formula="cross-entropy, after an initialisation by the teacher's sparse codes",
+        "sum HCL(FAM(ABF(F_s, deeper)), F_t), FAM a filter of FFT2(F)", fitted=True, warmup=WARMUP),
+    "srm": _srm_task(formula="cross-entropy, after an initialisation by the teacher's sparse codes",
         after="kdlib.srm.options:initialisation_of"),
     # The release gives the pixels' cross-entropy values that are no logits.
     "srm_logits": _srm_task(
@@ -175,32 +172,30 @@ METHODS: dict[str, Method] = {
     "dct_high": _dct("dct_high", 4.0, "control: dct, high frequencies only",
         "as dct, upper half of the frequencies"),
     "newl2": _dct("newl2", 1.0, "control: L2 of min-max maps", "sum ‖M_s - M_t‖, M = min-max of A"),
-    "frskd": _frskd(source=FRSKD,
-        formula="2 T^2 KL(q ‖ p_s) + 100 AT(F_s, F_q), q a pyramid on F_s trained beside it"),
-    "frskd_published": _frskd(source=f"{FRSKD}, weights as published",
-        formula="as frskd, never tuned"),
-    "frskd_logits": _frskd(source="control: frskd, KL alone", formula="2 T^2 KL",
-        fixed={"beta": 0.0}),
-    "frskd_maps": _frskd(source="control: frskd, AT alone", formula="100 AT", fixed={"alpha": 0.0}),
-    "frskd_detached": _frskd(source="control: frskd, its labels not felt by the student",
-        formula="as frskd, F_s detached where q reads it", fixed={"detach": True}),
-    "frskd_dct": _frskd(source="control: frskd with the DCT loss in the place of AT",
-        formula="2 T^2 KL + 0.5 dct", fixed={"feature": "dct"}),
-    "frskd_pixels": _frskd(source=f"{FRSKD}, as published for segmentation",
-        formula="KL(q ‖ p_s) of pixels + 50 AT(F_s, F_q), ramped by exp(-5 (1 - t)^2)",
+    "frskd": _frskd(FRSKD,
+        "2 T^2 KL(q ‖ p_s) + 100 AT(F_s, F_q), q a pyramid on F_s trained beside it"),
+    "frskd_published": _frskd(f"{FRSKD}, weights as published", "as frskd, never tuned"),
+    "frskd_logits": _frskd("control: frskd, KL alone", "2 T^2 KL", fixed={"beta": 0.0}),
+    "frskd_maps": _frskd("control: frskd, AT alone", "100 AT", fixed={"alpha": 0.0}),
+    "frskd_detached": _frskd("control: frskd, its labels not felt by the student",
+        "as frskd, F_s detached where q reads it", fixed={"detach": True}),
+    "frskd_dct": _frskd("control: frskd with the DCT loss in the place of AT",
+        "2 T^2 KL + 0.5 dct", fixed={"feature": "dct"}),
+    "frskd_pixels": _frskd(f"{FRSKD}, as published for segmentation",
+        "KL(q ‖ p_s) of pixels + 50 AT(F_s, F_q), ramped by exp(-5 (1 - t)^2)",
         fixed={"alpha": 1.0, "beta": 50.0, "temperature": 1.0},
         warmup=2 / 3, ramp=bell),  # 40 of 60 epochs
-    "frskd_options": _frskd(source="any options of FRSKD, by name", formula="as frskd"),
-    "kd_cls": _crops(weight=0.4, source=f"{CROPS}, recognition",
-        formula="T^2 KL(p_t of the object's crop ‖ p_s), mean of positives, T = 2",
+    "frskd_options": _frskd("any options of FRSKD, by name", "as frskd"),
+    "kd_cls": _crops(0.4, f"{CROPS}, recognition",
+        "T^2 KL(p_t of the object's crop ‖ p_s), mean of positives, T = 2",
         fixed={"cls": 1.0, "loc": 0.0}),
-    "loc": _crops(weight=0.15, source=f"{CROPS}, localisation by pixels alone",
-        formula="as kd_loc, of the crops' pixels (0 to 255)",
+    "loc": _crops(0.15, f"{CROPS}, localisation by pixels alone",
+        "as kd_loc, of the crops' pixels (0 to 255)",
         fixed={"cls": 0.0, "loc": 1.0, "layers": (-1,)}, self_taught=True),
-    "kd_loc": _crops(weight=0.15, source=f"{CROPS}, localisation",
-        formula="mean ‖F_t(crop of the predicted box) - F_t(crop of the object)‖_1, pixels too",
+    "kd_loc": _crops(0.15, f"{CROPS}, localisation",
+        "mean ‖F_t(crop of the predicted box) - F_t(crop of the object)‖_1, pixels too",
         fixed={"cls": 0.0, "loc": 1.0}),
-    "kd_cls_loc": _crops(weight=1.0, source=f"{CROPS}, both", formula="0.4 kd_cls + 0.15 kd_loc"),
+    "kd_cls_loc": _crops(1.0, f"{CROPS}, both", "0.4 kd_cls + 0.15 kd_loc"),
 }
 # Runs that others start from. They are no methods: there is nothing to compare them with.
 STAGES: dict[str, Method] = {
@@ -221,8 +216,7 @@ def register_method(name: str, build: str | Callable[..., Any], **entry: Any) ->
     ``register_method("mse", mse, of="embedding", weight=10.0)`` is enough for a function
     ``mse(student, teacher) -> (B,)``; then ``mse``, ``mse+kd`` and ``mse+gate`` are methods. A run
     knows a method by its name: give another loss another name. ``entry`` are other attributes of
-    :class:`Method`. A ``KdlibError`` for one that is none, a name of kdlib's own, or one with a
-    ``+``.
+    :class:`Method`.
     """
     if name in BUILT_IN or "+" in name:
         raise KdlibError(f"'{name}' is kdlib's own, or has a '+'; give your method another name.")
@@ -233,8 +227,7 @@ def register_method(name: str, build: str | Callable[..., Any], **entry: Any) ->
 # Methods by their strings: taken apart, and built for a run.
 MODIFIERS = ("kd", "gate")
 CE_WEIGHT_WITH_KD = 0.1
-# What a method may read, the augmentations that take it away, and the reason in words: an image's
-# one label or position, a teacher's logits, codes of its features that were learned beforehand.
+# What a method may read, the augmentations that take it away, and the reason in words.
 REFUSED = {
     "label": (MIXING, "reads an image's one label, which this augmentation takes from it"),
     "logits": ((JOINT,), "reads a teacher's logits, and no teacher knows rotations"),
@@ -281,10 +274,7 @@ def method_of(text: str) -> Method:
 
 
 def is_self_taught(text: str) -> bool:
-    """Whether a method string needs no teacher, because the method brings its own.
-
-    A method that is not known is none of those: who builds it says what is wrong.
-    """
+    """Whether a method string needs no teacher; who builds an unknown method says what is wrong."""
     base, *modifiers = text.split("+")
     return base in METHODS and METHODS[base].self_taught and "kd" not in modifiers
 
