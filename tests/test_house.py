@@ -163,7 +163,7 @@ with tempfile.TemporaryDirectory() as folder:
 """
 HEAVY = {
     "pandas", "sklearn", "matplotlib", "faster_coco_eval", "pycocotools", "torchvision",
-    "torchmetrics", "scipy", "yaml", "PIL", "jsonschema",
+    "torchmetrics", "scipy", "yaml", "PIL", "jsonschema", "accelerate", "statsmodels", "cv2",
 }  # fmt: skip
 
 

@@ -12,16 +12,9 @@ import torch
 from kdlib.runs import RunConfig
 
 TINY: dict[str, Any] = {
-    "student": "scenes_small",
-    "teacher": "scenes_small",
-    "train_size": 64,
-    "test_size": 32,
-    "image_size": 32,
-    "batch_size": 32,
-    "epochs": 3,
-    "teacher_epochs": 1,
-    "method": "dct+kd",
-}
+    "student": "scenes_small", "teacher": "scenes_small", "train_size": 64, "test_size": 32,
+    "image_size": 32, "batch_size": 32, "epochs": 3, "teacher_epochs": 1, "method": "dct+kd",
+}  # fmt: skip
 
 
 def tiny(**changes: Any) -> RunConfig:
@@ -42,25 +35,22 @@ def history_of(directory: Path) -> list[str]:
 
 
 def killed_at_random(learn: Callable[[Path], object], root: Path, duration: float) -> int:
-    """Start ``learn(root)`` anew until it ends by itself, or thirty times; how often it was killed.
+    """Start ``learn(root)`` anew until it ends by itself; how often it was killed, 30 at most.
 
-    Args:
-        learn: trains in ``root``, resuming what is there.
-        root: folder of the runs.
-        duration: seconds that undisturbed training takes; a kill comes within half of it.
+    ``duration`` are the seconds that it takes undisturbed; a kill comes within half of it.
     """
+
+    def alone() -> None:
+        torch.set_num_threads(1)
+        learn(root)
+
     stream = torch.Generator().manual_seed(0)
     for kills in range(30):
-        process = multiprocessing.get_context("fork").Process(target=_alone, args=(learn, root))
+        process = multiprocessing.get_context("fork").Process(target=alone)
         process.start()
         process.join(0.1 + torch.rand((), generator=stream).item() * duration / 2)
         if process.exitcode == 0:
             return kills
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-    return kills + 1
-
-
-def _alone(learn: Callable[[Path], object], root: Path) -> None:
-    torch.set_num_threads(1)
-    learn(root)
+    return 30
