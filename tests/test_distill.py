@@ -16,11 +16,10 @@ from losses.networks import (
     tensors,
 )
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import cross_entropy, one_hot
 
 from kdlib.data.batches import Batch, Mixed
 from kdlib.distill import Distiller, TeacherOutput, create_distiller, label_loss
-from kdlib.errors import KdlibError
 from kdlib.methods import METHODS, Weights
 from kdlib.models.output import Output
 from kdlib.runs import RunConfig
@@ -29,7 +28,6 @@ from kdlib.runs import RunConfig
 CLASSIFYING = {name: line for name, line in METHODS.items() if "classification" in line.tasks}
 LOSSES = [name for name, method in CLASSIFYING.items() if method.build is not None]
 EVERY = [*CLASSIFYING, *(f"{name}+kd" for name in LOSSES), *(f"{name}+gate" for name in LOSSES)]
-SELF_TAUGHT = [name for name in LOSSES if METHODS[name].self_taught]
 # The others learn from the labels alone.
 TAUGHT = [name for name in EVERY if METHODS[name.split("+")[0]].build or name == "kd"]
 of_each_loss = pytest.mark.parametrize("method", LOSSES)
@@ -45,9 +43,13 @@ def terms(method: str, student=None, teacher=None, **fields) -> dict[str, Tensor
     return distiller(method, **fields)(*made, batch())
 
 
-def changed(made, change, kind=Output):
+def changed(made, change):
     """An output of which each tensor is changed."""
-    return kind(change(made.logits), tuple(map(change, made.stages)), change(made.embedding))
+    return Output(change(made.logits), tuple(map(change, made.stages)), change(made.embedding))
+
+
+def finite(values) -> bool:
+    return all(value.isfinite().all() for value in values)
 
 
 def slopes(method: str, teacher: TeacherOutput) -> list[Tensor]:
@@ -62,16 +64,18 @@ def slopes(method: str, teacher: TeacherOutput) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("method", EVERY)
-def test_gradients_reach_the_student_and_never_the_teacher(method):
-    student, source = output(STUDENT), output(TEACHER, seed=1)
-    made = distiller(method)
+def test_gradients_reach_the_student_and_never_the_teacher_and_a_smaller_batch_will_do(method):
+    student, source, made = output(STUDENT), output(TEACHER, seed=1), distiller(method)
     found = made(student, TeacherOutput(*source), batch())
-    assert all(torch.isfinite(term) and term.dtype == torch.float32 for term in found.values())
+    assert finite(found.values()) and all(term.dtype == torch.float32 for term in found.values())
     sum(found.values()).backward()
     assert student.logits.grad is not None
     assert all(tensor.grad is None for tensor in tensors(source))
-    gradients = [parameter.grad for parameter in made.parameters()]
-    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+    assert all(p.grad is not None and finite([p.grad]) for p in made.parameters())
+    whole = batch()
+    last = whole._replace(labels=whole.labels[:2], indices=whole.indices[:2])
+    pieces = [changed(made, lambda t: t.detach()[:2]) for made in (student, source)]
+    assert finite(made(pieces[0], TeacherOutput(*pieces[1]), last).values())
 
 
 @pytest.mark.parametrize("method", TAUGHT)
@@ -104,7 +108,7 @@ def test_the_own_term_teaches_a_student_of_another_width_depth_and_size(method):
 
 
 @of_each_loss
-def test_half_precision_and_autocast_are_close_to_full(method):
+def test_half_precision_and_autocast_are_close_to_full_and_constant_maps_are_finite(method):
     for dtype in (torch.float16, torch.bfloat16):
         half = output(STUDENT, dtype=dtype), taught(dtype=dtype)
         full = [changed(made, lambda tensor: tensor.detach().float()) for made in half]
@@ -116,30 +120,16 @@ def test_half_precision_and_autocast_are_close_to_full(method):
         found = terms(method)[method]
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(terms(method)[method].item(), rel=0.05, abs=1e-3)
-
-
-@of_each_loss
-def test_constant_maps_have_a_finite_loss_and_gradient(method):
     for value in (0.0, 1.0, 1e3):
         student, teacher = (
             changed(output(shapes), lambda t, v=value: torch.full_like(t, v).requires_grad_())
             for shapes in (STUDENT, TEACHER)
         )
         made = distiller(method)
-        found = made(student, TeacherOutput(*teacher), batch())
-        sum(found.values()).backward()
-        assert all(torch.isfinite(term) for term in found.values())
+        found = made(student, TeacherOutput(*teacher), batch()).values()
+        sum(found).backward()
         gradients = [t.grad for t in (*tensors(student), *made.parameters()) if t.grad is not None]
-        assert all(gradient.isfinite().all() for gradient in gradients)
-
-
-@of_each_loss
-def test_the_last_batch_of_an_epoch_may_be_smaller(method):
-    whole = batch()
-    part = whole._replace(labels=whole.labels[:2], indices=whole.indices[:2])
-    student, teacher = (changed(made, lambda t: t.detach()[:2]) for made in (output(STUDENT),) * 2)
-    made = distiller(method, STUDENT)
-    assert torch.isfinite(made(student, TeacherOutput(*teacher), part)[method])
+        assert finite([*found, *gradients])
 
 
 @of_each_loss
@@ -172,7 +162,7 @@ def test_the_weight_scales_the_methods_term_alone_and_warms_up_where_the_source_
     assert (start, half) == pytest.approx(expected, rel=0.2 if method == "crd" else 1e-4)
 
 
-@pytest.mark.parametrize("method", SELF_TAUGHT)
+@pytest.mark.parametrize("method", [name for name in LOSSES if METHODS[name].self_taught])
 def test_a_self_taught_method_neither_needs_nor_reads_a_teacher(method):
     made = distiller(method, shapes=None)
     assert not made.needs_teacher and distiller(f"{method}+kd").needs_teacher
@@ -183,23 +173,20 @@ def test_a_self_taught_method_neither_needs_nor_reads_a_teacher(method):
     assert other[method].item() != pytest.approx(alone[method].item(), rel=1e-4)
 
 
-def test_cross_entropy_steps_back_when_logits_are_distilled():
-    plain, with_kd = terms("dct"), terms("dct+kd")
-    assert with_kd["ce"].item() == pytest.approx(0.1 * plain["ce"].item(), rel=1e-5)
-    assert set(with_kd) == {"ce", "dct", "kd"}
-    assert set(terms("kd")) == {"ce", "kd"} and set(terms("student")) == {"ce"}
-    standardised = terms("logit_std")["ce"].item()
-    assert standardised == pytest.approx(0.1 * plain["ce"].item(), rel=1e-5)
-
-
-def test_the_twin_has_the_loss_of_the_dct_and_a_teacher_computes_its_maps_once():
+def test_cross_entropy_steps_back_when_logits_are_distilled_and_a_twin_is_one():
+    plain, labels = terms("dct"), terms("dct")["ce"].item()
+    for method, names in (("dct+kd", "ce dct kd"), ("kd", "ce kd"), ("logit_std", "ce logit_std")):
+        found = terms(method)
+        assert list(found) == names.split()
+        assert found["ce"].item() == pytest.approx(0.1 * labels, rel=1e-5)
+    assert set(terms("student")) == {"ce"}
     twin = terms("parseval_twin")["parseval_twin"].item()
-    assert terms("dct")["dct"].item() == pytest.approx(twin, rel=1e-5)
+    assert plain["dct"].item() == pytest.approx(twin, rel=1e-5)
     teacher = taught()
-    assert teacher.maps is teacher.maps
+    assert teacher.maps is teacher.maps  # computed once for all students
 
 
-def test_gradients_of_labels_and_kd_add_up_in_float32():
+def test_gradients_of_labels_and_kd_add_up_in_float32_and_mixed_labels_count_by_their_share():
     stream = torch.Generator().manual_seed(0)
     mine, theirs = (5 * torch.randn(32, CLASSES, generator=stream) for _ in range(2))
     nothing, labels = torch.zeros(32, 1), torch.arange(32) % CLASSES
@@ -211,16 +198,6 @@ def test_gradients_of_labels_and_kd_add_up_in_float32():
         sum(made(student, teacher, seen).values()).backward()
         gradients.append(logits.grad)
     assert torch.equal(gradients[0], gradients[1].bfloat16())
-
-
-def test_mixed_labels_count_by_their_share():
-    labels, logits = batch().labels, output(STUDENT).logits
-    others = labels.roll(1)
-    mixed = Batch(torch.empty(BATCH, 0), labels, labels, Mixed(others, 0.3))
-    parts = [torch.nn.functional.cross_entropy(logits, one) for one in (labels, others)]
-    torch.testing.assert_close(label_loss(logits, mixed), 0.3 * parts[0] + 0.7 * parts[1])
-
-
-def test_a_fitted_method_asks_for_its_pair():
-    with pytest.raises(KdlibError, match="'vid' is made for two networks"):
-        create_distiller(RunConfig(method="vid"))
+    parts = [cross_entropy(mine, one) for one in (labels, labels.roll(1))]
+    mixed = seen._replace(mixed=Mixed(labels.roll(1), 0.3))
+    torch.testing.assert_close(label_loss(mine, mixed), 0.3 * parts[0] + 0.7 * parts[1])
