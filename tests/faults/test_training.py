@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,28 +28,14 @@ from training import result_of, tiny
 from kdlib import files, train
 from kdlib.errors import KdlibError
 from kdlib.files import UnwritableError, load_tensors
-from kdlib.runs import RunConfig, is_finished, read_record, run_directory
+from kdlib.runs import is_finished, read_record, run_directory
 from kdlib.train import fit
 from kdlib.trainee import Trainee
 from study.jobs import plan
 
 LEAVES_WITHIN_S = 20
-TERMINATED = 128 + signal.SIGTERM
+CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights.safetensors"
 FULL = r"{name} cannot be written, where [\d,]+ MB are free \(.+\)\. Make room there, or .+ again"
-
-
-def disturbed(config: RunConfig, root: Path, number: int, delay: float) -> bool:
-    """Send a signal after a while; whether the run was still going on."""
-    process = begin(learning(config, root))
-    process.join(delay)
-    if process.exitcode is not None:
-        return False
-    os.kill(process.pid, number)
-    process.join(LEAVES_WITHIN_S)
-    assert process.exitcode in (-signal.SIGKILL, TERMINATED, 0), "it did not leave as it should"
-    if number == signal.SIGTERM:
-        assert process.exitcode != -signal.SIGTERM and not remains(root)
-    return process.exitcode != 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -59,21 +44,26 @@ def test_killed_at_random_moments(number, trials, taught, tmp_path, undisturbed,
     """One run after the other, until there were so many kills."""
     kills, seed, stream = 0, 0, torch.Generator().manual_seed(int(number))
     while kills < trials:
-        config = tiny(data_seed=seed, epochs=6)
-        whole = undisturbed(config)
+        config, seed = tiny(data_seed=seed, epochs=6), seed + 1
+        whole, root = undisturbed(config), shutil.copytree(taught, tmp_path / f"killed{seed}")
         ends = [(whole / name).stat().st_mtime for name in ("config.json", "record.json")]
-        root, here = shutil.copytree(taught, tmp_path / f"killed{seed}"), 0
+        here = 0
         while kills < trials and not is_finished(config, root):
-            share = torch.rand((), generator=stream).item()
-            delay = 0.1 + share * (ends[1] - ends[0])
-            here += disturbed(config, root, number, delay)
+            process = begin(learning(config, root))
+            process.join(0.1 + torch.rand((), generator=stream).item() * (ends[1] - ends[0]))
+            if process.exitcode is None:
+                os.kill(process.pid, number)
+                process.join(LEAVES_WITHIN_S)
+                expected = -number if number == signal.SIGKILL else 128 + number
+                assert process.exitcode in (expected, 0), "it did not leave as it should"
+                assert number == signal.SIGKILL or not remains(root)
+                here += process.exitcode != 0
             kills += here > 0 and not is_finished(config, root)
             check_nothing_half_written(config, root)
         assert ended(learning(config, root)) == 0
         check_like(config, root, whole)
         for _ in range(here):
             tally(f"{signal.Signals(number).name} at a random moment", "recovered")
-        seed += 1
 
 
 def test_killed_within_every_single_write(root, undisturbed, monkeypatch, tally):
@@ -95,7 +85,7 @@ def test_killed_within_every_single_write(root, undisturbed, monkeypatch, tally)
         left += bool(remains(root))
         tally("SIGKILL within a write", "recovered")
         if died == 3:  # the others begin where this one left the run
-            run_directory(config, root).joinpath("checkpoint.safetensors").unlink()
+            run_directory(config, root).joinpath(CHECKPOINT).unlink()
     assert status == 0 and left >= 4, "no write was met"
     check_like(config, root, whole)
 
@@ -105,66 +95,39 @@ def check_told(error: object, name: str) -> None:
     assert re.search(FULL.format(name=name), str(error)) and "\n" not in str(error), str(error)
 
 
-def first_checkpoint(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> Callable[[], object]:
-    return with_room(20_000, act)
-
-
-def later_checkpoint(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> Callable[[], object]:
-    end_epoch = Trainee.end_epoch
-
-    def end_full(trainee: Trainee, row: dict) -> None:
-        if trainee.history:
-            with_room(20_000, lambda: None)()
-        end_epoch(trainee, row)
-
-    patch.setattr(Trainee, "end_epoch", end_full)
-    return act
-
-
-def record(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> Callable[[], object]:
-    write = train.write_record
-    patch.setattr(train, "write_record", lambda *given: with_room(500, lambda: write(*given))())
-    return act
-
-
 @pytest.mark.parametrize(
-    ("what", "fill", "name", "kept"),
+    ("what", "owner", "act", "size", "kept"),
     [
-        ("checkpoint", first_checkpoint, r"checkpoint\.safetensors", {"config.json"}),
-        (
-            "a later checkpoint",
-            later_checkpoint,
-            r"checkpoint\.safetensors",
-            {"config.json", "checkpoint.safetensors"},
-        ),
-        (
-            "record",
-            record,
-            r"record\.json",
-            {"config.json", "checkpoint.safetensors", "history.csv", "weights.safetensors"},
-        ),
+        (CHECKPOINT, Trainee, "end_epoch", 20_000, []),
+        (f"a later {CHECKPOINT}", Trainee, "end_epoch", 20_000, [CHECKPOINT]),
+        ("record.json", train, "write_record", 500, [CHECKPOINT, "history.csv", WEIGHTS]),
     ],
 )
-def test_no_room_for(what, fill, name, kept, root, undisturbed, monkeypatch, tally):
-    config = tiny(epochs=2)
+def test_no_room_for(what, owner, act, size, kept, root, undisturbed, monkeypatch, tally):
+    config, usual, fault = tiny(epochs=2), getattr(owner, act), f"disk full: {what.split('.')[0]}"
     whole, directory = undisturbed(config), run_directory(config, root)
+
+    def filled(first, *given):
+        full = "later" not in what or first.history
+        return with_room(size, lambda: usual(first, *given))() if full else usual(first, *given)
+
     with monkeypatch.context() as patch:
-        check_told(outcome(fill(patch, learning(config, root))), name)
-    tally(f"disk full: {what}", "told")
-    assert {path.name for path in directory.iterdir()} == kept
-    if what == "a later checkpoint":
-        assert len(load_tensors(directory / "checkpoint.safetensors")[1]["history"]) == 1
+        patch.setattr(owner, act, filled)
+        check_told(outcome(learning(config, root)), what.split()[-1])
+    tally(fault, "told")
+    assert {path.name for path in directory.iterdir()} == {"config.json", *kept}
+    if "later" in what:
+        assert len(load_tensors(directory / kept[0])[1]["history"]) == 1
     fit(config, root, progress=False)
     check_like(config, root, whole)
-    tally(f"disk full: {what}", "recovered")
+    tally(fault, "recovered")
 
 
 @pytest.fixture
-def small_disk(tmp_path) -> Iterator[Callable[[int], Path]]:
-    """A disk of so many KiB, or the same disk with more room; where there may be none, a skip."""
-    place = tmp_path / "disk"
+def small_disk(tmp_path):
+    """Mounts a disk of so many KiB, or gives it more room; where there may be none, a skip."""
+    place, mounted = tmp_path / "disk", []
     place.mkdir()
-    mounted: list[Path] = []
 
     def sized(kib: int) -> Path:
         how = f"remount,size={kib}k" if mounted else f"size={kib}k"
@@ -179,7 +142,7 @@ def small_disk(tmp_path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", str(place)], check=True)
 
 
-@pytest.mark.parametrize("kib", [12, 24, 60])
+@pytest.mark.parametrize("kib", [12, 60])
 def test_a_disk_that_is_full_and_then_has_room(kib, taught, small_disk, undisturbed, tally):
     """A real one, with so many KiB left beside the teacher's files."""
     config, disk = tiny(epochs=2), small_disk(100_000)
@@ -202,23 +165,20 @@ def test_a_folder_of_runs_that_cannot_be_written_to_is_told(tmp_path, tally):
 
 
 def test_a_loss_that_is_not_finite_after_a_good_epoch(root, undisturbed, monkeypatch, tally):
-    config, step = tiny(epochs=3), Trainee.step
+    config, step = tiny(epochs=2), Trainee.step
+    checkpoint = run_directory(config, root) / CHECKPOINT
 
     def spoilt(trainee, *given):
         if trainee.history:  # in the second epoch
-            with torch.no_grad():
-                next(trainee.student.parameters()).fill_(float("nan"))
+            torch.nn.init.constant_(next(trainee.student.parameters()), float("nan"))
         return step(trainee, *given)
 
+    says = r"not finite in epoch 2, step 1 .*ce nan.*learning rate 0\.\d+.*last good epoch is kept"
     with monkeypatch.context() as patch:
         patch.setattr(Trainee, "step", spoilt)
-        with pytest.raises(KdlibError) as caught:
+        with pytest.raises(KdlibError, match=says):
             fit(config, root, progress=False)
-    text = str(caught.value)
-    assert re.search(r"not finite in epoch 2, step 1 .*ce nan.*learning rate 0\.\d+", text), text
-    directory = run_directory(config, root)
-    assert len(load_tensors(directory / "checkpoint.safetensors")[1]["history"]) == 1
-    assert not (directory / "record.json").exists()
+    assert len(load_tensors(checkpoint)[1]["history"]) == 1 and not is_finished(config, root)
     tally("loss is NaN", "told")
     fit(config, root, progress=False)
     check_like(config, root, undisturbed(config))
@@ -228,14 +188,14 @@ def test_a_loss_that_is_not_finite_after_a_good_epoch(root, undisturbed, monkeyp
 @pytest.mark.parametrize("killed", [False, True])
 def test_two_processes_train_a_run_once(killed, root, undisturbed, tmp_path, tally):
     """Each epoch that anybody ends leaves a line; if the first is killed, the second goes on."""
-    config, epochs = tiny(epochs=3), tmp_path / "epochs"
+    config, epochs = tiny(epochs=2), tmp_path / "epochs"
+
+    def count(config, row) -> None:
+        with epochs.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.5 if killed else 0.1)
 
     def slowly() -> None:
-        def count(config: RunConfig, row: dict) -> None:
-            with epochs.open("a") as file:
-                file.write(f"{os.getpid()}\n")
-            time.sleep(0.5 if killed else 0.1)
-
         fit(config, root, progress=False, on_epoch=count)
 
     first = begin(slowly)
@@ -249,8 +209,7 @@ def test_two_processes_train_a_run_once(killed, root, undisturbed, tmp_path, tal
         process.join(120)
     assert (first.exitcode, second.exitcode) == (-signal.SIGKILL if killed else 0, 0)
     trained = epochs.read_text().split()
-    assert len(trained) == config.epochs
-    assert set(trained) == {str(first.pid), *([str(second.pid)] if killed else [])}
+    assert trained == [str(first.pid), str(second.pid if killed else first.pid)]
     check_like(config, root, undisturbed(config))
     tally("two processes, one is killed" if killed else "two processes on one run", "recovered")
 
@@ -263,23 +222,22 @@ class BackwardClock(datetime.datetime):
         return super().now(tz) - datetime.timedelta(days=1000)
 
 
-def from_2038(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        os.utime(path, (2**31 - 1, 2**31 - 1))
-
-
 def test_a_clock_that_goes_backwards_and_files_of_the_future(root, undisturbed, monkeypatch, tally):
-    config = tiny(epochs=2)
-    from_2038(root)
-    start, calls = time.time(), iter(range(10**9))
+    config, start, calls = tiny(epochs=2), time.time(), iter(range(10**9))
+
+    def from_2038() -> None:
+        for path in root.rglob("*"):
+            os.utime(path, (2**31 - 1, 2**31 - 1))
+
+    from_2038()
     monkeypatch.setattr(time, "time", lambda: start - 3600 * next(calls))
     monkeypatch.setattr("kdlib.runs.datetime", BackwardClock)
     found = fit(config, root, progress=False)
-    assert plan([config], root, 4) == []
     cost = found["cost"]
+    assert plan([config], root, 4) == []
     assert cost["train_seconds"] > 0 and min(cost["latency_ms"].values()) > 0
     assert result_of(found) == result_of(read_record(undisturbed(config) / "record.json"))
     tally("clock moved back", "recovered")
-    from_2038(root)
+    from_2038()
     assert fit(config, root, on_epoch=pytest.fail) == found, "it was trained again"
     tally("files of the future", "recovered")
