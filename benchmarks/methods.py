@@ -22,7 +22,7 @@ from kdlib.runs import RunConfig, provenance
 from kdlib.seeds import seed_everything
 from kdlib.trainee import Group
 from study.export import limited_threads, machine_name
-from study.figures.cost import COSTS, DETECTOR_COSTS
+from study.figures.comparison import COSTS, DETECTOR_COSTS
 from study.profiles import expand
 from study.statistics import OF_PIXELS
 

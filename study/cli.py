@@ -35,9 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def called(program: App, arguments: Sequence[str] | None) -> Any:
     """Run a command; words that it does not take are a :class:`KdlibError`."""
     try:
-        return program(
-            arguments, exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        return program(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise KdlibError(f"{error} See --help.") from error
 
@@ -70,10 +68,12 @@ def run(
     parameter: Pairs = (),
     parameters: Object = None,
     output: Path | None = None,
-    time_limit: float | None = None,
+    time_limit: float = 24 * 3600,
     store: Flag = False,
     list_: Annotated[bool, Parameter("--list", negative=())] = False,
-) -> None:
+    attempt: int = 0,
+    gpus: int = 0,
+) -> int | None:
     """Execute one notebook in its own folder, with checked parameters.
 
     Example: kdlib run 05_distill -p methods '[student, dct+kd]' -p data_seed 1
@@ -83,29 +83,34 @@ def run(
         parameter: name and value, in YAML, of one of its parameters; may be repeated.
         parameters: parameters as one JSON object.
         output: the executed notebook; by default runs/notebooks/NAME.ipynb.
-        time_limit: seconds for the whole notebook; by default a day.
+        time_limit: seconds for the whole notebook.
         store: execute with the defaults, and store the outputs in the notebook.
         list_: list the notebook's parameters and their defaults; execute nothing.
+        attempt: which try of a batch's job this is, as workflow/Snakefile counts them.
+        gpus: of a batch's job; locked for it alone.
     """
     from study import notebooks
 
     found = notebooks.find_notebook(notebook)
     given = (parameters or {}) | {name: notebooks.parse_value(text) for name, text in parameter}
     if list_:
-        print(notebooks.described(found))
-        return
+        defaults = notebooks.parameter_defaults(found).items()
+        return print("\n".join(f"{name} = {value!r}" for name, value in defaults))
     if store and given:
         raise KdlibError("--store keeps the outputs of the defaults; give it no parameters.")
-    limit = notebooks.LIMIT_S if time_limit is None else time_limit
     target = output or Path("runs/notebooks") / found.name
+    if attempt:
+        from study.jobs import run_once
+
+        return run_once(found, target, given, attempt, time_limit, gpus)
     try:
         if store:
-            done = notebooks.store_outputs(found, limit)
+            done = notebooks.store_outputs(found, time_limit)
         else:
-            done = notebooks.execute_notebook(found, target, given, limit)
+            done = notebooks.execute_notebook(found, target, given, time_limit)
     except notebooks.ExecutionError as error:
         _fail(error)
-    print(f"{found.stem}: {done}")
+    return print(f"{found.stem}: {done}")
 
 
 @app.command
@@ -206,18 +211,12 @@ def analyse(
         methods: only these; 'teacher' for the networks that taught; by default the key methods.
         dataset: only runs on this data set.
         maps_seed: its runs keep attention maps.
-        data_root: folder of the real data sets.
+        data_root: folder of the real data sets; by default $KDLIB_DATA.
     """
     from study.analyses.measure import KEY_METHODS, analyse
 
-    written = analyse(
-        root,
-        methods or KEY_METHODS,
-        dataset=dataset,
-        data_root=data_root,
-        maps_seed=maps_seed,
-        progress=sys.stderr.isatty(),
-    )
+    chosen: dict[str, Any] = {"dataset": dataset, "data_root": data_root, "maps_seed": maps_seed}
+    written = analyse(root, methods or KEY_METHODS, **chosen, progress=sys.stderr.isatty())
     print(f"{len(written)} runs in {root} were analysed; those analysed before are kept")
 
 
@@ -246,7 +245,7 @@ def export(
         runs: folder of all runs.
         format: onnx (onnxruntime) or torch (.pt2).
         to: the file; by default student.onnx in the run's directory.
-        data_root: folder of the real data sets.
+        data_root: folder of the real data sets; by default $KDLIB_DATA.
         threads: of the processor.
         batch_sizes: in which it is checked and timed.
         rounds: how often each is timed.
@@ -276,9 +275,7 @@ def methods(name: str | None = None) -> None:
         weight = f"weight {method.weight:g}" if method.build else ""
         print(f"{one:15} {method.source}\n{'':15} {method.formula}\n{'':15} {weight}".rstrip())
     if name:
-        options = ", ".join(
-            f"{option} {value}" for option, value in method_of(name).options.items()
-        )
+        options = ", ".join(map("{0[0]} {0[1]}".format, method_of(name).options.items()))
         print(f"{'':15} options: {options or 'none'}")
     print(f"modifiers: {', '.join('+' + word for word in MODIFIERS)} (as in dct+kd)")
 
@@ -292,59 +289,11 @@ def data_list() -> None:
         print(f"{name:16} {found.about}")
 
 
-@data.command(name="check")
-def data_check(dataset: str, *, data_root: Path | None = None) -> None:
-    """Load a data set and tell what it holds.
-
-    Args:
-        dataset: name of the data set.
-        data_root: folder of the real data sets; by default $KDLIB_DATA.
-    """
-    from study.data_commands import check_split
-
-    for split in ("train", "test"):
-        print(check_split(dataset, split, data_root))
-
-
-@data.command(name="import")
-def data_import(
-    dataset: str,
-    *,
-    from_: Annotated[Path | None, Parameter("--from")] = None,
-    data_root: Path | None = None,
-) -> None:
-    """Bring files that are on this machine into place.
-
-    Args:
-        dataset: name of the data set.
-        from_: where the files lie; by default where Debian's package puts them.
-        data_root: folder of the real data sets; by default $KDLIB_DATA.
-    """
-    from study.data_commands import import_dataset
-
-    print(import_dataset(dataset, from_, data_root))
-
-
-@data.command(name="cache")
-def data_cache(
-    dataset: str,
-    *,
-    image_size: Count = 224,
-    workers: Count | None = None,
-    data_root: Path | None = None,
-) -> None:
-    """Resize photographs once, so that epochs need not decode them.
-
-    They are kept in one file, in $KDLIB_CACHE. Interrupt and repeat at will; what changes in the
-    data set is noticed.
-
-    Args:
-        dataset: name of the data set.
-        image_size: of the runs that will read it; photographs are resized to 256/224 of it.
-        workers: threads; by default $KDLIB_WORKERS, or one a core.
-        data_root: folder of the real data sets; by default $KDLIB_DATA.
-    """
-    from study.data_commands import cache_split
-
-    for split in ("train", "test"):
-        print(cache_split(dataset, split, image_size, data_root, workers))
+DATA_COMMANDS = {
+    "check": "Load a data set and tell what it holds.",
+    "import": "Bring files that are on this machine into place.",
+    "cache": "Resize photographs once, so that epochs need not decode them.\n\nThey are kept in one "
+    "file, in $KDLIB_CACHE. Interrupt and repeat at will; changes in the data set are noticed.",
+}
+for name, text in DATA_COMMANDS.items():
+    data.command(f"study.data_commands:{name}_dataset", name=name, help=text)

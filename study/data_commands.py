@@ -1,4 +1,4 @@
-"""What `data check` and `data cache` do with a split, and `data import` with files."""
+"""The commands `kdlib data check`, `cache` and `import`."""
 
 import hashlib
 import time
@@ -6,16 +6,20 @@ import zlib
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from kdlib.data import dataset_names, listed, load_data, tasks_of
 from kdlib.data.batches import Batches
 from kdlib.data.fashion import FOLDER, unpacked
-from kdlib.data.image_data import ImageData, checked_root
+from kdlib.data.image_data import checked_root
 from kdlib.data.photographs import open_source, worker_count
 from kdlib.detection.batches import DetectionBatches
 from kdlib.errors import KdlibError, unknown
 from kdlib.files import write_atomic
 from kdlib.frskd.voc import LISTS
+from study.cli import Count
 
 CHECKED, SHOWN = 64, 6  # images of a split that are read; class names that are shown
 PUBLISHED = {
@@ -31,22 +35,21 @@ PUBLISHED = {
 """Images to train on, images to test on and classes, as published; other copies are not refused."""
 
 
-def check_split(name: str, split: str, data_root: Path | None) -> str:
-    """Load a split, read some of its images, and tell what it holds; a line a truth.
+def check_dataset(dataset: str, *, data_root: Path | None = None) -> None:
+    """Load a data set, read some of its images, and tell what it holds.
 
-    Raises:
-        KdlibError: the data set is unknown, missing or damaged.
+    Args:
+        dataset: name of the data set.
+        data_root: folder of the real data sets; by default $KDLIB_DATA.
     """
-    return "\n".join(_checked(name, split, task, data_root) for task in _tasks(name, data_root))
-
-
-def _tasks(name: str, data_root: Path | None) -> tuple[str, ...]:
-    """The first task of a data set; of VOC, those whose lists are there."""
-    if name == "voc":
+    tasks = tasks_of(dataset)[:1] if dataset in dataset_names() else ("classification",)
+    if dataset == "voc":  # those whose lists are there
         lists = checked_root(data_root) / "VOCdevkit" / "VOC2007" / "ImageSets"
-        there = (task for task, folder in LISTS.items() if (lists / folder).is_dir())
-        return tuple(there) or ("segmentation",)
-    return tasks_of(name)[:1] if name in dataset_names() else ("classification",)
+        there = tuple(task for task, folder in LISTS.items() if (lists / folder).is_dir())
+        tasks = there or ("segmentation",)
+    for split in ("train", "test"):
+        for task in tasks:
+            print(_checked(dataset, split, task, data_root))
 
 
 def _checked(name: str, split: str, task: str, data_root: Path | None) -> str:
@@ -57,49 +60,51 @@ def _checked(name: str, split: str, task: str, data_root: Path | None) -> str:
     detected = task == "detection"
     for _ in (DetectionBatches(few, 8) if detected else Batches(few, CHECKED)).in_order():
         pass
-    classes = ", ".join(data.classes[:SHOWN]) + (", ..." if len(data.classes) > SHOWN else "")
-    counts = _counts(published, split, data) if whole else _classes(data)
-    title = f"{name}, {split}" + (", objects" if detected else "")
-    return f"{title}: readable; {counts} ({classes})"
-
-
-def _counts(published: tuple[int, int, int] | None, split: str, data: ImageData) -> str:
-    images, classes = f"{len(data):,} images", _classes(data)
+    images, classes = f"{len(data):,} images", f"{len(data.classes):,} classes"
     if published is not None:
         images += f" (published: {published[split == 'test']:,})"
         classes += f" (published: {published[2]:,})"
-    objects = f", {len(data.objects.kinds):,} objects" if data.objects is not None else ""
-    return f"{images}{objects}, {classes}"
+    if data.objects is not None:
+        images += f", {len(data.objects.kinds):,} objects"
+    counts = f"{images}, {classes}" if whole else classes
+    names = ", ".join([*data.classes[:SHOWN], *["..."] * (len(data.classes) > SHOWN)])
+    return f"{name}, {split}{', objects' * detected}: readable; {counts} ({names})"
 
 
-def _classes(data: ImageData) -> str:
-    return f"{len(data.classes):,} classes"
+def cache_dataset(
+    dataset: str,
+    *,
+    image_size: Count = 224,
+    workers: Count | None = None,
+    data_root: Path | None = None,
+) -> None:
+    """Resize photographs once, so that epochs need not decode them.
 
+    They are kept in one file, in $KDLIB_CACHE. Interrupt and repeat at will; what changes in the
+    data set is noticed.
 
-def cache_split(
-    name: str, split: str, image_size: int, data_root: Path | None, workers: int | None
-) -> str:
-    """Make the file of a split's resized photographs, and tell where it is.
-
-    Raises:
-        KdlibError: the data set is not one of photographs, is missing or damaged, or the cache
-            cannot be written.
+    Args:
+        dataset: name of the data set.
+        image_size: of the runs that will read it; photographs are resized to 256/224 of it.
+        workers: threads; by default $KDLIB_WORKERS, or one a core.
+        data_root: folder of the real data sets; by default $KDLIB_DATA.
     """
-    if name not in dataset_names():
-        raise unknown("data set", name, listed())
-    if name not in listed():
+    if dataset not in dataset_names():
+        raise unknown("data set", dataset, listed())
+    if dataset not in listed():
         raise KdlibError(
-            f"'{name}' needs no cache of photographs: it is held in memory, or made once and kept. "
-            f"Those that can have one: {', '.join(listed())}."
+            f"'{dataset}' needs no cache of photographs: it is held in memory, or made once and "
+            f"kept. Those that can have one: {', '.join(listed())}."
         )
-    start = time.perf_counter()
-    source = open_source(resolve_name(listed()[name]), split, image_size, data_root)
-    folder = source.build(workers or worker_count())
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e9
-    return (
-        f"{name}, {split}: {len(source.listing.names):,} photographs, {size:.2f} GB, "
-        f"{time.perf_counter() - start:.0f} s: {folder}"
-    )
+    for split in ("train", "test"):
+        start = time.perf_counter()
+        source = open_source(resolve_name(listed()[dataset]), split, image_size, data_root)
+        folder = source.build(workers or worker_count())
+        size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e9
+        seconds, count = time.perf_counter() - start, len(source.listing.names)
+        print(
+            f"{dataset}, {split}: {count:,} photographs, {size:.2f} GB, {seconds:.0f} s: {folder}"
+        )
 
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -115,20 +120,18 @@ Debian's differ from: its packaging drops name and time from their headers. With
 the sums are torchvision's, so the content is the published one."""
 
 
-def import_dataset(dataset: str, source: Path | None = None, data_root: Path | None = None) -> str:
-    """Check the Fashion-MNIST files in a folder and unpack them to where loaders look.
+def import_dataset(
+    dataset: str,
+    *,
+    source: Annotated[Path | None, Parameter("--from")] = None,
+    data_root: Path | None = None,
+) -> None:
+    """Check the four files of Fashion-MNIST, plain or gzipped, and unpack them into place.
 
     Args:
-        dataset: ``fashion_mnist`` or ``fashion_scenes``; they share their files.
-        source: folder of the four files, plain or gzipped; ``None`` for that of Debian's package
-            ``dataset-fashion-mnist``.
-        data_root: the folder of data sets, made if need be; ``None`` reads ``KDLIB_DATA``.
-
-    Returns:
-        A sentence that says what was done.
-
-    Raises:
-        KdlibError: a file is missing or is not the published one, or the place cannot be written.
+        dataset: fashion_mnist or fashion_scenes, which share their files.
+        source: where the files lie; by default where Debian's package puts them.
+        data_root: folder of the real data sets, made if need be; by default $KDLIB_DATA.
     """
     if dataset not in IMPORTABLE:
         raise unknown("data set to import", dataset, IMPORTABLE)
@@ -139,7 +142,7 @@ def import_dataset(dataset: str, source: Path | None = None, data_root: Path | N
             write_atomic(target / name, partial(Path.write_bytes, data=content))
     except OSError as error:
         raise KdlibError(f"{target} cannot be written to ({error}).") from error
-    return f"{dataset}: {len(contents)} files checked and unpacked into {target}"
+    print(f"{dataset}: {len(contents)} files checked and unpacked into {target}")
 
 
 def _published(source: Path, name: str) -> bytes:

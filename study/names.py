@@ -14,7 +14,7 @@ PALETTE = (
 NEUTRAL, TEACHER_COLOUR = "#666666", "#222222"
 
 # Method -> its name, colour and marker; no two have both in common.
-FAMILIES: dict[str, tuple[str, str, str]] = {
+FAMILIES = {
     "teacher": ("teacher", TEACHER_COLOUR, "*"),
     "student": ("student", NEUTRAL, "o"),
     "kd": ("KD", PALETTE[5], "s"),
@@ -91,7 +91,8 @@ def name_of(label: str) -> str:
     that follows from them; a detector's method by all that distinguishes its runs.
     """
     method, *rest = label.split(" [", maxsplit=1)
-    base, words = method.split("+")[0], " + ".join(NAMES.get(one, one) for one in method.split("+"))
+    base, *_ = parts = method.split("+")
+    words = " + ".join(NAMES.get(one, one) for one in parts)
     found = re.search(r"method_options=(\{[^}]*\})", label)
     options = json.loads(found[1]) if found else {}
     if rest and base in OF_DETECTORS:
@@ -99,11 +100,12 @@ def name_of(label: str) -> str:
         options |= {name: f"{float(value):g}" for name, value in pairs if value != "nan"}
     elif not (found and base in ("dct_options", "frskd_options")):
         return " [".join([words, *rest])
-    return ", ".join([words, *(f"{name} {_plain(value)}" for name, value in options.items())])
+    return ", ".join([words, *(f"{name} {as_text(value)}" for name, value in options.items())])
 
 
-def _plain(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value).lower()
+def as_text(value: Any) -> str:
+    """An option's value as it is written: a list by its items, true and false as they are."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value).lower()
 
 
 def difference_name(method: str, baseline: str) -> str:

@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from study import of_clone
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 STARTUP_LIMIT_S = 180
-LIMIT_S = 24 * 3600.0
+DAY_S = 24 * 3600
 QUIET = "--log-level=CRITICAL"  # a kernel that is stopped would log that as an error
 LONGEST_SOCKET_PATH = 90  # the system's limit is 108 bytes on Linux, 104 on macOS
 
@@ -43,19 +43,11 @@ class ExecutionError(RuntimeError):
     """A notebook did not run to its end; the text names the cell and what it raised."""
 
 
-def socket_directory() -> Path:
-    """A new directory, readable by its owner alone, with a path short enough for sockets.
-
-    It goes with its kernel, or at the latest with this process.
-    """
-    short = len(tempfile.gettempdir()) < LONGEST_SOCKET_PATH - 20
-    directory = tempfile.mkdtemp(prefix="kdlib-", dir=None if short else "/tmp")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return Path(directory)
-
-
 class PrivateSockets(KernelManager):
-    """Keeps a kernel on IPC sockets in a directory of its own (TCP on Windows, without IPC)."""
+    """Keeps a kernel on IPC sockets in a directory of its own (TCP on Windows, without IPC).
+
+    The owner alone can read it. It goes with its kernel, or at the latest with this process.
+    """
 
     @default("transport")
     def _transport_default(self) -> str:
@@ -64,7 +56,10 @@ class PrivateSockets(KernelManager):
     def _ip_default(self) -> str:
         if self.transport != "ipc":
             return super()._ip_default()
-        return str(socket_directory() / "k")
+        short = len(tempfile.gettempdir()) < LONGEST_SOCKET_PATH - 20
+        directory = tempfile.mkdtemp(prefix="kdlib-", dir=None if short else "/tmp")
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        return str(Path(directory) / "k")
 
     def cleanup_connection_file(self) -> None:
         """Remove the sockets' directory with the connection file."""
@@ -83,11 +78,7 @@ def notebook_names() -> tuple[str, ...]:
 
 
 def find_notebook(name: str) -> Path:
-    """The notebook of a name such as ``05_distill``, or of a path.
-
-    Raises:
-        KdlibError: there is no such notebook; lists those that there are.
-    """
+    """The notebook of a name such as ``05_distill``, or of a path."""
     path = Path(name)
     if path.suffix == ".ipynb" and path.is_file():
         return path.resolve()
@@ -112,19 +103,12 @@ def parse_value(text: str) -> Any:
 
 def parameter_defaults(notebook: Path) -> dict[str, Any]:
     """Names and defaults of the cell tagged ``parameters``; of an expression ``None``."""
-    found = papermill.inspect_notebook(str(notebook))
-    return {name: _literal(parameter["default"]) for name, parameter in found.items()}
-
-
-def described(notebook: Path) -> str:
-    """The notebook's parameters and their defaults, a line each."""
-    return "\n".join(f"{name} = {value!r}" for name, value in parameter_defaults(notebook).items())
-
-
-def _literal(text: str) -> Any:
-    with suppress(SyntaxError, ValueError):
-        return ast.literal_eval(text)
-    return None
+    found: dict[str, Any] = {}
+    for name, parameter in papermill.inspect_notebook(str(notebook)).items():
+        found[name] = None
+        with suppress(SyntaxError, ValueError):
+            found[name] = ast.literal_eval(parameter["default"])
+    return found
 
 
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
@@ -164,18 +148,13 @@ def execute_notebook(
     notebook: Path,
     output: Path,
     parameters: Mapping[str, Any] | None = None,
-    timeout_s: float | None = LIMIT_S,
+    timeout_s: float = DAY_S,
 ) -> Path:
     """Execute a notebook in its own folder; write it, with its outputs, to ``output``.
 
     ``output`` appears only when every cell has run. If one fails, the notebook as far as it
-    came is kept beside it, as ``<output>.failed.ipynb``.
-
-    Args:
-        notebook: what to execute.
-        output: the executed notebook.
-        parameters: values for names of the cell tagged ``parameters``.
-        timeout_s: seconds for the whole notebook; ``None`` for no limit.
+    came is kept beside it, as ``<output>.failed.ipynb``. ``parameters`` are values for names of
+    the cell tagged so; ``timeout_s`` is the limit of the whole notebook.
 
     Raises:
         KdlibError: an unknown parameter, or a value of another type.
@@ -206,23 +185,16 @@ def _remove_remains(output: Path) -> None:
     """Remove what executions that were killed, and so are no processes any more, left of it."""
     for remains in output.parent.glob(f".{glob.escape(output.stem)}.*.ipynb"):
         process = remains.name.split(".")[-2]
-        if process.isdigit() and not _is_alive(int(process)):
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
             remains.unlink(missing_ok=True)
+        except (ValueError, OverflowError, PermissionError):
+            pass  # no process's, or somebody else's
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # there is one, and it is somebody else's
-        pass
-    return True
-
-
-def _execute(
-    notebook: Path, output: Path, parameters: dict[str, Any], timeout_s: float | None
-) -> None:
+def _execute(notebook: Path, output: Path, parameters: dict[str, Any], timeout_s: float) -> None:
+    end = time.monotonic() + timeout_s
     executed = papermill.execute_notebook(
         str(notebook),
         str(output),
@@ -233,7 +205,7 @@ def _execute(
         start_timeout=STARTUP_LIMIT_S,
         extra_arguments=[QUIET],
         kernel_manager_class=PrivateKernelManager,
-        timeout_func=_remaining(timeout_s),
+        timeout_func=lambda cell: max(0.1, end - time.monotonic()),  # what is left for the next
     )
     # A kernel that leaves by itself can still look like one whose cells are done.
     for cell in executed.cells:
@@ -241,39 +213,29 @@ def _execute(
             raise DeadKernelError("The kernel left before this cell was done:\n" + cell.source)
 
 
-def _remaining(timeout_s: float | None) -> Callable[[Any], float | None]:
-    """What is left of the notebook's time, as the limit of its next cell."""
-    end = None if timeout_s is None else time.monotonic() + timeout_s
-    return lambda cell: None if end is None else max(0.1, end - time.monotonic())
-
-
-def _explain(notebook: Path, failed: Path, error: Exception, timeout_s: float | None) -> str:
+def _explain(notebook: Path, failed: Path, error: Exception, timeout_s: float) -> str:
     kept = f"\nThe notebook as far as it came: {failed}" if failed.exists() else ""
-    if isinstance(error, PapermillExecutionError):
-        return f"{notebook.stem} failed in {_cell_report(error)}{kept}"
-    if isinstance(error, CellTimeoutError):
-        return f"{notebook.stem} was stopped: over its time limit of {timeout_s:g} s.{kept}"
-    if isinstance(error, DeadKernelError):
-        return f"{notebook.stem}: the kernel died (killed, or out of memory). {error}{kept}"
-    return f"{notebook.stem} could not be executed: {type(error).__name__}: {error}{kept}"
+    match error:
+        case PapermillExecutionError(ename="KdlibError"):  # a user's mistake
+            what = f" failed in cell {error.cell_index}: {error.evalue}"
+        case PapermillExecutionError():
+            trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+            what = f" failed in cell {error.cell_index}:\n\n{error.source}\n\n{trace}"
+        case CellTimeoutError():
+            what = f" was stopped: over its time limit of {timeout_s:g} s."
+        case DeadKernelError():
+            what = f": the kernel died (killed, or out of memory). {error}"
+        case _:
+            what = f" could not be executed: {type(error).__name__}: {error}"
+    return f"{notebook.stem}{what}{kept}"
 
 
-def _cell_report(error: PapermillExecutionError) -> str:
-    """The failing cell and its traceback; a user's mistake is told by its message alone."""
-    if error.ename == "KdlibError":
-        return f"cell {error.cell_index}: {error.evalue}"
-    trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-    return f"cell {error.cell_index}:\n\n{error.source}\n\n{trace}"
-
-
-def store_outputs(notebook: Path, timeout_s: float | None = LIMIT_S) -> Path:
+def store_outputs(notebook: Path, timeout_s: float = DAY_S) -> Path:
     """Execute a notebook with its defaults and store the outputs in it, for readers.
 
     What papermill notes of times and paths is left out, so that only outputs change; so are
-    progress bars (stderr), which are for whoever waits.
-
-    Raises:
-        ExecutionError: a cell failed; the notebook is left as it was.
+    progress bars (stderr), which are for whoever waits. If a cell fails (:class:`ExecutionError`)
+    the notebook is left as it was.
     """
     with tempfile.TemporaryDirectory(prefix="kdlib-") as folder:
         executed = execute_notebook(notebook, Path(folder) / notebook.name, timeout_s=timeout_s)

@@ -5,8 +5,8 @@
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache, cached_property, partial
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,7 @@ from study.ledger.page import Ledger, counts_markdown, make_ledger, nine_cells
 from study.ledger.rows import AGREES, DISAGREES, UNDECIDED
 from study.names import name_of
 from study.profiles import profile_names, read_profile
-from study.records import (
-    load_tables,
-    runs_of,
-    summary_table,
-    teacher_runs,
-    with_teachers,
-)
+from study.records import load_tables, runs_of, summary_table, teacher_runs, with_teachers
 from study.results import (
     amount,
     check_texts,
@@ -48,11 +42,7 @@ PAGES = [path.relative_to(TEMPLATES).as_posix() for path in sorted(TEMPLATES.rgl
 
 
 class Evidence:
-    """What templates ask of the records under some folders.
-
-    Raises:
-        KdlibError: no records, or a damaged one.
-    """
+    """What templates ask of the records under some folders."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self.roots = roots
@@ -70,42 +60,38 @@ class Evidence:
     @cached_property
     def settings(self) -> dict[str, list[str]]:
         """By task: the settings of the main comparisons on test sets, Scenes first."""
-        return {task: list(_main_settings(task, runs)) for task, runs in self.tables.items()}
+        return {task: _main_settings(task, runs) for task, runs in self.tables.items()}
 
     @cached_property
-    def families(self) -> dict[str, list[tuple[str, pd.DataFrame]]]:
-        """By task: title and verdicts of each family of claims in these settings."""
-        return {task: list(self._families(task)) for task in self.tables}
+    def families(self) -> dict[str, dict[str, pd.DataFrame]]:
+        """By task: the verdicts of each family of claims in these settings, by its title."""
+        found = {}
+        for task, table in self.tables.items():
+            pairs = [(title, self._main(rows, task)) for title, rows in judged_families(table)]
+            found[task] = {title: rows for title, rows in pairs if len(rows)}
+        return found
 
-    def _families(self, task: str) -> Iterator[tuple[str, pd.DataFrame]]:
-        for title, judged in judged_families(self.tables[task]):
-            kept = judged[judged["setting"].isin(self.settings[task])]
-            if len(kept):
-                yield title, kept
+    def _main(self, rows: pd.DataFrame, task: str) -> pd.DataFrame:
+        """Those of the main settings, in their order."""
+        settings = self.settings[task]
+        kept = rows[rows["setting"].isin(settings)]
+        return kept.sort_values("setting", key=lambda one: one.map(settings.index), kind="stable")
 
     def summary(self, task: str) -> str:
         """A table of each setting: every method's accuracy and maps."""
         table = self.tables[task]
         rows = summary_table(main_runs(table) if task == "detection" else table)
-        rows = rows[rows["setting"].isin(self.settings[task])]
-        return summary_markdown(rows.sort_values("setting", key=self._place(task), kind="stable"))
+        return summary_markdown(self._main(rows, task))
 
     def claims(self, task: str) -> str:
         """A table of each family and setting: the claims and their verdicts."""
-        parts = [
-            f"### {title}\n\n"
-            + claims_markdown(rows.sort_values("setting", key=self._place(task), kind="stable"))
-            for title, rows in self.families[task]
-        ]
-        return "\n".join(parts)
-
-    def _place(self, task: str) -> Callable[[pd.Series], pd.Series]:
-        return lambda column: column.map(self.settings[task].index)
+        families = self.families[task].items()
+        return "\n".join(f"### {title}\n\n{claims_markdown(rows)}" for title, rows in families)
 
     def claim(self, text: str, task: str = "classification", place: int = 0) -> dict[Any, Any]:
         """The verdict on a claim in the first setting of a task, or another; empty if none."""
         settings = self.settings.get(task, [])[place : place + 1]
-        for _, rows in self.families.get(task, []):
+        for rows in self.families.get(task, {}).values():
             found = rows[(rows["claim"] == text) & rows["setting"].isin(settings)]
             if len(found):
                 return found.iloc[0].to_dict()
@@ -139,8 +125,7 @@ class Evidence:
     @property
     def crop_classifiers(self) -> str:
         """How good the classifiers are that taught the detectors of the main comparisons."""
-        crops, detectors = self.tables["crops"], self.tables["detection"]
-        main = detectors[detectors["setting"].isin(self.settings["detection"])]
+        crops, main = self.tables["crops"], self._main(self.tables["detection"], "detection")
         return teachers_markdown(crops[crops["setting"].isin(set(main["teacher_setting"]))])
 
     @cached_property
@@ -183,17 +168,13 @@ def _main_settings(task: str, table: pd.DataFrame) -> list[str]:
 
 
 # Templates: what they can use, and the pages that they make.
-def measured(folder: Path) -> Callable[[str], Any]:
-    """What reads a record of ``benchmarks/results``: ``None`` if it was not measured.
+def measured(folder: Path, name: str) -> Any:
+    """A record of ``benchmarks/results``, ``None`` if it was not measured.
 
     A pattern such as ``speed/*.json`` gives the list of its records.
     """
-
-    def read(name: str) -> Any:
-        found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob(name))]
-        return found if "*" in name else next(iter(found), None)
-
-    return read
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob(name))]
+    return found if "*" in name else next(iter(found), None)
 
 
 @cache
@@ -204,12 +185,9 @@ def environment() -> Environment:
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     made.filters |= {
-        "table": aligned,
-        "fmt": number,
-        "amount": amount,
-        "name": name_of,
+        "table": aligned, "fmt": number, "amount": amount, "name": name_of,
         "method_row": method_row,
-    }
+    }  # fmt: skip
     made.globals |= {
         "METHODS": METHODS, "STAGES": STAGES, "DATASETS": DATASETS,
         "profile_names": profile_names, "read_profile": read_profile,
@@ -232,20 +210,17 @@ def method_row(name: str) -> dict[str, str]:
         options.append("those of SpectralOptions")
     weight = usual.kd_weight if name == "kd" else method.weight if method.build else None
     return {
-        "method": f"`{name}`",
-        "loss": method.formula,
+        "method": f"`{name}`", "loss": method.formula,
         "weight": "–" if weight is None else f"{weight:g}",
-        "options": ", ".join(options) or "–",
-        "source": method.source,
-    }
+        "options": ", ".join(options) or "–", "source": method.source,
+    }  # fmt: skip
 
 
 def aligned(text: str) -> str:
     """Lines of cells between bars as a markdown table; the first line is its head."""
-    rows = [
-        [cell.strip() for cell in line.split(" | ")] for line in text.splitlines() if line.strip()
-    ]
-    return markdown_table(rows[0], rows[1:])
+    lines = [line.split(" | ") for line in text.splitlines() if line.strip()]
+    head, *rows = [[cell.strip() for cell in line] for line in lines]
+    return markdown_table(head, rows)
 
 
 SPEED = {
@@ -262,20 +237,12 @@ def section_text(name: str, records: Iterable[Mapping[str, Any]]) -> str:
 
 def page(name: str, measurements: Path, evidence: Evidence | None = None) -> str:
     """The text of a page, such as ``docs/speed.md``; those of ``docs/`` need no records."""
-    given = {"e": evidence, "m": measured(measurements)}
+    given = {"e": evidence, "m": partial(measured, measurements)}
     return environment().get_template(name).render(given)
 
 
 def rendered(readme: Path, roots: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Each page beside the README, and the text that it should have.
-
-    Args:
-        readme: where the README is or shall be; measurements lie beside it.
-        roots: folders of records.
-
-    Raises:
-        KdlibError: no records, or a damaged one.
-    """
+    """Each page beside a README, where measurements lie too, and the text that it should have."""
     folder, evidence = Path(readme).parent, Evidence(roots)
     for name in PAGES:
         yield folder / name, page(name, folder / MEASUREMENTS, evidence)
@@ -292,10 +259,6 @@ def update_readme(readme: Path, roots: Sequence[Path]) -> list[str]:
 
 
 def check_readme(readme: Path, roots: Sequence[Path]) -> None:
-    """Refuse a README, or a page beside it, that is not what the records give.
-
-    Raises:
-        KdlibError: names the page and the first line that differs.
-    """
+    """Refuse a README, or a page beside it, that is not what the records give."""
     command = f"python -m kdlib results {' '.join(map(str, roots))} --readme {readme}"
     check_texts(rendered(readme, roots), command)

@@ -14,6 +14,8 @@ from kdlib.runs import RunConfig, read_record
 from kdlib.tasks import TASKS
 from study.profiles import PROFILES
 
+Scores = Mapping[str, Mapping[float, float]]
+
 
 def dev_records(root: Path, dataset: str, task: str | None = None) -> list[dict[str, Any]]:
     """Records of runs with a weight to choose, evaluated on the dev split of ``dataset``.
@@ -22,8 +24,7 @@ def dev_records(root: Path, dataset: str, task: str | None = None) -> list[dict[
     """
     records = [read_record(path) for path in sorted(Path(root).glob("*-dev-*/record.json"))]
     own = [record for record in records if record["config"]["dataset"] == dataset]
-    if task is not None:
-        own = [record for record in own if _task(record) == task]
+    own = [record for record in own if task is None or _task(record) == task]
     return [record for record in own if _chosen_field(record["config"]["method"])]
 
 
@@ -31,18 +32,16 @@ def grid_scores(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, f
     """Mean dev top-1, mIoU of masks or mAP of boxes (0 to 1), a method and weight of its grid."""
     scores: dict[str, dict[float, list[float]]] = {}
     for record in records:
-        config = record["config"]
-        weight = config[_chosen_field(config["method"])]
-        of_method = scores.setdefault(config["method"], {})
-        metric = TASKS[_task(record)].metric
-        of_method.setdefault(weight, []).append(record["results"][metric])
+        method, score = record["config"]["method"], record["results"][TASKS[_task(record)].metric]
+        weight = record["config"][_chosen_field(method)]
+        scores.setdefault(method, {}).setdefault(weight, []).append(score)
     return {
-        method: {weight: mean(values) for weight, values in sorted(of_method.items())}
-        for method, of_method in scores.items()
+        method: {weight: mean(grid[weight]) for weight in sorted(grid)}
+        for method, grid in scores.items()
     }
 
 
-def choose(scores: Mapping[str, Mapping[float, float]]) -> dict[str, dict[str, float]]:
+def choose(scores: Scores) -> dict[str, dict[str, float]]:
     """The weight with the best dev score of each method; the smaller one on a tie.
 
     Raises:
@@ -51,8 +50,8 @@ def choose(scores: Mapping[str, Mapping[float, float]]) -> dict[str, dict[str, f
     sizes = {method: len(grid) for method, grid in scores.items()}
     if len(set(sizes.values())) > 1:
         raise KdlibError(f"The methods' grids differ in size ({sizes}); run PROFILE=tune to end.")
-    best = _best(scores)
-    return {method: {_chosen_field(method): float(f"{best[method]:g}")} for method in sorted(best)}
+    best = sorted(_best(scores).items())
+    return {method: {_chosen_field(method): float(f"{weight:g}")} for method, weight in best}
 
 
 def write_tuned(root: Path, dataset: str) -> Path:
@@ -72,13 +71,13 @@ def write_tuned(root: Path, dataset: str) -> Path:
     return path
 
 
-def at_edge(scores: Mapping[str, Mapping[float, float]]) -> list[str]:
+def at_edge(scores: Scores) -> list[str]:
     """Methods whose best weight is the smallest or largest tried: another might be better yet."""
-    edges = {method: (min(grid), max(grid)) for method, grid in scores.items()}
-    return [method for method, weight in sorted(_best(scores).items()) if weight in edges[method]]
+    best = sorted(_best(scores).items())
+    return [one for one, weight in best if weight in (min(scores[one]), max(scores[one]))]
 
 
-def _best(scores: Mapping[str, Mapping[float, float]]) -> dict[str, float]:
+def _best(scores: Scores) -> dict[str, float]:
     return {method: max(sorted(grid), key=grid.__getitem__) for method, grid in scores.items()}
 
 

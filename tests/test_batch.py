@@ -1,10 +1,13 @@
 """A job of a batch: a failure is tried again, a mistake is not."""
 
+import json
+
 import nbformat
 import pytest
 
 from kdlib.errors import EXIT_FAILED, EXIT_MISTAKE, KdlibError
-from study.jobs import VISIBLE, is_mistake, main
+from study.cli import main
+from study.jobs import VISIBLE, is_mistake
 
 HEAD = "import pathlib, os\ncount = pathlib.Path(place) / 'tries'\n"
 HEAD += "count.write_text(count.read_text() + '|' if count.exists() else '|')\n"
@@ -19,15 +22,15 @@ ENDINGS = {
 def job(tmp_path):
     """Run a notebook that counts its tries, and ends as told."""
 
-    def run(ending: str, attempt: int, *more: str) -> tuple[int, int]:
+    def run(ending: str, attempt: int, gpus: int = 0, place: str = "place") -> tuple[int, int]:
         parameters = nbformat.v4.new_code_cell("place = ''", metadata={"tags": ["parameters"]})
         cells = [parameters, nbformat.v4.new_code_cell(HEAD + ENDINGS[ending])]
         path = tmp_path / "job.ipynb"
         kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
-        given = ["--parameters", f'{{"place": "{tmp_path}"}}', "--attempt", str(attempt)]
+        given = ["--parameters", json.dumps({place: str(tmp_path)}), "--attempt", str(attempt)]
         output = ["--output", str(tmp_path / "out" / "job.ipynb")]
-        status = main([str(path), *output, *given, *more])
+        status = main(["run", str(path), *output, *given, "--gpus", str(gpus)])
         tries = tmp_path / "tries"
         return status, len(tries.read_text()) if tries.exists() else 0
 
@@ -48,13 +51,13 @@ def test_a_mistake_is_made_once_a_batch(job, capsys):
 
 
 def test_a_parameter_that_the_notebook_lacks_is_a_mistake(job, capsys):
-    assert job("well", 1, "--parameters", '{"plaec": 1}') == (EXIT_MISTAKE, 0)
+    assert job("well", 1, place="plaec") == (EXIT_MISTAKE, 0)
     assert "place" in capsys.readouterr().err
 
 
 def test_too_few_gpus_are_a_mistake(job, monkeypatch, capsys):
     monkeypatch.setenv(VISIBLE, "0")
-    assert job("well", 1, "--gpus", "2") == (EXIT_MISTAKE, 0)
+    assert job("well", 1, gpus=2) == (EXIT_MISTAKE, 0)
     assert "gpus_per_job=1" in capsys.readouterr().err
 
 

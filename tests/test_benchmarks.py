@@ -30,7 +30,7 @@ from benchmarks.timing import (
 )
 from kdlib.data.batches import Batches
 from study.export import machine_name
-from study.figures.cost import read_costs
+from study.figures.comparison import read_costs
 from study.notebooks import check_parameters
 from study.pages import SPEED, page, section_text
 from study.profiles import expand

@@ -6,6 +6,7 @@ That their outputs are still what they compute, nbval checks (`make test`).
 import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import matplotlib as mpl
@@ -31,6 +32,7 @@ ABSOLUTE = re.compile(
 SETTING = {"epochs": 5, "teacher_epochs": 7, "learning_rate": 0.2, "precision": "auto"}
 
 
+@cache
 def read(path):
     return nbformat.read(path, as_version=4)
 
@@ -39,85 +41,8 @@ def code_cells(path):
     return [cell for cell in read(path).cells if cell.cell_type == "code"]
 
 
-def prose(path):
-    return "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
-
-
 def of_each(paths):
     return pytest.mark.parametrize("path", paths, ids=[path.stem for path in paths])
-
-
-def test_numbers_follow_one_another():
-    assert [int(path.stem[:2]) for path in MAIN] == list(range(len(MAIN)))
-
-
-@of_each(MAIN + SOLUTIONS)
-def test_the_first_cell_has_a_title_and_says_how_long_it_takes(path):
-    first = read(path).cells[0]
-    assert first.cell_type == "markdown" and first.source.startswith("# ")
-    assert "*Time:*" in first.source
-
-
-@of_each(MAIN)
-def test_the_first_cell_says_what_is_learned_and_what_comes_before_and_after(path):
-    first, place = read(path).cells[0].source, MAIN.index(path)
-    assert "**You will learn**" in first
-    neighbours = MAIN[max(0, place - 1) : place] + MAIN[place + 1 : place + 2]
-    assert all(neighbour.name in LINK.findall(first) for neighbour in neighbours)
-
-
-@of_each(MAIN + SOLUTIONS)
-def test_the_second_code_cell_holds_the_parameters_each_with_a_comment(path):
-    tagged = ["parameters" in cell.metadata.get("tags", []) for cell in code_cells(path)]
-    assert tagged[1] and sum(tagged) == 1
-    source = code_cells(path)[1].source
-    lines = source.splitlines()
-    for statement in ast.parse(source).body:
-        assert isinstance(statement, ast.Assign)
-        assert "#" in lines[statement.end_lineno - 1], lines[statement.lineno - 1]
-
-
-@of_each(MAIN)
-def test_a_notebook_is_neither_a_stub_nor_a_book(path):
-    assert FEWEST_CELLS <= len(read(path).cells) <= MOST_CELLS
-
-
-@of_each(MAIN + SOLUTIONS)
-def test_no_cell_is_long_but_the_list_of_parameters(path):
-    cells = [c for c in code_cells(path) if "parameters" not in c.metadata.get("tags", [])]
-    assert max(len(cell.source.splitlines()) for cell in cells) <= MOST_LINES
-
-
-@of_each(MAIN + SOLUTIONS)
-def test_outputs_are_stored_and_none_is_an_error(path):
-    cells = code_cells(path)
-    assert all(cell.execution_count for cell in cells if cell.source.strip())
-    outputs = [output for cell in cells for output in cell.outputs]
-    assert outputs and all(output.output_type != "error" for output in outputs)
-
-
-@of_each(MAIN + SOLUTIONS)
-def test_it_is_quick_to_read_on_the_web(path):
-    assert path.stat().st_size < MOST_BYTES
-
-
-@of_each(MAIN)
-def test_it_ends_with_exercises_that_have_solutions(path):
-    solutions = f"solutions/{path.stem}_solutions.ipynb"
-    assert "## Exercises" in prose(path) and solutions in LINK.findall(read(path).cells[-1].source)
-    assert (NOTEBOOKS / solutions).exists()
-
-
-@of_each(SOLUTIONS)
-def test_solutions_belong_to_a_notebook_and_lead_back_to_it(path):
-    notebook = f"{path.stem.removesuffix('_solutions')}.ipynb"
-    assert NOTEBOOKS / notebook in MAIN and f"../{notebook}" in LINK.findall(prose(path))
-
-
-@of_each(MAIN + SOLUTIONS)
-def test_links_lead_somewhere(path):
-    targets = {link.split("#")[0] for link in LINK.findall(prose(path)) if "://" not in link}
-    assert [target for target in targets if not (path.parent / target).exists()] == []
 
 
 def texts(path):
@@ -131,8 +56,45 @@ def texts(path):
 
 
 @of_each(MAIN + SOLUTIONS)
-def test_no_path_of_anybody_s_disk_is_in_it(path):
-    assert [text for text in texts(path) if ABSOLUTE.search(text)] == []
+def test_every_notebook_says_its_title_and_time_and_has_stored_outputs(path):
+    first, cells = read(path).cells[0], code_cells(path)
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    assert "*Time:*" in first.source
+    assert all(cell.execution_count for cell in cells if cell.source.strip())
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert outputs and all(output.output_type != "error" for output in outputs)
+    assert path.stat().st_size < MOST_BYTES  # quick to read on the web
+    assert [text for text in texts(path) if ABSOLUTE.search(text)] == []  # of anybody's disk
+
+
+@of_each(MAIN + SOLUTIONS)
+def test_the_second_code_cell_holds_the_parameters_each_with_a_comment_and_no_other_is_long(path):
+    tagged = ["parameters" in cell.metadata.get("tags", []) for cell in code_cells(path)]
+    assert tagged[1] and sum(tagged) == 1
+    first, parameters, *others = (cell.source for cell in code_cells(path))
+    lines = parameters.splitlines()
+    for statement in ast.parse(parameters).body:
+        assert isinstance(statement, ast.Assign)
+        assert "#" in lines[statement.end_lineno - 1], lines[statement.lineno - 1]
+    assert max(len(source.splitlines()) for source in (first, *others)) <= MOST_LINES
+
+
+@of_each(MAIN + SOLUTIONS)
+def test_links_lead_somewhere_and_from_each_notebook_to_its_neighbours_and_solutions(path):
+    links = [LINK.findall(c.source) for c in read(path).cells if c.cell_type == "markdown"]
+    targets = {link.split("#")[0] for found in links for link in found if "://" not in link}
+    assert [target for target in targets if not (path.parent / target).exists()] == []
+    if path in SOLUTIONS:
+        notebook = f"{path.stem.removesuffix('_solutions')}.ipynb"
+        assert NOTEBOOKS / notebook in MAIN and f"../{notebook}" in targets
+        return
+    assert FEWEST_CELLS <= len(read(path).cells) <= MOST_CELLS
+    place, cells = MAIN.index(path), read(path).cells
+    assert int(path.stem[:2]) == place and "**You will learn**" in cells[0].source
+    neighbours = MAIN[max(0, place - 1) : place] + MAIN[place + 1 : place + 2]
+    assert {neighbour.name for neighbour in neighbours} <= set(links[0])
+    assert any("## Exercises" in cell.source for cell in cells)
+    assert f"solutions/{path.stem}_solutions.ipynb" in LINK.findall(cells[-1].source)
 
 
 # The notebooks that only read records, on records that are not all there.
@@ -172,21 +134,14 @@ def show(source, name, names):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    root = tmp_path_factory.mktemp("whole")
-    write_grid(root, TOP1, **SETTING)
-    return write_grid(root, ("student", "at", "dct"), attentions=(1, 3), **SETTING)
-
-
-@pytest.fixture(scope="module")
-def one_seed(tmp_path_factory):
-    root = tmp_path_factory.mktemp("one_seed")
-    return write_grid(root, ("student", "at", "dct"), seeds=[0], **SETTING)
-
-
-@pytest.fixture(scope="module")
-def no_teacher(tmp_path_factory):
-    return write_grid(tmp_path_factory.mktemp("no_teacher"), ("student",), [0, 1], **SETTING)
+def root(tmp_path_factory):
+    """Folders of records, by what is in them."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("whole", "one_seed", "no_teacher")}
+    write_grid(folders["whole"], TOP1, **SETTING)
+    write_grid(folders["whole"], ("student", "at", "dct"), attentions=(1, 3), **SETTING)
+    write_grid(folders["one_seed"], ("student", "at", "dct"), seeds=[0], **SETTING)
+    write_grid(folders["no_teacher"], ("student",), [0, 1], **SETTING)
+    return folders
 
 
 def roots(name, folder):
@@ -195,41 +150,68 @@ def roots(name, folder):
     return {"records_root": str(folder), **own}
 
 
-def test_comparing_reads_its_verdicts_from_the_records(run, whole):
-    text = run("06_compare", **roots("06_compare", whole))
-    assert "**DCT beats AT: holds.**" in text and "**The absolute value helps: " in text
-    assert "has no run on the dev split of scenes" in text
-    assert "The highest mean of 13 methods is that of DCT + KD" in text
+@pytest.mark.parametrize(
+    ("name", "records", "given", "said"),
+    [
+        (
+            "06_compare", "whole", {},
+            ["**DCT beats AT: holds.**", "**The absolute value helps: ",
+             "has no run on the dev split of scenes",
+             "The highest mean of 13 methods is that of DCT + KD"],
+        ),
+        (
+            "06_compare", "one_seed", {},
+            ["**DCT beats AT: undecided at n=1.**", "one seed decides nothing",
+             "**DCT + KD beats KD: not tested here.** It needs `dct+kd` and `kd`",
+             "this figure needs dct and parseval_twin, each with two seeds"],
+        ),
+        ("06_compare", "no_teacher", {}, ["0 of", "this figure needs two methods"]),
+        (
+            "07_attentions", "whole", {},
+            ["attentions in these records: 1 2 3",
+             "The gain grows (points for each attention more): holds"],
+        ),
+        (
+            "07_attentions", "one_seed", {},
+            ["make reproduce PROFILE=attentions", "undecided at n=1"],
+        ),
+        ("07_attentions", "no_teacher", {}, ["dct and at are missing"]),
+        (
+            "08_analyses", "one_seed", {},
+            ["nothing for attention_maps yet", "nothing for map_spectra yet",
+             "nothing for calibration yet", "nothing for robustness yet",
+             "make reproduce PROFILE=tune", "PROFILE=full"],
+        ),
+        (
+            "14_ledger", "whole", {},
+            ["release_a: +7", "direction: stand-in: agrees", "methods that both have"],
+        ),
+        (
+            "14_ledger", "one_seed", {"cell_method": "AT"},
+            [" points over the student, n = 1", "was made from other records"],
+        ),
+        ("14_ledger", "no_teacher", {"cell_method": "AT"}, ["at: has no runs here"]),
+    ],
+)  # fmt: skip
+def test_a_notebook_reads_whatever_records_there_are(run, root, name, records, given, said):
+    text = run(name, **roots(name, root[records]), **given)
+    assert [one for one in said if one not in text] == []
 
 
-def test_comparing_one_seed_decides_nothing(run, one_seed):
-    text = run("06_compare", **roots("06_compare", one_seed))
-    assert "**DCT beats AT: undecided at n=1.**" in text and "one seed decides nothing" in text
-    assert "**DCT + KD beats KD: not tested here.** It needs `dct+kd` and `kd`" in text
-    assert "this figure needs dct and parseval_twin, each with two seeds" in text
-
-
-def test_comparing_nothing_is_no_failure(run, no_teacher):
-    text = run("06_compare", **roots("06_compare", no_teacher))
-    assert "0 of" in text and "this figure needs two methods" in text
-
-
-@pytest.mark.parametrize("name", ["06_compare", "07_attentions", "14_ledger"])
-def test_a_data_set_that_was_not_run_is_said_to_be_missing(name, run, one_seed):
-    with pytest.raises(KdlibError, match="no run of 'fashion_scenes'.*make reproduce DATASET="):
-        run(name, **roots(name, one_seed), dataset="fashion_scenes")
-
-
-def test_the_dial_has_a_trend(run, whole):
-    text = run("07_attentions", **roots("07_attentions", whole))
-    assert "attentions in these records: 1 2 3" in text
-    assert "The gain grows (points for each attention more): holds" in text
-
-
-def test_a_dial_with_one_setting_says_how_to_get_the_others(run, one_seed, no_teacher):
-    text = run("07_attentions", **roots("07_attentions", one_seed))
-    assert "make reproduce PROFILE=attentions" in text and "undecided at n=1" in text
-    assert "dct and at are missing" in run("07_attentions", **roots("07_attentions", no_teacher))
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        *((name, {"dataset": "fashion_scenes"}, "no run of 'fashion_scenes'.*make reproduce DATA")
+          for name in ("06_compare", "07_attentions", "14_ledger")),
+        ("14_ledger", {"cell_method": "CC"}, "No 'CC' in this cell; valid: teacher, student"),
+        *((name, None, "no record.*make reproduce")
+          for name in ("06_compare", "07_attentions", "08_analyses", "13_figures", "14_ledger")),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_said(run, root, tmp_path, name, given, message):
+    folder = tmp_path if given is None else root["one_seed"]
+    with pytest.raises(KdlibError, match=message):
+        run(name, **roots(name, folder), **(given or {}))
 
 
 def test_analyses_are_read_as_far_as_they_go(run, tmp_path):
@@ -247,15 +229,8 @@ def test_analyses_are_read_as_far_as_they_go(run, tmp_path):
     assert "* noise at 0.1: " in text and " 50%" in text
 
 
-def test_without_analyses_it_says_how_to_make_them(run, one_seed):
-    text = run("08_analyses", **roots("08_analyses", one_seed))
-    for name in ("attention_maps", "map_spectra", "calibration", "robustness"):
-        assert f"nothing for {name} yet" in text
-    assert "make reproduce PROFILE=tune" in text and "PROFILE=full" in text
-
-
-def test_figures_are_drawn_as_far_as_records_go_and_the_same_again(run, one_seed, tmp_path):
-    folders = {"figures_root": str(tmp_path), **roots("13_figures", one_seed)}
+def test_figures_are_drawn_as_far_as_records_go_and_the_same_again(run, root, tmp_path):
+    folders = {"figures_root": str(tmp_path), **roots("13_figures", root["one_seed"])}
     text = run("13_figures", **folders)
     assert "training code is loaded: False; records are as they were: True" in text
     assert "nothing to show in noise_gauge" in text and "no record explains: none" in text
@@ -264,26 +239,3 @@ def test_figures_are_drawn_as_far_as_records_go_and_the_same_again(run, one_seed
     again = run("13_figures", **folders)
     assert f"{drawn + 1} files are as they were; 0 are not" in again
     assert "no record explains: stray.png" in again
-
-
-def test_the_ledger_is_made_from_whatever_records_there_are(run, whole, one_seed, no_teacher):
-    text = run("14_ledger", **roots("14_ledger", whole))
-    assert "release_a: +7" in text and "direction: stand-in: agrees" in text
-    assert "methods that both have" in text
-    text = run("14_ledger", **roots("14_ledger", one_seed), cell_method="AT")
-    assert re.search(r"at: \+\d\.\d\d points over the student, n = 1", text)
-    assert "was made from other records" in text
-    assert "at: has no runs here" in run(
-        "14_ledger", **roots("14_ledger", no_teacher), cell_method="AT"
-    )
-
-
-def test_a_published_method_that_there_is_not_is_refused(run, one_seed):
-    with pytest.raises(KdlibError, match="No 'CC' in this cell; valid: teacher, student"):
-        run("14_ledger", **roots("14_ledger", one_seed), cell_method="CC")
-
-
-def test_without_any_record_it_says_how_to_make_some(run, tmp_path):
-    for name in ("06_compare", "07_attentions", "08_analyses", "13_figures", "14_ledger"):
-        with pytest.raises(KdlibError, match="no record.*make reproduce"):
-            run(name, **roots(name, tmp_path))

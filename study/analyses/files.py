@@ -91,21 +91,15 @@ def _from_jpegs(tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
 
 def write_analysis(directory: Path, analysis: Mapping[str, Any]) -> Path:
     """Write the analysis of a run beside its record: a line a key, numbers with six digits."""
+    whole = json.dumps(analysis, allow_nan=False)
+    rounded = json.loads(whole, parse_float=lambda text: float(f"{float(text):.{DIGITS}g}"))
     lines = (
-        f"{json.dumps(name)}: {json.dumps(_rounded(value), sort_keys=True, allow_nan=False)}"
-        for name, value in sorted(analysis.items())
+        f"{json.dumps(name)}: {json.dumps(value, sort_keys=True)}"
+        for name, value in sorted(rounded.items())
     )
     path = Path(directory) / ANALYSIS_FILE
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
     return path
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}")
-    if isinstance(value, Mapping):
-        return {name: _rounded(one) for name, one in value.items()}
-    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def read_analysis(path: Path) -> dict[str, Any]:

@@ -47,14 +47,11 @@ def analyse(
     maps_seed: int = 0,
     progress: bool = True,
 ) -> list[Path]:
-    """Analyse the finished runs of a folder that were tested on a test set; one at a time.
+    """Analyse the finished runs of a folder that were tested on a test set; returns what it wrote.
 
     What is done stays done: killed and repeated, it goes on where it was. Runs without weights
     (as where records are committed) are passed over; those of ``maps_seed`` keep their attention
     maps and answers too. Of ``methods``, ``teacher`` stands for the networks that taught.
-
-    Returns:
-        The analyses written, in the order of the runs.
 
     Raises:
         KdlibError: an unknown method, no run of these, none of them with weights, no data.
@@ -67,12 +64,8 @@ def analyse(
             "folder that the runs were trained in."
         )
     waiting = [row for row in trained if not _is_done(row, maps_seed)]
-    written = []
-    with tqdm(waiting, desc="analyses", unit="run", disable=not progress) as bar:
-        for row in bar:
-            bar.set_postfix_str(f"{row['label']} s{row['init_seed']}")
-            written.append(_analyse_run(row, data_root, maps_seed))
-    return written
+    bar = tqdm(waiting, desc="analyses", unit="run", disable=not progress)
+    return [_analyse_run(row, data_root, maps_seed) for row in bar]
 
 
 def chosen_runs(
@@ -106,6 +99,7 @@ def _is_done(row: Mapping[str, Any], maps_seed: int) -> bool:
 
 
 def _analyse_run(row: Mapping[str, Any], data_root: Path | None, maps_seed: int) -> Path:
+    """Calibration is measured on all images, robustness, spectra and answers on the first 2,000."""
     directory = Path(row["directory"])
     record = read_record(directory / "record.json")
     config, precision = RunConfig(**record["config"]), record["provenance"]["precision"]
@@ -113,38 +107,27 @@ def _analyse_run(row: Mapping[str, Any], data_root: Path | None, maps_seed: int)
     network = trained_network(config, directory.parent, len(data.classes))
     network = network.to(memory_format=torch.channels_last)
     if config.init_seed == maps_seed:
-        answers = answers_of(network, data, precision, pictures=row["label"] == "teacher")
+        part = data.first(IMAGES)
+        answers = predict(network, part, precision=precision).argmax(1)
+        shown = tuple(pixels_of(part.first(PICTURES))) if row["label"] == "teacher" else ()
         files.save_maps(directory, attention_maps_of(network, data))
-        files.save_answers(directory, answers)
-    return files.write_analysis(directory, analysis_of(network, data, config, precision))
+        files.save_answers(directory, Answers(part.labels, answers, data.classes, shown))
+    source = provenance(config, "cpu", precision, data.fingerprint)
+    source["versions"]["torchmetrics"] = version("torchmetrics")
+    analysis = {
+        "schema_version": 1, "run_id": config.run_id, "config_hash": config.config_hash,
+        "images": min(IMAGES, len(data)),
+        "calibration": calibration(predict(network, data, precision=precision), data.labels),
+        "robustness": robustness(network, data, precision),
+        "spectra": mean_spectra(network, data), "provenance": source,
+    }  # fmt: skip
+    return files.write_analysis(directory, analysis)
 
 
 @lru_cache(maxsize=1)
 def _test_data(data_root: Path | None, dataset: str, test_size: int | None, **of: Any) -> ImageData:
     """The test set; kept for the next run, which is likely to be on it too."""
     return load_data(dataset, "test", size=test_size, data_root=data_root, **of)
-
-
-def analysis_of(
-    network: nn.Module, data: ImageData, config: RunConfig, precision: str
-) -> dict[str, Any]:
-    """All that ``analysis.json`` says of a network, on the test set ``data``.
-
-    Calibration is measured on all images, in the ``precision`` in which the record's accuracy
-    was; robustness and spectra on the first 2,000.
-    """
-    source = provenance(config, "cpu", precision, data.fingerprint)
-    source["versions"]["torchmetrics"] = version("torchmetrics")
-    return {
-        "schema_version": 1,
-        "run_id": config.run_id,
-        "config_hash": config.config_hash,
-        "images": min(IMAGES, len(data)),
-        "calibration": calibration(predict(network, data, precision=precision), data.labels),
-        "robustness": robustness(network, data, precision),
-        "spectra": mean_spectra(network, data),
-        "provenance": source,
-    }
 
 
 def pixels_of(data: ImageData) -> Tensor:
@@ -158,14 +141,6 @@ def _chunks(data: ImageData) -> Iterator[tuple[ImageData, Tensor]]:
     """The first 2,000 images, some at a time, with their positions."""
     for positions in torch.arange(min(IMAGES, len(data))).split(CHUNK):
         yield data.part(int(positions[0]), int(positions[-1]) + 1), positions
-
-
-def answers_of(network: nn.Module, data: ImageData, precision: str, pictures: bool) -> Answers:
-    """Answers to the first 2,000 images, with the first 60 as ``pictures`` if wanted."""
-    part = data.first(IMAGES)
-    answers = predict(network, part, precision=precision).argmax(1)
-    images = tuple(pixels_of(part.first(PICTURES))) if pictures else ()
-    return Answers(part.labels, answers, data.classes, images)
 
 
 def attention_maps_of(network: nn.Module, data: ImageData) -> AttentionMaps:
@@ -183,10 +158,7 @@ def attention_maps_of(network: nn.Module, data: ImageData) -> AttentionMaps:
 
 
 def shown_positions(labels: Tensor, classes: int, count: int = SHOWN) -> list[int]:
-    """The first image of each of ``count`` classes that lie evenly among all; no choice by eye.
-
-    Classes of which there is no image are passed over.
-    """
+    """The first image, if any, of each of ``count`` classes that lie evenly among all."""
     wanted = dict.fromkeys(place * classes // count for place in range(count))
     found = ((labels == one).nonzero().flatten().tolist() for one in wanted)
     return [places[0] for places in found if places]
@@ -202,13 +174,9 @@ def _as_bytes(maps: Tensor) -> Tensor:
 def calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """Does confidence say how often a network is right? (Guo et al. 2017, arXiv 1706.04599).
 
-    Args:
-        logits: (N, K).
-        labels: (N,).
-
-    Returns:
-        ``ece``, the expected calibration error, 0..1; ``count``, ``confidence`` and ``accuracy``
-        of each of 15 equally wide bins of confidence (means, ``None`` where a bin is empty).
+    Of logits (N, K) and labels (N,): ``ece``, the expected calibration error, 0..1; ``count``,
+    ``confidence`` and ``accuracy`` of each of 15 equally wide bins of confidence (means, ``None``
+    where a bin is empty).
     """
     from torchmetrics.functional.classification import multiclass_calibration_error  # 10 s
 
@@ -218,12 +186,10 @@ def calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     edges = torch.linspace(0, 1, BINS + 1)
     place = torch.bucketize(confidence.float(), edges, right=True) - 1
     count = torch.bincount(place, minlength=BINS).tolist()
-    found = {"confidence": confidence, "accuracy": (predicted == labels).double()}
-    sums = {name: torch.bincount(place, one, BINS).tolist() for name, one in found.items()}
-    means = {
-        name: [total / n if n else None for total, n in zip(own, count, strict=True)]
-        for name, own in sums.items()
-    }
+    means = {}
+    for name, one in {"confidence": confidence, "accuracy": (predicted == labels).double()}.items():
+        sums = zip(torch.bincount(place, one, BINS).tolist(), count, strict=True)
+        means[name] = [total / n if n else None for total, n in sums]
     return {"ece": ece.item(), "count": count, **means}
 
 

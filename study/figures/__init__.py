@@ -15,18 +15,11 @@ if TYPE_CHECKING:
 
 
 class Entry(NamedTuple):
-    """Where a figure is, and the runs that one such figure is drawn from.
-
-    Attributes:
-        module: of :mod:`study.figures`.
-        split: ``train`` for runs that the test set judged, ``dev`` for those that chose weights.
-        free: fields of the configuration in which they may differ; none: runs of one setting.
-        task: what was asked of the networks (:mod:`kdlib.tasks`).
-    """
+    """Where a figure is, and the runs that one such figure is drawn from."""
 
     module: str
-    split: str = "train"
-    free: tuple[str, ...] = ()
+    split: str = "train"  # judged by the test set; dev: those that chose weights
+    free: tuple[str, ...] = ()  # fields in which the runs may differ; none: runs of one setting
     task: str = "classification"
 
 
@@ -48,13 +41,13 @@ FIGURES = {
     "transform_ablation": Entry("ablations"),
     "class_changes": Entry("analyses"),
     "correct_incorrect": Entry("analyses"),
-    "accuracy_cost": Entry("cost"),
+    "accuracy_cost": Entry("comparison"),
     "detection_gain": Entry("detection", task="detection"),
     "error_types": Entry("detection", task="detection"),
     "detection_iou": Entry("detection", task="detection"),
     "detection_ablations": Entry("detection", free=("student",), task="detection"),
     "detection_weights": Entry("detection", split="dev", task="detection"),
-    "detection_cost": Entry("cost", task="detection"),
+    "detection_cost": Entry("comparison", task="detection"),
 }
 
 
@@ -67,13 +60,8 @@ def draw_all(records_root: Path, out: Path) -> list[Path]:
     """Draw every figure of every setting that has something to show into ``out``.
 
     Names are ``figure-dataset-a2``, with the student's network where it is not the usual one,
-    and with the setting's hash where two settings would still share a name.
-
-    Returns:
-        The files written: pdf, png and provenance of each figure.
-
-    Raises:
-        KdlibError: no records, or a damaged one.
+    and with the setting's hash where two settings would still share a name. Returns the files
+    written: pdf, png and provenance of each figure.
     """
     from study.figures.style import figure_provenance, save_figure
 
@@ -95,9 +83,7 @@ def drawings(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
         students = own[own["setting"].isin(student_settings(own))]
         for slug, group in _slugs(students, free):
             runs = with_teachers(own, group)
-            for name in FIGURES:
-                if FIGURES[name][1:] == scope:
-                    yield name, slug, runs
+            yield from ((name, slug, runs) for name in FIGURES if FIGURES[name][1:] == scope)
 
 
 def _slugs(students: pd.DataFrame, free: tuple[str, ...]) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -109,15 +95,13 @@ def _slugs(students: pd.DataFrame, free: tuple[str, ...]) -> Iterator[tuple[str,
     groups = students.groupby([c for c in columns if c not in own], dropna=False)
     # Students that nobody taught have nothing beside them, and take no name away from others.
     taught = [group for _, group in groups if (group["teacher"] != "none").any()]
-    slugs = [_slug(group.iloc[0], free) for group in taught]
+    slugs = []
+    for first in (group.iloc[0] for group in taught):
+        parts = [first["dataset"]]
+        if "attentions" not in free:
+            parts.append(f"a{first['attentions']}")
+        if "student" not in free and first["student"] != RunConfig().student:
+            parts.append(first["student"])
+        slugs.append("-".join(parts))
     for slug, group in zip(slugs, taught, strict=True):
         yield slug if slugs.count(slug) == 1 else f"{slug}-{group['setting'].iloc[0]}", group
-
-
-def _slug(first: pd.Series, free: tuple[str, ...]) -> str:
-    parts = [first["dataset"]]
-    if "attentions" not in free:
-        parts.append(f"a{first['attentions']}")
-    if "student" not in free and first["student"] != RunConfig().student:
-        parts.append(first["student"])
-    return "-".join(parts)

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kdlib.losses.dct import DCT, PRESETS, SpectralOptions, options_from
-from kdlib.methods import METHODS, parse_method, tuned_field
+from kdlib.methods import method_of, parse_method, tuned_field
 from kdlib.runs import RunConfig
 from study.figures import style, tables
 from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
-from study.names import NEUTRAL, look, method_order, name_of
+from study.names import NEUTRAL, as_text, method_order, name_of
 from study.statistics import smallest_effect
 
 METRICS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "mca": "class mean (%)"}
@@ -30,9 +30,8 @@ SWITCHES = {
 def weight_sensitivity_table(table: pd.DataFrame) -> pd.DataFrame:
     """Every method by its weight, on the dev split: means over the seeds of the grid.
 
-    Columns: ``method``, ``weight`` (of KD itself: that of its term), ``factor`` of the method's
-    default weight, ``top1``, ``top5``, ``mca``, ``n``. Methods without a weight are left out, but
-    for the student alone. Empty where no method has two weights.
+    ``weight`` (of KD itself: that of its term), ``factor`` of the method's default. Methods without
+    a weight are left out, but for the student alone. Empty where no method has two weights.
     """
     runs = tables.students_of(table)
     runs = runs[runs["split"] == "dev"]
@@ -44,14 +43,12 @@ def weight_sensitivity_table(table: pd.DataFrame) -> pd.DataFrame:
     grid = groups[list(METRICS)].mean().assign(n=groups.size()).reset_index()
     if grid.empty or grid["method"].value_counts().max() < 2:
         return pd.DataFrame()
-    grid.insert(2, "factor", grid["weight"] / grid["method"].map(_default))
+    defaults = {
+        one: RunConfig().kd_weight if tuned_field(one) == "kd_weight" else method_of(one).weight
+        for one in grid["method"]
+    }
+    grid.insert(2, "factor", grid["weight"] / grid["method"].map(defaults))
     return tables.in_order(grid, "method", sorted(set(grid["method"]), key=method_order), "factor")
-
-
-def _default(method: str) -> float:
-    if tuned_field(method) == "kd_weight":
-        return RunConfig().kd_weight
-    return METHODS[parse_method(method).base].weight or float("nan")
 
 
 @drawn_from(weight_sensitivity_table)
@@ -69,7 +66,15 @@ def weight_sensitivity(data: pd.DataFrame) -> Figure:
         axes.set_axis_off()
     for axes in panels[max(0, len(bases) - across) : len(bases)]:
         axes.tick_params(labelbottom=True)  # the lowest of each column, which sharing may hide
-    figure.legend(handles=_legend_of_grid(data), loc="outside upper center", ncols=3)
+    # What filled, open and dashed mean, as far as the grid has them.
+    student, with_kd = data["method"] == "student", data["method"].str.endswith("+kd")
+    entries = [
+        (~student & ~with_kd, Line2D([], [], c=NEUTRAL, marker="o", label="alone")),
+        (with_kd, Line2D([], [], c=NEUTRAL, marker="o", mfc="white", label="with KD")),
+        (student, Line2D([], [], c=NEUTRAL, ls="--", label="student alone")),
+    ]
+    found = [entry for rows, entry in entries if rows.any()]
+    figure.legend(handles=found, loc="outside upper center", ncols=3)
     figure.supxlabel("weight / default weight of the method", fontsize=8)
     figure.supylabel("top-1 on the dev split (%)", fontsize=8)
     return figure
@@ -78,26 +83,11 @@ def weight_sensitivity(data: pd.DataFrame) -> Figure:
 def weight_curves(axes: Axes, data: pd.DataFrame, metric: str, methods: list[str]) -> None:
     """A metric over the weight in multiples of the default; dashed: the student alone."""
     for method in methods:
-        own, how = data[data["method"] == method].sort_values("factor"), look(method)
-        axes.plot(
-            own["factor"], 100 * own[metric], how.line, c=how.colour, marker=how.marker,
-            mfc=how.face,
-        )  # fmt: skip
+        own = data[data["method"] == method].sort_values("factor")
+        axes.plot(own["factor"], 100 * own[metric], **style.marks(method))
     for value in data.loc[data["method"] == "student", metric]:
         axes.axhline(100 * value, color=NEUTRAL, ls="--", lw=0.9)
     axes.set_xscale("log")
-
-
-def _legend_of_grid(data: pd.DataFrame) -> list[Line2D]:
-    """What filled, open and dashed mean, as far as the grid has them."""
-    student, with_kd = data["method"] == "student", data["method"].str.endswith("+kd")
-    markers: dict[str, tuple[pd.Series, dict[str, Any]]] = {
-        "alone": (~student & ~with_kd, {"marker": "o"}),
-        "with KD": (with_kd, {"marker": "o", "mfc": "white"}),
-        "student alone": (student, {"ls": "--"}),
-    }
-    found = ((name, how) for name, (rows, how) in markers.items() if rows.any())
-    return [Line2D([], [], c=NEUTRAL, label=name, **how) for name, how in found]
 
 
 def weight_ablation_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -129,8 +119,7 @@ def transform_ablation_table(table: pd.DataFrame) -> pd.DataFrame:
     runs = runs[runs["split"] == "train"]
     rows: list[dict[str, Any]] = []
     for label, own in runs.groupby("label"):
-        changed = _changed(own.iloc[0].to_dict())
-        if changed:
+        if changed := _changed(own.iloc[0].to_dict()):
             switch, value = next(iter(changed.items())) if len(changed) == 1 else ("several", "")
             named = {"switch": switch, "value": value, "label": label}
             rows += tables.gains(runs, [(label, "dct")], **named)
@@ -148,30 +137,22 @@ def _changed(row: dict[str, Any]) -> dict[str, str]:
     equal, levels = "equal_weight", given.pop("level_weights", "equal_weight")
     options = options_from(parts.base if parts.base in PRESETS else "dct", **given)
     own, usual = {**vars(options), "level_weights": levels}, {**vars(DCT), "level_weights": equal}
-    changed = {name: _as_text(own[name]) for name in usual if own[name] != usual[name]}
-    return {**changed, "gate": "on"} if parts.gate else changed
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    changed = {name: own[name] for name in usual if own[name] != usual[name]}
+    words = ("no", "yes")
+    texts = {n: words[v] if isinstance(v, bool) else as_text(v) for n, v in changed.items()}
+    return {**texts, "gate": "on"} if parts.gate else texts
 
 
 @drawn_from(transform_ablation_table)
 def transform_ablation(data: pd.DataFrame) -> Figure:
     """Each switch of the DCT loss turned: difference to ``dct`` with 95 % interval."""
-    figure, (axes,) = new_figure(COLUMN, 0.75 + style.rows_height(len(data)))
+    rows = data[::-1]
+    figure, (axes,) = new_figure(COLUMN, 0.75 + style.rows_height(len(rows)))
     style.no_difference(axes, smallest_effect("top1"))
-    style.forest(axes, data[::-1], _switch_names(data[::-1]))
-    intervals = style.seeds_text(data, "95 % intervals, ")
-    axes.set_xlabel(f"top-1 less DCT (points)\n{intervals}")
+    # Such as "distance: l1"; a method's name where it turns several switches, or beside it.
+    methods = rows["label"].map(name_of)
+    names = (rows["switch"].map(SWITCHES) + ": " + rows["value"]).fillna(methods)
+    names = names.where(~names.duplicated(keep=False), names + " (" + methods + ")")
+    style.forest(axes, rows, names)
+    axes.set_xlabel(f"top-1 less DCT (points)\n{style.seeds_text(data, '95 % intervals, ')}")
     return figure
-
-
-def _switch_names(data: pd.DataFrame) -> list[str]:
-    """Such as ``distance: l1``; a method's name where it turns several switches, or beside it."""
-    methods = data["label"].map(name_of)
-    names = data["switch"].map(SWITCHES) + ": " + data["value"]
-    names = names.fillna(methods)
-    return list(names.where(~names.duplicated(keep=False), names + " (" + methods + ")"))

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from kdlib.data.fashion import OUTFITS
 from kdlib.data.scenes import SCENE_CLASSES
@@ -29,8 +27,8 @@ MOST = 40  # classes in one figure; of more, those that change most in either di
 CLASSES = {"scenes": tuple(SCENE_CLASSES), "fashion_scenes": tuple(OUTFITS)}
 FEWEST = 100  # images of a bin that is drawn: fewer scatter by more than the methods differ
 UNITS = {
-    "noise": "standard deviation of the noise (white is 1)",
-    "occlusion": "hidden share of the image (%)",
+    "noise": ("standard deviation of the noise (white is 1)", 1),
+    "occlusion": ("hidden share of the image (%)", 100),
 }
 
 
@@ -40,10 +38,8 @@ def correct_incorrect_table(table: pd.DataFrame) -> pd.DataFrame:
     Columns: ``position`` (in the test set), ``true`` class, ``label``, ``run_id``, ``answer``,
     ``right``, ``shown``: of the first eight. Attribute ``images``: as the teacher has them.
     """
-    runs = tables.analysed(ANSWERS_FILE, table, ANSWERS_OF)
-    runs = runs.sort_values("init_seed", kind="stable").drop_duplicates("label")
-    paths = {row["label"]: Path(row["directory"]) for row in runs.to_dict("records")}
-    found = {label: load_answers(paths[label]) for label in ANSWERS_OF if label in paths}
+    paths = tables.first_runs(ANSWERS_FILE, table, ANSWERS_OF)
+    found = {label: load_answers(path) for label, path in paths.items()}
     if not {"teacher", "student"} <= set(found):
         return pd.DataFrame()
     teacher, student = found["teacher"], found["student"]
@@ -66,17 +62,20 @@ def correct_incorrect_table(table: pd.DataFrame) -> pd.DataFrame:
 
 @drawn_from(correct_incorrect_table)
 def correct_incorrect(data: pd.DataFrame) -> Figure:
-    """The first such images with every network's answer; a tick marks the right ones.
-
-    The heading says how many of all such images each method gets right.
-    """
+    """The first such images with every network's answer; how many of all each method gets right."""
     images = data[data["shown"]].groupby("position")
     rows = -(-len(images) // COLUMNS)
     side = PAGE / COLUMNS * 0.62
     height = rows * (side + LINE * (data["label"].nunique() + 1)) + 0.45
     figure, panels = new_figure(PAGE, height, COLUMNS, rows, bare=True)
     for axes, (place, answers) in zip(panels, images, strict=False):
-        _answered(axes, data.attrs["images"][place], answers)
+        axes.imshow(as_picture(data.attrs["images"][place]))
+        axes.set_title(answers["true"].iloc[0], fontsize=7, pad=2)
+        own: dict[str, Any] = {"xycoords": "axes fraction", "fontsize": 6.5}
+        for line, row in enumerate(answers.to_dict("records"), 1):
+            mark, colour = ("✓", "black") if row["right"] else (f"✗ {row['answer']}", NEUTRAL)
+            text = f"{name_of(row['label'])}: {mark}"
+            style.note(axes, text, (0.5, 0), (0, -8.3 * line), color=colour, **own)
     shares = data.groupby("label", sort=False)["right"].mean().drop(["teacher", "student"])
     told = ", ".join(f"{name_of(label)} {share:.0%}" for label, share in shares.items())
     count = data["position"].nunique()
@@ -85,21 +84,10 @@ def correct_incorrect(data: pd.DataFrame) -> Figure:
     return figure
 
 
-def _answered(axes: Axes, image: Tensor, answers: pd.DataFrame) -> None:
-    axes.imshow(as_picture(image))
-    axes.set_title(answers["true"].iloc[0], fontsize=7, pad=2)
-    for line, row in enumerate(answers.to_dict("records"), 1):
-        mark, colour = ("✓", "black") if row["right"] else (f"✗ {row['answer']}", NEUTRAL)
-        axes.annotate(
-            f"{name_of(row['label'])}: {mark}", (0.5, 0), xycoords="axes fraction", color=colour,
-            xytext=(0, -8.3 * line), textcoords="offset points", ha="center", fontsize=6.5,
-        )  # fmt: skip
-
-
 def class_changes_table(table: pd.DataFrame) -> pd.DataFrame:
     """Difference in accuracy of each ``class``, paired over seeds: DCT less student, less AT.
 
-    Classes in ascending order of DCT less student. Empty with fewer than two seeds.
+    Classes in ascending order of the first. Empty with fewer than two seeds.
     """
     students, rows = tables.students_of(table), []
     for pair in CHANGES:
@@ -107,10 +95,9 @@ def class_changes_table(table: pd.DataFrame) -> pd.DataFrame:
         for name, values in (method - baseline).items() if len(method) and len(baseline) else ():
             found = comparison_of(values.dropna().to_numpy(), *pair)
             rows += [{"class": name, **vars(found)}] if found.n else []
-    columns = ["class", "method", "baseline", "difference", "low", "high", "n"]
-    changes = pd.DataFrame(rows, columns=columns)
-    if not changes["n"].max() > 1:
+    if max((row["n"] for row in rows), default=0) < 2:
         return pd.DataFrame()
+    changes = pd.DataFrame(rows)[["class", "method", "baseline", "difference", "low", "high", "n"]]
     first = changes[changes["baseline"] == changes["baseline"].iloc[0]]
     order = list(first.sort_values("difference", kind="stable")["class"])
     return tables.in_order(changes, "class", order).reset_index(drop=True)
@@ -127,7 +114,7 @@ def _per_class(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def class_names(dataset: str, count: int) -> tuple[str, ...]:
-    """Names of a data set's classes; ``class 1`` and so on where the records have no names."""
+    """Names of a data set's classes; ``class 1`` and so on where they are not known."""
     known = CLASSES.get(dataset, ())
     return known if len(known) == count else tuple(f"class {n}" for n in range(1, count + 1))
 
@@ -136,8 +123,7 @@ def class_names(dataset: str, count: int) -> tuple[str, ...]:
 def class_changes(data: pd.DataFrame) -> Figure:
     """Difference in accuracy of each class with 95 % interval, those that gain most on top."""
     order = list(dict.fromkeys(data["class"]))
-    if len(order) > MOST:
-        order = order[: MOST // 2] + order[-MOST // 2 :]
+    order = order if len(order) <= MOST else order[: MOST // 2] + order[-MOST // 2 :]
     figure, (axes,) = new_figure(COLUMN, 0.9 + style.rows_height(len(order)))
     style.no_difference(axes)
     series = data[data["class"].isin(order)].groupby(["method", "baseline"], sort=False)
@@ -178,20 +164,16 @@ def _bins(analysis: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 @drawn_from(calibration_table)
 def calibration(data: pd.DataFrame) -> Figure:
-    """Left: accuracy less confidence, by confidence (bins of 100 images at least).
+    """Accuracy less confidence, by confidence (above 0 a network is better than it believes).
 
-    Above 0 a network is better than it believes. Right: the expected calibration error, mean
-    and 95 % interval.
+    Bins of 100 images at least. Right: the expected calibration error, mean and 95 % interval.
     """
     figure, (left, right) = new_figure(PAGE, 2.7, columns=2)
     left.axhline(0, color=NEUTRAL, lw=0.8)
     for label in style.methods_of(data):
-        bins, how = data[(data["label"] == label) & (data["count"] >= FEWEST)], look(label)
+        bins = data[(data["label"] == label) & (data["count"] >= FEWEST)]
         gap = 100 * (bins["accuracy"] - bins["confidence"])
-        left.plot(
-            100 * bins["confidence"], gap, how.line, c=how.colour, marker=how.marker,
-            mfc=how.face, ms=3.5,
-        )  # fmt: skip
+        left.plot(100 * bins["confidence"], gap, **style.marks(label), ms=3.5)
     left.set(xlabel="confidence (%)", ylabel="accuracy less confidence (points)")
     errors = data.drop_duplicates("label").sort_values("ece", ascending=False)
     style.forest(right, errors, errors["label"].map(name_of), "ece")
@@ -220,9 +202,9 @@ def robustness(data: pd.DataFrame) -> Figure:
     kinds = data.groupby("corruption")
     figure, panels = new_figure(PAGE, 2.7, columns=len(kinds), sharey=True)
     for axes, (kind, own) in zip(panels, kinds, strict=True):
-        unit = 100 if kind == "occlusion" else 1
+        name, unit = UNITS[kind]
         style.curves(axes, own.assign(level=unit * own["level"]), "level")
-        axes.set_xlabel(UNITS.get(kind, kind))
+        axes.set_xlabel(name)
     panels[0].set_ylim(max(0, 100 * data["mean"].min() - 10), 100)
     panels[0].set_ylabel("top-1 accuracy (%)")
     style.legend(figure, style.methods_of(data))

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,10 +84,7 @@ def _stage_dots(axes: Axes, data: pd.DataFrame, scale: float) -> None:
 
 
 def map_spectra_table(table: pd.DataFrame) -> pd.DataFrame:
-    """``mean`` share (with interval) of the maps' AC energy by ``stage``, ``label``, ``frequency``.
-
-    Frequencies are radial, in half periods per image.
-    """
+    """``mean`` share of the maps' AC energy by ``stage``, ``label``, radial ``frequency``."""
     rows = tables.from_analyses(table, _shares, SPECTRA_OF)
     return tables.with_interval(rows, ["stage", "label", "frequency"], "share")
 
@@ -117,24 +113,20 @@ def map_spectra(data: pd.DataFrame) -> Figure:
 def attention_maps_table(table: pd.DataFrame) -> pd.DataFrame:
     """A row a network and image, of one run a network; empty without the teacher's maps.
 
-    Columns: ``label``, ``run_id``, ``position`` (in the test set), ``true`` and ``predicted``
-    class, ``digest`` of the maps' file. Attribute ``maps``: what is drawn, by label.
+    ``position`` (in the test set), ``true`` and ``predicted`` class, ``digest`` of the maps' file.
+    Attribute ``maps``: what is drawn, by label.
     """
-    runs = tables.analysed(MAPS_FILE, table, MAPS_OF).sort_values("init_seed")
-    first = runs.groupby("label")["directory"].first()
-    if "teacher" not in first:
+    paths = tables.first_runs(MAPS_FILE, table, MAPS_OF)
+    if "teacher" not in paths:
         return pd.DataFrame()
-    paths = {label: Path(first[label]) for label in MAPS_OF if label in first}
-    maps = {label: load_maps(path) for label, path in paths.items()}
-    found = pd.concat([_images(label, paths[label], own) for label, own in maps.items()])
+    maps, parts = {label: load_maps(path) for label, path in paths.items()}, []
+    for label, own in maps.items():
+        digest = hashlib.sha256((paths[label] / MAPS_FILE).read_bytes()).hexdigest()[:12]
+        images = {"position": own.positions, "true": own.labels, "predicted": own.predicted}
+        parts.append({"label": label, "run_id": paths[label].name, **images, "digest": digest})
+    found = pd.concat(map(pd.DataFrame, parts), ignore_index=True)
     found.attrs["maps"] = maps
-    return found.reset_index(drop=True)
-
-
-def _images(label: str, path: Path, maps: AttentionMaps) -> pd.DataFrame:
-    digest = hashlib.sha256((path / MAPS_FILE).read_bytes()).hexdigest()[:12]
-    images = {"position": maps.positions, "true": maps.labels, "predicted": maps.predicted}
-    return pd.DataFrame({"label": label, "run_id": path.name, **images, "digest": digest})
+    return found
 
 
 @drawn_from(attention_maps_table)
@@ -149,12 +141,12 @@ def attention_maps(data: pd.DataFrame) -> Figure:
     none = {"wspace": 0, "hspace": 0}
     figure, panels = new_figure(PAGE, height, columns, rows, bare=True, gridspec_kw=none)
     figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0))
-    for row in range(rows):
-        _map_row(panels[row * columns : (row + 1) * columns], maps, row)
+    for row, cells in enumerate(np.array(panels).reshape(rows, columns)):
+        _map_row(list(cells), maps, row)
     return figure
 
 
-def _map_row(panels: list[Axes], maps: dict[str, AttentionMaps], row: int) -> None:
+def _map_row(panels: Sequence[Axes], maps: dict[str, AttentionMaps], row: int) -> None:
     """The image; then for each stage what each network attends to, as coloured cells on grey."""
     teacher = maps["teacher"]
     image = teacher.images[row]

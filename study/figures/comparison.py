@@ -1,18 +1,32 @@
-"""Methods compared by their accuracy."""
+"""Methods compared by their accuracy, and by what they cost."""
+
+import json
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
+from kdlib.errors import KdlibError
 from study.figures import style, tables
-from study.figures.style import COLUMN, ROW, drawn_from, new_figure
+from study.figures.style import COLUMN, PAGE, ROW, drawn_from, new_figure
 from study.names import NEUTRAL, PALETTE, TEACHER_COLOUR, difference_name, look, name_of
-from study.records import load_histories, student_settings
-from study.statistics import paired_comparison, paired_values, smallest_effect, verdicts
+from study.records import load_histories
+from study.statistics import main_runs, paired_comparison, paired_values, smallest_effect, verdicts
 
 NOISE_PAIR = ("dct", "parseval_twin")
 GAUGED = (NOISE_PAIR, ("dct", "at_equal_scale"), ("dct", "release_a"), ("dct", "at"), ("dct", "kd"))
 PAIRS = ((PALETTE[0], "o"), (PALETTE[1], "D"), (PALETTE[2], "s"), (PALETTE[4], "^"))
+# Written by `python -m benchmarks methods`.
+COSTS = Path(__file__).parents[2] / "benchmarks" / "results" / "methods" / "costs.json"
+DETECTOR_COSTS = COSTS.with_name("detectors.json")
+FEWEST = 3  # methods, for there to be something to weigh
+SAME = ["student", "image_size"]  # of a run and the measurement, beside the teacher if it has one
+# Some methods double a step's cost, most add a few percent: beyond LINEAR percent the axis is
+# logarithmic where costs reach WIDE.
+LINEAR, WIDE = 10, 50
+AXES = {"time": "time of a step over its floor (%)", "memory": "peak memory over its floor (%)"}
 
 
 def method_accuracy_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -36,12 +50,11 @@ def method_accuracy(data: pd.DataFrame) -> Figure:
     order = list(students.groupby(alone)["mean"].first().sort_values().index)
     figure, (axes,) = new_figure(COLUMN, 0.7 + style.rows_height(len(order)))
     for label, colour in (("teacher", TEACHER_COLOUR), ("student", NEUTRAL)):
-        for mean in data.loc[data["label"] == label, "mean"].head(1):
-            axes.axvline(100 * mean, color=colour, ls="--", lw=0.9)
-            axes.annotate(
-                label, (100 * mean, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
-                textcoords="offset points", ha="center", fontsize=7, color=colour,
-            )  # fmt: skip
+        for mean in 100 * data.loc[data["label"] == label, "mean"].head(1):
+            axes.axvline(mean, color=colour, ls="--", lw=0.9)
+            style.note(
+                axes, label, (mean, 1), (0, 2), xycoords=("data", "axes fraction"), color=colour
+            )
     for label, runs in students.groupby("label"):
         row = order.index(label.replace("+kd", ""))
         style.seed_points(axes, label, runs["top1"], row)
@@ -65,8 +78,8 @@ def paired_differences(data: pd.DataFrame) -> Figure:
     claims = data[::-1].assign(label=data["method"])
     figure, (axes,) = new_figure(COLUMN, 0.75 + style.rows_height(len(claims)))
     style.no_difference(axes, smallest_effect("top1"))
+    beside = ("axes fraction", "data")
     for row, verdict in enumerate(claims["verdict"]):
-        beside = ("axes fraction", "data")
         axes.annotate(verdict, (1.02, row), xycoords=beside, va="center", fontsize=6.5)
     style.forest(axes, claims, map(difference_name, claims["method"], claims["baseline"]))
     axes.set_xlabel("difference in top-1 (points)")
@@ -95,29 +108,26 @@ def training_curves(data: pd.DataFrame) -> Figure:
 
 
 def noise_gauge_table(table: pd.DataFrame) -> pd.DataFrame:
-    """DCT less its twin (nothing but noise), and less its rivals, seed by seed.
+    """DCT less its twin and less its rivals: ``pair``, ``init_seed``, ``difference``, ``noise``.
 
-    Columns: ``pair``, ``init_seed``, ``difference``, ``noise``: the mean difference that this
-    many seeds can resolve, from the scatter of DCT against its twin.
+    The twin differs in nothing but noise. From the scatter about it: the mean difference that so
+    many seeds can resolve.
     """
     runs = tables.students_of(table)
     pairs = [pair for pair in GAUGED if set(pair) <= set(runs["label"])]
     if NOISE_PAIR not in pairs or (noise := paired_comparison(runs, *NOISE_PAIR)).n < 2:
         return pd.DataFrame()
     found = []
-    for pair in pairs:
-        values = paired_values(runs, *pair, "top1").reset_index()
-        difference = values[pair[0]] - values[pair[1]]
-        found.append(values[["init_seed"]].assign(pair=" ".join(pair), difference=difference))
+    for dct, other in pairs:
+        values = paired_values(runs, dct, other, "top1").reset_index()
+        difference = values[dct] - values[other]
+        found.append(values[["init_seed"]].assign(pair=f"{dct} {other}", difference=difference))
     return pd.concat(found, ignore_index=True).assign(noise=noise.resolvable)
 
 
 @drawn_from(noise_gauge_table)
 def noise_gauge(data: pd.DataFrame) -> Figure:
-    """DCT against its twin, which differs in nothing but noise, beside DCT against its rivals.
-
-    The band is the mean difference that so many seeds could tell from noise.
-    """
+    """DCT against its twin and its rivals; the band: what so many seeds cannot tell from noise."""
     pairs = list(dict.fromkeys(data["pair"]))[::-1]
     figure, (axes,) = new_figure(COLUMN, 0.75 + 1.3 * ROW * len(pairs))
     style.no_difference(axes, data["noise"].iloc[0])
@@ -131,19 +141,14 @@ def noise_gauge(data: pd.DataFrame) -> Figure:
 
 
 def attentions_gain_table(table: pd.DataFrame) -> pd.DataFrame:
-    """``attentions`` and the gain of DCT over AT and over the student alone, in every setting.
-
-    Empty with fewer than two values of ``attentions``.
-    """
+    """The gain of DCT over AT and over the student alone, by ``attentions`` (two at least)."""
     rows: list[dict] = []
-    for setting in student_settings(table):
-        runs = table[table["setting"] == setting]
+    for runs in tables.by_setting(table):
         number = int(runs["attentions"].iloc[0])
         rows += tables.gains(runs, (("dct", "at"), ("dct", "student")), attentions=number)
-    found = pd.DataFrame(rows)
-    if found.empty or found["attentions"].nunique() < 2:
+    if len({row["attentions"] for row in rows}) < 2:
         return pd.DataFrame()
-    return found.sort_values(["baseline", "attentions"]).reset_index(drop=True)
+    return pd.DataFrame(rows).sort_values(["baseline", "attentions"], ignore_index=True)
 
 
 @drawn_from(attentions_gain_table)
@@ -163,13 +168,12 @@ def attentions_gain(data: pd.DataFrame) -> Figure:
 
 
 def architecture_gain_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Networks ``student`` and ``teacher``, and the gain of each method over the student alone.
+    """The gain of each method over the student alone, by networks ``student`` and ``teacher``.
 
     Methods that one architecture alone has are left out.
     """
     rows: list[dict] = []
-    for setting in student_settings(table):
-        runs = table[table["setting"] == setting]
+    for runs in tables.by_setting(table):
         for label, own in runs[runs["label"] != "student"].groupby("label", sort=False):
             networks = own.iloc[0][["student", "teacher"]]
             rows += tables.gains(runs, [(label, "student")], **networks)
@@ -191,4 +195,106 @@ def architecture_gain(data: pd.DataFrame) -> Figure:
     style.named_rows(axes, [name_of(method) for method in order.sort_values().index])
     axes.set_xlabel("gain in top-1 over the student alone (points)")
     figure.legend(loc="outside upper center", ncols=1)
+    return figure
+
+
+def accuracy_cost_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Gain over the student alone beside the cost of a step, a row a method without ``+kd``.
+
+    ``time`` and ``memory`` are the step's over those of its floor: a teacher's forward and a plain
+    student's step. ``front``: no method gains more in as little time, where one whose interval
+    reaches down to the floor takes no longer than it. Empty with fewer than ``FEWEST`` methods,
+    and for networks or images of another size than the costs were measured with.
+    """
+    return _weighed(tables.without_variants(tables.students_of(table)), COSTS, "top1")
+
+
+@drawn_from(accuracy_cost_table)
+def accuracy_cost(data: pd.DataFrame) -> Figure:
+    """Gain over the student alone against the cost of a step; a line joins those on the front."""
+    figure = _against_cost(data, "top-1 over the student")
+    for axes, cost in zip(figure.axes, AXES, strict=True):
+        if 100 * (data[cost].max() - 1) > WIDE:
+            axes.set_xscale("symlog", linthresh=LINEAR)
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+    for row in data[data["front"]].to_dict("records"):
+        place = 100 * (row["time"] - 1), 100 * row["gain"]
+        style.note(figure.axes[0], name_of(row["label"]), place, (-4, 3), ha="right")
+    figure.axes[0].margins(x=0.1)  # labels lie to the left
+    return figure
+
+
+def detection_cost_table(table: pd.DataFrame) -> pd.DataFrame:
+    """As :func:`accuracy_cost_table`, of detectors without ablations: ``gain`` is of mAP.
+
+    The floor of a method without a classifier is a plain step.
+    """
+    if table.empty or set(table["task"]) != {"detection"}:
+        return pd.DataFrame()
+    return _weighed(main_runs(tables.students_of(table)), DETECTOR_COSTS, "map")
+
+
+@drawn_from(detection_cost_table)
+def detection_cost(data: pd.DataFrame) -> Figure:
+    """As :data:`accuracy_cost`, of detectors and their mAP."""
+    figure = _against_cost(data, "mAP over the detector alone")
+    for axes in figure.axes:
+        axes.set_xlim(left=min(0, axes.get_xlim()[0]))
+    return figure
+
+
+def _weighed(runs: pd.DataFrame, costs: Path, metric: str) -> pd.DataFrame:
+    """Gain in a metric beside the cost of a step, of the runs that costs were measured for."""
+    if not costs.exists():
+        return pd.DataFrame()
+    plan, measured = read_costs(costs)
+    same = runs[SAME].eq([plan[name] for name in SAME]).all(axis=1)
+    runs = runs[same & runs["teacher"].isin([plan["teacher"], "none"])]
+    found = list(tables.gains(runs, [(one, "student") for one in sorted(measured)], metric))
+    if len(found) < FEWEST:
+        return pd.DataFrame()
+    table = pd.DataFrame(found)[["method", "difference", "low", "high", "n"]]
+    table = table.rename(columns={"method": "label", "difference": "gain"})
+    table = table.join(measured.T, on="label")
+    # Cheapest methods first, of equally cheap ones those that gain most; of few rounds no bounds.
+    low = table["time_low"].fillna(table["time"])
+    order = pd.DataFrame({"time": table["time"].where(low > 1, 1.0), "gain": -table["gain"]})
+    table = table.loc[order.sort_values(["time", "gain"]).index].reset_index(drop=True)
+    best_so_far = table["gain"].cummax().shift(fill_value=float("-inf"))
+    return table.assign(front=table["gain"] > best_so_far)
+
+
+def read_costs(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """With what costs were measured (networks, ``image_size``), and a column a method.
+
+    Its step over its floor: ``time``, ``time_low``, ``time_high`` (not of few rounds), ``memory``.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        plan = {name: record["plan"][name] for name in ("teacher", *SAME)}
+        costs = {}
+        for method, one in record["methods"].items():
+            times = (one["time"][name] for name in ("median", "low", "high"))
+            costs[method] = (*times, one["memory"]["ratio"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise KdlibError(
+            f"{path} holds no costs ({error!r}); make it anew: python -m benchmarks methods"
+        ) from error
+    names = ["time", "time_low", "time_high", "memory"]
+    return plan, pd.DataFrame(costs, names, dtype=float)
+
+
+def _against_cost(data: pd.DataFrame, gained: str) -> Figure:
+    figure, panels = new_figure(PAGE, 3.1, columns=2, sharey=True)
+    for axes, (cost, title) in zip(panels, AXES.items(), strict=True):
+        axes.axhline(0, color=NEUTRAL, lw=0.8)
+        for row in data.to_dict("records"):
+            place, gain = 100 * (row[cost] - 1), style.percent(row, "gain")
+            style.dot(axes, row["label"], gain, place, upright=True, lw=0.9, ms=5)
+        axes.set_xlabel(title)
+    front = data[data["front"]]
+    line = 100 * (front["time"] - 1), 100 * front["gain"]
+    panels[0].plot(*line, ls=":", c=NEUTRAL, lw=1, zorder=0)
+    panels[0].set_ylabel(f"gain in {gained} (points)")
+    style.legend(figure, style.methods_of(data))
     return figure

@@ -1,10 +1,10 @@
 """Detectors that a classifier of crops teaches: what they gain, and which errors they lose."""
 
 import json
+from math import nan
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -12,8 +12,8 @@ from kdlib.methods import METHODS
 from study.figures import style, tables
 from study.figures.ablations import weight_curves
 from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
-from study.names import NEUTRAL, OF_DETECTORS, look, name_of
-from study.records import IOUS, student_settings
+from study.names import NEUTRAL, OF_DETECTORS, as_text, name_of
+from study.records import IOUS
 from study.statistics import Comparison, main_runs, paired_comparison, smallest_effect
 
 METRICS = {"map": "mAP", "map50": "AP at IoU 0.5", "map75": "AP at IoU 0.75"}
@@ -75,30 +75,22 @@ def detection_iou(data: pd.DataFrame) -> Figure:
 
 def _over_student(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """Of each method and metric the comparison with the detector alone."""
-    runs = main_runs(_detectors(table))
-    rows = [
-        row
-        for label in OF_DETECTORS
-        for metric in metrics
-        for row in tables.gains(runs, [(label, "student")], metric, label=label)
-    ]
+    runs, rows = main_runs(_detectors(table)), list[dict]()
+    for label in OF_DETECTORS:
+        for metric in metrics:
+            rows += tables.gains(runs, [(label, "student")], metric, label=label)
     return pd.DataFrame(rows)
 
 
 def _detectors(table: pd.DataFrame) -> pd.DataFrame:
     """The students of the table's one setting; none of another task."""
-    return tables.students_of(table) if _has_detectors(table) else table.iloc[:0]
-
-
-def _has_detectors(table: pd.DataFrame) -> bool:
-    return len(table) > 0 and set(table["task"]) == {"detection"}
+    return tables.students_of(table[table["task"] == "detection"])
 
 
 def error_types_table(table: pd.DataFrame) -> pd.DataFrame:
-    """What errors of each TIDE type cost in AP50, with each method; lower is better.
+    """What errors of each type in ``ERRORS`` cost in AP50 (``dap``, lower is better); a row a run.
 
-    ``error``, one of ``ERRORS``; ``label``, ``init_seed``, ``dap`` of a run; ``mean``, ``low``,
-    ``high``, ``n`` of its method. Empty where a single method was run.
+    ``mean``, ``low``, ``high``, ``n`` of its method. Empty where a single method was run.
     """
     runs = main_runs(_detectors(table))
     if runs.empty or runs["label"].nunique() < 2:
@@ -111,10 +103,7 @@ def error_types_table(table: pd.DataFrame) -> pd.DataFrame:
 
 @drawn_from(error_types_table)
 def error_types(data: pd.DataFrame) -> Figure:
-    """What each type of error costs in AP50, by method: mean with 95 % interval, seeds as points.
-
-    Each panel has a scale of its own, from 0.
-    """
+    """What each type of error costs in AP50: mean with 95 % interval, seeds as points."""
     labels = style.methods_of(data)[::-1]
     height = 0.8 + 2 * (0.25 + style.rows_height(len(labels)))
     figure, panels = new_figure(PAGE, height, columns=3, rows=2, sharey=True)
@@ -134,15 +123,13 @@ def error_types(data: pd.DataFrame) -> Figure:
 def detection_ablations_table(table: pd.DataFrame) -> pd.DataFrame:
     """One choice of a method changed at a time: difference in mAP to the method as compared.
 
-    ``student``; ``switch``, an option of the method or one of ``OF_RUN``; ``value``; ``used``: of
-    the method as compared, whose difference is 0. Runs that differ in several choices are left
-    out, and seeds that the method as compared does not have.
+    ``switch``, an option of the method or one of ``OF_RUN``; ``value``; ``used``: of the method as
+    compared, whose difference is 0. Runs that differ in several choices are left out.
     """
     rows: list[dict[str, Any]] = []
-    compared = student_settings(table) if _has_detectors(table) else []
-    sizes = table["setting"].value_counts()
-    for setting in sorted(compared, key=lambda one: -sizes[one]):  # the main student first
-        runs = table[(table["setting"] == setting) & (table["split"] == "train")]
+    settings = tables.by_setting(table[table["task"] == "detection"])
+    for runs in sorted(settings, key=len, reverse=True):  # the main student first
+        runs = runs[runs["split"] == "train"]
         mains = main_runs(runs)["run_id"]
         for method in OF_DETECTORS:
             own = runs[runs["method"] == method]
@@ -162,9 +149,13 @@ def _switched(own: pd.DataFrame, used: pd.Series) -> list[dict[str, Any]]:
         found.append((switch, base[switch], True, _difference(own[used], own[used])))
     identity = dict(own.iloc[0][["student", "method"]])
     return [
-        {**vars(one), **identity, "switch": switch, "value": _as_text(value), "used": main}
+        {
+            **vars(one), **identity, "switch": switch,
+            "value": as_text(value) if isinstance(value, list | str) else f"{value:g}",
+            "used": main,
+        }
         for switch, value, main, one in sorted(found, key=lambda one: one[:2])
-    ]
+    ]  # fmt: skip
 
 
 def _difference(runs: pd.DataFrame, used: pd.DataFrame) -> Comparison:
@@ -181,18 +172,9 @@ def _choices(row: dict[str, Any]) -> str:
     return json.dumps({**given, **options}, sort_keys=True)
 
 
-def _as_text(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return value if isinstance(value, str) else f"{value:g}"
-
-
 @drawn_from(detection_ablations_table)
 def detection_ablations(data: pd.DataFrame) -> Figure:
-    """One choice of a method changed at a time: mAP less that of the method as compared.
-
-    Filled: as compared; hollow: changed, with its 95 % interval where there are several seeds.
-    """
+    """One choice changed at a time (hollow): mAP less that of the method as compared."""
     groups = data.groupby(["student", "method", "switch"], sort=False)
     top, names = len(data) + len(groups) - 1, list[str]()
     figure, (axes,) = new_figure(WIDTH, 0.8 + style.rows_height(top + 1))
@@ -201,27 +183,20 @@ def detection_ablations(data: pd.DataFrame) -> Figure:
         whose = f", {student.removeprefix('scenes_')}" if data["student"].nunique() > 1 else ""
         names.append(f"{name_of(method)}{whose}: {SWITCHES.get(switch, switch)}")
         for one in rows.to_dict("records"):
-            _choice(axes, one, top - len(names))  # the rows go down, from the topmost
+            face: dict[str, Any] = {} if one["used"] else {"mfc": "white"}
+            values = {**one, "low": nan, "high": nan} if one["used"] else one  # which lies at 0
+            # The rows go down, from the topmost.
+            style.dot(axes, method, style.percent(values), top - len(names), **face)
             names.append(f"{one['value']}    ")
     style.named_rows(axes, names[::-1])
     axes.set_xlabel(f"difference in mAP (points), {style.seeds_text(data[~data['used']])}")
     return figure
 
 
-def _choice(axes: Axes, one: dict[Any, Any], row: float) -> None:
-    """A choice's difference; the one that is used lies at 0, and has no interval."""
-    how, (mean, *ends) = look(one["method"]), style.percent(one)
-    if not one["used"] and one["n"] > 1:
-        axes.plot(ends, [row, row], c=how.colour, lw=1.2)
-    face = how.colour if one["used"] else "white"
-    axes.plot(mean, row, how.marker, c=how.colour, mfc=face, ms=4.5)
-
-
 def detection_weights_table(table: pd.DataFrame) -> pd.DataFrame:
     """MAP by the weight of each method's terms, on the dev split: means over the grid's seeds.
 
-    ``method``, ``weight``, ``map``, ``n``, ``factor`` of the method's default weight; the detector
-    alone has none. Empty where no method has two.
+    ``factor`` is of the method's default weight. Empty where no method has two weights.
     """
     runs = _detectors(table)
     runs = runs[runs["split"] == "dev"]

@@ -1,7 +1,4 @@
-"""Pictures for the notebooks: images, attention laid over them, maps and masks side by side.
-
-A figure is closed when it is made: a notebook shows what a cell returns, and shows it once.
-"""
+"""Pictures for the notebooks: images, attention laid over them, maps and masks side by side."""
 
 from collections.abc import Mapping, Sequence
 
@@ -50,14 +47,7 @@ def picture_panels(rows: int, columns: int, width: float, height: float) -> tupl
 def image_grid(
     images: Tensor, titles: Sequence[str] = (), columns: int = 8, side: float = 0.95
 ) -> Figure:
-    """Images (N, 3, H, W) uint8 in rows of ``columns``, each under its title.
-
-    Args:
-        images: the images.
-        titles: one an image, or none.
-        columns: images per row.
-        side: inches of an image's side.
-    """
+    """Images (N, 3, H, W) uint8 in rows of ``columns``, each ``side`` inches, under its title."""
     rows = -(-len(images) // columns)
     height = side + (0.17 if titles else 0.04)
     figure, panels = picture_panels(rows, columns, (side + 0.06) * columns, height * rows)
@@ -77,15 +67,10 @@ def named_maps(
     columns: int = 8,
     side: float = 1.25,
 ) -> Figure:
-    """Maps (H, W) side by side under their names; NaN is left blank.
+    """Maps (H, W) by name in rows of ``columns``, each ``side`` inches; NaN is left blank.
 
-    Args:
-        maps: name -> map.
-        signed: colours run from minus to plus the largest magnitude, white at 0; else from the
-            least value (dark) to the largest (bright).
-        one_scale: the same colours mean the same values in all maps; else each has its own.
-        columns: maps per row.
-        side: inches of a map's side.
+    Colours run from the least value (dark) to the largest (bright) of each map, or of all with
+    ``one_scale``; ``signed``: from minus to plus the largest magnitude, white at 0.
     """
     columns = min(columns, len(maps))
     rows = -(-len(maps) // columns)
@@ -110,12 +95,7 @@ def _limits(values: Tensor, signed: bool) -> tuple[float, float]:
 
 @figure_style()
 def attention_overlays(image: Tensor, maps: Mapping[str, Sequence[Tensor]]) -> Figure:
-    """A network a row, a stage a column: its attention laid over the image, fine to coarse.
-
-    Args:
-        image: (3, H, W) uint8.
-        maps: network's name -> its maps (h, w).
-    """
+    """A network a row, a stage a column: its maps (h, w) laid over the image (3, H, W) uint8."""
     columns = 1 + max(map(len, maps.values()))
     figure, panels = picture_panels(len(maps), columns, 1.4 * columns, 1.5 * len(maps))
     for (first, *others), (name, stages) in zip(panels, maps.items(), strict=True):

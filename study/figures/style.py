@@ -135,14 +135,21 @@ def percent(row: Mapping[Any, Any], mean: str = "difference") -> tuple[float, fl
     return 100 * row[mean], 100 * row["low"], 100 * row["high"]
 
 
-def dot(axes: Axes, label: str, values: Iterable[float], at: float, upright: bool = False) -> None:
+def marks(label: str) -> dict[str, Any]:
+    """How ``plot`` draws a method: colour, marker, its face, line."""
+    return dict(zip(("c", "marker", "mfc", "ls"), look(label), strict=True))
+
+
+def dot(
+    axes: Axes, label: str, values: Iterable[float], at: float, upright: bool = False, **own: Any
+) -> None:
     """Mean, low and high as a marker with its interval; without interval where it is missing."""
     (mean, low, high), how = values, look(label)
     if not np.isnan(low):
         line = ([low, high], [at, at])
-        axes.plot(*(line[::-1] if upright else line), how.line, c=how.colour, lw=1.2)
+        axes.plot(*(line[::-1] if upright else line), how.line, c=how.colour, lw=own.get("lw", 1.2))
     point = (at, mean) if upright else (mean, at)
-    axes.plot(*point, how.marker, c=how.colour, mfc=how.face, ms=4.5)
+    axes.plot(*point, **{**marks(label), "ls": "", "ms": 4.5, **own})
 
 
 def forest(axes: Axes, data: pd.DataFrame, names: Iterable[str], mean: str = "difference") -> None:
@@ -186,13 +193,10 @@ def no_difference(axes: Axes, half: float = 0) -> None:
 def curves(axes: Axes, data: pd.DataFrame, x: str) -> None:
     """Each method's ``mean`` over ``x`` with the band from ``low`` to ``high``, in percent."""
     for label in methods_of(data):
-        own, style = data[data["label"] == label], look(label)
+        own = data[data["label"] == label]
         mean, low, high = percent(own.astype({"low": float, "high": float}), "mean")
-        axes.plot(
-            own[x], mean, style.line, c=style.colour, marker=style.marker,
-            mfc=style.face, markevery=max(1, len(own) // 5),
-        )  # fmt: skip
-        axes.fill_between(own[x], low, high, color=style.colour, alpha=0.12, lw=0)
+        axes.plot(own[x], mean, **marks(label), markevery=max(1, len(own) // 5))
+        axes.fill_between(own[x], low, high, color=look(label).colour, alpha=0.12, lw=0)
 
 
 def methods_of(data: pd.DataFrame) -> list[str]:
@@ -205,17 +209,16 @@ def legend(
 ) -> None:
     """The methods' markers above the panels, where they cover nothing."""
     columns = columns or (3 if figure.get_figwidth() < PAGE else 6)
-    entries = [entry(label) for label in labels] + list(extra)
-    figure.legend(handles=entries, loc="outside upper center", ncols=columns)
+    entries = [Line2D([], [], **marks(label), ms=5, label=name_of(label)) for label in labels]
+    figure.legend(handles=[*entries, *extra], loc="outside upper center", ncols=columns)
 
 
-def entry(label: str) -> Line2D:
-    """A method's line in a legend."""
-    style = look(label)
-    return Line2D(
-        [], [], ls=style.line, marker=style.marker, c=style.colour, mfc=style.face, ms=5,
-        label=name_of(label),
-    )  # fmt: skip
+def note(
+    axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], **own: Any
+) -> None:
+    """Small words near a place, ``shift`` points from it."""
+    usual = {"textcoords": "offset points", "ha": "center", "fontsize": 7}
+    axes.annotate(text, at, shift, **{**usual, **own})
 
 
 def seeds_text(runs: pd.DataFrame, intervals: str = "95 % intervals of ") -> str:

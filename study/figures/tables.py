@@ -36,6 +36,11 @@ def without_variants(students: pd.DataFrame) -> pd.DataFrame:
     return students[~students["method"].str.startswith("frskd_")]
 
 
+def by_setting(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The runs of each student setting."""
+    return [table[table["setting"] == setting] for setting in student_settings(table)]
+
+
 def with_teacher_label(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
     """These students of one setting, and their teachers, which are labelled ``teacher``."""
     teachers = (teacher_runs(table, setting) for setting in students["setting"].head(1))
@@ -55,6 +60,13 @@ def analysed(file: str, table: pd.DataFrame, methods: Sequence[str]) -> pd.DataF
     return having(file, with_teacher_label(table, students))
 
 
+def first_runs(file: str, table: pd.DataFrame, methods: Sequence[str]) -> dict[str, Path]:
+    """The directory of each method's run of the first seed that has a file, in their order."""
+    runs = analysed(file, table, methods).sort_values("init_seed", kind="stable")
+    first = runs.drop_duplicates("label").set_index("label")["directory"]
+    return {label: Path(first[label]) for label in methods if label in first}
+
+
 def from_analyses(
     table: pd.DataFrame,
     rows_of: Callable[[Mapping[str, Any]], Rows],
@@ -71,9 +83,8 @@ def with_interval(rows: pd.DataFrame, keys: list[str], column: str) -> pd.DataFr
     found = []
     for key, values in rows.groupby(keys)[column] if len(rows) else ():
         low, high = t_interval(values.to_numpy(float))
-        mean = {"mean": values.mean(), "low": low, "high": high, "n": len(values)}
-        found.append({**dict(zip(keys, key, strict=True)), **mean})
-    return pd.DataFrame(found)
+        found.append([*key, values.mean(), low, high, len(values)])
+    return pd.DataFrame(found, columns=[*keys, "mean", "low", "high", "n"] if found else None)
 
 
 def gains(

@@ -24,7 +24,7 @@ from kdlib.errors import KdlibError
 from kdlib.methods import METHODS
 from kdlib.runs import RunConfig
 from study import figures
-from study.figures import FIGURES, cost, draw_all, drawings, figure_named
+from study.figures import FIGURES, comparison, draw_all, drawings, figure_named
 from study.figures.analyses import class_names
 from study.figures.style import PNG_BYTES, figure_provenance, save_figure
 from study.names import CONTROL, FAMILIES, look, name_of
@@ -58,10 +58,11 @@ def costs_at(path, student, times, low=None):
 def costs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("costs")
     times = {"at": 1.05, "dct": 1.1, "release_a": 1.2, "pkt": 1.3}
-    of_detectors = {"kd_cls": 1.1, "loc": 1.05, "kd_loc": 1.3, "kd_cls_loc": 1.4}
+    detectors = {"kd_cls": 1.1, "loc": 1.05, "kd_loc": 1.3, "kd_cls_loc": 1.4}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost, "COSTS", costs_at(folder / "a", "scenes_medium", times))
-        patch.setattr(cost, "DETECTOR_COSTS", costs_at(folder / "b", "scenes_ssd", of_detectors))
+        patch.setattr(comparison, "COSTS", costs_at(folder / "a", "scenes_medium", times))
+        of_detectors = costs_at(folder / "b", "scenes_ssd", detectors)
+        patch.setattr(comparison, "DETECTOR_COSTS", of_detectors)
         yield
 
 
@@ -98,7 +99,7 @@ def others(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_nothing_is_cut_off_and_names_do_not_overlap(name, runs, others):
+def test_a_figure_cuts_nothing_off_and_refuses_what_has_nothing_to_show(name, runs, others):
     figure = figure_named(name)(others.get(name, runs))
     figure.draw_without_rendering()
     drawn, size = figure.get_tightbbox(), figure.get_size_inches()
@@ -106,10 +107,7 @@ def test_nothing_is_cut_off_and_names_do_not_overlap(name, runs, others):
     labels = figure.axes[0].get_yticklabels() if figure.axes[0].axison else []
     boxes = [label.get_window_extent() for label in labels]
     assert all(lower.y1 <= upper.y0 + 0.5 for lower, upper in pairwise(boxes))
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_runs_without_anything_to_show_are_refused(name, runs, others):
+    # Runs without anything to show are refused.
     detectors = others["detection_gain"]
     nothing = [runs.iloc[:0], detectors[detectors["label"] == "student"]]
     empty = [*nothing, runs] if name in DETECTION else nothing[:1]
@@ -129,7 +127,7 @@ def test_committed_figures_show_what_the_records_say():
     assert len(seen) == len(FIGURES) - 2  # all but those that show the costs made up here
 
 
-def test_accuracies_have_the_interval_of_scipy_and_curves_span_the_seeds(runs):
+def test_means_have_the_interval_of_scipy_and_runs_are_told_stage_by_stage_and_seed_by_seed(runs):
     data = table_of("method_accuracy", runs)
     dct, values = data[data["label"] == "dct"], runs.loc[runs["label"] == "dct", "top1"]
     expected = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
@@ -140,17 +138,11 @@ def test_accuracies_have_the_interval_of_scipy_and_curves_span_the_seeds(runs):
     found = curves.loc[("dct", 15), ["low", "mean", "high"]].tolist()
     expected = np.array([values.min(), values.mean(), values.max()]) * (1 - 0.5 / 15)
     assert found == near(expected, abs=1e-4)
-
-
-def test_stages_of_students_teacher_and_chance_are_there(runs):
     data = table_of("relevance_by_stage", runs)
     assert set(data["stage"]) == {1, 2, 3} and np.allclose(data["chance"], 0.2)
     teacher = data[(data["label"] == "teacher") & (data["measure"] == "pointing")]
     assert teacher["mean"].tolist() == [0.5, 0.6, 0.7]
     assert "student" not in set(table_of("ssim_by_stage", runs)["label"])
-
-
-def test_the_gauge_holds_the_differences_seed_by_seed(runs):
     data = table_of("noise_gauge", runs)
     twin = data[data["pair"] == "dct parseval_twin"]
     students = runs[runs["setting"] == runs.loc[runs["method"] == "dct", "setting"].iloc[0]]
@@ -277,7 +269,7 @@ def test_images_are_those_that_only_the_teacher_gets_right(runs):
 
 def test_the_front_is_of_those_that_none_as_cheap_surpasses(runs, others, tmp_path, monkeypatch):
     def weighed(*costs):
-        monkeypatch.setattr(cost, "COSTS", costs_at(tmp_path / "costs.json", *costs))
+        monkeypatch.setattr(comparison, "COSTS", costs_at(tmp_path / "costs.json", *costs))
         return table_of("accuracy_cost", runs).set_index("label")
 
     times = {"kd": 0.99, "dct_abs": 1.01, "at": 1.05, "dct": 1.1, "release_a": 1.2}
@@ -285,12 +277,12 @@ def test_the_front_is_of_those_that_none_as_cheap_surpasses(runs, others, tmp_pa
         "dct_abs": True, "kd": False, "at": False, "dct": True, "release_a": False,
     }  # fmt: skip
     assert weighed("scenes_medium", times).index[0] == "kd"  # of few rounds: no bounds
-    costs_at(cost.COSTS, "scenes_mobile", times)
+    costs_at(comparison.COSTS, "scenes_mobile", times)
     assert table_of("accuracy_cost", runs).empty  # costs of other networks
-    cost.COSTS.write_text("{}")
-    with pytest.raises(KdlibError, match=r"benchmarks methods"):
+    comparison.COSTS.write_text("{}")
+    with pytest.raises(KdlibError, match="benchmarks methods"):
         table_of("accuracy_cost", runs)
-    cost.COSTS.unlink()
+    comparison.COSTS.unlink()
     assert table_of("accuracy_cost", runs).empty
     found = table_of("detection_cost", others["detection_cost"]).set_index("label")["front"]
     assert found.to_dict() == {"loc": True, "kd_cls": True, "kd_loc": False, "kd_cls_loc": True}
