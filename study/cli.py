@@ -292,8 +292,8 @@ def data_list() -> None:
 DATA_COMMANDS = {
     "check": "Load a data set and tell what it holds.",
     "import": "Bring files that are on this machine into place.",
-    "cache": "Resize photographs once, so that epochs need not decode them.\n\nThey are kept in one "
-    "file, in $KDLIB_CACHE. Interrupt and repeat at will; changes in the data set are noticed.",
+    "cache": "Resize photographs once, so that epochs need not decode them.\n\nThey are kept in "
+    "one file, in $KDLIB_CACHE. Interrupt and repeat at will; changed data are noticed.",
 }
 for name, text in DATA_COMMANDS.items():
     data.command(f"study.data_commands:{name}_dataset", name=name, help=text)

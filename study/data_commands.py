@@ -78,10 +78,7 @@ def cache_dataset(
     workers: Count | None = None,
     data_root: Path | None = None,
 ) -> None:
-    """Resize photographs once, so that epochs need not decode them.
-
-    They are kept in one file, in $KDLIB_CACHE. Interrupt and repeat at will; what changes in the
-    data set is noticed.
+    """Resize the photographs of both splits, and tell where they are.
 
     Args:
         dataset: name of the data set.
