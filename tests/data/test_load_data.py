@@ -133,8 +133,9 @@ def test_scenes_of_garments_compose(tmp_path, attentions, distractors):
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="dataset-fashion-mnist is not installed")
-def test_the_packaged_files_can_be_imported_and_read(tmp_path):
-    assert str(tmp_path / FASHION) in import_dataset("fashion_mnist", None, tmp_path)
+def test_the_packaged_files_can_be_imported_and_read(tmp_path, capsys):
+    import_dataset("fashion_mnist", data_root=tmp_path)
+    assert str(tmp_path / FASHION) in capsys.readouterr().out
     train = load_data("fashion_mnist", "train", image_size=32, data_root=tmp_path)
     assert torch.bincount(train.labels).tolist() == [6000] * 10
     assert train.images.float().mean() / 255 == pytest.approx(0.2860 * (28 / 32) ** 2, abs=1e-3)
@@ -147,7 +148,7 @@ def test_files_that_cannot_be_imported_are_named_and_nothing_changes(tmp_path):
              ("scenes", tmp_path, "Unknown data set to import 'scenes'")]  # fmt: skip
     for name, folder, says in cases:
         with pytest.raises(KdlibError, match=says):
-            import_dataset(name, folder, data)
+            import_dataset(name, source=folder, data_root=data)
         for path in source.iterdir():
             path.write_bytes(gzip.compress(b"x")[:-4])
     assert not list(data.rglob("*ubyte*"))
