@@ -32,13 +32,14 @@ def _model(
 _cifar = partial(_model, "models.cifar")
 _basic = partial(_cifar, "basic_resnet", strides=(1, 1, 2, 2))
 _scenes = partial(_cifar, "basic_resnet")
+_wide = partial(_cifar, "WideResNet")
 _torchvision = partial(_model, "models.torchvision")
 _tapped = partial(_torchvision, "TappedNetwork", True)
 _resnet = partial(_tapped, logits="fc", stages=("layer1", "layer2", "layer3", "layer4"))
 _segmenter = partial(_model, "frskd.segmentation", task="segmentation")
 _detector = partial(_model, "detection.models", task="detection")
-NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
-WIDE_RESNETS = ((16, 2), (40, 1), (40, 2))  # depth, width
+TINY, NARROW = (4, 4, 8, 16), (16, 16, 32, 64)
+LARGE, WIDE = (48, 48, 96, 192), (32, 64, 128, 256)
 MOBILE_STAGES = ("features.3", "features.6", "features.13", "features.18")
 DETECTORS = (
     "ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "retinanet_resnet50_fpn",
@@ -47,7 +48,7 @@ DETECTORS = (
 MODELS: dict[str, Model] = {
     **{f"resnet{6 * n + 2}": _basic(blocks=n, widths=NARROW) for n in (1, 2, 3, 5, 7, 9, 18)},
     **{f"resnet{6 * n + 2}x4": _basic(blocks=n, widths=WIDE) for n in (1, 5)},
-    **{f"wrn_{d}_{w}": _cifar("WideResNet", depth=d, width=w) for d, w in WIDE_RESNETS},
+    **{f"wrn_{d}_{w}": _wide(depth=d, width=w) for d, w in ((16, 2), (40, 1), (40, 2))},
     "resnet18_cifar": _torchvision("resnet_cifar", block="BasicBlock", counts=(2, 2, 2, 2)),
     "resnet50_cifar": _torchvision("resnet_cifar", block="Bottleneck", counts=(3, 4, 6, 3)),
     "vgg8": _cifar("cifar_vgg", repeats=1),
@@ -55,20 +56,20 @@ MODELS: dict[str, Model] = {
     "mobilenet_v2_cifar": _torchvision("mobilenet_v2_cifar"),
     "shuffle_v1": _cifar("cifar_shuffle_v1"),
     "shuffle_v2": _torchvision("shuffle_v2_cifar"),
-    "scenes_small": _scenes(widths=(4, 4, 8, 16)),
-    "scenes_medium": _scenes(widths=(16, 16, 32, 64)),
-    "scenes_large": _scenes(widths=(48, 48, 96, 192)),
+    "scenes_small": _scenes(widths=TINY),
+    "scenes_medium": _scenes(widths=NARROW),
+    "scenes_large": _scenes(widths=LARGE),
     "scenes_mobile": _cifar("scenes_mobile"),
     **{f"resnet{n}": _resnet(network=f"resnet{n}") for n in (18, 34, 50, 152)},
     "mobilenet_v2": _tapped(network="mobilenet_v2", logits="classifier.1", stages=MOBILE_STAGES),
-    "scenes_segmenter": _segmenter("scenes_segmenter", widths=(16, 16, 32, 64), width=32),
-    "scenes_segmenter_tiny": _segmenter("scenes_segmenter", widths=(4, 4, 8, 16), width=8),
+    "scenes_segmenter": _segmenter("scenes_segmenter", widths=NARROW, width=32),
+    "scenes_segmenter_tiny": _segmenter("scenes_segmenter", widths=TINY, width=8),
     "efficientdet_d0": _segmenter("efficientdet", True, backbone="efficientnet_b0", width=64),
     "efficientdet_d1": _segmenter("efficientdet", True, backbone="efficientnet_b1", width=88),
-    "scenes_ssd": _detector("scenes_ssd", widths=(16, 16, 32, 64)),
-    "scenes_ssd_tiny": _detector("scenes_ssd", widths=(4, 4, 8, 16)),
-    "scenes_retinanet": _detector("scenes_retinanet", widths=(16, 16, 32, 64), pyramid=48),
-    "scenes_retinanet_tiny": _detector("scenes_retinanet", widths=(4, 4, 8, 16), pyramid=8),
+    "scenes_ssd": _detector("scenes_ssd", widths=NARROW),
+    "scenes_ssd_tiny": _detector("scenes_ssd", widths=TINY),
+    "scenes_retinanet": _detector("scenes_retinanet", widths=NARROW, pyramid=48),
+    "scenes_retinanet_tiny": _detector("scenes_retinanet", widths=TINY, pyramid=8),
     **{name: _detector("torchvision_detector", True, network=name) for name in DETECTORS},
 }
 BUILT_IN = frozenset(MODELS)
@@ -109,8 +110,7 @@ def register_model(
     """
     if current_name(name) in BUILT_IN:
         raise KdlibError(f"'{name}' is a network of kdlib's own; give yours another name.")
-    tasks = {model.task for model in MODELS.values()}
-    if task not in tasks:
+    if task not in (tasks := {model.task for model in MODELS.values()}):
         raise unknown("task of a network", task, tasks)
     options = {"build": build, "stages": stages, "image_size": image_size}
     adapted = Model("kdlib.models.output:adapted", options, task)
@@ -134,11 +134,10 @@ def _named(name: str) -> Model:
 def create_model(name: str, num_classes: int, **options: Any) -> "nn.Module":
     """Build a network whose forward takes images (B, 3, H, W) and returns an ``Output``.
 
-    ``name`` is one of ``model_names()``. Of torchvision's networks ``options`` may be ``weights``,
-    its name of pretrained weights ("DEFAULT" for the best; of a detector its backbone's). Detectors
-    take a list of images and return what their ``Detector`` says; their options are also
-    ``image_size``, the size in pixels to which images are resized, and the channels' ``mean`` and
-    ``std``. A KdlibError says what is unknown and what is valid.
+    Of torchvision's networks ``options`` may be ``weights``, its name of pretrained weights
+    ("DEFAULT" for the best; of a detector its backbone's). Detectors take a list of images and
+    return what their ``Detector`` says; their options are also ``image_size``, in pixels, to which
+    images are resized, and the channels' ``mean`` and ``std``. A KdlibError says what is valid.
     """
     model = _named(name)
     valid = ("weights",) * model.pretrained + DETECTOR_OPTIONS * (model.task == "detection")

@@ -14,15 +14,11 @@ from kdlib.errors import KdlibError, unknown
 
 
 class Output(NamedTuple):
-    """A network's logits (B, K), in segmentation (B, K, H, W); feature maps; and embedding.
+    """A network's answer to B images."""
 
-    ``stages`` are (B, C, H, W), one a resolution, fine to coarse, each after its last activation.
-    The ``embedding`` (B, D) is the pooled features that the classifier reads.
-    """
-
-    logits: Tensor
-    stages: tuple[Tensor, ...]
-    embedding: Tensor
+    logits: Tensor  # (B, K), before any softmax; (B, K, H, W) in segmentation
+    stages: tuple[Tensor, ...]  # maps (B, C, H, W), fine to coarse, after their last activation
+    embedding: Tensor  # (B, D), the pooled features that the classifier reads
 
 
 class Shapes(NamedTuple):
@@ -114,12 +110,7 @@ class ClassifiedFeatures(nn.Module):
         return Output(self.classifier(embedding), stages, embedding)
 
 
-def adapted(
-    classes: int,
-    build: Callable[[int], nn.Module],
-    stages: Sequence[str] | Reader | None,
-    image_size: int,
-) -> nn.Module:
+def adapted(classes: int, build: Any, stages: Any, image_size: int) -> nn.Module:
     """What ``build`` makes, as a network of ours, tried with one image; or a KdlibError."""
     network = build(classes)
     if callable(stages):
@@ -166,10 +157,7 @@ def output_shapes(network: nn.Module, image_size: int) -> Shapes:
 
 
 def flops(network: nn.Module, image_size: int) -> int:
-    """Floating-point operations of one image's forward (a multiply-add counts as two).
-
-    Convolutions and matrix products are counted; norms, activations and sums are not.
-    """
+    """Operations of one image's convolutions and matrix products; a multiply-add counts as two."""
     with FlopCounterMode(display=False) as counter:
         answer_to_zeros(network, image_size)
     return counter.get_total_flops()

@@ -9,22 +9,8 @@ from scipy.special import softmax
 from torch.nn import functional
 
 from kdlib.errors import KdlibError
-from kdlib.losses.contrastive import ContrastiveLoss, Memory, Negatives
-from kdlib.losses.hints import (
-    FIRST_VARIANCE,
-    Embedding,
-    HintLoss,
-    SemanticLoss,
-    VariationalLoss,
-    gaussian_nll,
-)
-from kdlib.losses.review import (
-    AttentionFusion,
-    FrequencyAttention,
-    ReviewLoss,
-    frequency_review,
-    hcl_per_image,
-)
+from kdlib.losses import hints, review
+from kdlib.losses.contrastive import ContrastiveLoss, Negatives
 
 
 def numbers(tensor):
@@ -36,7 +22,7 @@ def unit(vectors):
 
 
 def test_the_hint_is_the_middle_stage_through_the_regressor():
-    made, student, teacher = HintLoss(pair()), output(STUDENT), taught()
+    made, student, teacher = hints.HintLoss(pair()), output(STUDENT), taught()
     weight, bias = numbers(made.regressor.weight)[:, :, 0, 0], numbers(made.regressor.bias)
     turned = np.einsum("oc,bchw->bohw", weight, numbers(student.stages[1]))
     expected = reference.mse(turned + bias[None, :, None, None], teacher.stages[1].numpy())
@@ -44,17 +30,17 @@ def test_the_hint_is_the_middle_stage_through_the_regressor():
 
 
 def test_the_variance_starts_at_its_first_value_and_every_stage_counts():
-    made, student, teacher = VariationalLoss(pair()), output(STUDENT), taught()
+    made, student, teacher = hints.VariationalLoss(pair()), output(STUDENT), taught()
     expected = 0
     for predict, mine, theirs in zip(made.predictors, student.stages, teacher.stages, strict=True):
         variance = functional.softplus(predict.raw_variance)
-        assert variance.tolist() == pytest.approx([FIRST_VARIANCE] * len(variance), abs=1e-3)
-        expected = expected + gaussian_nll(predict.mean(mine), variance, theirs)
+        assert variance.tolist() == pytest.approx([hints.FIRST_VARIANCE] * len(variance), abs=1e-3)
+        expected = expected + hints.gaussian_nll(predict.mean(mine), variance, theirs)
     torch.testing.assert_close(made(student, teacher, batch()), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_embedding_reads_similarities_to_the_batch_filled_up_with_zeros():
-    embed, features = Embedding(6), torch.rand(4, 3, 5, 5)
+    embed, features = hints.Embedding(6), torch.rand(4, 3, 5, 5)
     flat = unit(features.flatten(1).numpy())
     padded = np.pad(flat @ flat.T, ((0, 0), (0, 2)))
     expected = unit(numbers(embed.layers(torch.tensor(padded))))
@@ -62,7 +48,7 @@ def test_an_embedding_reads_similarities_to_the_batch_filled_up_with_zeros():
 
 
 def test_the_semantic_loss_is_the_attention_weighted_mean_of_all_pairs():
-    made, student, teacher = SemanticLoss(pair()).eval(), output(STUDENT), taught()
+    made, student, teacher = hints.SemanticLoss(pair()).eval(), output(STUDENT), taught()
     queries, keys = (
         np.stack([numbers(embed(stage)) for embed, stage in zip(*pairs, strict=True)], axis=1)
         for pairs in ((made.queries, student.stages), (made.keys, teacher.stages))
@@ -80,20 +66,20 @@ def test_the_semantic_loss_is_the_attention_weighted_mean_of_all_pairs():
 
 
 def test_a_review_sums_over_the_embedding_and_every_stage_each_fused_with_the_deeper():
-    fuse = AttentionFusion(3, 4, deepest=False).eval()
+    fuse = review.AttentionFusion(3, 4, deepest=False).eval()
     features, deeper = torch.rand(2, 3, 8, 8), torch.rand(2, 4, 4, 4)
     own, enlarged = fuse.reduce(features), deeper.repeat_interleave(2, 2).repeat_interleave(2, 3)
     maps = torch.sigmoid(fuse.attention(torch.cat([own, enlarged], 1)))
     torch.testing.assert_close(fuse(features, deeper), own * maps[:, :1] + enlarged * maps[:, 1:])
 
-    made, student, teacher = ReviewLoss(pair()).eval(), output(STUDENT), taught()
+    made, student, teacher = review.ReviewLoss(pair()).eval(), output(STUDENT), taught()
     mine, theirs = (
         (out.embedding[..., None, None], *out.stages[::-1]) for out in (student, teacher)
     )
     fused, expected = [None], 0
     for one, two, fuse, turn in zip(mine, theirs, made.fusions, made.to_teacher, strict=True):
         fused.append(fuse(one, fused[-1]))
-        expected = expected + hcl_per_image(turn(fused[-1]), two)
+        expected = expected + review.hcl_per_image(turn(fused[-1]), two)
     torch.testing.assert_close(made(student, teacher, batch()), expected)
     (to_finest,) = torch.autograd.grad(fused[3].sum(), student.embedding, retain_graph=True)
     (none,) = torch.autograd.grad(fused[2].sum(), student.stages[0], allow_unused=True)
@@ -103,7 +89,7 @@ def test_a_review_sums_over_the_embedding_and_every_stage_each_fused_with_the_de
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (1, 1), (4, 6), (32, 32)])
 def test_frequency_attention_filters_high_frequencies_beside_the_convolution(size):
     torch.manual_seed(0)
-    made, features = FrequencyAttention(3, 5, size), torch.rand(2, 3, *size)
+    made, features = review.FrequencyAttention(3, 5, size), torch.rand(2, 3, *size)
     rows, columns = np.fft.fftfreq(size[0]) * 2, np.fft.rfftfreq(size[1]) * 2
     low = (np.abs(rows)[:, None] < 0.1) & (columns[None] < 0.1)
     matrices = numbers(made.filter)
@@ -113,18 +99,10 @@ def test_frequency_attention_filters_high_frequencies_beside_the_convolution(siz
     expected = filtered + numbers(made.local(features))
     assert numbers(made(features)) == pytest.approx(expected, abs=1e-4)
     assert size != (32, 32) or low.sum() == 6
-    assert all(isinstance(turn, FrequencyAttention) for turn in frequency_review(pair()).to_teacher)
-
-
-def test_half_of_the_frequencies_say_all_that_all_could():
-    """A filter of all frequencies, of whose output the real part is kept, is one of half."""
-    stream = np.random.default_rng(0)
-    features = stream.random((8, 8))
-    whole = stream.normal(size=(8, 8)) + 1j * stream.normal(size=(8, 8))
-    expected = np.fft.ifft2(np.fft.fft2(features) * whole).real
-    mirrored = np.roll(whole[::-1, ::-1], (1, 1), (0, 1))
-    half = ((whole + mirrored.conj()) / 2)[:, :5]
-    assert np.fft.irfft2(np.fft.rfft2(features) * half, s=(8, 8)) == pytest.approx(expected)
+    assert all(
+        isinstance(turn, review.FrequencyAttention)
+        for turn in review.frequency_review(pair()).to_teacher
+    )
 
 
 def test_negatives_are_of_other_classes_differ_in_each_step_and_repeat_after_an_interruption():
@@ -140,19 +118,6 @@ def test_negatives_are_of_other_classes_differ_in_each_step_and_repeat_after_an_
     assert torch.equal(resumed(labels), second)
     with pytest.raises(KdlibError, match="at least two"):
         Negatives(torch.zeros(5, dtype=torch.int64), 4, seed=0)
-
-
-def test_the_constant_makes_the_first_critic_a_probability_and_stays():
-    memory = Memory(IMAGES, 8, momentum=0.5)
-    anchors = functional.normalize(torch.randn(3, 8), dim=1)
-    positions = torch.randint(0, IMAGES, (3, 5))
-    scores = memory.scores(anchors, positions, 0.07)
-    assert scores.exp().mean().item() == pytest.approx(1 / IMAGES, rel=1e-4)
-    raw = torch.einsum("bd,bkd->bk", anchors, memory.bank[positions]) / 0.07
-    torch.testing.assert_close(scores, raw - memory.log_constant)
-    constant = memory.log_constant.clone()
-    memory.scores(-anchors, positions, 0.07)
-    assert memory.log_constant == constant
 
 
 def test_both_are_contrasted_with_the_other_s_memory_which_moves_half_way_there_alone():
@@ -174,6 +139,7 @@ def test_both_are_contrasted_with_the_other_s_memory_which_moves_half_way_there_
     torch.testing.assert_close(made.memory_student.bank[INDICES], moved.detach())
     rest = [index for index in range(IMAGES) if index not in INDICES]
     assert torch.equal(made.memory_student.bank[rest], before[rest])
-    after = made.eval().memory_teacher.bank
+    memory, constant = made.eval().memory_teacher, made.memory_teacher.log_constant.clone()
+    after = memory.bank
     made(student, teacher, batch())
-    assert made.memory_teacher.bank is after
+    assert memory.bank is after and memory.log_constant == constant
