@@ -155,6 +155,6 @@ def test_losses_of_pixels_are_means_over_those_that_count(draw):
 
 
 def test_of_images_the_class_with_that_number_counts(draw):
-    logits, labels = draw(4, 300), torch.tensor([IGNORED, 1, IGNORED, 299])
-    expected = functional.cross_entropy(logits, labels)
-    assert torch.equal(logits.mean_cross_entropy(logits, labels), expected)
+    student, labels = draw(4, 300), torch.tensor([IGNORED, 1, IGNORED, 299])
+    expected = functional.cross_entropy(student, labels)
+    assert torch.equal(logits.mean_cross_entropy(student, labels), expected)

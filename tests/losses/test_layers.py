@@ -99,10 +99,8 @@ def test_frequency_attention_filters_high_frequencies_beside_the_convolution(siz
     expected = filtered + numbers(made.local(features))
     assert numbers(made(features)) == pytest.approx(expected, abs=1e-4)
     assert size != (32, 32) or low.sum() == 6
-    assert all(
-        isinstance(turn, review.FrequencyAttention)
-        for turn in review.frequency_review(pair()).to_teacher
-    )
+    turns = review.frequency_review(pair()).to_teacher
+    assert all(isinstance(turn, review.FrequencyAttention) for turn in turns)
 
 
 def test_negatives_are_of_other_classes_differ_in_each_step_and_repeat_after_an_interruption():
