@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -41,12 +42,10 @@ def synthetic_record(config: RunConfig, top1: float | None = None) -> dict[str, 
     if taught:
         relevance["teacher"] = {name: [0.5, 0.6, 0.7] for name in measures}
     return {
-        "schema_version": 1,
-        "run_id": config.run_id,
-        "config": config.to_dict(),
-        "config_hash": config.config_hash,
+        "schema_version": 1, "run_id": config.run_id,
+        "config": config.to_dict(), "config_hash": config.config_hash,
         "results": {
-            **RESULTS.get(config.task, _of_images)(accuracy),
+            **_results(config.task, accuracy),
             "per_class": [accuracy, None], "last_epoch": config.epochs, "best_epoch": 2,
         },
         "ssim": [value + 0.2 for value in stages] if taught and with_stages else None,
@@ -64,32 +63,24 @@ def synthetic_record(config: RunConfig, top1: float | None = None) -> dict[str, 
     }  # fmt: skip
 
 
-def _of_images(accuracy: float) -> dict[str, Any]:
-    return {
-        "top1": accuracy, "top5": min(1.0, accuracy + 0.2), "mca": accuracy - 0.01,
-        "mca_all": accuracy - 0.01, "confusion": [[3, 1], [0, 0]],
-        "best_monitored_top1": accuracy, "last_monitored_top1": accuracy,
-    }  # fmt: skip
-
-
-def _of_pixels(iou: float) -> dict[str, Any]:
-    return {"miou": iou, "pixel_accuracy": iou + 0.1, "last_monitored_miou": iou}
-
-
-def _of_objects(ap: float) -> dict[str, Any]:
+def _results(task: str, value: float) -> dict[str, Any]:
     """AP falls with the IoU by 0.04 a step; an error costs a tenth of what is missing."""
-    by_iou = [round(ap + 0.18 - 0.04 * step, 6) for step in range(10)]
+    if task == "segmentation":
+        return {"miou": value, "pixel_accuracy": value + 0.1, "last_monitored_miou": value}
+    if task != "detection":
+        return {
+            "top1": value, "top5": min(1.0, value + 0.2), "mca": value - 0.01,
+            "mca_all": value - 0.01, "confusion": [[3, 1], [0, 0]],
+            "best_monitored_top1": value, "last_monitored_top1": value,
+        }  # fmt: skip
+    by_iou = [round(value + 0.18 - 0.04 * step, 6) for step in range(10)]
     errors = ("cls", "loc", "both", "dupe", "bkg", "miss", "false_pos", "false_neg")
     return {
-        "map": ap, "map50": by_iou[0], "map75": by_iou[5], "ap_by_iou": by_iou,
-        "map_small": ap - 0.05, "map_medium": ap, "map_large": None, "recall": ap + 0.1,
-        "errors": {name: {"count": 7, "dap": round((1 - ap) / 10, 6)} for name in errors},
-        "detections": 900, "last_monitored_map": ap, "best_monitored_map": ap,
+        "map": value, "map50": by_iou[0], "map75": by_iou[5], "ap_by_iou": by_iou,
+        "map_small": value - 0.05, "map_medium": value, "map_large": None, "recall": value + 0.1,
+        "errors": {name: {"count": 7, "dap": round((1 - value) / 10, 6)} for name in errors},
+        "detections": 900, "last_monitored_map": value, "best_monitored_map": value,
     }  # fmt: skip
-
-
-RESULTS = {"segmentation": _of_pixels, "detection": _of_objects}
-"""By task; those of images for all others."""
 
 
 def write_run(root: Path, config: RunConfig, top1: float | None = None) -> Path:
@@ -112,22 +103,18 @@ def write_grid(
     attentions: Iterable[int] = (2,),
     **fields: Any,
 ) -> Path:
-    """Write every method at every seed and number of attentions, and the teachers' runs."""
-    seeds = list(seeds)
+    """Write every method at every seed and number of attentions, and the teachers' runs.
+
+    Every attention beyond the second widens the distance to the plain student by a third.
+    """
     for number in attentions:
-        setting = RunConfig(attentions=number, **fields)
-        for method in methods:
-            for seed in seeds:
-                run = replace(setting, method=method, data_seed=seed, init_seed=seed)
-                write_run(root, run, _with_attentions(method, seed, number))
+        setting, plain = RunConfig(attentions=number, **fields), TOP1["student"]
+        for method, seed in product(methods, list(seeds)):
+            run = replace(setting, method=method, data_seed=seed, init_seed=seed)
+            top1 = plain + (TOP1[method] - plain) * (1 + (number - 2) / 3)
+            write_run(root, run, top1 + seed / 100 + scatter(method, seed))
         write_run(root, replace(setting, method="dct").teacher_config(), TEACHER_TOP1)
     return Path(root)
-
-
-def _with_attentions(method: str, seed: int, number: int) -> float:
-    """Every attention beyond the second widens the distance to the plain student by a third."""
-    plain, own = TOP1["student"], TOP1[method]
-    return plain + (own - plain) * (1 + (number - 2) / 3) + seed / 100 + scatter(method, seed)
 
 
 MAP = {"student": 0.40, "kd_cls": 0.42, "loc": 0.44, "kd_loc": 0.45, "kd_cls_loc": 0.50}
@@ -137,15 +124,14 @@ DAP = {"student": (0.10, 0.10), "kd_cls": (0.05, 0.12), "kd_loc": (0.11, 0.04)}
 
 def write_detectors(root: Path, setting: RunConfig) -> Path:
     """Write three seeds of each method of detectors, and the classifier that taught them."""
-    for seed in range(3):
-        for method, ap in MAP.items():
-            run = replace(setting, method=method, data_seed=seed, init_seed=seed)
-            directory = write_run(root, run, ap + 0.01 * seed + scatter(method, seed) / 10)
-            results = json.loads((directory / "record.json").read_text())["results"]
-            cls, loc = DAP.get(method, (0.1, 0.1))
-            results["errors"]["cls"]["dap"] = cls + scatter(method, seed) / 10
-            results["errors"]["loc"]["dap"] = loc + scatter(f"{method} loc", seed) / 10
-            edit_record(directory, results=results)
+    for seed, (method, ap) in product(range(3), MAP.items()):
+        run = replace(setting, method=method, data_seed=seed, init_seed=seed)
+        directory = write_run(root, run, ap + 0.01 * seed + scatter(method, seed) / 10)
+        results = json.loads((directory / "record.json").read_text())["results"]
+        cls, loc = DAP.get(method, (0.1, 0.1))
+        results["errors"]["cls"]["dap"] = cls + scatter(method, seed) / 10
+        results["errors"]["loc"]["dap"] = loc + scatter(f"{method} loc", seed) / 10
+        edit_record(directory, results=results)
     write_run(root, replace(setting, method="kd_cls").teacher_config(), 0.9)
     return root
 
@@ -161,49 +147,39 @@ def edit_record(directory: Path, **changes: Any) -> Path:
 def write_analyses(root: Path) -> list[Path]:
     """Analyses of all runs under ``root``; numbers follow from the run's accuracy.
 
-    Runs of seed 0 keep attention maps of two images, brighter in the middle.
+    Runs of seed 0 keep attention maps of two images, brighter in the middle, and answers that are
+    right up to the share that is their accuracy; the teacher keeps its pictures.
     """
     return [_write_analysis(path.parent) for path in sorted(Path(root).glob("*/record.json"))]
 
 
 def _write_analysis(directory: Path) -> Path:
     record = json.loads((directory / "record.json").read_text())
-    top1 = record["results"]["top1"]
-    empty, full = [0] * 13, [None] * 13
-    if record["config"]["init_seed"] == 0:
-        save_maps(directory, _synthetic_maps())
-        save_answers(directory, _synthetic_answers(record))
-    return write_analysis(
-        directory,
-        {
-            "schema_version": 1, "run_id": record["run_id"], "config_hash": record["config_hash"],
-            "images": 2000,
-            "calibration": {
-                "ece": (1 - top1) / 10, "count": [*empty, 4000, 6000],
-                "confidence": [*full, 0.9, 0.95], "accuracy": [*full, top1, top1],
-            },
-            "robustness": {
-                "noise": {"level": [0.0, 0.1], "top1": [top1, top1 / 2]},
-                "occlusion": {"level": [0.0, 0.2], "top1": [top1, top1 - 0.1]},
-            },
-            "spectra": [[0.5, 0.3, 0.2], [0.6, 0.4]],
-            "provenance": {**record["provenance"], "precision": "float32"},
+    top1, config = record["results"]["top1"], record["config"]
+    if config["init_seed"] == 0:
+        maps = tuple(torch.full((2, side, side), 40, dtype=torch.uint8) for side in (8, 4))
+        for stage in maps:
+            stage[:, stage.shape[1] // 2, stage.shape[2] // 2] = 255
+        images = (torch.full((3, 16, 16), 200, dtype=torch.uint8),) * 2
+        pair = (("beach", "farm"), ("beach", "city"))
+        save_maps(directory, AttentionMaps(images, maps, (0, 7), *pair))
+        labels, wrong = torch.arange(20) % 4, torch.arange(20) >= round(20 * top1)
+        kept = (torch.full((3, 16, 16), 90, dtype=torch.uint8),) * 20
+        kept = kept if config["teacher"] == "none" else ()
+        classes = ("beach", "city", "farm", "port")
+        save_answers(directory, Answers(labels, (labels + wrong) % 4, classes, kept))
+    analysis = {
+        "schema_version": 1, "run_id": record["run_id"], "config_hash": record["config_hash"],
+        "images": 2000,
+        "calibration": {
+            "ece": (1 - top1) / 10, "count": [0] * 13 + [4000, 6000],
+            "confidence": [None] * 13 + [0.9, 0.95], "accuracy": [None] * 13 + [top1, top1],
         },
-    )  # fmt: skip
-
-
-def _synthetic_answers(record: dict[str, Any]) -> Answers:
-    """Right up to the share that is the run's accuracy; the teacher keeps its pictures."""
-    labels = torch.arange(20) % 4
-    wrong = torch.arange(20) >= round(20 * record["results"]["top1"])
-    images = (torch.full((3, 16, 16), 90, dtype=torch.uint8),) * 20
-    kept = images if record["config"]["teacher"] == "none" else ()
-    return Answers(labels, (labels + wrong) % 4, ("beach", "city", "farm", "port"), kept)
-
-
-def _synthetic_maps() -> AttentionMaps:
-    maps = [torch.full((2, side, side), 40, dtype=torch.uint8) for side in (8, 4)]
-    for stage in maps:
-        stage[:, stage.shape[1] // 2, stage.shape[2] // 2] = 255
-    image = torch.full((3, 16, 16), 200, dtype=torch.uint8)
-    return AttentionMaps((image, image), tuple(maps), (0, 7), ("beach", "farm"), ("beach", "city"))
+        "robustness": {
+            "noise": {"level": [0.0, 0.1], "top1": [top1, top1 / 2]},
+            "occlusion": {"level": [0.0, 0.2], "top1": [top1, top1 - 0.1]},
+        },
+        "spectra": [[0.5, 0.3, 0.2], [0.6, 0.4]],
+        "provenance": {**record["provenance"], "precision": "float32"},
+    }  # fmt: skip
+    return write_analysis(directory, analysis)

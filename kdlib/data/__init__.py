@@ -131,23 +131,17 @@ def load_data(
     crop_size: int = 32,
     data_root: Path | str | None = None,
 ) -> "ImageData":
-    """Load a split of a data set into memory, map it, or list its photographs.
+    """Load a split of a data set into memory, or list its photographs.
 
-    A ``KdlibError`` says what is unknown, out of range, missing or damaged, and what is valid.
-
-    Args:
-        name: one of ``dataset_names()``.
-        split: ``train``; ``dev``, the last fifth of it, on which choices are made; ``fit``, the
-            rest of it; ``test``, which nothing may be chosen on.
-        task: what has labels: images (``classification``), their pixels (``segmentation``), their
-            objects with boxes (``detection``), or objects cut out of these images (``crops``).
-        size: images of the training set (for ``train``, ``fit``, ``dev``) or of the test set;
-            ``None`` for the data set's own number.
-        image_size: pixels a side; photographs with objects have sizes of their own.
-        attentions: objects of its class that a scene shows (composed data sets).
-        distractors: other objects in a scene (composed data sets).
-        crop_size: pixels a side of a crop, 8 to 512.
-        data_root: folder of the real data sets; ``None`` reads the variable ``KDLIB_DATA``.
+    ``split`` is ``train``; its last fifth, ``dev``, on which choices are made; the rest of it,
+    ``fit``; or ``test``, which nothing may be chosen on. ``task`` says what has labels: images
+    (``classification``), their pixels (``segmentation``), their objects, which have boxes
+    (``detection``), or objects cut out, ``crop_size`` (8 to 512) pixels a side (``crops``).
+    ``size`` counts the images of the training or the test set (``None``: all), of ``image_size``
+    pixels a side; photographs with objects have sizes of their own. Composed scenes show
+    ``attentions`` objects of their class and ``distractors`` others. ``data_root`` is the folder
+    of the real data sets; ``None`` reads the variable ``KDLIB_DATA``. A ``KdlibError`` says what
+    is unknown, out of range, missing or damaged, and what is valid.
     """
     load = _loader(name, task)
     if split not in SPLITS:

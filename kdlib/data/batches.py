@@ -9,7 +9,8 @@ can shift them, and a resumed run meets the very same batches.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeGuard, cast
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -68,12 +69,13 @@ class Batches:
         team: Team = ALONE,
     ) -> None:
         _check(augmentation, data)
-        self.images, self.masks = cast("Tensor | Photographs", data.images), data.masks
-        self.labels, self.classes = data.labels.to(device), len(data.classes)
-        if _fits(self.images, self.labels.device):
-            self.images = self.images.to(device)
-        if _fits(self.masks, self.labels.device):
-            self.masks = self.masks.to(device)
+        device, images = torch.device(device), cast("Tensor | Photographs", data.images)
+        if isinstance(images, Tensor):
+            if data.masks is not None:  # a fourth channel, so that what moves one moves the other
+                images = torch.cat([images, data.masks.unsqueeze(1)], dim=1)
+            free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else inf
+            images = images.to(device) if images.nbytes <= DEVICE_SHARE * free else images
+        self.images, self.labels, self.classes = images, data.labels.to(device), len(data.classes)
         self.batch_size, self.augmentation, self.team = batch_size, augmentation, team
         self._mean = torch.tensor(data.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(data.std, device=device).view(1, 3, 1, 1)
@@ -103,10 +105,10 @@ class Batches:
                 pixels = torch.where(flips[indices].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
             batch = self._batch(pixels, indices)._replace(portion=portion)
             if "crop" in self.augmentation:
-                images, labels = _shifted(batch.images, shifts[indices]), batch.labels
-                if labels.ndim > 1:
-                    labels = _shifted(labels[:, None], shifts[indices], IGNORED)[:, 0]
-                batch = batch._replace(images=images, labels=labels)
+                batch = batch._replace(images=_shifted(batch.images, shifts[indices]))
+                if batch.labels.ndim > 1:
+                    labels = _shifted(batch.labels[:, None], shifts[indices], IGNORED)
+                    batch = batch._replace(labels=labels[:, 0])
             yield self._mixed(batch, chance)
 
     def in_order(self) -> Iterator[Batch]:
@@ -117,17 +119,11 @@ class Batches:
 
     def _stored(self, parts: Sequence[Tensor], places: Tensor | None) -> Iterator[Tensor]:
         """Each part's images (B, 3, H, W) uint8 on the device; pixels' classes are channel 4."""
-        images, masks, device = self.images, self.masks, self.labels.device
-        if not isinstance(images, Tensor):
-            for pixels in images.batches([part.cpu() for part in parts], places):
-                yield pixels.to(device)
-            return
-        for part in parts:
-            pixels = images[part.to(images.device)].to(device)
-            if masks is not None:
-                of_pixels = masks[part.to(masks.device)].to(device)
-                pixels = torch.cat([pixels, of_pixels.unsqueeze(1)], dim=1)
-            yield pixels
+        images, device = self.images, self.labels.device
+        if isinstance(images, Tensor):
+            return (images[part.to(images.device)].to(device) for part in parts)
+        found = images.batches([part.cpu() for part in parts], places)
+        return (pixels.to(device) for pixels in found)
 
     def _batch(self, pixels: Tensor, indices: Tensor) -> Batch:
         images = pixels[:, :3].float().div_(255).sub_(self._mean).div_(self._std)
@@ -178,13 +174,6 @@ def parts_of(order: Tensor, size: int) -> list[Tensor]:
     if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
-
-
-def _fits(images: object, device: torch.device) -> TypeGuard[Tensor]:
-    """Whether images or masks are in memory, and small enough for the device's."""
-    if not isinstance(images, Tensor) or device.type != "cuda":
-        return isinstance(images, Tensor)
-    return images.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 def _shifted(images: Tensor, shifts: Tensor, margin: int = 0) -> Tensor:

@@ -38,7 +38,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  #
 VARIABLE, MOST_WORKERS = "KDLIB_WORKERS", 16
 AHEAD = 2  # batches that are made before they are asked for
 PLACE_BITS = 31  # a place is a share of a side's room before the window, times 2**31
-GROUP = 1024  # photographs that are handed to the cache's threads at a time
+GROUP = 256  # photographs that are handed to the cache's threads at a time
 OWNER = "folder.txt"  # tells where the photographs of a cache lie
 
 
@@ -51,9 +51,7 @@ def decoded(path: str, side: int | None = None) -> Pixels:
     try:
         with Image.open(path) as picture:
             pixels: Image.Image = picture
-            if picture.mode.startswith(
-                "I"
-            ):  # Pillow would clip 16 bits, and leave nearly all white
+            if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip: nearly all white
                 pixels = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
             pixels = pixels.convert("RGB")
             if side is not None:
@@ -93,20 +91,21 @@ class Listing:
             except OSError:
                 lacking.append(name)
         if lacking:
+            told = (
+                f"{self.dataset}: {len(lacking):,} of {len(self.names):,} photographs are missing"
+            )
+            remedy = DATASETS[self.dataset].remedy
             raise KdlibError(
-                f"{self.dataset}: {len(lacking):,} of {len(self.names):,} photographs are missing "
-                f"in {self.folder}:\n{few_lines(lacking)}\n"
-                f"To get them:\n  {DATASETS[self.dataset].remedy}"
+                f"{told} in {self.folder}:\n{few_lines(lacking)}\nTo get them:\n  {remedy}"
             )
         return np.array(facts, np.int64).reshape(-1, 2)
 
 
 class Resized:
-    """A split's photographs as their files are now, resized; decoded, or read from their cache.
+    """A split's photographs as their files are now, for windows of ``image_size`` pixels a side.
 
-    From them windows of ``image_size`` pixels a side are cut. The cache is a folder, whose name
-    changes with any of the files. It holds the pixels of each photograph in a file of its own,
-    with a checksum that is compared whenever it is read.
+    They are decoded, or read from a cache: a folder, whose name changes with any of the files,
+    with the pixels of each in a file whose checksum is compared whenever it is read.
     """
 
     def __init__(self, listing: Listing, split: str, image_size: int) -> None:
@@ -146,13 +145,8 @@ class Resized:
                 return str(error)
             return ""
 
-        count, faults = len(self.listing.names), list[str]()
-        how = {"desc": self.folder.name, "disable": not progress, "delay": 1}
-        with (
-            files.locked(self.folder / "lock"),
-            tqdm(total=count, **how) as bar,
-            ThreadPoolExecutor(workers) as pool,
-        ):
+        count, faults, name = len(self.listing.names), list[str](), self.folder.name
+        with files.locked(self.folder / "lock"), ThreadPoolExecutor(workers) as pool:
             files.remove_remains(self.folder)
             lacking = sum(not self.path(position).exists() for position in range(count))
             needed = 3 * self.side**2 * lacking  # at least: were all of them square
@@ -160,15 +154,11 @@ class Resized:
                 with files.writing(self.folder):
                     raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB are needed")
             files.write_text(self.folder / OWNER, str(self.listing.folder))
-            for start in range(0, count, GROUP):
-                for found in pool.map(fault, range(start, min(start + GROUP, count))):
-                    faults += [found] if found else []
-                    bar.update()
+            for start in tqdm(range(0, count, GROUP), name, disable=not progress, delay=1):
+                faults += filter(None, pool.map(fault, range(count)[start : start + GROUP]))
         if faults:
-            raise KdlibError(
-                f"{len(faults):,} photographs cannot be read; the others are kept.\n"
-                f"{few_lines(sorted(faults))}"
-            )
+            told = f"{len(faults):,} photographs cannot be read; the others are kept."
+            raise KdlibError(f"{told}\n{few_lines(sorted(faults))}")
         for owner in files.cache_root().glob(f"{self.kind}*/{OWNER}"):
             same = owner.read_text(encoding="utf-8") == str(self.listing.folder)
             if same and owner.parent != self.folder:

@@ -108,10 +108,8 @@ def _check_sums(dataset: str, files: Mapping[Path, str]) -> None:
         if not path.is_file():
             raise missing(dataset, path)
         if not check_integrity(path, md5):
-            raise KdlibError(
-                f"{path} is not the published file (its MD5 sum differs). Remove it and get it "
-                f"again:\n  {DATASETS[dataset].remedy}"
-            )
+            told = f"{path} is not the published file (its MD5 sum differs). Remove it and get it"
+            raise KdlibError(f"{told} again:\n  {DATASETS[dataset].remedy}")
 
 
 def _listing(dataset: str, folder: Path, names: Sequence[str], classes: Sequence[str]) -> Listing:
@@ -131,10 +129,8 @@ def _official(
     """What the lists of both splits name: no photograph in both, the same ``classes`` in all."""
     names = {split: _lines(dataset, folder / lists[split], pattern, example) for split in lists}
     if both := sorted(set(names["train"]) & set(names["test"])):
-        raise KdlibError(
-            f"{dataset}: {len(both):,} photographs are in the training and in the test list:\n"
-            f"{few_lines(both)}\nUse the official lists."
-        )
+        told = f"{dataset}: {len(both):,} photographs are in the training and in the test list"
+        raise KdlibError(f"{told}:\n{few_lines(both)}\nUse the official lists.")
     scenes = {lists[split]: _scenes(own) for split, own in names.items()}
     _check_classes(dataset, scenes | ({"ClassName.txt": classes} if classes else {}))
     return names
@@ -161,7 +157,5 @@ def _check_classes(dataset: str, found: Mapping[str, Iterable[str]]) -> None:
     every = list(sets.values())
     if odd := set[str]().union(*every) - every[0].intersection(*every):
         counts = ", ".join(f"{part} has {len(names)}" for part, names in sets.items())
-        raise KdlibError(
-            f"{dataset}: all parts must have the same classes, but {counts}. Not in all of "
-            f"them:\n{few_lines(sorted(odd))}"
-        )
+        told = f"{dataset}: all parts must have the same classes, but {counts}"
+        raise KdlibError(f"{told}. Not in all of them:\n{few_lines(sorted(odd))}")

@@ -38,7 +38,6 @@ SHRINK = 0.45  # side of a shrunk picture, as a share of the image's; just above
 DIAGONAL = 1.2  # side of a tile as a multiple of the largest object's, so that a turned one fits
 NOISE_SHIFTS = 64  # offsets, each way, at which the field of noise is cut out
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
 ATLAS = Path(__file__).parent / "atlas" / "sprites.npz"
 SIZES = {"train": 24000, "test": 10000}
 SAMPLE = 256  # training images that the statistics for normalisation are taken from
@@ -202,25 +201,19 @@ def choose_objects(
         harmless = nearly.astype(np.int64) @ table.T == 0
         allowed = (own if slot < recipe.attentions else ~own) & ~present & harmless
         if not allowed.any(1).all():
-            raise _too_few(recipe, slot, list(recipe.classes)[labels[~allowed.any(1)][0]])
+            label, asked = list(recipe.classes)[labels[~allowed.any(1)][0]], recipe.attentions
+            raise KdlibError(
+                f"Class '{label}' cannot show attentions={asked} of its objects without showing "
+                f"another class too; valid here: at most {slot}."
+                if slot < asked
+                else f"distractors is {recipe.distractors}, but with attentions={asked} there are "
+                f"too few objects that make no other class; valid here: 0 to {slot - asked}."
+            )
         draws = uniforms(derive_seed(seed, "object", slot), indices, len(bank.kinds))
         kinds = np.where(allowed, draws, -1.0).argmax(1)
         present[rows, kinds] = True
         chosen.append(kinds)
     return np.stack(chosen, axis=1)
-
-
-def _too_few(recipe: Recipe, slot: int, label: str) -> KdlibError:
-    attentions, distractors = recipe.attentions, recipe.distractors
-    if slot < attentions:
-        return KdlibError(
-            f"Class '{label}' cannot show attentions={attentions} of its objects without showing "
-            f"another class too; valid here: at most {slot}."
-        )
-    return KdlibError(
-        f"distractors is {distractors}, but with attentions={attentions} there are too few objects "
-        f"that make no other class; valid here: 0 to {slot - attentions}."
-    )
 
 
 def _drawn(

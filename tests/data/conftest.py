@@ -3,9 +3,7 @@
 import pytest
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """A folder for caches that no other test has seen."""
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("KDLIB_DATA", raising=False)
-    return tmp_path / "cache"

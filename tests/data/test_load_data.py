@@ -13,7 +13,6 @@ from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
 from study.data_commands import DEBIAN, SHA256, import_dataset
 
-pytestmark = pytest.mark.usefixtures("own_cache")
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 

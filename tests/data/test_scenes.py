@@ -23,7 +23,6 @@ from kdlib.data.scenes import (
 )
 from kdlib.errors import KdlibError
 
-pytestmark = pytest.mark.usefixtures("own_cache")
 SEED = 3
 
 
