@@ -34,21 +34,14 @@ def coco_measures(
 ) -> dict[str, Any]:
     """Average precision and recall over N images (Lin et al. 2014; cocodataset.org, "Metrics").
 
-    An object's size is the area of its box; COCO's own tables take the area of its mask where
-    they tell small, medium and large apart. Objects of a crowd count neither as found nor as
-    missed, nor do the detections that lie on them.
-
-    Returns:
-        Fractions: ``map``, the mean over :data:`THRESHOLDS` and classes; ``map50``, ``map75``;
-        ``map_small``, ``map_medium``, ``map_large``, split at ``objects.sizes``, ``None`` where
-        there is no such object; ``ap_by_iou``, one number per threshold; ``per_class``, the mean
-        over thresholds of each class, ``None`` where it has no object; ``recall``, the mean over
-        thresholds and classes with at most 100 detections per class and image.
-
-    Raises:
-        KdlibError: there is nothing to detect.
+    Fractions: ``map``, the mean over :data:`THRESHOLDS` and classes; ``map50``, ``map75``;
+    ``map_small``, ``map_medium``, ``map_large``, split at ``objects.sizes``; ``ap_by_iou``, one per
+    threshold; ``per_class``, the mean over thresholds; ``recall``, the mean over both with at most
+    100 detections per class and image. ``None`` where there is no such object; a ``KdlibError``
+    where there is none at all. An object's size is the area of its box (COCO's own tables take
+    that of its mask); crowds, and detections that lie on them, do not count.
     """
-    check_there_are_objects(objects)
+    _check_there_are_objects(objects)
     counted = evaluated(detected_rows(detections), truth_rows(objects), objects, classes)
     precision, recall = counted["precision"][..., -1], counted["recall"][..., -1]
     everything = precision[..., 0]
@@ -63,8 +56,7 @@ def coco_measures(
     }
 
 
-def check_there_are_objects(objects: Objects) -> None:
-    """Refuse images with nothing to detect."""
+def _check_there_are_objects(objects: Objects) -> None:
     if objects.crowd.all():  # also where there is none
         raise KdlibError(
             f"None of the {len(objects)} images has an object that counts; evaluate "
@@ -88,19 +80,16 @@ class Detected(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """What is to be detected, image after image; a crowd counts neither as found nor as missed."""
+    """What is to be detected, image after image."""
 
     images: np.ndarray  # (M,) int64
     kinds: np.ndarray  # (M,) int64
     boxes: np.ndarray  # (M, 4)
-    crowd: np.ndarray  # (M,) bool
+    crowd: np.ndarray  # (M,) bool: counts neither as found nor as missed
 
 
 class Pairs(NamedTuple):
-    """Detections and objects of the same image that overlap, by their rows.
-
-    The IoU of a detection and a crowd is their intersection over the detection's area.
-    """
+    """Detections and objects (by row) that overlap; the IoU with a crowd is over the detection."""
 
     found: np.ndarray  # (P,) int64
     truth: np.ndarray  # (P,) int64
@@ -151,10 +140,10 @@ def overlapping(found: Detected, truth: Truth) -> Pairs:
 
 
 def evaluated(found: Detected, truth: Truth, objects: Objects, classes: int) -> dict[str, Any]:
-    """What faster_coco_eval counts: ``precision`` (T, R, C, A, 3) and ``recall`` (T, C, A, 3).
+    """What faster_coco_eval counts: ``precision`` (T, 101, C, A, 3), ``recall`` (T, C, A, 3).
 
-    T thresholds, R = 101 recalls, A = all sizes and the three of :data:`SIZES`; last 1, 10 and 100
-    detections per image. -1 stands for "no object".
+    Of T thresholds, C classes, all sizes and :data:`SIZES`, and 1, 10 and 100 detections per image;
+    -1 stands for "no object".
     """
     bounds = (0.0, *objects.sizes, LARGEST)
     evaluator = COCOeval_faster(
@@ -190,15 +179,15 @@ def _annotated(images: int, classes: int, rows: Detected | Truth, **more: np.nda
 def error_types(
     detections: Sequence[Detections], objects: Objects, classes: int
 ) -> dict[str, dict[str, float]]:
-    """How many errors of each type there are, and the AP50 that repairing them would gain.
+    """``count`` of each type of error, and ``dap``, the AP50 (0 or more) that repairs would gain.
 
-    A detection that finds no object, by its largest IoU with the objects of its image:
+    Of detections that find no object, by their largest IoU with those of their image, the first of:
 
     * ``loc``: the right class and a poor box, BACKGROUND <= IoU < FOREGROUND;
-    * ``cls``: else, a good box and the wrong class, IoU >= FOREGROUND with another class;
-    * ``dupe``: else, both are good, but a surer detection has the object;
-    * ``bkg``: else, nothing is there, IoU <= BACKGROUND with whatever class;
-    * ``both``: else, class and box are poor.
+    * ``cls``: a good box and the wrong class, IoU >= FOREGROUND with another class;
+    * ``dupe``: both are good, but a surer detection has the object;
+    * ``bkg``: nothing is there, IoU <= BACKGROUND with whatever class;
+    * ``both``: class and box are poor.
 
     ``miss``: an object that no detection has and no ``loc`` or ``cls`` aims at. An oracle repairs
     all errors of one type alone: of those that aim at one object the surest becomes right, unless
@@ -206,17 +195,11 @@ def error_types(
     and ``both``; a missed object is no longer asked for. ``false_pos`` takes every wrong detection
     away, ``false_neg`` no longer asks for any object that is not found.
 
-    As the authors' tidecv 1.0.1 does, but for what keeps to COCO: classes without objects have no
-    AP, detections on a crowd are no errors, at most 100 detections per class and image count, and a
-    gain is in fractions, not in percents.
-
-    Returns:
-        ``count`` and ``dap``, the gain, at least 0, of ``ERRORS``, ``false_pos``, ``false_neg``.
-
-    Raises:
-        KdlibError: there is nothing to detect.
+    As the authors' tidecv 1.0.1 does, but that gains are fractions and what keeps to COCO: classes
+    without objects have no AP, detections on a crowd are no errors, at most 100 per class and image
+    count. A ``KdlibError`` if there is nothing to detect.
     """
-    check_there_are_objects(objects)
+    _check_there_are_objects(objects)
     found, truth = detected_rows(detections), truth_rows(objects)
     verdicts = judged(found, truth)
     asked = np.bincount(truth.kinds[~truth.crowd], minlength=classes)
@@ -232,12 +215,11 @@ def error_types(
 class Verdicts(NamedTuple):
     """What becomes of every detection and every object.
 
-    A detection is :data:`RIGHT`, one of :data:`ERRORS`, or :data:`LEFT_OUT` where it lies on a
-    crowd. Its target is the row of the object that it found, or would have found with another class
+    A target is the row of the object that a detection found, or would have found with another class
     (cls) or another box (loc); -1 without one.
     """
 
-    types: np.ndarray  # (D,) str
+    types: np.ndarray  # (D,) str: RIGHT, one of ERRORS, or LEFT_OUT on a crowd
     targets: np.ndarray  # (D,) int64
     found: np.ndarray  # (M,) bool: a right detection has it
     missed: np.ndarray  # (M,) bool: it counts, and no detection has it or aims at it
@@ -298,7 +280,6 @@ def _nearest(pairs: Pairs, detections: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _counts(verdicts: Verdicts, truth: Truth) -> dict[str, int]:
-    """How often each error occurs."""
     wrong = ~np.isin(verdicts.types, (RIGHT, LEFT_OUT))
     missing = ~verdicts.found & ~truth.crowd
     counts = {name: int((verdicts.types == name).sum()) for name in ERRORS}
@@ -317,8 +298,8 @@ class Points(NamedTuple):
 
 def curve_points(found: Detected, verdicts: Verdicts) -> Points:
     """What the detector gives as it is."""
-    right = verdicts.types == RIGHT
-    return Points(found.kinds, found.scores, right, verdicts.types != LEFT_OUT)
+    counted = verdicts.types != LEFT_OUT
+    return Points(found.kinds, found.scores, verdicts.types == RIGHT, counted)
 
 
 def _oracles(

@@ -29,35 +29,23 @@ AUGMENTATIONS = ("flip", *DISTORTIONS)
 
 
 class DetectionBatch(NamedTuple):
-    """Images with their objects.
-
-    Each target has ``boxes`` (n, 4) float32 and ``labels`` (n,) int64, the kinds + 1, since
-    torchvision's 0 is the background; crowds are left out, and n may be 0.
-    """
+    """Images with their objects, crowds left out; an image may have none."""
 
     images: list[Tensor]  # (3, h, w) float32 each, 0 to 1; detectors normalise them
-    targets: list[dict[str, Tensor]]
+    targets: list[dict[str, Tensor]]  # boxes (n, 4) float32, labels (n,) int64: the kinds + 1
     indices: Tensor  # (B,) int64, positions in the data set
     portion: Portion | None = None  # of the whole batch; None where they are the whole
 
 
 class DetectionBatches:
-    """Images with objects, handed out in batches.
+    """Images with objects, handed out in batches on a device; see also ``kdlib.data.batches``.
 
-    Args:
-        data: images with objects.
-        batch_size: images per batch; the last batch of an epoch may be smaller.
-        augmentation: any of ``AUGMENTATIONS``. ``flip`` mirrors half of the images; the others are
-            torchvision's: ``photometric`` changes light and colours, ``zoom_out`` puts the image
-            on a canvas of up to four times its size, ``iou_crop`` cuts a window that shows objects
-            in part, ``scale_jitter`` scales by 0.1 to 2 and cuts or fills to the size before.
-        device: where the batches go.
-        workers: processes that make images; ``None`` for ``worker_count()`` with photographs and
-            for none with images in memory.
-        team: the processes that share the work, see :class:`kdlib.data.batches.Batches`.
-
-    Raises:
-        KdlibError: no objects, an unknown augmentation, or a negative number of workers.
+    Of ``AUGMENTATIONS``, ``flip`` mirrors half of the images; the others are torchvision's:
+    ``photometric`` changes light and colours, ``zoom_out`` puts the image on a canvas of up to four
+    times its size, ``iou_crop`` cuts a window that shows objects in part, ``scale_jitter`` scales
+    by 0.1 to 2 and cuts or fills to the size before. ``workers`` processes make images: by default
+    ``worker_count()`` of photographs, none of images in memory. A ``KdlibError`` for data without
+    objects, an unknown augmentation or a negative number of workers.
     """
 
     def __init__(

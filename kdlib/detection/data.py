@@ -83,12 +83,9 @@ def photographs_with_objects(
 
 
 def checked(kind: type[Content], file: Path, content: Any) -> Content:
-    """The content of a file of annotations: JSON, or what was read of another format.
-
-    A ``KdlibError`` says which field is missing or wrong, what is there and what should be.
-    """
+    """The content of a file of annotations, JSON or read of another format; else ``KdlibError``."""
+    read = kind.model_validate_json if isinstance(content, bytes) else kind.model_validate
     try:
-        read = kind.model_validate_json if isinstance(content, bytes) else kind.model_validate
         return read(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -145,12 +142,8 @@ def load_coco(
     found = _coco_objects(content, file, classes)
     names = tuple(picture.file_name for picture in pictures)
     listing = Listing("coco", folder / part, names, (0,) * len(names), classes)
-
-    def annotation(position: int) -> Annotation:
-        picture = pictures[position]
-        return (picture.width, picture.height), found[picture.id]
-
-    return photographs_with_objects(listing, len(names), annotation, size)
+    annotations = [((picture.width, picture.height), found[picture.id]) for picture in pictures]
+    return photographs_with_objects(listing, len(names), annotations.__getitem__, size)
 
 
 def coco_classes() -> tuple[str, ...]:
@@ -164,7 +157,6 @@ def coco_classes() -> tuple[str, ...]:
 def _coco_objects(
     content: _CocoFile, file: Path, classes: tuple[str, ...]
 ) -> dict[int, list[Found]]:
-    """The objects of each photograph, by its number."""
     kinds: dict[int, int] = {}
     for category in content.categories:
         if category.name not in classes:
@@ -209,15 +201,12 @@ def load_voc_objects(
     """
     listing = list_voc("detection", split, checked_root(data_root))
     count = len(listing.names) // 2
-
-    def annotation(position: int) -> Annotation:
-        return read_annotation(Path(listing.path(position + count)))
-
-    return photographs_with_objects(listing, count, annotation, size)
+    return photographs_with_objects(
+        listing, count, lambda place: _voc_annotation(Path(listing.path(place + count))), size
+    )
 
 
-def read_annotation(path: Path) -> Annotation:
-    """What an XML file says of its photograph; a ``KdlibError`` if it or a field is damaged."""
+def _voc_annotation(path: Path) -> Annotation:
     try:
         root = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError) as error:

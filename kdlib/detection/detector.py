@@ -24,25 +24,18 @@ Network: TypeAlias = SSD | RetinaNet | FasterRCNN
 
 
 class Detections(NamedTuple):
-    """The n objects that a detector finds in one image.
+    """The n objects that a detector finds in one image, in pixels of it as it was given."""
 
-    Boxes are x1, y1, x2, y2 in pixels of the image as it was given, x2 and y2 exclusive.
-    """
-
-    boxes: Tensor  # (n, 4) float
+    boxes: Tensor  # (n, 4) float: x1, y1, x2, y2, the latter two exclusive
     kinds: Tensor  # (n,) int64, the class, 0 to C - 1; the background has none
     scores: Tensor  # (n,) float, how sure the detector is, 0 to 1
 
 
 class Positives(NamedTuple):
-    """The P anchors (or proposals) of a batch that torchvision matches to an object.
+    """The P anchors (or proposals) of a batch that torchvision matches to an object."""
 
-    Predicted boxes are x1, y1, x2, y2 as fractions of the image's width and height; one that leaves
-    the image is not clamped. Logits and boxes have their graph.
-    """
-
-    logits: Tensor  # (P, C + 1), 0 the background
-    boxes: Tensor  # (P, 4)
+    logits: Tensor  # (P, C + 1), 0 the background; with their graph, as the boxes
+    boxes: Tensor  # (P, 4) x1, y1, x2, y2, fractions of the image's width and height, not clamped
     images: Tensor  # (P,) int64, index of the image in the batch
     objects: Tensor  # (P,) int64, index of the object among this image's targets
 
@@ -56,16 +49,12 @@ class Answer(NamedTuple):
 
 
 class Detector(nn.Module):
-    """One of torchvision's detectors that also tells what it says at its positives.
+    """One of torchvision's detectors, of C + 1 classes, that also tells what it says at positives.
 
     A batch without any object has no positives, and trains as torchvision lets it: as background
     in RetinaNet and Faster R-CNN; SSD takes three negatives per positive, thus none.
 
     Heads and anchors are float32 whatever autocast says: anchors in bfloat16 would be pixels off.
-
-    Args:
-        network: torchvision's, with C + 1 classes, 0 the background.
-        classes: C.
     """
 
     def __init__(self, network: Network, classes: int) -> None:
@@ -82,10 +71,8 @@ class Detector(nn.Module):
     ) -> Answer | list[Detections]:
         """The losses of a batch in training, its detections in evaluation.
 
-        Args:
-            images: B of (3, h, w), 0 to 1, not normalised; their sizes may differ.
-            targets: in training alone, of each image ``boxes`` (n, 4), pixels, and ``labels`` (n,)
-                int64, 1 to C; n may be 0.
+        Images are (3, h, w) of any size, 0 to 1, not normalised. Targets, in training alone, are of
+        each image ``boxes`` (n, 4), pixels, and ``labels`` (n,) int64, 1 to C; n may be 0.
         """
         if not self.training:
             return [_detections(found) for found in self.network(list(images))]
@@ -111,10 +98,7 @@ def _answer_of_grid(network: SSD | RetinaNet, images: list[Tensor], targets: Any
 
 
 def _answer_of_proposals(network: FasterRCNN, images: list[Tensor], targets: Any) -> Answer:
-    """Of Faster R-CNN: the sampled proposals of an object.
-
-    It predicts one box per class; the box of the object's own class is taken, as its loss does.
-    """
+    """Of Faster R-CNN: the sampled proposals of an object, each with the box of its own class."""
     heads = network.roi_heads
     with (
         watched(network.transform, "forward") as prepared,
@@ -173,10 +157,9 @@ class Call(NamedTuple):
 
 @contextmanager
 def watched(owner: object, method: str) -> Iterator[list[Call]]:
-    """Note every call of a method as long as the context is open; after it, all is as before.
+    """Note every call of a method as long as the context is open.
 
-    Nothing stays on the object, so that no graph of a step outlives it. Of an ``nn.Module``,
-    ``forward`` can be watched too.
+    Nothing stays on the object, so that no graph of a step outlives it.
     """
     calls: list[Call] = []
     original = getattr(owner, method)

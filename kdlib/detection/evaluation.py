@@ -60,11 +60,8 @@ def evaluate_detectors(
 ) -> list[dict[str, Any]]:
     """What a record says of each detector's quality: ``results``, see :func:`measured`.
 
-    Several processes each take a part of the batches, and all have all results. ``ssim`` and
-    ``relevance`` are ``None``: a detector's stages have no teacher's to be compared with.
-
-    Raises:
-        KdlibError: the data has no objects.
+    Processes share the batches, and all have all results. ``ssim`` and ``relevance`` are ``None``:
+    there are no stages of a teacher to compare with. A ``KdlibError`` for data without objects.
     """
     if data.objects is None:
         raise KdlibError("There is no truth to compare detections with: load task='detection'.")
@@ -93,9 +90,8 @@ def detector_cost(detector: Detector, images: list[Tensor]) -> dict[str, Any]:
 def measured(detections: Sequence[Detections], objects: Objects, classes: int) -> dict[str, Any]:
     """What :func:`coco_measures` and :func:`error_types` measure of N images, fit for JSON.
 
-    Raises:
-        KdlibError: there is nothing to detect, not as many images as in ``objects``, a class that
-            does not exist, or a number that is not finite.
+    A ``KdlibError`` if there is nothing to detect, not as many images as in ``objects``, a class
+    that does not exist, or a number that is not finite.
     """
     for image, one in enumerate(detections):
         _check(one, classes, image)

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from kdlib.detection.teacher import CropTargets
 
 
-# KD_cls: a classifier's answer to an object's crop, taught to a detector's class scores.
+# KD_cls: a classifier's answer to an object's crop, taught to a detector's class scores. No
+# gradient reaches the teacher.
 def softmax_recognition(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
     """``T^2 KL(softmax(z_t / T) || softmax(z_s / T))`` of (P, C + 1) and (P, C) -> (P,).
 
-    The teacher knows no background, so its probability of that is 0. For SSD and Faster R-CNN
-    (equation 2). No gradient reaches the teacher.
+    For SSD and Faster R-CNN (equation 2); the teacher's probability of the background is 0.
     """
     told = functional.softmax(_softened(teacher.detach(), temperature), dim=-1)
     answer = functional.log_softmax(_softened(student, temperature), dim=-1)
@@ -33,10 +33,9 @@ def softmax_recognition(student: Tensor, teacher: Tensor, temperature: float = 2
 
 
 def sigmoid_recognition(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
-    """``kl-ce``: the sigmoids of each network, divided by their sum, compared by ``T^2 KL``.
+    """``kl-ce``: sigmoids over their sum, compared by ``T^2 KL``: (P, C + 1), (P, C) -> (P,).
 
-    (P, C + 1), (P, C) -> (P,). For RetinaNet, whose classes do not compete, so that the background
-    has no score of its own. No gradient reaches the teacher.
+    For RetinaNet, whose classes do not compete, so that the background has no score of its own.
     """
     told = _shares(_softened(teacher.detach(), temperature))
     answer = _shares(_softened(student[:, 1:], temperature))
@@ -45,10 +44,9 @@ def sigmoid_recognition(student: Tensor, teacher: Tensor, temperature: float = 2
 
 
 def binary_recognition(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
-    """``kl-bce``: ``T^2 KL`` of yes and no to each class, averaged over classes.
+    """``kl-bce``: mean over classes of ``T^2 KL`` of yes and no: (P, C + 1), (P, C) -> (P,).
 
-    (P, C + 1), (P, C) -> (P,). The paper swaps yes and no for the object's own class, which changes
-    the terms' names and not their sum. No gradient reaches the teacher.
+    The paper swaps yes and no for the object's own class, which does not change their sum.
     """
     told = _softened(teacher.detach(), temperature)
     answer = _softened(student[:, 1:], temperature)
@@ -82,10 +80,7 @@ POOLED = 4  # cells per side in which pixels are compared; each stage further ha
 
 
 def pooled(features: Tensor, cells: int) -> Tensor:
-    """Means of ``cells`` by ``cells`` parts: (P, C, h, w) -> (P, C, cells, cells), in float32.
-
-    Maps that have fewer cells stay as they are.
-    """
+    """Means over a grid: (P, C, h, w) -> (P, C, cells, cells); smaller maps stay as they are."""
     side = min(cells, features.shape[-1])
     return functional.adaptive_avg_pool2d(working_precision(features), side)
 
@@ -98,18 +93,12 @@ def crop_distance(predicted: Tensor, target: Tensor) -> Tensor:
 class CropLoss(nn.Module):
     """What a detector learns from a classifier, in weighted terms by name.
 
-    Args:
-        cls: weight of KD_cls; 0 leaves it out.
-        loc: weight of KD_loc; 0 leaves it out.
-        temperature: T of KD_cls.
-        sigmoid: form of KD_cls for detectors with sigmoids, ``kl_bce`` or ``kl_ce``.
-        layers: what KD_loc compares: -1 the pixels (``loc``), 0 the classifier's first stage, ...
-        pixels: what the pixels' largest value is taken for: 255 as in the release, whose weight
-            0.15 belongs to that; with 1 the term would be 255 times smaller.
-        features: factor of the stages beside that, 1 in the release.
-
-    Raises:
-        KdlibError: a weight below 0, no layer, a layer below -1, an unknown form.
+    ``cls`` and ``loc`` weight KD_cls, of ``temperature`` T, and KD_loc; 0 leaves one out.
+    ``sigmoid`` is the form of KD_cls for detectors with sigmoids, ``kl_bce`` or ``kl_ce``.
+    ``layers`` are what KD_loc compares: -1 the pixels (``loc``), 0 the teacher's first stage, ...
+    ``pixels`` is what the pixels' largest value is taken for: 255 as in the release, whose weight
+    0.15 belongs to that; ``features`` is the factor of the stages beside it, 1 in the release.
+    A ``KdlibError`` for a weight below 0, no layer, a layer below -1, an unknown form.
     """
 
     name, weight = "crops", 1.0  # of the method, and of all its terms: those of a run are its own
@@ -129,16 +118,8 @@ class CropLoss(nn.Module):
         _check(cls, loc, temperature, sigmoid, layers)
         self.cls, self.loc, self.temperature, self.sigmoid = cls, loc, temperature, sigmoid
         self.layers, self.pixels, self.features = tuple(layers), pixels, features
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether crops are asked for, of a classifier or as they are."""
-        return self.cls > 0 or self.loc > 0
-
-    @property
-    def needs_classifier(self) -> bool:
-        """Whether pixels alone would not do."""
-        return self.cls > 0 or (self.loc > 0 and max(self.layers) > PIXELS)
+        self.needs_teacher = cls > 0 or loc > 0  # of crops, of a classifier or as they are
+        self.needs_classifier = cls > 0 or (loc > 0 and max(layers) > PIXELS)
 
     def forward(
         self, answer: "Answer", targets: "CropTargets | None", batch: "DetectionBatch"
@@ -147,9 +128,7 @@ class CropLoss(nn.Module):
 
         Each is a mean over the batch's positives; without any, 0 with a graph.
         """
-        if targets is None:
-            return {}
-        terms = self._terms(answer, targets, batch)
+        terms = {} if targets is None else self._terms(answer, targets, batch)
         return {name: self.weight * term for name, term in terms.items()}
 
     def _terms(

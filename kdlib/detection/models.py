@@ -56,10 +56,7 @@ HALF, QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 class CoarseStages(nn.Module):
-    """The coarse stages of a Scenes classifier, with a pyramid of so many channels, if any.
-
-    ``widths`` are the channels of the stem and of the three stages.
-    """
+    """The coarse stages of a Scenes classifier, with a pyramid of so many channels, if any."""
 
     def __init__(self, widths: Widths, pyramid: int = 0) -> None:
         super().__init__()
@@ -147,10 +144,10 @@ def torchvision_detector(
 ) -> Detector:
     """One of torchvision's detectors; ``weights`` are those of its backbone.
 
-    - SSD300 (arXiv 1512.02325). Its ``weights`` "IMAGENET1K_FEATURES" (here the "DEFAULT") are the
-      original's, which take images of 0 to 255: the network's own ``mean`` and ``std`` are for
-      them; for "IMAGENET1K_V1" give ImageNet's. At another size than 300 the anchors spread over
-      the maps as they come out; below 268 the two coarsest, which would be empty, are left out.
+    - SSD300 (arXiv 1512.02325). Its "DEFAULT" ``weights``, "IMAGENET1K_FEATURES", are the
+      original's: the network's own ``mean`` and ``std`` are for them; for "IMAGENET1K_V1" give
+      ImageNet's. At another size than 300 the anchors spread over the maps as they come out; below
+      268 the two coarsest, which would be empty, are left out.
     - SSDLite (arXiv 1905.02244): its anchors fit any size.
     - RetinaNet (arXiv 1708.02002) and Faster R-CNN (arXiv 1506.01497) on a feature pyramid:
       ``image_size`` is the shorter side; the longer one is kept in proportion, up to 5/3 of it.

@@ -36,7 +36,6 @@ class Objects:
     sizes: tuple[float, float] = COCO_SIZES  # areas where small ones end, and large ones begin
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.starts) - 1
 
     @property
@@ -85,9 +84,8 @@ class Found(NamedTuple):
 def tabled(found: Sequence[Sequence[Found]], shapes: Sequence[tuple[int, int]]) -> Objects:
     """The objects of N images, whose widths and heights in pixels are ``shapes``, as a table.
 
-    A box is clipped to its image. One that is then empty (it lay outside, or its corners were
-    swapped) is dropped; one thinner than a pixel stays. An image left without objects stays: it is
-    trained on as background.
+    A box is clipped to its image, and dropped if it is then empty; one thinner than a pixel stays,
+    and so does an image without objects: it is trained on as background.
     """
     every = [one for of_image in found for one in of_image]
     starts = torch.tensor([0, *accumulate(len(of_image) for of_image in found)])
@@ -107,11 +105,9 @@ class WholePhotographs:
     shapes: Sequence[tuple[int, int]]  # width and height of each, as its annotation has them
 
     def __len__(self) -> int:
-        """Number of photographs."""
         return len(self.paths)
 
     def __getitem__(self, part: slice) -> "WholePhotographs":
-        """A part of them, nothing read yet."""
         return WholePhotographs(self.paths[part], self.shapes[part])
 
     def read(self, index: int) -> Pixels:
@@ -137,11 +133,8 @@ def cropped(data: ImageData, crop_size: int) -> ImageData:
     """Every object that is counted, cut out of its image without a margin and labelled by its kind.
 
     The box is stretched to a square whatever its shape, as in the paper (Guo 2021, arXiv
-    2106.05209). Crops of images in memory are in memory too, through the cache; of photographs,
-    each is read when its crop is asked for.
-
-    Raises:
-        KdlibError: the size is out of range, the data has no objects, or none that count.
+    2106.05209). Crops of images in memory are made once, through the cache; photographs are read
+    when a crop is asked for. A ``KdlibError`` for a size out of range, or where no object counts.
     """
     check_range("crop_size", crop_size, *CROP_SIZES)
     if data.objects is None:

@@ -36,12 +36,8 @@ class CropTeacher(nn.Module):
     """Cuts objects out and asks a frozen classifier about them, once for all students of a step.
 
     Of its gradients only those with respect to crops exist, which go on to the boxes that cut them.
-
-    Args:
-        network: the classifier; ``None`` where crops are compared as they are.
-        size: pixels of a crop's side, those that the classifier was trained with.
-        mean: of each channel, 0 to 1, as in the classifier's training.
-        std: standard deviation of each channel.
+    ``network`` is ``None`` where crops are compared as they are; ``size`` (of a crop's side),
+    ``mean`` and ``std`` (of each channel, 0 to 1) are those of the classifier's training.
     """
 
     mean: Tensor
@@ -83,8 +79,7 @@ class CropTeacher(nn.Module):
     def stages_of(self, crops: Tensor, count: int) -> tuple[Tensor, ...]:
         """The first ``count`` stages of crops (P, 3, S, S), with the gradient to the crops.
 
-        Raises:
-            KdlibError: there is no classifier, or it has fewer stages.
+        A ``KdlibError`` if there is no classifier, or it has fewer stages.
         """
         if count == 0:
             return ()
@@ -105,10 +100,9 @@ class CropTeacher(nn.Module):
 
 
 def early_stages(network: nn.Module, count: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """A classifier, with its own weights, up to one of its stages.
+    """A classifier from normalised images (B, 3, H, W) to its first ``count`` stages (B, C, h, w).
 
-    From images (B, 3, H, W), normalised, to the first ``count`` stages (B, C, h, w). What lies
-    behind costs nothing in ours and torchvision's; another runs to its end.
+    What lies behind costs nothing in ours and torchvision's; another runs to its end.
     """
     if isinstance(network, StagedNetwork):
         return StagedBackbone(network.stem, network.stages[:count]).eval()
@@ -129,19 +123,12 @@ def _stopped(network: fx.GraphModule, count: int) -> fx.GraphModule:
 
 
 def sampled_crops(images: Sequence[Tensor], boxes: Tensor, owners: Tensor, size: int) -> Tensor:
-    """The inside of each box, stretched to a square; differentiable with respect to the boxes.
+    """The inside of each box, stretched to a square: (P, 3, size, size), in the images' own range.
 
-    Bilinear, without antialiasing. Boxes are clamped to their image: an edge beyond it gets no
-    gradient, and what has no area there is a crop of one repeated row or column.
-
-    Args:
-        images: B of them, (3, h, w) each, of any size.
-        boxes: (P, 4) x1, y1, x2, y2 as fractions of their image's width and height.
-        owners: (P,) int64, the image of each box.
-        size: pixels S of a crop's side.
-
-    Returns:
-        (P, 3, S, S), in the images' own range.
+    Differentiable with respect to the boxes, (P, 4) x1, y1, x2, y2 as fractions of their image's
+    width and height, of images (3, h, w) of any size that ``owners`` (P,) name. Bilinear, without
+    antialiasing. Boxes are clamped to their image: an edge beyond it gets no gradient, and what has
+    no area there is a crop of one repeated row or column.
     """
     if len(boxes) == 0:
         return images[0].new_zeros(0, 3, size, size)

@@ -70,23 +70,11 @@ untrained networks of Scenes, so that one weight tuned for the first means the s
 class RefinementLoss(nn.Module):
     """``alpha T^2 KL(q || p) + beta features``, per image; q and the maps are the self-teacher's.
 
-    The cross-entropy of q, from which the self-teacher learns, is a term of its own.
-
-    Args:
-        pair: the student's shapes and the number of classes; of the teacher nothing is read.
-        alpha: weight of the KL term, 0 or more.
-        beta: weight of the feature term, 0 or more; ``None`` for the feature's default.
-        temperature: T of the KL term.
-        feature: ``attention`` (AT), ``fitnet``, ``overhaul`` or ``dct`` (this project's paper).
-        detach: feed the self-teacher with features cut off from the student's graph, so that its
-            cross-entropy does not train the student; another method than the paper's.
-        width: channels of a level of the pyramid, as a multiple of its stage's.
-        common: one number of channels for all levels instead.
-        depth: separable convolutions in a node of the pyramid.
-        repeat: pyramids, one after the other.
-
-    Raises:
-        KdlibError: an unknown feature, or a number out of its range.
+    The cross-entropy of q, from which the self-teacher learns, is a term of its own. ``feature`` is
+    ``attention`` (AT), ``fitnet``, ``overhaul`` or ``dct`` (this project's paper); ``beta`` is by
+    default that feature's. With ``detach`` the self-teacher's cross-entropy does not train the
+    student: another method than the paper's. ``width`` to ``repeat`` are those of
+    :class:`SelfTeacher`. A ``KdlibError`` for an unknown feature or a number out of its range.
     """
 
     def __init__(
@@ -179,10 +167,9 @@ class SelfTaught(Trainee):
 
 
 def refined_network(config: RunConfig, root: Path, classes: int) -> RefinedNetwork:
-    """The student of a finished self-taught run with its self-teacher, in eval mode.
+    """The student of a self-taught run with its self-teacher, in eval mode.
 
-    Raises:
-        KdlibError: the run is not finished, or its method has no self-teacher.
+    A ``KdlibError`` if the run is not finished, or its method has no self-teacher.
     """
     student = trained_network(config, root, classes)
     outputs = output_count(classes, config.augmentation)

@@ -33,22 +33,14 @@ def load_scene_masks(found: Callable[..., Composition], split: str, **options: A
 
 
 class Segmenter(nn.Module):
-    """A backbone with maps of such ``channels``, fine to coarse; a BiFPN; a :class:`PixelHead`.
-
-    All levels have ``width``; the head has ``head_depth`` separable convolutions, a node one.
-    """
+    """A backbone with maps of such ``channels``, fine to coarse; a BiFPN; a :class:`PixelHead`."""
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        channels: Sequence[int],
-        classes: int,
-        width: int,
-        head_depth: int = 1,
+        self, backbone: nn.Module, channels: Sequence[int], classes: int, width: int, depth: int = 1
     ) -> None:
         super().__init__()
         self.pyramid = BiFPN(channels, (width,) * len(channels), depth=1)
-        self.head = PixelHead(width, classes, head_depth)
+        self.head = PixelHead(width, classes, depth)
         initialise(self)
         self.backbone = backbone  # after the others: it has its own, perhaps trained, weights
 
@@ -89,14 +81,11 @@ def efficientdet(classes: int, backbone: str, width: int, weights: str | None = 
     from kdlib.models.torchvision import pretrained
 
     network = EfficientBackbone(pretrained(getattr(models, backbone), weights))
-    return Segmenter(network, EFFICIENT_CHANNELS, classes, width, head_depth=3)
+    return Segmenter(network, EFFICIENT_CHANNELS, classes, width, depth=3)
 
 
 class SegmentationMarks:
-    """How well masks of K classes fit, batch after batch: IoU from a table of confusions.
-
-    Each process of the ``team`` adds a part of the batches; results are of all of them.
-    """
+    """How well masks of K classes fit the batches of all processes: IoU from a confusion table."""
 
     def __init__(self, classes: int, team: Team = ALONE) -> None:
         self.classes, self.team = classes, team

@@ -2,9 +2,7 @@
 
 A BiFPN (Tan 2020, arXiv 1911.09070) refines the stages top-down and back bottom-up; a classifier
 reads the coarsest refined map (Ji 2021, arXiv 2103.08273), or a head reads them all where each
-pixel has a class. It attaches to any network of ``kdlib.models``, is trained with it and thrown
-away afterwards. Every level works in its own multiple of the stage's channels (``BiFPNc``, the
-paper's), or all of them in one common number.
+pixel has a class. It is trained with any network of ``kdlib.models`` and thrown away afterwards.
 """
 
 from collections.abc import Sequence
@@ -47,7 +45,6 @@ def point_block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _resized_block(inputs: int, outputs: int) -> nn.Module:
-    """Between levels of one width there is nothing to change."""
     return nn.Identity() if inputs == outputs else point_block(inputs, outputs)
 
 
@@ -90,11 +87,7 @@ def reduced(features: Tensor, size: tuple[int, int] | None = None) -> Tensor:
 
 
 class BiFPN(nn.Module):
-    """One pass down the levels and one up again.
-
-    From ``inputs`` channels of each level, fine to coarse, to ``widths``, in which it works;
-    ``depth`` separable convolutions are in a node.
-    """
+    """One pass down the levels and one up, from ``inputs`` to ``widths`` channels, fine to coarse."""
 
     def __init__(self, inputs: Sequence[int], widths: Sequence[int], depth: int = 2) -> None:
         super().__init__()
@@ -136,7 +129,6 @@ class PixelHead(nn.Module):
     """Classes of pixels from the sum of a pyramid's levels (Kirillov 2019, arXiv 1901.02446).
 
     All levels are read, because the finest of a single pyramid knows nothing of its way up.
-    ``depth`` separable convolutions come before the classifier.
     """
 
     def __init__(self, width: int, classes: int, depth: int = 1) -> None:
@@ -160,15 +152,10 @@ def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
 class SelfTeacher(nn.Module):
     """Refined maps of a network's stages, and a classification of the coarsest of them.
 
-    Args:
-        channels: of each stage of the network, fine to coarse.
-        classes: number of classes K.
-        pixels: a side of the answer where each pixel has a class: a head like that of a
-            :class:`~kdlib.frskd.segmentation.Segmenter` then reads all refined maps.
-        width: each level works in ``width`` times its stage's channels.
-        common: all levels work in so many channels instead; ``None`` for ``width``.
-        depth: separable convolutions in a node of the pyramid.
-        repeat: how many pyramids follow one another.
+    Each level works in ``width`` times its stage's ``channels``, or all in a ``common`` number;
+    ``depth`` separable convolutions are in a node, and ``repeat`` pyramids follow one another.
+    ``pixels`` is a side of the answer where each pixel has a class: a head like that of a
+    :class:`~kdlib.frskd.segmentation.Segmenter` then reads all refined maps.
     """
 
     def __init__(

@@ -88,9 +88,7 @@ def _window(values: Tensor, side: int, fill: object, place: list[int] | None) ->
 def read_annotated(picture: Path, mask: Path) -> Pixels:
     """A photograph with its mask, an image with a palette or grey levels: (H, W, 4) uint8.
 
-    Raises:
-        KdlibError: a file that is missing, truncated or no image; a mask in colours, of another
-            size than its photograph, or with a value that is neither a class nor ``IGNORED``.
+    A ``KdlibError`` for a file that is no image, or a mask of another size or with other values.
     """
     pixels, marks = _opened(picture, "RGB"), _opened(mask, None)
     if marks.shape != pixels.shape[:2]:
@@ -125,8 +123,7 @@ def load_voc(
 ) -> ImageData:
     """Pascal VOC 2007 and 2012: photographs, each pixel one of 20 things or background.
 
-    Args and errors as :func:`kdlib.data.load_data`. The order is random, and always the same;
-    windows of 512 pixels a side show photographs at their own resolution.
+    Args and errors as :func:`kdlib.data.load_data`; the order is random, and always the same.
     """
     check_range("image_size", image_size, *IMAGE_SIZES)
     listing = list_voc("segmentation", split, checked_root(data_root))

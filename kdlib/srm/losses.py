@@ -61,10 +61,7 @@ def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class SparseBlock(nn.Module):
-    """Describes every pixel of a stage of D channels by its similarity to M atoms.
-
-    The ``kept`` largest similarities of a pixel are kept; ``None`` for all.
-    """
+    """Describes pixels of D ``channels`` by their ``kept`` largest similarities to M ``atoms``."""
 
     def __init__(self, channels: int, atoms: int, kept: int | None = None) -> None:
         super().__init__()
@@ -115,10 +112,7 @@ def dictionaries(teacher: Shapes, options: SrmOptions) -> Blocks:
 
 
 class ReconstructionLoss(nn.Module):
-    """How badly the sparse codes describe the teacher's stages: summed over stages, per image.
-
-    Options are those of :class:`SrmOptions`; of the pair the teacher alone matters.
-    """
+    """How badly the sparse codes describe the teacher's stages: summed over stages, per image."""
 
     def __init__(self, pair: Pair, **given: Any) -> None:
         super().__init__()
@@ -133,9 +127,8 @@ class ReconstructionLoss(nn.Module):
 class InitialisationLoss(nn.Module):
     """How far a student's stages are from the labels that the teacher's codes give, per image.
 
-    Teacher and student may differ in depth, width and size of the maps: the deepest stages are
-    paired, the larger map is pooled, and labels are made of the pooled teacher's features.
-    Options are those of :class:`SrmOptions`.
+    The deepest stages are paired, the larger map is pooled, and labels are made of the pooled
+    teacher's features.
     """
 
     def __init__(self, pair: Pair, **given: Any) -> None:

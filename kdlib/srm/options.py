@@ -21,31 +21,20 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class SrmOptions:
     """Options of SRM; the defaults are those of its paper on CIFAR-100.
 
-    Attributes:
-        mu: atoms for each channel of the teacher.
-        sparsity: share lambda of the atoms that a pixel's code keeps, at least one. Narrow stages
-            need more (about 0.05), so that it keeps two.
-        dictionary_epochs: epochs that the dictionaries are learned for.
-        dictionary_rate: of Adam, at first.
-        dictionary_steps: shares of those epochs after which the rate falls to a tenth.
-        targets: which labels initialise the student.
-        release: whether the pixels' cross-entropy takes the codes for logits, as released, or
-            what the codes are the sigmoid of.
-        init_share: share of a student's epochs that the initialisation takes; 160 of 360 as
-            published.
-        classifier: what the student classifies with at first: ``fresh``, the one that every
-            student of its seed has, or ``probe``, the linear probe of the initialised features
-            (the paper's two-step variant).
+    ``release`` says whether the pixels' cross-entropy takes the codes for logits, as released, or
+    what they are the sigmoid of. The student's first ``classifier`` is ``fresh``, that of every
+    student of its seed, or the linear ``probe`` of the initialised features (the paper's two-step
+    variant).
     """
 
-    mu: Positive = 2.0
-    sparsity: Share = 0.02
+    mu: Positive = 2.0  # atoms for each channel of the teacher
+    sparsity: Share = 0.02  # of the atoms a code keeps, at least one; narrow stages need 0.05
     dictionary_epochs: Annotated[int, Field(gt=0)] = 100
-    dictionary_rate: Positive = 1e-3
-    dictionary_steps: Sequence[float] = (0.1, 0.7)
-    targets: Literal["global-local", "local", "global"] = "global-local"
+    dictionary_rate: Positive = 1e-3  # of Adam, at first
+    dictionary_steps: Sequence[float] = (0.1, 0.7)  # shares after which it falls to a tenth
+    targets: Literal["global-local", "local", "global"] = "global-local"  # labels of the student
     release: bool = True
-    init_share: Share = 0.444
+    init_share: Share = 0.444  # of a student's epochs; 160 of 360 as published
     classifier: Literal["fresh", "probe"] = "fresh"
 
     def atoms(self, channels: int) -> int:
@@ -62,10 +51,7 @@ OF_INITIALISATION = (*OF_DICTIONARY, "dictionary_epochs", "targets", "release")
 
 
 def initialisation_of(run: "RunConfig") -> "RunConfig":
-    """The run that an ``srm`` run goes on from; shared with and without KD.
-
-    It takes an epoch of the student's at least, and leaves one; of a single epoch each has one.
-    """
+    """The run that an ``srm`` run, with or without KD, goes on from; each has an epoch at least."""
     share = SrmOptions(**run.method_options).init_share
     epochs = max(1, min(run.epochs - 1, round(share * run.epochs)))
     return _stage(run, "srm_init", OF_INITIALISATION, epochs=epochs)

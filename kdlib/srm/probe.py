@@ -32,17 +32,14 @@ def outputs(network: nn.Module, data: ImageData, **place: Any) -> Iterator[Outpu
 
 
 def embeddings(network: nn.Module, data: ImageData, **place: Any) -> Tensor:
-    """The pooled features (N, D) of all images: float32, on the CPU. See ``outputs``."""
+    """The pooled features (N, D) of all images: float32, on the CPU."""
     return torch.cat([answer.embedding.float().cpu() for answer in outputs(network, data, **place)])
 
 
 def stage_pixels(
     network: nn.Module, data: ImageData, count: int, seed: int = 0, **place: Any
 ) -> tuple[Tensor, ...]:
-    """Channel vectors (``count``, D) at random pixels of random images, of each stage.
-
-    All of a stage's pixels, if it has no more than ``count``; float32, on the CPU.
-    """
+    """Channel vectors (``count`` at most, D) at random pixels of each stage; float32, on CPU."""
     answers = outputs(network, data, **place)
     stages = zip(*([stage.cpu() for stage in answer.stages] for answer in answers), strict=True)
     return tuple(_drawn(torch.cat(stage), count, seed) for stage in stages)
@@ -122,8 +119,7 @@ class StageTally:
     def summary(self) -> dict[str, Any]:
         """Sizes; mean squares of features and of errors; share explained; atoms never kept.
 
-        ``explained`` is 1 where the features come back whole, 0 where nothing does, and negative
-        where the dictionary does worse than to say nothing.
+        ``explained`` is 1 where all comes back, and negative where errors exceed the features.
         """
         channels, atoms = self.block.atoms.shape
         return {
@@ -157,13 +153,8 @@ def compare_with_centroids(
     SRM's dictionary, and M centroids of the pixels ``learned_from`` (n, D), are tried on others
     (m, D). SRM's own code is one product, a sigmoid and a choice of the s largest; a centroid's own
     is to be the nearest, or the mean of the s nearest. ``matching pursuit`` gives either dictionary
-    the best codes: s atoms chosen one after the other, with coefficients by least squares.
-
-    Returns:
-        Rows of ``dictionary``, ``code``, ``kept`` (atoms in a code), ``explained``.
-
-    Raises:
-        KdlibError: there are fewer pixels than atoms.
+    the best codes: s atoms chosen one after the other, with coefficients by least squares. A row
+    has ``dictionary``, ``code``, ``kept`` (atoms in a code), ``explained``.
     """
     block, features = deepcopy(block).cpu().requires_grad_(False), held_out.double().numpy()
     kept, atoms = block.kept or block.atoms.shape[1], block.atoms.double().T.numpy()
@@ -189,11 +180,7 @@ def explained(features: Floats, restored: Floats) -> float:
 
 
 def centroids_of(features: Tensor, count: int, seed: int = 0) -> Floats:
-    """``count`` centroids (count, D) of features (n, D), by scikit-learn's k-means.
-
-    Raises:
-        KdlibError: there are fewer features than centroids.
-    """
+    """Centroids (count, D) of features (n, D), by k-means; ``KdlibError`` if ``count`` > n."""
     from sklearn.cluster import KMeans
 
     if len(features) < count:

@@ -15,36 +15,22 @@ from kdlib.files import load_tensors, load_weights
 from kdlib.methods import run_before
 from kdlib.models.output import Shapes, count_parameters
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory
+from kdlib.srm import probe
 from kdlib.srm.losses import Blocks, InitialisationLoss, ReconstructionLoss, dictionaries
 from kdlib.srm.options import SrmOptions
-from kdlib.srm.probe import (
-    classifier_of,
-    compare_with_centroids,
-    dictionary_quality,
-    embeddings,
-    fit_probe,
-    install,
-    stage_pixels,
-)
 from kdlib.trainee import MONITORED, Trainee
 
-PREFIX = "blocks."
-RATE_STEP = 0.1
 DRAWN, DRAWN_FROM = 8000, 400
 """Pixels, and the images that they are drawn from, for the comparison with k-means."""
 
 
 def learned_dictionaries(config: RunConfig, root: Path) -> Blocks:
-    """What a finished run of ``srm_dictionary`` learned, a block a stage of its teacher.
-
-    Raises:
-        KdlibError: there are no such weights.
-    """
+    """What a run of ``srm_dictionary`` learned, a block a stage; ``KdlibError`` if it did not."""
     tensors, _ = load_tensors(run_directory(config, Path(root)) / "weights.safetensors")
     widths = [tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".atoms")]
     shapes = Shapes(tuple((channels, 1, 1) for channels in widths), 0)
     made = dictionaries(shapes, SrmOptions(**config.method_options))
-    made.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()})
+    made.load_state_dict({name.removeprefix("blocks."): tensor for name, tensor in tensors.items()})
     return made.requires_grad_(False)
 
 
@@ -60,7 +46,7 @@ def finished_before(config: RunConfig, root: Path) -> RunConfig:
     return before
 
 
-class Describer(nn.Module):
+class DictionaryStep(nn.Module):
     """A distiller that describes a frozen teacher, without a student; and its best state so far."""
 
     def __init__(self, distiller: Distiller, best: nn.Module) -> None:
@@ -86,7 +72,7 @@ class DictionaryLearner(Trainee):
         self.distiller = self._distiller(self.teacher.network, self.classes)
         self.loss = cast("ReconstructionLoss", self.distiller.method_loss)
         self.best = deepcopy(self.loss).requires_grad_(False)
-        return Describer(self.distiller, self.best)
+        return DictionaryStep(self.distiller, self.best)
 
     def _optimise(self) -> optim.Optimizer:
         return optim.Adam(self.distiller.parameters(), lr=self.options.dictionary_rate)
@@ -95,7 +81,7 @@ class DictionaryLearner(Trainee):
         """Learning rate after ``done`` steps: a tenth of it after each of the options' shares."""
         share = done / (self.config.epochs * steps_per_epoch)
         falls = sum(share >= step for step in self.options.dictionary_steps)
-        return self.options.dictionary_rate * RATE_STEP**falls
+        return self.options.dictionary_rate * 0.1**falls
 
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Keep the state if no epoch before had a lower training loss."""
@@ -107,14 +93,14 @@ class DictionaryLearner(Trainee):
     def monitor(self) -> dict[str, float]:
         """Share of the energy of held-out features that each stage's codes explain."""
         few = self.evaluation.first(MONITORED)
-        stages = dictionary_quality(self.loss.blocks, self.teacher, few, **self.shared)
+        stages = probe.dictionary_quality(self.loss.blocks, self.teacher, few, **self.shared)
         return {f"explained_{n}": stage["explained"] for n, stage in enumerate(stages, 1)}
 
     def start_over(self) -> None:
         """A dictionary that diverged stays at its best state."""
 
     def _drawn(self, data: ImageData) -> tuple[Tensor, ...]:
-        return stage_pixels(self.teacher, data.first(DRAWN_FROM), DRAWN, **self.shared)
+        return probe.stage_pixels(self.teacher, data.first(DRAWN_FROM), DRAWN, **self.shared)
 
     @staticmethod
     def measure(trainees: Sequence[Trainee]) -> list[dict[str, Any]]:
@@ -124,11 +110,11 @@ class DictionaryLearner(Trainee):
     def quality(self) -> dict[str, Any]:
         """What the record says of the dictionaries; no codings of fewer pixels than atoms."""
         data = self.evaluation
-        stages = dictionary_quality(self.best.blocks, self.teacher, data, **self.shared)
+        stages = probe.dictionary_quality(self.best.blocks, self.teacher, data, **self.shared)
         pixels = zip(self.best.blocks, self._drawn(self.group.data), self._drawn(data), strict=True)
         for stage, (block, seen, unseen) in zip(stages, pixels, strict=True):
             enough = len(seen) >= stage["atoms"]
-            stage["codings"] = compare_with_centroids(block, seen, unseen) if enough else []
+            stage["codings"] = probe.compare_with_centroids(block, seen, unseen) if enough else []
         losses = [row[self.distiller.name] for row in self.history]
         epochs = {"last_epoch": self.epoch, "best_epoch": 1 + losses.index(min(losses))}
         return {"dictionary": {"stages": stages, "images": len(data), **epochs}}
@@ -161,8 +147,8 @@ class Initialised(Trainee):
         """As of any student, whose classifier is a linear probe of the frozen features."""
         for one in trainees:
             data = one.group.data
-            features = embeddings(one.student, data, **one.shared)
-            install(one.student, *fit_probe(features, data.labels.cpu(), one.classes))
+            features = probe.embeddings(one.student, data, **one.shared)
+            probe.install(one.student, *probe.fit_probe(features, data.labels.cpu(), one.classes))
         return Trainee.measure(trainees)
 
 
@@ -171,12 +157,12 @@ class Continued(Trainee):
 
     def _build(self) -> nn.Module:
         parts = super()._build()
-        fresh = deepcopy(classifier_of(self.student).state_dict())
+        fresh = deepcopy(probe.classifier_of(self.student).state_dict())
         before = finished_before(self.config, self.root)
         directory = run_directory(before, self.root)
         load_weights(self.student, directory / "weights.safetensors", self.classes)
         if SrmOptions(**self.config.method_options).classifier == "fresh":
-            classifier_of(self.student).load_state_dict(fresh)
+            probe.classifier_of(self.student).load_state_dict(fresh)
         # The initialisation is part of the student's budget; at least one epoch of it is left.
         self.first = min(before.epochs, self.config.epochs - 1)
         self.first_s = read_record(directory / "record.json")["cost"]["train_seconds"]
