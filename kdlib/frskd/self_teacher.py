@@ -87,7 +87,10 @@ def reduced(features: Tensor, size: tuple[int, int] | None = None) -> Tensor:
 
 
 class BiFPN(nn.Module):
-    """One pass down the levels and one up, from ``inputs`` to ``widths`` channels, fine to coarse."""
+    """One pass down the levels and one up: from ``inputs`` to ``widths`` channels, fine to coarse.
+
+    ``depth`` separable convolutions are in a node.
+    """
 
     def __init__(self, inputs: Sequence[int], widths: Sequence[int], depth: int = 2) -> None:
         super().__init__()
