@@ -19,15 +19,7 @@ from benchmarks import methods, pairs, speed
 from benchmarks.__main__ import main
 from benchmarks.goals import judge
 from benchmarks.steps import Bench, endless, same_weights
-from benchmarks.timing import (
-    Ratio,
-    Scope,
-    median_ratio,
-    peak_bytes,
-    ratios,
-    rounds_of,
-    state_bytes,
-)
+from benchmarks.timing import Ratio, Scope, median_ratio, peak_bytes, ratios, rounds_of
 from kdlib.data.batches import Batches
 from study.export import machine_name
 from study.figures.comparison import read_costs
@@ -80,15 +72,12 @@ def test_ratios_are_taken_round_by_round_with_the_interval_of_the_sign_test():
     assert Ratio(0.5, 0.4, 0.8).inverse() == Ratio(2.0, 1.25, 2.5)
 
 
-def test_all_have_their_turn_in_each_round():
+def test_all_have_their_turn_in_each_round_and_one_thread_is_timed_by_its_own_time():
     calls, ticks = [], count()
     works = {name: partial(calls.append, name) for name in "ab"}
     times = rounds_of(works, 2, count().__next__, ticks.__next__)
     assert calls == list("ababab") and next(ticks) == 2  # the first round does not count
     assert times == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
-
-
-def test_one_thread_of_the_processor_is_timed_by_its_own_time():
     (one, _), (two, clock) = (Scope(threads=threads).named_clock for threads in (1, 2))
     assert (one, two) == ("processor time", "wall time") and clock() > 0
 
@@ -103,33 +92,27 @@ def test_the_peak_is_of_what_is_held_at_once():
     assert peak_bytes(work) / 1e6 == pytest.approx(20, abs=0.1)
     layer = nn.Linear(10, 10, bias=False)
     layer.register_buffer("bank", torch.zeros(25), persistent=False)
-    assert state_bytes(layer) == 4 * 125
+    assert methods.state_bytes(layer) == 4 * 125
 
 
-def test_lock_step_ends_with_the_weights_of_separate_steps():
+def test_lock_step_ends_with_the_weights_of_separate_steps_on_batches_without_end():
     both = ["kd", "dct"]
     create = partial(bench, pairs.noise(20, classes=16), *both)
     assert same_weights(create(), create(), both, 3)
     other = create()
     other.step(other.batch(), "dct")
     assert not same_weights(create(), other, both, 1)
-
-
-def test_batches_are_whole_and_never_end():
     data = pairs.noise(20)
     for batches in (endless(Batches(data, 8), 0), pairs.their_batches(data, 8, CPU)):
         assert {next(batches).images.shape for _ in range(5)} == {(8, 3, 32, 32)}
 
 
-def test_the_share_of_the_floor_is_work_over_rate_and_time():
+def test_shares_are_of_the_work_over_rate_and_time_and_add_up_to_one():
     assert speed.matrix_rate(CPU, torch.float32, scope(1).clock) == 2 * 1024**3
     found = speed.share_of_floor(*SMALL, 32, 4, scope(rounds=1), int)
     rate = found["matrix_gigaflops_a_second"] * 1e9
     assert found["share"] == pytest.approx(found["gigaflops_a_step"] * 1e9 / rate, abs=1e-2)
     assert found["seconds"] == 1.0
-
-
-def test_shares_of_a_step_add_up_to_one():
     one = bench(pairs.noise(16, classes=16), "dct")
     shares = speed.breakdown(one, "dct")
     assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
@@ -161,31 +144,27 @@ def measured(tmp_path_factory):
     return folder, first, printed.getvalue()
 
 
-def test_a_run_measures_steps(measured):
-    (path,) = measured[0].glob("*float32.json")
-    record = read(path)
-    assert set(record["overhead"]) == {"kd", "at", "dct", "dct+kd"}
-    assert record["lock_step"]["identical"] is True
-    assert list(record["lock_steps"]) == ["1", "2", "4", "8"]
-    assert record["lock_steps"]["4"] == record["lock_step"]["speedup"]
-    assert record["images_per_second"]["composing"] > 0 < record["images_per_second"]["reading"]
-    assert record["provenance"]["machine"] == machine_name(CPU)
-    assert record["provenance"]["threads"] == 1 and record["provenance"]["versions"]["torch"]
-    without = section_text("steps", [{**record, "torchdistill": None}])
-    assert "identical" in without and "`make bench` installs it" in without
-
-
-def test_a_run_measures_every_section(measured):
-    record = measured[1]
+def test_a_run_measures_every_section(measured, tmp_path):
+    folder, record, _ = measured
     assert set(record) == {*speed.SECTIONS, "goals"}
     assert set(record["methods"]["eager"]["methods"]) == set(speed.METHODS)
-    assert record["breakdown"]["provenance"]["machine"] == machine_name(CPU)
     assert {row["image_size"] for row in record["floor"]["steps"]} == {32}
     ways = record["pairs"]["pairs"][0]["images_per_second"]
     assert min(ways.values()) > 0 and pairs.LOCKSTEP in ways
     spent = record["notebooks"]["seconds"]
     difference = spent["notebook"] - spent["program"]
     assert record["notebooks"]["added_seconds"] == pytest.approx(difference, abs=0.02)
+    check_parameters(speed.write_notebook(tmp_path / "tiny.ipynb"), {"images": 8})
+    (path,) = folder.glob("*float32.json")
+    steps = read(path)
+    assert set(steps["overhead"]) == {"kd", "at", "dct", "dct+kd"}
+    assert steps["lock_step"]["identical"] is True
+    assert list(steps["lock_steps"]) == ["1", "2", "4", "8"]
+    assert steps["lock_steps"]["4"] == steps["lock_step"]["speedup"]
+    assert steps["images_per_second"]["composing"] > 0 < steps["images_per_second"]["reading"]
+    assert steps["provenance"]["threads"] == 1 and steps["provenance"]["versions"]["torch"]
+    for one in (steps, record["breakdown"]):
+        assert one["provenance"]["machine"] == machine_name(CPU)
 
 
 def test_sections_are_printed_and_those_left_out_are_kept(measured):
@@ -194,13 +173,13 @@ def test_sections_are_printed_and_those_left_out_are_kept(measured):
     record = read(path)
     assert record["breakdown"] == first["breakdown"] and record["methods"] == {}
     assert all(section_text(name, [record]) in printed for name in ("notebooks", "goals"))
-    texts = {name: section_text(name, [record]) for name in SPEED.keys() - {"steps"}}
-    assert all(text in page("docs/speed.md", folder) for text in texts.values())
+    texts = [section_text(name, [record]) for name in SPEED.keys() - {"steps"}]
+    (path,) = folder.glob("*float32.json")
+    texts.append(section_text("steps", [read(path)]))
+    assert all(text in page("docs/speed.md", folder) for text in texts)
+    without = section_text("steps", [{**read(path), "torchdistill": None}])
+    assert "identical" in without and "`make bench` installs it" in without
     assert all(f"--only {section}`" in section_text(name, []) for name, section in SPEED.items())
-
-
-def test_a_notebook_of_one_step_has_parameters(tmp_path):
-    check_parameters(speed.write_notebook(tmp_path / "tiny.ipynb"), {"images": 8})
 
 
 def test_methods_are_timed_where_they_are_at_home_with_the_options_of_their_runs():
@@ -216,35 +195,30 @@ def test_methods_are_timed_where_they_are_at_home_with_the_options_of_their_runs
     assert stages == [("srm_init", 2), ("srm", 3)]
 
 
-@pytest.fixture
-def costs_of(tmp_path, capsys):
-    def costs_of(task, student, *names):
-        """What figures read of the costs that a tiny run wrote, and its record."""
-        path, how = tmp_path / "costs.json", [*TINY[::2], f"--student={student}", TINY[3]]
-        few = ["--rounds=2", "--images=20", f"--task={task}", "--methods", *names]
-        assert main(["methods", *how, *few, f"--to={path}"]) == 0
-        (plan, costs), record = read_costs(path), read(path)
-        assert plan == {"teacher": "scenes_small", "student": student, "image_size": 32}
-        assert set(costs) == set(names) and record["provenance"]["threads"] == 1
-        assert methods.report(record) in capsys.readouterr().out
-        return costs, record
-
-    return costs_of
-
-
-def test_costs_of_methods_are_written_as_figures_read_them(costs_of):
-    costs, _ = costs_of("classification", "scenes_small", "at", "frskd", "srm", "vid")
-    assert costs["vid"]["memory"] > 1 < costs["vid"]["time"] and costs["frskd"]["memory"] > 1
-    assert costs["srm"]["time"] > 0.5  # as its student's epochs cost
-
-
-def test_detectors_are_measured_beside_a_plain_step_too(costs_of):
-    _, record = costs_of("detection", "scenes_ssd_tiny", "kd_cls_loc", "loc")
-    assert record["plan"]["crop_size"] == 16
-    both, loc = (record["methods"][name] for name in ("kd_cls_loc", "loc"))
-    assert both["plain"]["memory"]["ratio"] >= both["memory"]["ratio"] > 1
-    assert loc["plain"]["memory"] == loc["memory"]
-    assert "over a plain step" in methods.report(record)
+@pytest.mark.parametrize(
+    ("task", "student", "names"),
+    [
+        ("classification", "scenes_small", ["at", "frskd", "srm", "vid"]),
+        ("detection", "scenes_ssd_tiny", ["kd_cls_loc", "loc"]),
+    ],
+)
+def test_costs_of_methods_are_written_as_figures_read_them(tmp_path, capsys, task, student, names):
+    path, how = tmp_path / "costs.json", [*TINY[::2], f"--student={student}", TINY[3]]
+    few = ["--rounds=2", "--images=20", f"--task={task}", "--methods", *names]
+    assert main(["methods", *how, *few, f"--to={path}"]) == 0
+    (plan, costs), record = read_costs(path), read(path)
+    assert plan == {"teacher": "scenes_small", "student": student, "image_size": 32}
+    assert set(costs) == set(names) and record["provenance"]["threads"] == 1
+    assert methods.report(record) in capsys.readouterr().out
+    found = record["methods"]
+    if task == "classification":
+        assert costs["vid"]["memory"] > 1 < costs["vid"]["time"] and costs["frskd"]["memory"] > 1
+        assert costs["srm"]["time"] > 0.5  # as its student's epochs cost
+    else:  # detectors are measured beside a plain step too
+        assert record["plan"]["crop_size"] == 16 and "over a plain step" in methods.report(record)
+        both = found["kd_cls_loc"]
+        assert both["plain"]["memory"]["ratio"] >= both["memory"]["ratio"] > 1
+        assert found["loc"]["plain"]["memory"] == found["loc"]["memory"]
 
 
 @pytest.mark.parametrize(
