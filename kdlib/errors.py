@@ -15,7 +15,6 @@ from types import NoneType
 from typing import Any, TypeVar, get_args
 
 Made = TypeVar("Made")
-LONGEST_SHOWN = 80
 
 
 class KdlibError(ValueError):
@@ -23,12 +22,12 @@ class KdlibError(ValueError):
 
 
 def shown(value: object) -> str:
-    """A value as an error tells it: on one line, and cut where it is long."""
+    """A value as an error tells it: on one line, and cut to 80 characters."""
     try:
         text = value if isinstance(value, str) else reprlib.repr(value)
     except ValueError:  # Python writes no number of more than 4,300 digits
         return "a number of thousands of digits"
-    short = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+    short = text if len(text) <= 80 else f"{text[:80]}..."
     return short if short.isprintable() else short.encode("unicode_escape").decode()
 
 
@@ -68,7 +67,6 @@ def kindly(kind: str) -> Callable[[type[Made]], type[Made]]:
 
 
 def _refusal(error: Any, kind: str, valid: Iterable[str]) -> KdlibError:
-    """What pydantic refuses, as a user is told it: the field, its value, what is valid."""
     name, context = ".".join(map(str, error["loc"])), error.get("ctx", {})
     if error["type"] == "unexpected_keyword_argument":
         return unknown(kind, name, valid)
@@ -151,7 +149,6 @@ def leave_when_asked() -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why a command failed, for who gave it."""
     if isinstance(error, KdlibError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):

@@ -20,7 +20,23 @@ LOST = ("gloo", "nccl", "connection", "peer")  # words of errors of who has lost
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train; returns the exit status (2: one line says what is wrong)."""
-    options = parser().parse_args(arguments)
+    parser = ArgumentParser(
+        prog="python -m kdlib.train",
+        description="Train one run, and first whatever it needs: its teacher, and what its method "
+        "starts from. What is finished is kept; a run that was killed goes on.",
+        epilog="several GPUs: accelerate launch --multi_gpu --num_processes 4 -m kdlib.train "
+        "--config run.yaml. Without GPUs: add --device cpu.",
+    )
+    fields = "fields of a run in YAML (or .json), such as 'method: dct+kd'; all have defaults"
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help=fields)
+    shared = "of all runs; shared, if processes run on several machines (default: runs)"
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", default=Path("runs"), help=shared)
+    parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="of the real data sets")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: GPUs if there are any")
+    norms = "batch norms over the images of all GPUs, not of each by itself"
+    parser.add_argument("--sync-batch-norm", action="store_true", help=norms)
+    parser.add_argument("--no-progress", action="store_true", help="show no bar")
+    options = parser.parse_args(arguments)
     return ended(lambda: launch(options))
 
 
@@ -35,14 +51,14 @@ def launch(options: Namespace) -> int:
             raise
         if not isinstance(error, DivergedError):  # which all meet
             raise KdlibError(f"process {team.rank} of {team.size}: {error}") from error
-        return EXIT_MISTAKE
     except RuntimeError as error:
         if team.size == 1 or not any(word in str(error).lower() for word in LOST):
             raise
         if team.is_main:
             print("Another process of this launch has ended; see what it said.", file=sys.stderr)
-        return EXIT_MISTAKE
-    return 0
+    else:
+        return 0
+    return EXIT_MISTAKE
 
 
 def train(options: Namespace, team: Team) -> None:
@@ -81,24 +97,3 @@ def read_config(path: Path) -> RunConfig:
     raise KdlibError(
         f"{path} holds no fields of a run; write one a line, such as 'method: dct+kd'."
     )
-
-
-def parser() -> ArgumentParser:
-    """The parser of the command line."""
-    top = ArgumentParser(
-        prog="python -m kdlib.train",
-        description="Train one run, and first whatever it needs: its teacher, and what its method "
-        "starts from. What is finished is kept; a run that was killed goes on.",
-        epilog="several GPUs: accelerate launch --multi_gpu --num_processes 4 -m kdlib.train "
-        "--config run.yaml. Without GPUs: add --device cpu.",
-    )
-    fields = "fields of a run in YAML (or .json), such as 'method: dct+kd'; all have defaults"
-    top.add_argument("--config", type=Path, required=True, metavar="FILE", help=fields)
-    shared = "of all runs; shared, if processes run on several machines (default: runs)"
-    top.add_argument("--runs", type=Path, metavar="FOLDER", default=Path("runs"), help=shared)
-    top.add_argument("--data-root", type=Path, metavar="FOLDER", help="of the real data sets")
-    top.add_argument("--device", choices=("cpu", "cuda"), help="default: GPUs if there are any")
-    norms = "batch norms over the images of all GPUs, not of each by itself"
-    top.add_argument("--sync-batch-norm", action="store_true", help=norms)
-    top.add_argument("--no-progress", action="store_true", help="show no bar")
-    return top

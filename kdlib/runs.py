@@ -139,7 +139,7 @@ class RunConfig:
 
     @property
     def pixels(self) -> int | None:
-        """A side of the answer where each pixel gets a class; ``None`` where an image gets one."""
+        """Side of the answer where each pixel gets a class, or ``None``."""
         return self.image_size if self.task == "segmentation" else None
 
     @property

@@ -5,7 +5,7 @@ itself is a team of one, for which nothing here changes anything.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,26 +15,16 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-LEAST = 2
-"""Images of a process in a step: a batch norm of maps of one pixel needs two."""
-PATIENCE = timedelta(hours=1)
-"""How long processes wait for one of them, or for another launch that trains the same run."""
+LEAST = 2  # images of a process in a step: a batch norm of maps of one pixel needs two
+PATIENCE = timedelta(hours=1)  # with one of the processes, or another launch of the same run
 Item = TypeVar("Item")
 
 
 class Portion(NamedTuple):
-    """A process's ``counted`` images of the ``whole`` batch's.
+    """How many of a whole batch's images a process has."""
 
-    None, where a small batch leaves it none: it takes the step with images of another process.
-    """
-
-    counted: int
+    counted: int  # 0 where a small batch leaves it none, and it takes the step with another's
     whole: int
-
-    @property
-    def share(self) -> float:
-        """The part's weight in a mean over the batch, 0 to 1."""
-        return self.counted / self.whole
 
 
 @dataclass(frozen=True)
@@ -74,12 +64,8 @@ class Team:
         seen = torch.cat([rows[:1] - 1, rows]) if neighbour else rows
         return batch[seen], Portion(len(rows) if counts else 0, len(batch))
 
-    def turns(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The items that are this process's turn: every ``size``-th."""
-        return items[self.rank :: self.size]
-
     def in_order(self, mine: list[Item]) -> list[Item]:
-        """What all processes made of their :meth:`turns`, in the order of the items."""
+        """What all processes made of ``items[rank::size]``, in the order of the items."""
         parts = self.gathered(mine)
         return [parts[n % self.size][n // self.size] for n in range(sum(map(len, parts)))]
 
@@ -99,19 +85,18 @@ class Team:
 
     def means(self, terms: Mapping[str, Tensor], portion: Portion) -> dict[str, Tensor]:
         """Loss terms (scalars without a graph) as means over the whole batch's images."""
-        total = torch.stack(list(terms.values())).double() * portion.share
+        total = torch.stack(list(terms.values())).double() * (portion.counted / portion.whole)
         distributed.all_reduce(total)
         return dict(zip(terms, total, strict=True))
 
     def weighted(self, loss: Tensor, portion: Portion) -> Tensor:
         """A loss whose gradients' mean over processes is that of the whole batch's mean."""
-        return loss * (self.size * portion.share)
+        return loss * (self.size * (portion.counted / portion.whole))
 
     def wrapped(self, parts: nn.Module, some_unused: bool = False) -> nn.Module:
-        """What a step calls: the parts, whose gradients processes average.
+        """What a step calls: the parts, with the main process's tensors, their gradients averaged.
 
-        All begin with the main one's tensors; buffers are sent once an epoch
-        (:meth:`share_buffers`). ``some_unused``: a step may leave parameters without a gradient.
+        ``some_unused``: a step may leave parameters without a gradient.
         """
         if self.size == 1:
             return parts
@@ -141,10 +126,7 @@ ALONE = Team()
 
 
 def launched_team(device: str | None = None, synchronised: bool = False) -> Team:
-    """The team that ``accelerate launch`` has started this process in; of one, without it.
-
-    ``device`` is ``cpu``, ``cuda`` (a GPU for each process), or GPUs if there are any.
-    """
+    """The team that ``accelerate launch`` started; ``device=None``: GPUs if there are any."""
     alone = Team(device=torch.device(device) if device else None)
     if find_spec("accelerate") is None and os.environ.get("WORLD_SIZE", "1") == "1":
         return alone

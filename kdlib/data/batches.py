@@ -114,7 +114,7 @@ class Batches:
     def in_order(self) -> Iterator[Batch]:
         """Every image once, in its place, not augmented; of several processes, in their turn."""
         order = torch.arange(len(self.labels), device=self.labels.device)
-        parts = self.team.turns(parts_of(order, self.batch_size))
+        parts = parts_of(order, self.batch_size)[self.team.rank :: self.team.size]
         return map(self._batch, self._stored(parts, None), parts)
 
     def _stored(self, parts: Sequence[Tensor], places: Tensor | None) -> Iterator[Tensor]:

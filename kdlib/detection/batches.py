@@ -82,7 +82,8 @@ class DetectionBatches:
 
     def in_order(self) -> Iterator[DetectionBatch]:
         """Every image once, in its place, not augmented; of several processes, in their turn."""
-        parts = self.team.turns(parts_of(torch.arange(len(self.labels)), self.batch_size))
+        parts = parts_of(torch.arange(len(self.labels)), self.batch_size)
+        parts = parts[self.team.rank :: self.team.size]
         return self._batches(parts, replace(self._images, names=()))
 
     def _batches(self, parts: Sequence[Tensor], images: "_Images") -> Iterator[DetectionBatch]:

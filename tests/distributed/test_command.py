@@ -17,7 +17,6 @@ from data_files import FASHION, write_fashion
 from teams import PATIENCE_S, started
 from training import TINY, history_of, result_of, tiny
 
-from kdlib import launch as train_command
 from kdlib.files import save_tensors
 from kdlib.launch import main
 from kdlib.models import create_model
@@ -53,55 +52,39 @@ def test_one_process_trains_the_teacher_and_the_run(tmp_path, capsys):
         assert record["provenance"]["processes"] == 1
 
 
-def damaged_fashion(folder: Path) -> None:
-    path = write_fashion(folder) / FASHION / "train-images-idx3-ubyte"
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def seven_classes(folder: Path) -> None:
-    weights = create_model(TINY["teacher"], 7).state_dict()
-    save_tensors(folder / "seven.safetensors", weights, {"classes": 7})
-
-
 @pytest.mark.parametrize(
-    ("text", "said", "prepare"),
+    ("text", "said"),
     [
-        ("tempratur: 3", "Unknown run parameter 'tempratur'.*Did you mean 'temperature'", None),
-        ("method: dtc", "Unknown method 'dtc'. Did you mean 'dct'.*parseval", None),
-        ("- 1", "no fields of a run", None),
-        ("1: 2", "no fields of a run", None),
-        ("", "no fields of a run", None),
-        ("a: [", "cannot be read as YAML", None),
-        (None, r"run\.yaml cannot be read", None),
-        ("epochs: many", "epochs", None),
-        ("dataset: scene", "Unknown data set 'scene'. Did you mean 'scenes'.*imagefolder", None),
-        ("dataset: mit67", "mit67", None),
-        ("dataset: fashion_mnist", "(?s)train-images-idx3.*To get it.*dataset-fashion", None),
-        ("dataset: fashion_mnist", "train-images-idx3-ubyte", damaged_fashion),
-        ("teacher_weights: seven.safetensors", "seven.*7 classes.*16", seven_classes),
+        ("tempratur: 3", "Unknown run parameter 'tempratur'.*Did you mean 'temperature'"),
+        ("method: dtc", "Unknown method 'dtc'. Did you mean 'dct'.*parseval"),
+        ("- 1", "no fields of a run"),
+        ("1: 2", "no fields of a run"),
+        ("", "no fields of a run"),
+        ("a: [", "cannot be read as YAML"),
+        (None, r"run\.yaml cannot be read"),
+        ("epochs: many", "epochs"),
+        ("dataset: scene", "Unknown data set 'scene'. Did you mean 'scenes'.*imagefolder"),
+        ("dataset: mit67", "(?s)mit67.*To get it"),
+        ("dataset: fashion_mnist", "train-images-idx3-ubyte"),
+        ("teacher_weights: seven.safetensors", "seven.*7 classes.*16"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_screen_and_leaves_no_record(
-    text, said, prepare, tmp_path, capsys, monkeypatch
+    text, said, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    if prepare is not None:
-        prepare(tmp_path)
+    images = write_fashion(tmp_path) / FASHION / "train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:-1000])
+    weights = create_model(TINY["teacher"], 7).state_dict()
+    save_tensors(Path("seven.safetensors"), weights, {"classes": 7})
     if text is not None:
         usual = yaml.safe_dump(TINY) if text.startswith(("dataset", "teacher")) else ""
         Path("run.yaml").write_text(usual + text)
-    assert main(arguments(Path("run.yaml"), tmp_path / "runs", "--data-root=.")) == 2
+    assert main(arguments(Path("run.yaml"), Path("runs"), "--data-root=.")) == 2
     told = capsys.readouterr().err
     assert re.search(said, told) and "Traceback" not in told, told
-    assert len(told.splitlines()) <= (24 if "dataset" in (text or "") else 1)
+    assert len(told.splitlines()) <= (24 if "To get it" in told or "IDX" in told else 1)
     assert not list(tmp_path.rglob("record.json"))
-
-
-def test_a_fault_of_ours_is_told_in_one_line_too(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_command, "fit", lambda *given, **more: 1 / 0)
-    assert main(arguments(write_config(tmp_path), tmp_path / "runs")) == 1
-    told = capsys.readouterr().err
-    assert len(told.splitlines()) == 1 and "Unexpected ZeroDivisionError" in told
 
 
 def command(config: Path, runs: Path, *more: str) -> None:
@@ -165,7 +148,6 @@ def test_when_one_is_killed_the_other_ends_and_the_next_launch_goes_on(
 @pytest.mark.parametrize(
     ("fields", "more", "said"),
     [
-        ({"method": "crd"}, [], "'crd' cannot be trained by 2 processes"),
         ({"method": "dtc"}, [], "Unknown method 'dtc'"),
         ({}, ["--sync-batch-norm"], "between GPUs alone"),
         ({"learning_rate": 1e30}, [], "is not finite"),

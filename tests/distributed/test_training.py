@@ -52,7 +52,7 @@ def test_every_image_of_a_batch_counts_once(count, size):
     counted = [part for part, portion in parts if portion.counted]
     assert torch.equal(torch.cat(counted), batch) and parts[0][1].counted
     assert all(len(part) >= 2 for part, _ in parts)
-    assert sum(portion.share for _, portion in parts) == pytest.approx(1)
+    assert sum(portion.counted for _, portion in parts) == count
     assert {portion.whole for _, portion in parts} == {count}
 
 

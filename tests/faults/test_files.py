@@ -16,7 +16,7 @@ import pytest
 import torch
 from data_files import write_mit67
 from faults.processes import forbid, outcome, unprivileged, with_room
-from faults.test_training import check_told, small_disk  # noqa: F401
+from faults.test_training import check_told
 from torchvision import models
 from training import tiny
 
@@ -213,12 +213,6 @@ def test_caches_that_do_not_fit(photographs, tally):
         tally("disk full: cache", "told")
     assert outcome(made) == 100 * sum(number**2 for number in range(200))
     tally("disk full: cache", "recovered")
-
-
-def test_a_cache_on_a_full_disk(monkeypatch, small_disk, tally):  # noqa: F811
-    monkeypatch.setenv("KDLIB_CACHE", str(small_disk(64)))
-    check_told(outcome(squares), r"\d+\.safetensors")
-    tally("disk full: a whole disk", "told")
 
 
 CACHE = ("data", "cache", "mit67", "--image-size", "28", "--workers", "1")
