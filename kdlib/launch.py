@@ -15,7 +15,13 @@ from kdlib.team import ALONE, Team, launched_team
 from kdlib.train import fit
 from kdlib.trainee import DivergedError
 
-LOST = ("gloo", "nccl", "connection", "peer")  # words of errors of who has lost another process
+LOST = (
+    "gloo",
+    "nccl",
+    "connection",
+    "peer",
+    "recv",
+)  # words of errors of who has lost another process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +51,7 @@ def launch(options: Namespace) -> int:
     team = ALONE
     try:
         team = launched_team(options.device, options.sync_batch_norm)
+        team.gathered(None)  # before all have come, none may leave
         train(options, team)
     except KdlibError as error:
         if team.is_main:
