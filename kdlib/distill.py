@@ -1,7 +1,6 @@
 """One step of distillation: a frozen teacher, a student, and named, weighted loss terms."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +20,12 @@ if TYPE_CHECKING:
     from kdlib.runs import RunConfig
 
 
-@dataclass(frozen=True)
 class TeacherOutput:
     """A teacher's output, cut off from its graph: no loss can send a gradient to a teacher."""
 
-    logits: Tensor
-    stages: tuple[Tensor, ...]
-    embedding: Tensor
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "logits", self.logits.detach())
-        object.__setattr__(self, "stages", tuple(stage.detach() for stage in self.stages))
-        object.__setattr__(self, "embedding", self.embedding.detach())
+    def __init__(self, logits: Tensor, stages: tuple[Tensor, ...], embedding: Tensor) -> None:
+        self.logits, self.embedding = logits.detach(), embedding.detach()
+        self.stages = tuple(stage.detach() for stage in stages)
 
     @cached_property
     def maps(self) -> tuple[Tensor, ...]:
@@ -153,7 +146,7 @@ class Learner(nn.Module):
         self.student, self.distiller = student, distiller
 
     def forward(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
-        """As :class:`Distiller`, of the student's output for ``batch.images``."""
+        """The loss terms of a step."""
         return self.distiller(self.student(batch.images), teacher, batch, progress)
 
 

@@ -79,9 +79,9 @@ def predict(
     team: Team = ALONE,
     **place: Any,
 ) -> Tensor:
-    """Logits (N, K) of all images in order: float32, on the CPU; all processes have all of them.
+    """Logits (N, K) of all images in order, float32, on the CPU; of all processes' parts.
 
-    ``place`` may be ``device`` and ``precision``, see :func:`answers`.
+    ``place`` may be ``device`` and ``precision`` (``float32`` or ``bfloat16``).
     """
     found = answers([model], data, batch_size, team=team, **place)
     return torch.cat(team.in_order([output.logits.float().cpu() for _, _, output in found]))
@@ -90,8 +90,7 @@ def predict(
 def trained_network(config: RunConfig, root: Path, classes: int, **options: Any) -> nn.Module:
     """The network that a finished run left, on the CPU and in eval mode; else a ``KdlibError``.
 
-    ``options`` are those of :func:`kdlib.models.create_model`: a detector's ``image_size``,
-    ``mean`` and ``std`` are no weights.
+    ``options`` of :func:`kdlib.models.create_model`: those of detectors are no weights.
     """
     directory = run_directory(config, root)
     if not is_finished(config, root):
@@ -117,11 +116,10 @@ def attention_on(network: nn.Module, data: ImageData) -> tuple[Tensor, ...]:
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """Accuracies as fractions, from logits (N, K) and labels (N,).
 
-    ``top1``, ``top5`` (the best K where K < 5); ``mca``, the mean class accuracy over the classes
-    that occur in ``labels``; ``mca_all``, the same with the others counted as 0 (the convention of
-    the paper's release, which caps ADE20K at 63.7 %); ``per_class``, ``None`` where one does not
-    occur; ``confusion``, counts (K, K), true class by predicted class, ``None`` above
-    ``MOST_CONFUSED`` classes. A ``KdlibError`` if there are no images, or a label has no logit.
+    ``top5`` is the best K where K < 5; ``mca`` the mean class accuracy over the classes that occur
+    in ``labels``; ``mca_all`` the same with the others counted as 0 (the convention of the paper's
+    release, which caps ADE20K at 63.7 %); ``per_class`` is ``None`` where one does not occur;
+    ``confusion`` counts (K, K), rows: true class, ``None`` above ``MOST_CONFUSED`` classes.
     """
     classes = logits.shape[1]
     if len(labels) == 0 or int(labels.max()) >= classes:
@@ -148,7 +146,7 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
 
 
 class ClassificationMarks:
-    """The answers to all images; several processes each add a part of the batches."""
+    """The answers to all images, of which several processes each add a part."""
 
     def __init__(self, classes: int, team: Team = ALONE) -> None:
         self.team = team
@@ -301,13 +299,10 @@ def _attention_measures(
 
 def _means(batches: Sequence[dict[str, Tensor]], count: int) -> dict[str, Any]:
     """``ssim`` and ``relevance`` from the sums of batches, which held ``count`` images."""
-    found: dict[str, Any] = {"ssim": None}
-    relevance: dict[str, Any] = {}
+    found: dict[str, Any] = {"ssim": None, "relevance": {}}
     for name in batches[0]:
-        mean = (reduce(torch.add, [one[name] for one in batches]) / count).tolist()
-        network, _, measure = name.partition(".")
-        if measure:
-            relevance.setdefault(network, {})[measure] = mean
-        else:
-            (found if name == "ssim" else relevance)[name] = mean
-    return {**found, "relevance": relevance or None}
+        network, _, measure = name.rpartition(".")
+        place = found if name == "ssim" else found["relevance"]
+        place = place.setdefault(network, {}) if network else place
+        place[measure] = (reduce(torch.add, [one[name] for one in batches]) / count).tolist()
+    return {**found, "relevance": found["relevance"] or None}

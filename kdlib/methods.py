@@ -36,14 +36,12 @@ def bell(share: float) -> float:
 
 @dataclass(frozen=True)
 class Method:
-    """One entry of the registry; what it names, it names as ``module:name``.
+    """One entry of the registry; what it names, it names as ``module:name``."""
 
-    ``build`` makes the loss from the method's options: a module ``(student, teacher, batch) ->
-    (B,)``. With ``of`` it is the loss itself: a function of that part of two outputs (``logits``,
-    ``stages`` or ``embedding``), and of the labels if it reads them, which gives (B,).
-    """
-
-    build: str | Callable[..., Any] | None = None  # or None: the method has no loss of its own
+    # Makes the loss from the method's options: a module (student, teacher, batch) -> (B,); None
+    # where there is no loss. With `of` it is the loss: a function of that part of two outputs
+    # (logits, stages or embedding), and of the labels if it reads them, which gives (B,).
+    build: str | Callable[..., Any] | None = None
     weight: float = 0.0  # of the loss, by default
     source: str = ""  # where the method comes from
     # In a line: F features, e embedding, z logits, p probabilities, A attention map of a stage;

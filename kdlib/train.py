@@ -1,10 +1,8 @@
 """The one training loop: one student or several in lock-step, sharing the teacher's forward.
 
-Students that see the same batches (several methods, one data seed) need the teacher's answer
-to those batches once. Each still has its own network, optimiser and random streams, so the
-numbers are the same, to the bit, as if each had been trained by itself. Several processes
-(:mod:`kdlib.team`) run it side by side, each with its part of every batch; the main one alone
-writes files.
+Each student has its own network, optimiser and random streams, so that its numbers are, to the bit,
+those of a run by itself. Several processes (:mod:`kdlib.team`) run it side by side, each with its
+part of every batch; the main one alone writes files.
 """
 
 import time
@@ -34,10 +32,6 @@ OWN_FIELDS = {
     "init_seed", "start", "optimiser", "learning_rate", "momentum", "weight_decay", "schedule",
     "milestones", "gradient_clip",
 }  # fmt: skip
-TEACHER_FIELDS = {
-    "teacher", "teacher_epochs", "teacher_weights", "teacher_seed", "teacher_start",
-    "teacher_learning_rate",
-}  # fmt: skip
 OnEpoch = Callable[[RunConfig, dict[str, Any]], object] | None
 
 
@@ -66,10 +60,8 @@ def fit(
         KdlibError: the runs cannot share batches, weights of a teacher or data are missing or do
             not fit, a loss is not finite, or a method cannot be trained by several processes.
     """
-    if isinstance(configs, RunConfig):
-        options: dict[str, Any] = {"data_root": data_root, "device": device, "progress": progress}
-        return fit([configs], root, team=team, on_epoch=on_epoch, **options)[0]
-    root = Path(root)
+    root, single = Path(root), isinstance(configs, RunConfig)
+    configs = [configs] if isinstance(configs, RunConfig) else configs
     with ExitStack() as locks:
         with team.main_first():
             check_group(configs)
@@ -82,7 +74,7 @@ def fit(
             group = prepare(waiting, root, data_root, device, team)
             train(waiting, group, root, progress and team.is_main, on_epoch)
         records = [read_record(one / "record.json") for one in directories if team.is_main]
-        return team.from_main(records)
+        return team.from_main(records[0] if single and records else records)
 
 
 def trainee_of(config: RunConfig) -> type[Trainee]:
@@ -99,9 +91,8 @@ def check_group(configs: Sequence[RunConfig]) -> None:
         parse_method(config.method)
     taught = [config for config in configs if config.teacher != "none"]
     cropping = [config for config in configs if config.method != "student"]
-    shared = set(configs[0].to_dict()) - OWN_FIELDS - TEACHER_FIELDS - {"crop_size"}
-    sharing = ((configs, shared), (taught, TEACHER_FIELDS), (cropping, {"crop_size"}))
-    for some, name in ((some, name) for some, names in sharing for name in sorted(names)):
+    for name in sorted(set(configs[0].to_dict()) - OWN_FIELDS):
+        some = cropping if name == "crop_size" else taught if "teacher" in name else configs
         values = dict.fromkeys(str(getattr(config, name)) for config in some)
         if len(values) > 1:
             raise KdlibError(
@@ -178,8 +169,8 @@ def train(
             alike[one.measure, one.teacher is None, one.precision].append(one)
     for some in alike.values():
         _conclude(some)
-    for failure in failures:
-        raise failure
+    if failures:
+        raise failures[0]
 
 
 def train_epoch(

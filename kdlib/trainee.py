@@ -29,9 +29,10 @@ from kdlib.seeds import derive_seed, seed_everything
 from kdlib.tasks import TASKS
 from kdlib.team import ALONE, Team
 
-MONITORED = 2000
-"""Images of the evaluation that an epoch's row is measured on."""
-COLUMNS = ("epoch", "learning_rate", "accuracy", "seconds")  # of a history without an epoch
+MONITORED = 2000  # images of the evaluation that an epoch's row is measured on
+
+
+NO_EPOCHS = ("epoch", "learning_rate", "accuracy", "seconds")  # columns of an empty history
 
 
 class DivergedError(KdlibError):
@@ -54,8 +55,7 @@ class Group:
 class Trainee:
     """A student with all that its training changes; saved and restored as one.
 
-    What a paper trains in another way is a subclass, which its methods or its task name. ``root``
-    is the folder of all runs.
+    What a paper trains in another way is a subclass, which its methods or its task name.
     """
 
     student: nn.Module
@@ -68,9 +68,9 @@ class Trainee:
     def __init__(self, config: RunConfig, group: Group, root: Path) -> None:
         self.config, self.group, self.root, self.team = config, group, root, group.team
         self.device, self.precision = group.device, group.precision
-        self.evaluation = group.evaluation
+        self.evaluation, self.measures = group.evaluation, TASKS[config.task]
         self.teacher: Any = None if config.teacher == "none" else group.teacher
-        self.classes, self.measures = len(group.data.classes), TASKS[config.task]
+        self.classes = len(group.data.classes)
         self.outputs = output_count(self.classes, config.augmentation)
         self.directory = run_directory(config, root)
         self.checkpoint = self.directory / "checkpoint.safetensors"
@@ -152,10 +152,7 @@ class Trainee:
         return learning_rate(self.config, share, self.config.epochs - self.first)
 
     def learn(self, batch: Any, teacher: Any, done: int, steps_per_epoch: int) -> dict[str, Tensor]:
-        """A step, counted; no terms, and a ``failure``, if its loss is not finite.
-
-        ``done`` counts the steps before it, those of a run before this one too.
-        """
+        """A step, after ``done`` others; no terms, and a ``failure``, if its loss is not finite."""
         start, self.lr = time.perf_counter(), self.rate(done, steps_per_epoch)
         given = teacher if self.distiller.needs_teacher else None
         try:
@@ -171,10 +168,9 @@ class Trainee:
         return terms
 
     def step(self, batch: Any, teacher: Any, lr: float, progress: float) -> dict[str, Tensor]:
-        """Learn from one batch and the teacher's output; the loss terms of the whole batch.
+        """Learn from a batch and the teacher's output; returns the terms of the whole batch.
 
-        ``progress`` is the share of the training that is done, 0 to 1. A loss that is not finite is
-        a ``DivergedError``, before anything is learnt from it.
+        A loss that is not finite is a ``DivergedError``, before anything is learnt from it.
         """
         self.optimiser.param_groups[0]["lr"] = lr
         self.steps += 1
@@ -287,16 +283,13 @@ class Trainee:
         facts = {"classes": self.classes, "model": self.config.student}
         path = self.directory / "weights.safetensors"
         save_tensors(path, self.deployed().state_dict(), facts)
-        columns = self.history[0] if self.history else COLUMNS
+        columns = self.history[0] if self.history else NO_EPOCHS
         lines = [columns, *([row[name] for name in columns] for row in self.history)]
         text = "".join(",".join(map(str, line)) + "\n" for line in lines)
         write_text(self.directory / "history.csv", text)
 
     def record(self, measured: Mapping[str, Any], watched: Mapping[str, Any]) -> dict[str, Any]:
-        """What ``record.json`` holds: ``measured`` by :meth:`measure`, and all that is known.
-
-        ``watched`` is what :meth:`monitor` says now; it is read if the history is empty.
-        """
+        """What ``record.json`` holds; ``watched``, of now, stands for a history that is empty."""
         config, data = self.config, self.group.data
         if "results" in measured:
             history = self.history or [{"epoch": self.epoch, **watched}]
@@ -328,21 +321,15 @@ class Trainee:
         return epochs
 
 
-ADAM_SECOND_BETA = 0.999
-"""Decay of Adam's second moment, as nearly everybody has it; ``momentum`` is the first one's."""
-
-
 def create_optimiser(config: RunConfig, network: nn.Module) -> optim.Optimizer:
     """The optimiser of a run, over all parameters of ``network`` that are not frozen."""
     learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
     shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimiser == "sgd":
         return optim.SGD(learned, momentum=config.momentum, **shared)
-    # Weight decay is added to the gradient, as in the papers that use Adam.
-    return optim.Adam(learned, betas=(config.momentum, ADAM_SECOND_BETA), **shared)
-
-
-WARM_UP, STEP_FACTOR = 0.2, 0.1
+    # Weight decay is added to the gradient, as in the papers that use Adam. Its second moment
+    # decays as nearly everybody has it.
+    return optim.Adam(learned, betas=(config.momentum, 0.999), **shared)
 
 
 def learning_rate(config: RunConfig, share: float, epochs: int) -> float:
@@ -350,10 +337,10 @@ def learning_rate(config: RunConfig, share: float, epochs: int) -> float:
     factor = 1.0
     if config.schedule == "one_cycle":
         # Linear rise over the first fifth of the run, then a cosine to zero (Smith, 1708.07120).
-        falling = (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP))) / 2
-        factor = share / WARM_UP if share < WARM_UP else falling
+        falling = (1 + math.cos(math.pi * (share - 0.2) / (1 - 0.2))) / 2
+        factor = share / 0.2 if share < 0.2 else falling
     if config.schedule == "step":  # a tenth at each milestone, as both published protocols have it
-        factor = STEP_FACTOR ** sum(share * epochs >= milestone for milestone in config.milestones)
+        factor = 0.1 ** sum(share * epochs >= milestone for milestone in config.milestones)
     return config.learning_rate * factor
 
 
