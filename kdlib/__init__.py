@@ -3,20 +3,17 @@
 All of this is imported from ``kdlib`` itself, and loaded when it is first asked for.
 
 Losses, of lists of feature maps (B, C, H, W), one per stage, fine to coarse, or of logits (B, K):
-    DCTLoss, dct_loss: the paper's: distance of the DCT spectra of attention maps, which
-    SpectralOptions choose. ATLoss, at_loss: attention transfer. KDLoss, kd_loss: distillation of
-    softened logits; dkd_loss: with the target apart. sp_loss, pkt_loss, rkd_loss: relations between
-    the images of a batch. attention_map, dct_2d: the map of a stage (B, H, W), and its transform.
-Networks and data:
-    create_model, model_names, register_model: networks by name, yours included. Output: what a
-    network returns: logits, stages, embedding. load_data, dataset_names: data sets by name.
+    DCTLoss, dct_loss (what they compare: SpectralOptions); ATLoss, at_loss; KDLoss, kd_loss,
+    dkd_loss of logits; sp_loss, pkt_loss, rkd_loss of relations between the images of a batch;
+    attention_map, dct_2d: the map of a stage (B, H, W), and its transform.
+Networks and data, by name, yours included:
+    create_model, model_names, register_model; Output, which a network returns: logits, stages,
+    embedding; load_data, dataset_names.
 Runs:
-    RunConfig: everything that decides a run. fit: train runs, or go on with them; returns their
-    records. read_record, trained_network, predict: what a run has left, and what its network
-    answers. METHODS, register_method: methods by name, yours included.
+    RunConfig decides a run, fit trains it; read_record, trained_network, predict: what it has left;
+    METHODS, register_method: methods by name, yours included.
 A training loop of your own:
-    FrozenTeacher: a network that nothing can move. create_distiller, Distiller: a method's loss
-    terms, named and weighted.
+    FrozenTeacher; create_distiller makes a Distiller, which gives a method's named, weighted terms.
 Errors:
     KdlibError: a mistake in what was given, with what is valid; DivergedError: a loss without end.
 """

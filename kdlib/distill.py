@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from kdlib.methods import Weights
     from kdlib.runs import RunConfig
 
+Loss = Callable[..., Tensor]  # (student, teacher, batch) -> (B,); a module if it has weights
+
 
 class TeacherOutput:
     """A teacher's output, cut off from its graph: no loss can send a gradient to a teacher."""
@@ -54,19 +56,6 @@ class FrozenTeacher(nn.Module):
         return self(batch.images)
 
 
-class FunctionLoss(nn.Module):
-    """A function of one part of two outputs, and of the labels if it reads them, as a loss."""
-
-    def __init__(self, function: Callable[..., Tensor], part: str, labelled: bool) -> None:
-        super().__init__()
-        self.function, self.part, self.labelled = function, part, labelled
-
-    def forward(self, student: Output, teacher: TeacherOutput, batch: "Batch") -> Tensor:
-        """(B,), unweighted."""
-        parts = getattr(student, self.part), getattr(teacher, self.part)
-        return self.function(*parts, batch.labels) if self.labelled else self.function(*parts)
-
-
 def label_loss(logits: Tensor, batch: "Batch") -> Tensor:
     """Cross-entropy (a scalar) of logits (B, K, ...) with a batch's labels, mixed ones by share."""
     logits = logits.float()
@@ -92,7 +81,7 @@ class Distiller(nn.Module):
     def __init__(
         self,
         name: str,
-        method_loss: nn.Module | None,
+        method_loss: Loss | None,
         weights: "Weights",
         warmup: float = 0.0,
         ramp: Callable[[float], float] = linear,
@@ -163,7 +152,17 @@ def create_distiller(config: "RunConfig", pair: "Pair | None" = None) -> Distill
     return Distiller(parts.base, *made, *growth, temperature=temperature, gate=parts.gate)
 
 
-def method_loss(name: str, options: Mapping[str, Any], pair: "Pair | None") -> nn.Module | None:
+def _of_part(function: Loss, part: str, labelled: bool) -> Loss:
+    """A function of one part of two outputs, and of the labels if it reads them, as a loss."""
+
+    def loss(student: Output, teacher: TeacherOutput, batch: "Batch") -> Tensor:
+        parts = getattr(student, part), getattr(teacher, part)
+        return function(*parts, batch.labels) if labelled else function(*parts)
+
+    return loss
+
+
+def method_loss(name: str, options: Mapping[str, Any], pair: "Pair | None") -> Loss | None:
     """The loss of a method, from its options; ``None`` where it has none of its own."""
     method, given = method_of(name), method_of(name).parameters
     if not any(one.kind is one.VAR_KEYWORD for one in given.values()):  # which are checked there
@@ -174,7 +173,7 @@ def method_loss(name: str, options: Mapping[str, Any], pair: "Pair | None") -> n
     if method.maker is None:
         return None
     if method.of:
-        return FunctionLoss(partial(method.maker, **options), method.of, "label" in method.reads)
+        return _of_part(partial(method.maker, **options), method.of, "label" in method.reads)
     try:
         built = method.maker(*[pair] * method.fitted, **options)
     except Exception as error:

@@ -51,14 +51,9 @@ def fit(
     group). Each gets the folder ``root/<run_id>``. A run that was killed goes on from its last
     epoch and ends with the same numbers; one that another process is training is waited for.
 
-    ``data_root`` is where real data sets lie; ``device`` is by default the GPU if there is one;
-    ``progress`` shows a bar with the loss terms; ``team`` are the processes that train together, of
-    which this is one, and which all call this alike; ``on_epoch`` is called in the main process
-    with the configuration and the row of ``history.csv`` when a run has saved an epoch.
-
-    Raises:
-        KdlibError: the runs cannot share batches, weights of a teacher or data are missing or do
-            not fit, a loss is not finite, or a method cannot be trained by several processes.
+    Real data sets lie in ``data_root``; ``device`` is by default the GPU if there is one; ``team``
+    are the processes that train together, which all call this alike; ``on_epoch`` is called in the
+    main process with the configuration and the row of ``history.csv`` when an epoch is saved.
     """
     root, single = Path(root), isinstance(configs, RunConfig)
     configs = [configs] if isinstance(configs, RunConfig) else configs

@@ -1,6 +1,5 @@
 """One student in training: network, distiller, optimiser, schedule, precision, history."""
 
-import json
 import math
 import platform
 import re
@@ -20,7 +19,7 @@ from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher, Learner, create_distiller
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, predict
-from kdlib.files import cache_root, load_tensors, load_weights, save_tensors, write_json, write_text
+from kdlib.files import cache_root, load_tensors, load_weights, save_tensors, write_text
 from kdlib.losses.pair import Pair
 from kdlib.models import create_model
 from kdlib.models.output import latency, measure_cost, output_shapes
@@ -345,7 +344,7 @@ def learning_rate(config: RunConfig, share: float, epochs: int) -> float:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """``auto`` becomes ``bfloat16`` where it is at least a tenth faster, else ``float32``.
+    """``auto`` becomes ``bfloat16`` where it makes a convolution a tenth faster, else ``float32``.
 
     Measured once on a machine and kept beside the caches: a busy moment must not give the runs
     of one comparison different precisions.
@@ -353,23 +352,17 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    name = re.sub("[ /]", "_", f"precision-{device.type}-{kind}-{torch.__version__}.json")
-    path = cache_root() / name
+    name = re.sub("[ /]", "_", f"precision-{device.type}-{kind}-{torch.__version__}")
+    path = cache_root() / f"{name}.txt"
     if not path.exists():
-        gain = bfloat16_gain(device)
-        chosen = "bfloat16" if gain >= 1.1 else "float32"
-        write_json(path, {"precision": chosen, "bfloat16_gain": round(gain, 2)})
-    return json.loads(path.read_text())["precision"]
+        layer = nn.Conv2d(32, 32, 3, padding=1).to(device).to(memory_format=torch.channels_last)
+        images = torch.randn(32, 32, 32, 32).to(device, memory_format=torch.channels_last)
 
+        @torch.enable_grad()
+        def step(enabled: bool) -> None:
+            with torch.autocast(device.type, torch.bfloat16, enabled):
+                layer(images).float().square().mean().backward()
 
-def bfloat16_gain(device: torch.device) -> float:
-    """Speed of a convolution, forward and backward, in bfloat16 over that in float32."""
-    layer = nn.Conv2d(32, 32, 3, padding=1).to(device).to(memory_format=torch.channels_last)
-    images = torch.randn(32, 32, 32, 32).to(device, memory_format=torch.channels_last)
-
-    @torch.enable_grad()
-    def step(enabled: bool) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled):
-            layer(images).float().square().mean().backward()
-
-    return latency(partial(step, False)) / latency(partial(step, True))
+        slow, fast = (latency(partial(step, enabled)) for enabled in (False, True))
+        write_text(path, "bfloat16" if slow >= 1.1 * fast else "float32")
+    return path.read_text()
