@@ -90,48 +90,45 @@ def write_mit67(root: Path, count: int = 4) -> Path:
     return root
 
 
-def write_sun397(root: Path, count: int = 3) -> Path:
-    """Three classes, one of them nested and not in the order of the alphabet."""
-    folder, classes = root / "SUN397", ("/a/abbey", "/b/bow_window/indoor", "/a/airport")
+def write_photographs(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """MIT67; SUN397 with nested classes out of order; ADE20K; and Places365.
+
+    ADE20K has one class in both splits, one to train and two to test on only. The lists of
+    Places365 are made the published ones by their MD5 sums.
+    """
+    folder, classes = (
+        write_mit67(root) / "SUN397",
+        ("/a/abbey", "/b/bow_window/indoor", "/a/airport"),
+    )
     _lines(folder / "ClassName.txt", classes)
     for split in ("Training", "Testing"):
-        names = [f"{scene}/sun_{split[:3]}{n}.jpg" for scene in classes for n in range(count)]
+        names = [f"{scene}/sun_{split[:3]}{n}.jpg" for scene in classes for n in range(3)]
         for number, name in enumerate(names):
             photograph(folder / name[1:], number)
         _lines(folder / f"{split}_01.txt", names)
-    return root
 
-
-def write_ade20k(root: Path) -> Path:
-    """Four classes: ``misc`` in both splits, one in training only, two in validation only."""
     folder, lines = root / "ADEChallengeData2016", []
-    scenes = {"train": ("misc", "abbey", "misc"), "val": ("zoo", "misc", "bakery")}
-    for split, part in (("train", "training"), ("val", "validation")):
-        for number, scene in enumerate(scenes[split], 1):
+    for split, part, scenes in (("train", "training", ("misc", "abbey", "misc")),
+                                ("val", "validation", ("zoo", "misc", "bakery"))):  # fmt: skip
+        for number, scene in enumerate(scenes, 1):
             lines.append(f"ADE_{split}_{number:08} {scene}")
             photograph(folder / "images" / part / f"ADE_{split}_{number:08}.jpg", number)
     _lines(folder / "sceneCategories.txt", lines)
-    return root
 
-
-def write_places365(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two classes, made the published ones by the MD5 sums of their lists."""
-    folder, train = root / "places365", ["/a/airfield/00000001.jpg 0", "/b/bakery/shop/1.jpg 1"]
+    folder = root / "places365"
     lists = {
         "categories_places365.txt": ["/a/airfield 0", "/b/bakery/shop 1"],
-        "places365_train_standard.txt": train,
-        "places365_val.txt": ["Places365_val_1.jpg 1", "Places365_val_2.jpg 0"],
+        "places365_train_standard.txt": ["/a/airfield/00000001.jpg 0", "/b/bakery/shop/1.jpg 1"],
+        "places365_val.txt": ["/Places365_val_1.jpg 1", "/Places365_val_2.jpg 0"],
     }
     for name, lines in lists.items():
         _lines(folder / name, lines)
-    categories, *parts = [(name, _md5(folder / name)) for name in lists]
+    categories, train, val = [(name, _md5(folder / name)) for name in lists]
     monkeypatch.setattr(Places365, "_CATEGORIES_META", categories)
-    sums = dict(zip(("train-standard", "val"), parts, strict=True))
-    monkeypatch.setattr(Places365, "_FILE_LIST_META", sums)
-    for name in train:
-        photograph(folder / "data_256_standard" / name.split()[0][1:], len(name), (256, 256))
-    for number in (1, 2):
-        photograph(folder / "val_256" / f"Places365_val_{number}.jpg", number, (256, 256))
+    monkeypatch.setattr(Places365, "_FILE_LIST_META", {"train-standard": train, "val": val})
+    for (name, _), images in zip((train, val), ("data_256_standard", "val_256"), strict=True):
+        for line in lists[name]:
+            photograph(folder / f"{images}{line.split()[0]}", len(line), (256, 256))
     return root
 
 
