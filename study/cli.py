@@ -29,7 +29,12 @@ app.command(data)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status (2: the user's mistake, 1: a failure)."""
-    return ended(lambda: called(app, arguments))
+
+    def command() -> int:
+        found = called(app, arguments)
+        return found if isinstance(found, int) else 0
+
+    return ended(command)
 
 
 def called(program: App, arguments: Sequence[str] | None) -> Any:
@@ -193,34 +198,6 @@ def ledger(*roots: Path, to: Path = LEDGER, check: Flag = False) -> None:
 
 
 @app.command
-def analyse(
-    root: Path,
-    *,
-    methods: Words = None,
-    dataset: str | None = None,
-    maps_seed: int = 0,
-    data_root: Path | None = None,
-) -> None:
-    """Measure what trained networks show beyond their accuracy.
-
-    Calibration, robustness, spectra and attention maps of finished runs, written beside their
-    records. It goes on where it was stopped.
-
-    Args:
-        root: folder of runs, with their weights.
-        methods: only these; 'teacher' for the networks that taught; by default the key methods.
-        dataset: only runs on this data set.
-        maps_seed: its runs keep attention maps.
-        data_root: folder of the real data sets; by default $KDLIB_DATA.
-    """
-    from study.analyses.measure import KEY_METHODS, analyse
-
-    chosen: dict[str, Any] = {"dataset": dataset, "data_root": data_root, "maps_seed": maps_seed}
-    written = analyse(root, methods or KEY_METHODS, **chosen, progress=sys.stderr.isatty())
-    print(f"{len(written)} runs in {root} were analysed; those analysed before are kept")
-
-
-@app.command
 def export(
     run: Path,
     *,
@@ -289,11 +266,16 @@ def data_list() -> None:
         print(f"{name:16} {found.about}")
 
 
-DATA_COMMANDS = {
-    "check": "Load a data set and tell what it holds.",
-    "import": "Bring files that are on this machine into place.",
-    "cache": "Resize photographs once, so that epochs need not decode them.\n\nThey are kept in "
-    "one file, in $KDLIB_CACHE. Interrupt and repeat at will; changed data are noticed.",
-}
-for name, text in DATA_COMMANDS.items():
-    data.command(f"study.data_commands:{name}_dataset", name=name, help=text)
+ELSEWHERE = (
+    (app, "analyse", "analyses.measure:analyse", "Measure what trained networks show beyond "
+     "their accuracy.\n\nCalibration, robustness, spectra and attention maps of finished runs, "
+     "written beside their records. It goes on where it was stopped."),
+    (data, "check", "data_commands:check_dataset", "Load a data set and tell what it holds."),
+    (data, "import", "data_commands:import_dataset", "Bring files on this machine into place."),
+    (data, "cache", "data_commands:cache_dataset", "Resize photographs once, so that epochs need "
+     "not decode them.\n\nThey are kept in one file, in $KDLIB_CACHE. Interrupt and repeat at "
+     "will; what changes in the data set is noticed."),
+)  # fmt: skip
+"""Commands that are functions of other modules, which are imported when they are called."""
+for _program, _name, _place, _help in ELSEWHERE:
+    _program.command(f"study.{_place}", name=_name, help=_help)

@@ -29,9 +29,8 @@ PUBLISHED = {
     ("sun397", "classification"): (19_850, 19_850, 397),
     ("ade20k", "classification"): (20_210, 2_000, 1_055),
     ("places365", "classification"): (1_803_460, 36_500, 365),
-    ("voc", "detection"): (16_551, 4_952, 20),
-    ("coco", "detection"): (118_287, 5_000, 80),
-}
+    ("voc", "detection"): (16_551, 4_952, 20), ("coco", "detection"): (118_287, 5_000, 80),
+}  # fmt: skip
 """Images to train on, images to test on and classes, as published; other copies are not refused."""
 
 

@@ -21,20 +21,19 @@ from filelock import FileLock, Timeout
 from kdlib.errors import EXIT_FAILED, EXIT_MISTAKE, KdlibError
 from kdlib.files import write_text
 from kdlib.runs import RunConfig, earlier, is_finished, needed_by, run_directory
-from study.notebooks import ExecutionError, execute_notebook
+from study.notebooks import (
+    ExecutionError,
+    execute_notebook,
+    find_notebook,
+    parameter_defaults,
+)
 from study.profiles import lockstep_groups
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_S = 1.0
 TEACHER_NOTEBOOK, STUDENTS_NOTEBOOK = "02_teacher", "05_distill"
-# Fields of RunConfig that only the students' notebook has, and those that the notebooks take under
-# another name or for each student apart.
+# Fields that only the students' notebook has, and those that it takes for each student.
 OF_STUDENTS_NOTEBOOK = {"optimiser", "task", "gradient_clip", "crop_size"}
-NOT_OF_TEACHERS = OF_STUDENTS_NOTEBOOK | {
-    "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature", "teacher",
-    "student", "epochs", "teacher_epochs", "teacher_weights", "teacher_seed", "start",
-    "teacher_start", "teacher_learning_rate", "data_seed", "init_seed",
-}  # fmt: skip
 OF_EACH_STUDENT = {"method_options", "weight", "ce_weight", "kd_weight", "optimiser"}
 AWAITED_PRIORITY = 1000
 
@@ -56,9 +55,6 @@ def own_gpus(count: int, folder: Path | None = None) -> Iterator[list[str]]:
 
     To be entered before CUDA starts. Lock files are in ``folder``, by default one for this user on
     this machine. While there are too few GPUs none is held, so that no two jobs wait so.
-
-    Raises:
-        KdlibError: the machine has fewer.
     """
     if not count:
         yield []
@@ -122,7 +118,8 @@ def plain_job(run: RunConfig) -> Job:
     values, usual = run.to_dict(), RunConfig().to_dict()
     if any(values[name] != usual[name] for name in OF_STUDENTS_NOTEBOOK):
         return students_job([run])
-    parameters = {name: value for name, value in values.items() if name not in NOT_OF_TEACHERS}
+    known = parameter_defaults(find_notebook(TEACHER_NOTEBOOK))
+    parameters = {name: value for name, value in values.items() if name in known}
     parameters |= {"teacher": run.student, "teacher_epochs": run.epochs}
     parameters |= {"teacher_seed": run.init_seed, "teacher_start": run.start}
     return Job(_name(TEACHER_NOTEBOOK, [run]), TEACHER_NOTEBOOK, parameters, (run,))
@@ -131,8 +128,7 @@ def plain_job(run: RunConfig) -> Job:
 def students_job(group: Sequence[RunConfig]) -> Job:
     """The execution of the students' notebook that leaves the records of a lock-step group.
 
-    Fields that all share are parameters; ``options`` has those in which they differ, one mapping
-    a student.
+    Fields that all share are parameters; ``options`` has, of each student, those that differ.
     """
     first, *others = values = [run.to_dict() for run in group]
     usual = RunConfig().to_dict()
@@ -211,8 +207,5 @@ def run_once(
 
 
 def is_mistake(error: Exception) -> bool:
-    """Whether the user made it, outside the notebook or in one of its cells.
-
-    What a full disk or a dead machine did is none, nor an error of another name.
-    """
+    """Whether the user made it, here or in a cell; what a full disk did is none."""
     return type(error) is KdlibError or getattr(error.__cause__, "ename", "") == "KdlibError"

@@ -88,10 +88,7 @@ def find_notebook(name: str) -> Path:
 
 
 def parse_value(text: str) -> Any:
-    """A parameter's value, read as YAML: ``3``, ``0.1``, ``dct``, ``[at, dct]``, ``null``.
-
-    Numbers such as ``5e-4``, which YAML 1.1 takes for text, are numbers here.
-    """
+    """A parameter's value, read as YAML; ``5e-4``, which YAML 1.1 takes for text, is a number."""
     if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text.strip()):
         return float(text)
     try:
@@ -112,11 +109,7 @@ def parameter_defaults(notebook: Path) -> dict[str, Any]:
 
 
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
-    """Refuse parameters that the notebook does not have, and values of another type.
-
-    Raises:
-        KdlibError: names the parameter and lists the valid ones, or names the type.
-    """
+    """Refuse parameters that the notebook does not have, and values of another type."""
     defaults = parameter_defaults(notebook)
     checked_options(parameters, defaults, f"notebook {notebook.stem}")
     for name, value in parameters.items():

@@ -14,7 +14,7 @@ Its keys are:
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -85,14 +85,11 @@ def expand(
     epochs: int | None = None,
     images: int | None = None,
 ) -> list[RunConfig]:
-    """All runs of a profile on a data set, each one once.
+    """All runs of a profile on a data set, each one once; a KdlibError for any unknown word.
 
     ``methods``, ``seeds``, ``epochs`` (of students and teachers) and ``images`` (of the training
     set) replace the profile's own. A sweep that has methods of its own runs those of them that
     are wanted, and these run nowhere else. A seed sets data order and student alike.
-
-    Raises:
-        KdlibError: an unknown profile, field, method or modifier.
     """
     profile = read_profile(name)
     own = profile.get("methods_of", {}).get(dataset, profile["methods"])
@@ -104,22 +101,17 @@ def expand(
     elsewhere = {method for group in groups for method in group.get("methods", ())} - set(own)
     runs: list[RunConfig] = []
     for group in groups:
+        wanted = group.get("methods", own)
+        if methods is not None and "methods" in group:
+            wanted = [one for one in wanted if one in methods]
+            # The plain network of another task is wanted beside its methods, never for itself.
+            if wanted == ["student"] and "task" in group.get("fields", {}):
+                continue
+        elif methods is not None:
+            wanted = [one for one in methods if one not in elsewhere]
         fields = {"dataset": dataset, **shared, **group.get("fields", {}), **cut}
-        wanted = own if methods is None else [one for one in methods if one not in elsewhere]
-        if "methods" in group:
-            wanted = _wanted(group, methods)
         runs += _group(fields, profile, wanted, seeds or group.get("seeds") or profile["seeds"])
     return each_once(runs)
-
-
-def _wanted(group: Fields, methods: Collection[str] | None) -> list[str]:
-    """A sweep's own methods, or those of them that are asked for.
-
-    The plain network of another task is wanted beside its methods, never for itself.
-    """
-    wanted = [one for one in group["methods"] if methods is None or one in methods]
-    alone = wanted == ["student"] and "task" in group.get("fields", {})
-    return [] if alone and methods is not None else wanted
 
 
 def _group(
@@ -204,9 +196,8 @@ def parse_list(text: str, kind: str) -> list[str]:
     return items
 
 
-# What a training step costs in operations, and how far the same operations would take another.
+# Fields that the operations of one image depend on.
 DECISIVE = ("student", "teacher", "method", "method_options", "image_size", "task")
-"""Fields that the operations of one image depend on."""
 CLASSES = 100  # of the heads, whose operations hardly count
 IMAGES = 2  # the fewest that a batch norm of single pixels takes
 
@@ -216,9 +207,6 @@ def training_flops(config: RunConfig) -> int:
 
     Whatever the run has: student, self-teacher, connecting layers, teacher. A multiply-add counts
     as two; norms and activations are not counted, nor are joint labels or mixtures.
-
-    Raises:
-        KdlibError: a detector, whose step depends on how many positives its images have.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode

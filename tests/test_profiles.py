@@ -102,82 +102,72 @@ def test_standard_has_the_methods_of_full_and_detectors_are_in_profiles_of_all()
     assert not of_task("detection", expand("quick", "fashion_mnist"))
 
 
-@pytest.mark.parametrize("dataset", ["mit67", "sun397", "ade20k"])
-def test_the_published_protocol_of_scenes(dataset):
-    runs = expand("paper", dataset, ["kd"], [0])
-    assert found(runs, "teacher", "student") == [
-        ("resnet50", "resnet18"), ("resnet152", "resnet34"), ("resnet50", "mobilenet_v2"),
-    ]  # fmt: skip
-    for run in [*runs, *teachers(runs)]:
-        assert (run.epochs, run.schedule, run.milestones) == (70, "step", (25, 50))
-        assert (run.batch_size, run.momentum, run.weight_decay) == (128, 0.9, 1e-4)
-        assert (run.image_size, run.augmentation) == (224, ("flip", "random_crop"))
-    assert set(found(runs, "start", "learning_rate")) == {(None, 0.1)}
-    assert found(teachers(runs), "start", "learning_rate") == [("IMAGENET1K_V1", 0.01)] * 2
+PHOTOGRAPHS = {
+    "epochs": 70, "schedule": "step", "milestones": (25, 50), "batch_size": 128, "momentum": 0.9,
+    "weight_decay": 1e-4, "image_size": 224, "augmentation": ("flip", "random_crop"),
+    "start": None, "learning_rate": 0.1,
+}  # fmt: skip
+PAIRS = {"resnet50 resnet18", "resnet152 resnet34", "resnet50 mobilenet_v2"}
+CIFAR = {
+    "epochs": 240, "milestones": (150, 180, 210), "learning_rate": 0.05, "weight_decay": 5e-4,
+    "augmentation": ("flip", "crop"), "start": None,
+}  # fmt: skip
+SELF_TAUGHT = {
+    "epochs": 200, "milestones": (100, 150), "batch_size": 128, "learning_rate": 0.1,
+    "weight_decay": 1e-4, "momentum": 0.9, "weight": 1.0, "method_options": {},
+}  # fmt: skip
+MASKS = {
+    "epochs": 60, "milestones": (40,), "learning_rate": 0.01, "weight_decay": 5e-4,
+    "gradient_clip": 2.0, "image_size": 512,
+}  # fmt: skip
+EFFICIENT = {"none efficientdet_d0", "none efficientdet_d1"}
+PUBLISHED = [
+    *(("paper", dataset, "kd", PAIRS, PHOTOGRAPHS) for dataset in ("mit67", "sun397", "ade20k")),
+    ("paper", "cifar100", "kd", {
+        "resnet56 resnet20", "resnet110 resnet20", "resnet110 resnet32", "resnet32x4 resnet8x4",
+    }, CIFAR),
+    ("frskd", "cifar100", "frskd", {"none resnet18_cifar", "none wrn_16_2"}, SELF_TAUGHT),
+    ("segmentation", "voc", "student", EFFICIENT, MASKS),
+    ("segmentation", "voc", "frskd_pixels", EFFICIENT, MASKS),
+    ("detection", "coco", "kd_cls", {
+        "resnet50 ssd300_vgg16", "resnet50 retinanet_resnet50_fpn",
+        "resnet50 fasterrcnn_resnet50_fpn", "resnet50 fasterrcnn_mobilenet_v3_large_fpn",
+    }, {"crop_size": 112}),
+]  # fmt: skip
 
 
-def test_the_published_protocol_of_cifar100():
-    runs = expand("paper", "cifar100", ["kd"], [0])
-    assert {f"{run.teacher} {run.student}".replace("resnet", "") for run in runs} == {
-        "56 20", "110 20", "110 32", "32x4 8x4",
-    }  # fmt: skip
-    for run in [*runs, *teachers(runs)]:
-        assert (run.epochs, run.milestones, run.learning_rate) == (240, (150, 180, 210), 0.05)
-        assert (run.weight_decay, run.augmentation, run.start) == (5e-4, ("flip", "crop"), None)
+@pytest.mark.parametrize(("profile", "dataset", "method", "networks", "fields"), PUBLISHED)
+def test_the_published_protocols(profile, dataset, method, networks, fields):
+    runs = expand(profile, dataset, [method], [0])
+    assert {f"{run.teacher} {run.student}" for run in runs} == networks
+    for run in runs:
+        assert {name: getattr(run, name) for name in fields} == fields
+    taught = set(found(teachers(runs), "start", "learning_rate", "epochs"))
+    assert dataset != "mit67" or taught == {("IMAGENET1K_V1", 0.01, 70)}
+    repeats = {run.student: run.method_options.get("repeat") for run in runs}
+    stacks = {"efficientdet_d0": 2, "efficientdet_d1": 3}
+    assert method != "frskd_pixels" or repeats == stacks
 
 
 @pytest.mark.parametrize(
-    ("method", "weight", "ce", "kd"),
+    ("method", "weights"),
     [
-        ("kd", 0.0, 0.1, 0.8),
-        ("at", 1000.0, 1.0, 0.0),
-        ("at+kd", 1000.0, 0.1, 1.0),
-        ("release_a+gate", 1.0, 1.0, 0.0),
-        ("release_a+gate+kd", 1.0, 0.1, 1.0),
+        ("kd", (0.0, 0.1, 0.8)), ("at", (1000.0, 1.0, 0.0)), ("at+kd", (1000.0, 0.1, 1.0)),
+        ("release_a+gate", (1.0, 1.0, 0.0)), ("release_a+gate+kd", (1.0, 0.1, 1.0)),
     ],
-)
-def test_the_published_weights(method, weight, ce, kd):
+)  # fmt: skip
+def test_the_published_weights(method, weights):
     for run in expand("paper", "mit67", [method], [0]):
-        distiller = create_distiller(run)
-        assert (distiller.weight, distiller.ce_weight, distiller.kd_weight) == (weight, ce, kd)
+        made = create_distiller(run)
+        assert (made.weight, made.ce_weight, made.kd_weight) == weights
 
 
 def test_the_release_gates_the_dct_loss_on_scenes_alone():
     scenes, cifar = (
-        [run.method for run in expand("paper", d, seeds=[0])] for d in ("mit67", "cifar100")
+        {run.method for run in expand("paper", d, seeds=[0])} for d in ("mit67", "cifar100")
     )
-    assert {method for method in scenes if "gate" in method} == {
-        "release_a+gate",
-        "release_a+gate+kd",
-    }
-    assert {method.replace("+gate", "") for method in scenes} == set(cifar)
-
-
-def test_the_published_protocols_of_frskd():
-    (*runs,) = expand("frskd", "cifar100", ["frskd"], [0])
-    plain = [run for run in runs if run.augmentation == ("flip", "crop")]
-    assert {run.student for run in plain} == {"resnet18_cifar", "wrn_16_2"}
-    for run in plain:
-        assert (run.epochs, run.milestones, run.batch_size) == (200, (100, 150), 128)
-        assert (run.learning_rate, run.weight_decay, run.momentum) == (0.1, 1e-4, 0.9)
-        assert (run.weight, run.method_options, run.teacher) == (1.0, {}, "none")
-    runs = expand("segmentation", "voc", seeds=[0])
-    for run in runs:
-        assert (run.epochs, run.milestones, run.learning_rate) == (60, (40,), 0.01)
-        assert (run.weight_decay, run.gradient_clip, run.image_size) == (5e-4, 2.0, 512)
-    pairs = [(run.student, run.method, run.method_options.get("repeat")) for run in runs]
-    networks = {("efficientdet_d0", 2), ("efficientdet_d1", 3)}
-    assert {(student, n) for student, method, n in pairs if method == "frskd_pixels"} == networks
-    assert {student for student, method, _ in pairs if method == "student"} == set(dict(networks))
-
-
-def test_the_published_protocol_of_detectors_has_four_of_torchvision_s():
-    runs = expand("detection", "coco", seeds=[0])
-    assert {run.student for run in runs} == {
-        "ssd300_vgg16", "retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn",
-        "fasterrcnn_mobilenet_v3_large_fpn",
-    }  # fmt: skip
-    assert all(run.crop_size == 112 for run in runs if run.method != "student")
+    assert {one for one in scenes if "gate" in one} == {"release_a+gate", "release_a+gate+kd"}
+    assert {method.replace("+gate", "") for method in scenes} == cifar
 
 
 def test_every_method_of_a_seed_sees_the_same_batches_and_one_teacher():
@@ -216,13 +206,6 @@ def test_weights_are_chosen_as_they_are_used_but_on_the_dev_split(task):
     )
 
 
-def test_frskd_is_tuned_along_its_published_proportion():
-    runs = expand("tune", methods=["frskd"])
-    grid = read_profile("tune")["weights"]["frskd"]["weight"]
-    assert [run.weight for run in runs] == grid  # multiples of 1: of alpha 2 and beta 100 alike
-    assert {run.teacher for run in runs} == {"none"} and teachers(runs) == []
-
-
 def test_both_terms_together_have_the_weights_that_were_chosen_for_each():
     alone = {name: tuned_weights("scenes", f"kd_{name}")["weight"] for name in ("cls", "loc")}
     for name in ("detection", "quick", "full", "standard", "detection_standard"):
@@ -247,15 +230,11 @@ def test_a_plain_student_gets_the_epochs_that_frskd_costs(profile, dataset, meth
 @pytest.mark.parametrize(
     ("method", "chosen"),
     [
-        ("dct", {"weight": 7.0}),
-        ("dct+gate", {"weight": 7.0}),
-        ("parseval_twin", {"weight": 7.0}),
-        ("dct+kd", {"weight": 5.0}),
-        ("dct+gate+kd", {"weight": 5.0}),
-        ("kd", {"kd_weight": 2.0}),
+        ("dct", {"weight": 7.0}), ("dct+gate", {"weight": 7.0}), ("parseval_twin", {"weight": 7.0}),
+        ("dct+kd", {"weight": 5.0}), ("dct+gate+kd", {"weight": 5.0}), ("kd", {"kd_weight": 2.0}),
         ("at", {}),
     ],
-)
+)  # fmt: skip
 def test_a_tuned_weight_reaches_its_method_its_gated_form_and_its_twin(mine, method, chosen):
     assert tuned_weights("scenes", method) == chosen
     (run,) = expand(mine(methods=[method]))

@@ -31,11 +31,9 @@ WITH_OTHERS = {"filelock", "pydantic-core"}  # which torch and pydantic bring
 
 def named(extra):
     """Names of an extra's packages, those of the extras that it takes in too."""
-    for text in EXTRAS[extra]:
-        requirement = Requirement(text)
+    for requirement in map(Requirement, EXTRAS[extra]):
         if requirement.name == "kdlib":
-            for other in requirement.extras:
-                yield from named(other)
+            yield from (name for other in requirement.extras for name in named(other))
         else:
             yield requirement.name.lower()
 
@@ -133,21 +131,13 @@ def test_the_wheel_trains_a_dct_student_and_its_teacher_without_the_repository(s
     assert "pip install pyyaml" in refused.stderr
 
 
-def test_the_command_names_the_extra_that_it_lacks(site, tmp_path):
+def test_the_command_names_what_it_lacks_and_the_metadata_says_what_it_is(site, tmp_path):
     done = run(site, "from study.__main__ import main\nsys.exit(main())", tmp_path)
     assert done.returncode == 2
-    assert "kdlib[study]" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_the_study_says_what_the_repository_alone_has(tmp_path):
+    assert "kdlib[study]" in done.stderr and "Traceback" not in done.stderr
     with pytest.raises(KdlibError, match=r"There is no profiles/ .* Clone"):
         of_clone(tmp_path / "profiles")
-
-
-def test_the_metadata_says_what_it_is_and_ships_types(site):
     (metadata,) = site.glob("kdlib-*.dist-info/METADATA")
     text = metadata.read_text(encoding="utf-8")
-    assert "Description-Content-Type: text/markdown" in text
-    assert "# kdlib" in text
+    assert "Description-Content-Type: text/markdown" in text and "# kdlib" in text
     assert all((site / name / "py.typed").exists() for name in ("kdlib", "study"))

@@ -22,6 +22,7 @@ from kdlib.runs import RunConfig, provenance, read_record
 from kdlib.seeds import generator
 from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, KEY_METHODS, MAPS_FILE, files
 from study.analyses.files import Answers, AttentionMaps
+from study.cli import Words
 from study.records import load_records, student_settings, teacher_runs
 
 if TYPE_CHECKING:
@@ -40,22 +41,25 @@ DATA = ("dataset", "attentions", "distractors", "image_size", "test_size")
 
 def analyse(
     root: Path,
-    methods: Sequence[str] = KEY_METHODS,
     *,
+    methods: Words = None,
     dataset: str | None = None,
-    data_root: Path | None = None,
     maps_seed: int = 0,
-    progress: bool = True,
+    data_root: Path | None = None,
 ) -> list[Path]:
     """Analyse the finished runs of a folder that were tested on a test set; returns what it wrote.
 
     What is done stays done: killed and repeated, it goes on where it was. Runs without weights
-    (as where records are committed) are passed over; those of ``maps_seed`` keep their attention
-    maps and answers too. Of ``methods``, ``teacher`` stands for the networks that taught.
+    (as where records are committed) are passed over.
 
-    Raises:
-        KdlibError: an unknown method, no run of these, none of them with weights, no data.
+    Args:
+        root: folder of runs, with their weights.
+        methods: only these; 'teacher' for the networks that taught; by default the key methods.
+        dataset: only runs on this data set.
+        maps_seed: its runs keep attention maps and answers.
+        data_root: folder of the real data sets; by default $KDLIB_DATA.
     """
+    methods = methods or [*KEY_METHODS]
     runs = chosen_runs(load_records(Path(root)), methods, dataset)
     trained = [row for row in runs if (Path(row["directory"]) / WEIGHTS).exists()]
     if not trained:
@@ -64,8 +68,10 @@ def analyse(
             "folder that the runs were trained in."
         )
     waiting = [row for row in trained if not _is_done(row, maps_seed)]
-    bar = tqdm(waiting, desc="analyses", unit="run", disable=not progress)
-    return [_analyse_run(row, data_root, maps_seed) for row in bar]
+    bar = tqdm(waiting, desc="analyses", unit="run", disable=None)  # None: where nobody looks
+    written = [_analyse_run(row, data_root, maps_seed) for row in bar]
+    print(f"{len(written)} runs in {root} were analysed; those analysed before are kept")
+    return written
 
 
 def chosen_runs(
@@ -196,10 +202,7 @@ def calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
 def robustness(
     network: nn.Module, data: ImageData, precision: str = "float32"
 ) -> dict[str, dict[str, list[float]]]:
-    """Top-1 accuracy (0..1) on the first 2,000 images, whole (level 0) and corrupted.
-
-    Name of a corruption -> ``level`` and ``top1``, equally long lists.
-    """
+    """Top-1 accuracy (0..1) by ``level`` of each corruption, from 0, on the first 2,000 images."""
     count, whole = min(IMAGES, len(data)), 0
     hits = {name: [0] * len(levels) for name, (levels, _) in CORRUPTIONS.items()}
     for piece, positions in _chunks(data):
@@ -277,9 +280,8 @@ def mean_spectra(network: nn.Module, data: ImageData) -> list[list[float]]:
 def radial_energy(maps: Tensor) -> Tensor:
     """Share of a map's AC energy at each radial frequency: (B, H, W) -> (B, bands), float64.
 
-    Band k holds the DCT's coefficients (u, v) with ``round(sqrt(u^2 + v^2)) = k``, in half
-    periods per image, from 1 on, so that bands of maps of unequal size mean the same. The shares
-    of a map add up to 1, those of a flat map to 0.
+    Band k, from 1 on, holds the DCT's coefficients (u, v) with ``round(sqrt(u^2 + v^2)) = k``, in
+    half periods per image. The shares of a map add up to 1, those of a flat map to 0.
     """
     energy = dct_2d(maps.double()).square()
     energy[:, 0, 0] = 0

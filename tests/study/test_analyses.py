@@ -139,22 +139,16 @@ def root(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
+def test_runs_are_analysed_once_and_published_and_again_if_damaged(root, tmp_path):
+    for given, message in (
         ({"methods": ["dtc"]}, "Did you mean 'dct'"),
         ({"methods": ["at"]}, "no run of at on a test set"),
         ({"dataset": "cifar100"}, "on the test set of cifar100"),
-    ],
-)
-def test_what_cannot_be_analysed_is_told(root, given, message):
-    with pytest.raises(KdlibError, match=message):
-        analyse(root, progress=False, **given)
-
-
-def test_runs_are_analysed_once_and_published_and_again_if_damaged(root, tmp_path):
-    written = {path.parent.name.split("-")[3]: path for path in analyse(root, progress=False)}
-    assert set(written) == {"dct", "student"} and analyse(root, progress=False) == []
+    ):
+        with pytest.raises(KdlibError, match=message):
+            analyse(root, **given)
+    written = {path.parent.name.split("-")[3]: path for path in analyse(root)}
+    assert set(written) == {"dct", "student"} and analyse(root) == []
     path = written["dct"]
     for method, one in written.items():
         top1 = json.loads((one.parent / "record.json").read_text())["results"]["top1"]
@@ -172,30 +166,26 @@ def test_runs_are_analysed_once_and_published_and_again_if_damaged(root, tmp_pat
         assert (copies / name).read_bytes() == (path.parent / name).read_bytes()
     assert not (copies / "weights.safetensors").exists()
     with pytest.raises(KdlibError, match=r"weights\.safetensors.*trained in"):
-        analyse(tmp_path, progress=False)
+        analyse(tmp_path)
     first = path.read_text().split('"provenance"')[0]
     path.write_text("{")
-    assert analyse(root, ["dct"], progress=False) == [path]
+    assert analyse(root, methods=["dct"]) == [path]
     assert path.read_text().split('"provenance"')[0] == first
-
-
-def test_seeds_keep_maps_only_where_asked(root):
+    # Seeds keep maps only where asked.
     fit([replace(tiny(method="dct"), init_seed=1)], root, progress=False)
-    path = next(path for path in analyse(root, ["dct"], progress=False) if "-s1-" in str(path))
+    path = next(path for path in analyse(root, methods=["dct"]) if "-s1-" in str(path))
     assert not (path.parent / MAPS_FILE).exists()
-    assert analyse(root, ["dct"], maps_seed=1, progress=False) == [path]
+    assert analyse(root, methods=["dct"], maps_seed=1) == [path]
     assert (path.parent / MAPS_FILE).exists()
 
 
-def searched(**accuracies: list[float]) -> pd.DataFrame:
-    """A grid: the accuracy of each method at its default weight, twice that, ..."""
-    tried = ((method, *one) for method, own in accuracies.items() for one in enumerate(own, 1))
-    return pd.DataFrame(tried, columns=["method", "factor", "top1"])
-
-
 def test_the_best_weight_what_the_worst_costs_and_unequal_grids_are_told():
-    text = read_weights(searched(student=[0.5], at=[0.4, 0.6], dct=[0.7, 0.55]))
-    assert "AT: best at 2 times its default (60.0%)" in text and "20.0" in text
-    assert "1 of them are above the student alone" in text and "2 of them" in text
+    grid = [("student", 1, 0.5), ("at", 1, 0.4), ("at", 2, 0.6), ("dct", 1, 0.7), ("dct", 2, 0.55)]
+    whole, part = (
+        read_weights(pd.DataFrame(rows, columns=["method", "factor", "top1"]))
+        for rows in (grid, grid[1:4])
+    )
+    assert "AT: best at 2 times its default (60.0%)" in whole and "20.0" in whole
+    assert "1 of them are above the student alone" in whole and "2 of them" in whole
     unequal = "differ in size, 1 to 2 weights a method"
-    assert unequal not in text and unequal in read_weights(searched(at=[0.4, 0.6], dct=[0.7]))
+    assert unequal not in whole and unequal in part

@@ -173,8 +173,7 @@ def test_one_seed_is_drawn_without_an_interval_and_frskd_for_its_variants(tmp_pa
     single = load_records(tmp_path)
     found = table_of("method_accuracy", single)
     assert set(found["label"]) == {*THREE, "frskd", "teacher"} and found["low"].isna().all()
-    for name in ("method_accuracy", "ssim_by_stage"):
-        figure_named(name)(single)
+    assert all(figure_named(name)(single) for name in ("method_accuracy", "ssim_by_stage"))
     assert table_of("noise_gauge", single).empty
 
 
@@ -329,19 +328,17 @@ def test_ablations_are_compared_with_the_method_as_it_is_and_apart_from_it(other
 
 
 def test_files_are_small_and_the_same_each_time_and_name_the_records(runs, tmp_path):
-    figure = figure_named("noise_gauge")
-    beside = figure_provenance(runs, figure.table(runs))
-    first, again = (save_figure(figure(runs), tmp_path / one / "f", beside) for one in "ab")
+    figure, drawn = figure_named("noise_gauge"), pd.DataFrame({"a": [1.0, 2.0]})
+    found = figure_provenance(runs, drawn)
+    first, again = (save_figure(figure(runs), tmp_path / one / "f", found) for one in "ab")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
+    assert set(found["records"]) == set(runs["run_id"]) and found["uncommitted"] == []
+    assert found["table"] == ["a", "1", "2"]
+    assert figure_provenance(runs, drawn + 1e-6)["hash"] != found["hash"]
     noise = mpl.figure.Figure(figsize=(3, 3))
     noise.figimage(np.random.default_rng(0).random((900, 900, 3)), resize=False)
     _, png, _ = save_figure(noise, tmp_path / "noise", {})
     assert png.stat().st_size <= PNG_BYTES and Image.open(png).size[0] < 660
-    drawn = pd.DataFrame({"a": [1.0, 2.0]})
-    found = figure_provenance(runs, drawn)
-    assert set(found["records"]) == set(runs["run_id"]) and found["uncommitted"] == []
-    assert found["table"] == ["a", "1", "2"]
-    assert figure_provenance(runs, drawn + 1e-6)["hash"] != found["hash"]
 
 
 def test_a_folder_of_records_is_drawn_setting_by_setting(tmp_path, monkeypatch):

@@ -17,7 +17,6 @@ from study.pages import PAGES, check_readme, page, update_readme
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-COMMANDS = {"make test": {"seconds": 600, "cores": 2, "machine": "A processor", "commit": "0" * 40}}
 LOADING = {
     "photographs": [
         {
@@ -27,13 +26,6 @@ LOADING = {
     ],
     "provenance": {"machine": "A processor", "cores": 2, "commit": "0" * 40},
 }  # fmt: skip
-STEPS = {
-    "overhead": {"at": {"median": 0.012}, "dct": {"median": 0.034}},
-    "lock_step": {"speedup": {"median": 1.8}},
-    "torchdistill": {"times_our_step": {"at": {"median": 1.05}}},
-    "images_per_second": {"composing": 3000, "reading": 90000},
-    "provenance": {"machine": "A processor", "device": "cpu", "precision": "float32"},
-}
 
 
 def test_the_pages_and_the_records_agree():
@@ -105,11 +97,5 @@ def test_measurements_come_from_files_and_missing_ones_name_their_command(tmp_pa
     bare = {name: page(name, tmp_path) for name in names}
     assert "python -m benchmarks loading" in bare["docs/data.md"]
     assert "make faults" in bare["docs/faults.md"] and "Not measured yet" in bare["docs/grids.md"]
-    (tmp_path / "commands.json").write_text(json.dumps(COMMANDS))
     (tmp_path / "loading.json").write_text(json.dumps(LOADING))
-    (tmp_path / "one-float32.json").write_text(json.dumps(STEPS))
-    (tmp_path / "one-bfloat16.json").write_text(json.dumps({**STEPS, "torchdistill": None}))
-    loading, speed = (page(f"docs/{name}.md", tmp_path) for name in ("data", "speed"))
-    assert re.search(r"\| 8,000 +\| 10.0 × .*\| 2.5 × ", loading)
-    assert "+1.2%" in speed and "+3.4%" in speed and "1.80 ×" in speed
-    assert speed.count("1.05 × ours") == 1
+    assert re.search(r"\| 8,000 +\| 10.0 × .*\| 2.5 × ", page("docs/data.md", tmp_path))
