@@ -51,7 +51,11 @@ def check_features(student: Features, teacher: Features) -> None:
         raise KdlibError("Stages are in opposite orders; give both networks' fine to coarse.")
     for pair in aligned(mine, theirs):
         check_batches(*pair)
-        if _contradict(*pair):
+        # Channels come last if one map, read as (B, C, H, W), is twice as elongated as the other,
+        # and both have as many channels as rows, or one the other's rows and columns there.
+        (a, b, c), (x, y, z) = (one.shape[1:] for one in pair)
+        moved = (a == b and x == y) or (a, b) == (y, z) or (x, y) == (b, c)
+        if moved and (b * z > 2 * c * y or c * y > 2 * b * z):
             raise _channels_last("student or teacher", pair)
 
 
@@ -82,17 +86,6 @@ def _checked_stages(owner: str, features: Features) -> Sequence[Tensor]:
         if (other.shape[2] - one.shape[2]) * (other.shape[3] - one.shape[3]) < 0:
             raise _channels_last(owner, stages)
     return stages
-
-
-def _contradict(mine: Tensor, theirs: Tensor) -> bool:
-    """Whether the two can be maps of one image only if channels come last in one or both.
-
-    Read as (B, C, H, W), one is more than twice as elongated as the other; and either both have as
-    many channels as rows, or one has the other's height and width as its channels and height.
-    """
-    (a, b, c), (x, y, z) = mine.shape[1:], theirs.shape[1:]
-    unlike = b * z > 2 * c * y or c * y > 2 * b * z
-    return unlike and ((a == b and x == y) or (a, b) == (y, z) or (x, y) == (b, c))
 
 
 def _channels_last(owner: str, stages: Sequence[Tensor]) -> KdlibError:

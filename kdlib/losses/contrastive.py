@@ -78,10 +78,7 @@ class Memory(nn.Module):
 
 
 class ContrastiveLoss(nn.Module):
-    """Contrasts each network's projected embedding with the memory of the other network, per image.
-
-    The two terms are added. A memory keeps ``momentum`` of an old embedding.
-    """
+    """The sum of contrasts of each network's projected embedding with the other's memory."""
 
     def __init__(
         self,
@@ -89,7 +86,7 @@ class ContrastiveLoss(nn.Module):
         *,
         negatives: int = 16384,
         temperature: float = 0.07,
-        momentum: float = 0.5,
+        momentum: float = 0.5,  # share of an old embedding that a memory keeps
         dimensions: int = 128,
     ) -> None:
         super().__init__()

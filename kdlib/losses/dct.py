@@ -65,21 +65,7 @@ TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "fft_real": real_fft_2d,
     "none": lambda maps: maps,
 }
-LIMITS = {"low": 1, "high": 1, "range": 2}
-
-
-def checked_band(band: object) -> Band | None:
-    """``band`` as a tuple, or None for all frequencies; a KdlibError for anything else."""
-    if band is None:
-        return None
-    name, *limits = band if isinstance(band, tuple | list) else (band,)
-    numeric = all(isinstance(limit, int | float) and limit >= 0 for limit in limits)
-    if LIMITS.get(name) != len(limits) or not numeric:
-        raise KdlibError(
-            f"Invalid band {band!r}. Valid: null (all frequencies), [low, k], [high, k], "
-            "[range, a, b]; k, a, b: how many frequencies an axis (2), or a share of them (0.5)."
-        )
-    return (name, *limits)
+LIMITS = {"low": 1, "high": 1, "range": 2}  # of a band
 
 
 @_constant
@@ -171,9 +157,18 @@ class SpectralOptions:
         for name, valid in VALID.items():
             if getattr(self, name) not in valid:
                 raise unknown(name, getattr(self, name), map(str, valid))
-        object.__setattr__(self, "band", checked_band(self.band))
-        if self.band is not None and self.transform == "none":
+        if self.band is None:
+            return
+        name, *limits = self.band if isinstance(self.band, tuple | list) else (self.band,)
+        numeric = all(isinstance(limit, int | float) and limit >= 0 for limit in limits)
+        if LIMITS.get(name) != len(limits) or not numeric:
+            raise KdlibError(
+                f"Invalid band {self.band!r}. Valid: null (all frequencies), [low, k], [high, k], "
+                "[range, a, b]; k, a, b: frequencies per axis (2), or a share of them (0.5)."
+            )
+        if self.transform == "none":
             raise KdlibError("A band of frequencies needs a transform; this one is 'none'.")
+        object.__setattr__(self, "band", (name, *limits))
 
 
 # What the paper's name says: a DCT. With unit L2 norm, the same in both domains (Parseval), not a

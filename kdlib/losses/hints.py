@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from kdlib.losses.attention import aligned, for_layer, pool_to_common_size, working_precision
 from kdlib.losses.pair import Pair
+from kdlib.models.cifar import conv_norm
 from kdlib.models.output import Output
 
 
@@ -97,15 +98,6 @@ class Embedding(nn.Module):
         return functional.normalize(working_precision(embedded), dim=1)
 
 
-def projection(inputs: int, outputs: int) -> nn.Sequential:
-    """1 x 1, 3 x 3 and 1 x 1 convolutions; the narrow middle is a choice of this project."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, inputs, 1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(),
-        nn.Conv2d(inputs, inputs, 3, padding=1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(),
-        nn.Conv2d(inputs, outputs, 1),
-    )  # fmt: skip
-
-
 class SemanticLoss(nn.Module):
     """SemCKD: squared differences of all pairs of stages, weighted by learned attention, per image.
 
@@ -117,8 +109,9 @@ class SemanticLoss(nn.Module):
         mine, theirs = pair.student.stages, pair.teacher.stages
         self.queries = nn.ModuleList(Embedding(pair.batch_size) for _ in mine)
         self.keys = nn.ModuleList(Embedding(pair.batch_size) for _ in theirs)
-        self.projections = nn.ModuleList(
-            projection(one[0], other[0]) for one, other in product(mine, theirs)
+        self.projections = nn.ModuleList(  # whose middle is narrow by a choice of this project
+            nn.Sequential(*conv_norm(c, c, 1), *conv_norm(c, c), nn.Conv2d(c, other[0], 1))
+            for (c, *_), other in product(mine, theirs)
         )
 
     def forward(self, student: Output, teacher: Output, batch: object) -> Tensor:

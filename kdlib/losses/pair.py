@@ -11,18 +11,15 @@ from kdlib.models.output import Shapes
 
 @dataclass(frozen=True)
 class Pair:
-    """A student and a teacher, by their shapes, and the data that they meet.
-
-    In segmentation the student's ``classes`` logits are those of ``pixels`` x ``pixels``.
-    """
+    """A student and a teacher, by their shapes, and the data that they meet."""
 
     student: Shapes
     given: Shapes | None  # the teacher, if any
     labels: Tensor  # (N,), of the whole training set, in the order of Batch.indices
     batch_size: int  # of full batches
     seed: int  # of draws during training
-    classes: int
-    pixels: int | None = None
+    classes: int  # the student's logits
+    pixels: int | None = None  # height and width of the logits in segmentation
 
     @property
     def teacher(self) -> Shapes:

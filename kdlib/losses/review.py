@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from kdlib.losses.attention import aligned, for_layer, pool_to_common_size, working_precision
 from kdlib.losses.pair import Pair
+from kdlib.models.cifar import conv_norm
 from kdlib.models.output import Output
 
 Turn = Callable[[int, int, tuple[int, int]], nn.Module]
@@ -34,8 +35,7 @@ class AttentionFusion(nn.Module):
 
     def __init__(self, inputs: int, middle: int, deepest: bool) -> None:
         super().__init__()
-        convolution = nn.Conv2d(inputs, middle, 1, bias=False)
-        self.reduce = nn.Sequential(convolution, nn.BatchNorm2d(middle))
+        self.reduce = conv_norm(inputs, middle, 1, activation=None)
         self.attention = None if deepest else nn.Conv2d(2 * middle, 2, 1)
 
     def forward(self, features: Tensor, deeper: Tensor | None) -> Tensor:
@@ -50,8 +50,7 @@ class AttentionFusion(nn.Module):
 
 def convolution(inputs: int, outputs: int, size: tuple[int, int]) -> nn.Module:
     """A 3 x 3 convolution, for maps of any ``size``."""
-    layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    return nn.Sequential(layer, nn.BatchNorm2d(outputs))
+    return conv_norm(inputs, outputs, activation=None)
 
 
 class ReviewLoss(nn.Module):

@@ -1,7 +1,4 @@
-"""Networks for small images: those of the distillation literature, and those of Scenes.
-
-They have the sizes of Tian 2020 (arXiv 1910.10699). Stages are read after a ReLU.
-"""
+"""Networks for small images, as large as in Tian 2020 (arXiv 1910.10699); those of Scenes."""
 
 from functools import partial
 from itertools import pairwise
@@ -45,7 +42,7 @@ def _stages(block: Any, widths: Widths, counts: Three, strides: Three) -> list[n
     return stages
 
 
-class BasicBlock(nn.Module):
+class _BasicBlock(nn.Module):
     """Two 3x3 convolutions with batch norm, added to a shortcut (He 2016, arXiv 1512.03385)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -59,7 +56,6 @@ class BasicBlock(nn.Module):
             self.shortcut = conv_norm(inputs, outputs, 1, stride, activation=None)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride), after the last ReLU."""
         hidden = functional.relu(self.bn1(self.conv1(features)), inplace=True)
         added = self.bn2(self.conv2(hidden)) + self.shortcut(features)
         return functional.relu(added, inplace=True)
@@ -70,12 +66,12 @@ def basic_resnet(
 ) -> StagedNetwork:
     """Stem and three stages of ``blocks`` basic blocks; ``widths`` are channels, as in He 2016."""
     stem = conv_norm(3, widths[0], 3, strides[0])
-    stages = _stages(BasicBlock, widths, (blocks,) * 3, strides[1:])
+    stages = _stages(_BasicBlock, widths, (blocks,) * 3, strides[1:])
     return initialise(StagedNetwork(stem, stages, nn.Linear(widths[-1], classes)))
 
 
-class PreActivationBlock(nn.Module):
-    """Batch norm and ReLU before each 3x3 convolution; a 1x1 shortcut where shapes change."""
+class _PreActivationBlock(nn.Module):
+    """Batch norm and ReLU before each 3x3 convolution; returns the first activation too."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -87,7 +83,6 @@ class PreActivationBlock(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes else None
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, inputs, H, W) -> their activation, and (B, outputs, ...) before any activation."""
         active = functional.relu(self.bn1(features))
         hidden = self.conv2(functional.relu(self.bn2(self.conv1(active))))
         return active, hidden + (features if self.shortcut is None else self.shortcut(active))
@@ -100,7 +95,7 @@ class WideResNet(nn.Module):
         super().__init__()
         widths, blocks = (16, 16 * width, 32 * width, 64 * width), (depth - 4) // 6
         self.stem = conv3x3(3, widths[0])
-        self.stages = nn.ModuleList(_stages(PreActivationBlock, widths, (blocks,) * 3, (1, 2, 2)))
+        self.stages = nn.ModuleList(_stages(_PreActivationBlock, widths, (blocks,) * 3, (1, 2, 2)))
         self.bn = nn.BatchNorm2d(widths[-1])
         self.classifier = nn.Linear(widths[-1], classes)
         initialise(self)
@@ -132,7 +127,7 @@ def cifar_vgg(classes: int, repeats: int) -> StagedNetwork:
 SHUFFLE_V1_WIDTHS = (24, 240, 480, 960)
 
 
-class ShuffleUnit(nn.Module):
+class _ShuffleUnit(nn.Module):
     """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; plus the shortcut, or beside it pooled."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -149,7 +144,6 @@ class ShuffleUnit(nn.Module):
         self.pool = nn.AvgPool2d(3, 2, padding=1) if stride == 2 else None
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride), after the last ReLU."""
         made = self.convolutions(features)
         joined = made + features if self.pool is None else torch.cat([made, self.pool(features)], 1)
         return functional.relu(joined, inplace=True)
@@ -157,7 +151,7 @@ class ShuffleUnit(nn.Module):
 
 def cifar_shuffle_v1(classes: int) -> StagedNetwork:
     """ShuffleNet with three groups (Zhang 2018, arXiv 1707.01083), stages at 1/2 to 1/8."""
-    stages = _stages(ShuffleUnit, SHUFFLE_V1_WIDTHS, (4, 8, 4), (2, 2, 2))
+    stages = _stages(_ShuffleUnit, SHUFFLE_V1_WIDTHS, (4, 8, 4), (2, 2, 2))
     stem = conv_norm(3, SHUFFLE_V1_WIDTHS[0], 1)
     return StagedNetwork(stem, stages, nn.Linear(SHUFFLE_V1_WIDTHS[-1], classes))
 
@@ -165,7 +159,7 @@ def cifar_shuffle_v1(classes: int) -> StagedNetwork:
 _convolution = partial(conv_norm, activation=nn.ReLU6)
 
 
-class InvertedResidual(nn.Module):
+class _InvertedResidual(nn.Module):
     """1x1 to ``expansion`` times the channels, depthwise 3x3, 1x1 without activation."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int) -> None:
@@ -175,18 +169,15 @@ class InvertedResidual(nn.Module):
         self.conv = nn.Sequential(expand, depthwise, *conv_norm(wide, outputs, 1, activation=None))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H, W)."""
         return features + self.conv(features) if self.adds else self.conv(features)
 
 
 def scenes_mobile(classes: int) -> StagedNetwork:
-    """MobileNetV2's blocks (arXiv 1801.04381) about as large as scenes_medium, of both signs.
-
-    Pooling halves the size: a strided depthwise convolution is slow in bfloat16 on a CPU.
-    """
+    """MobileNetV2's blocks (arXiv 1801.04381), in all about as large as scenes_medium."""
     stem = nn.Sequential(_convolution(3, 16, 3, 2), _convolution(16, 16, 3, 2))
-    half_size = nn.AvgPool2d(2, ceil_mode=True)  # an image of any size keeps at least one pixel
-    first, second = InvertedResidual(16, 16, 2), InvertedResidual(16, 32, 4)
-    third = InvertedResidual(32, 64, 6), InvertedResidual(64, 64, 4), _convolution(64, 128, 1)
+    # A strided depthwise convolution is slow in bfloat16 on a CPU. A pixel at least is left.
+    half_size = nn.AvgPool2d(2, ceil_mode=True)
+    first, second = _InvertedResidual(16, 16, 2), _InvertedResidual(16, 32, 4)
+    third = _InvertedResidual(32, 64, 6), _InvertedResidual(64, 64, 4), _convolution(64, 128, 1)
     stages = first, nn.Sequential(half_size, second), nn.Sequential(half_size, *third)
     return initialise(StagedNetwork(stem, stages, nn.Linear(128, classes)))

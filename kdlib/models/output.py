@@ -61,7 +61,7 @@ class StagedNetwork(StagedBackbone):
 Reader = Callable[[nn.Module, Tensor], Output]
 
 
-class ReadNetwork(nn.Module):
+class _ReadNetwork(nn.Module):
     """A network from elsewhere, and the function that makes an ``Output`` of it and of images."""
 
     def __init__(self, network: nn.Module, read: Reader) -> None:
@@ -69,11 +69,10 @@ class ReadNetwork(nn.Module):
         self.network, self.read = network, read
 
     def forward(self, images: Tensor) -> Output:
-        """Images (B, 3, H, W), normalised -> logits, stages, embedding."""
         return self.read(self.network, images)
 
 
-class WatchedNetwork(nn.Module):
+class _WatchedNetwork(nn.Module):
     """A classifier whose stages are what its layers of these names return."""
 
     def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
@@ -90,13 +89,12 @@ class WatchedNetwork(nn.Module):
         self.seen[name] = made
 
     def forward(self, images: Tensor) -> Output:
-        """Images (B, 3, H, W), normalised -> logits, stages, mean of the last stage."""
         logits = self.network(images)
         stages = tuple(self.seen.pop(name) for name in self.names)
         return Output(logits, stages, stages[-1].mean((2, 3)))
 
 
-class ClassifiedFeatures(nn.Module):
+class _ClassifiedFeatures(nn.Module):
     """A backbone that returns a list of feature maps, fine to coarse, with a linear classifier."""
 
     def __init__(self, backbone: nn.Module, channels: int, classes: int) -> None:
@@ -104,7 +102,6 @@ class ClassifiedFeatures(nn.Module):
         self.backbone, self.classifier = backbone, nn.Linear(channels, classes)
 
     def forward(self, images: Tensor) -> Output:
-        """Images (B, 3, H, W), normalised -> logits, stages, mean of the last stage."""
         stages = tuple(self.backbone(images))
         embedding = stages[-1].mean((2, 3))
         return Output(self.classifier(embedding), stages, embedding)
@@ -114,12 +111,12 @@ def adapted(classes: int, build: Any, stages: Any, image_size: int) -> nn.Module
     """What ``build`` makes, as a network of ours, tried with one image; or a KdlibError."""
     network = build(classes)
     if callable(stages):
-        network = ReadNetwork(network, stages)
+        network = _ReadNetwork(network, stages)
     elif stages is not None:
-        network = WatchedNetwork(network, stages)
+        network = _WatchedNetwork(network, stages)
     answer = answer_to_zeros(network, image_size)
     if type(answer) in (list, tuple):
-        return ClassifiedFeatures(network, answer[-1].shape[1], classes)
+        return _ClassifiedFeatures(network, answer[-1].shape[1], classes)
     if not isinstance(answer, Output):
         raise KdlibError(
             f"The network returns a {type(answer).__name__}. It must return an Output, or a list "

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pickle import UnpicklingError
-from typing import cast
+from typing import Any, cast
 from unittest.mock import patch
 from urllib.error import URLError
 
@@ -47,18 +47,13 @@ def pretrained(build: Callable[..., nn.Module], weights: str | None) -> nn.Modul
 
 
 class TappedNetwork(nn.Module):
-    """A classifier of ``torchvision.models`` that also returns its nodes of the names ``stages``.
+    """A classifier of ``torchvision.models`` with its nodes of the names ``stages`` returned too.
 
-    The layer ``logits`` is replaced where it is not of K classes; ``weights`` may be pretrained.
+    The layer ``logits`` is replaced where it is not of K classes; ``weights`` are torchvision's.
     """
 
     def __init__(
-        self,
-        classes: int,
-        network: str,
-        stages: Sequence[str],
-        logits: str,
-        weights: str | None = None,
+        self, classes: int, network: str, stages: Any, logits: str, weights: str | None = None
     ) -> None:
         super().__init__()
         whole = pretrained(getattr(models, network), weights)

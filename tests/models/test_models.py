@@ -9,7 +9,7 @@ from torchvision import models as tv
 
 from kdlib.errors import KdlibError
 from kdlib.models import FIRST_NAMES, MODELS, check_task, create_model, model_names
-from kdlib.models.cifar import ShuffleUnit
+from kdlib.models.cifar import _ShuffleUnit
 from kdlib.models.output import Output, count_parameters, flops, output_shapes
 from kdlib.srm.probe import classifier_of, install
 
@@ -106,7 +106,7 @@ def test_tapping_leaves_torchvisions_network_as_it_is_and_dropout_follows_train_
 
 
 def test_a_shuffle_unit_mixes_its_groups_and_appends_the_pooled_shortcut():
-    unit = ShuffleUnit(48, 240, stride=2).eval()
+    unit = _ShuffleUnit(48, 240, stride=2).eval()
     features = torch.rand(1, 48, 8, 8, requires_grad=True)
     pooled = functional.avg_pool2d(features, 3, 2, padding=1)
     torch.testing.assert_close(unit(features)[:, 192:], pooled)
