@@ -1,9 +1,5 @@
-"""Random weights in the place of torchvision's downloads, so that none is made.
+"""Random weights in the place of torchvision's downloads, so that none is made."""
 
-python tests/pretrained.py FOLDER resnet50 resnet152     then: TORCH_HOME=FOLDER
-"""
-
-import sys
 from pathlib import Path
 
 import torch
@@ -18,7 +14,3 @@ def write_imagenet_weights(home: Path, *names: str) -> Path:
         url = models.get_model_weights(name)["IMAGENET1K_V1"].url
         torch.save(models.get_model(name).state_dict(), folder / url.rsplit("/", 1)[1])
     return home
-
-
-if __name__ == "__main__":
-    write_imagenet_weights(Path(sys.argv[1]), *sys.argv[2:])
