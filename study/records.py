@@ -16,8 +16,8 @@ from jsonschema import Draft202012Validator
 from kdlib.errors import KdlibError
 from kdlib.files import write_atomic
 from kdlib.methods import STAGES
-from kdlib.runs import ADDED_LATER, RunConfig, as_hashed, read_record
-from kdlib.tasks import AUGMENTATIONS, TASKS
+from kdlib.runs import RunConfig, as_hashed, read_record
+from kdlib.tasks import TASKS
 from study.names import method_order
 
 PUBLISHED = (
@@ -34,11 +34,7 @@ def _schema() -> Draft202012Validator:
 
 
 def validate_record(record: Mapping[str, Any], path: Path) -> None:
-    """Check a record against ``record.schema.json``, and its name against its directory's.
-
-    Raises:
-        KdlibError: names the file, the place in it and what is wrong there.
-    """
+    """Check a record by ``record.schema.json``, and its name; a KdlibError says what is wrong."""
     problem = next(iter(_schema().iter_errors(record)), None)
     if problem is not None:
         where = ".".join(str(part) for part in problem.absolute_path) or "the record"
@@ -59,8 +55,7 @@ def validate_record(record: Mapping[str, Any], path: Path) -> None:
 def find_records(*roots: Path) -> dict[Path, dict[str, Any]]:
     """All records under ``roots``, by path; of a run found twice, the earlier root's.
 
-    Raises:
-        KdlibError: a root that does not exist, or a damaged or invalid record.
+    A root that does not exist, and a damaged or invalid record, are a KdlibError.
     """
     found: dict[str, tuple[Path, dict[str, Any]]] = {}
     for root in map(Path, roots):
@@ -75,13 +70,9 @@ def find_records(*roots: Path) -> dict[Path, dict[str, Any]]:
 
 
 def publish(run_root: Path, record_root: Path, run_ids: Iterable[str] | None = None) -> list[Path]:
-    """Copy records, histories and analyses of finished runs (or of ``run_ids``) to be committed.
+    """Copy what is committed of finished runs (or of ``run_ids``); returns the records there.
 
-    Returns the published records in the order of their names; earlier copies are replaced.
-
-    Raises:
-        KdlibError: a record is damaged, its history is missing, or a run asked for is not
-            finished. Nothing is copied then.
+    Where one is damaged, unfinished or without history, a KdlibError says so and none is copied.
     """
     records = {path.parent.name: path.parent for path in find_records(run_root)}
     chosen = sorted(records if run_ids is None else set(run_ids))
@@ -126,14 +117,12 @@ def load_records(*roots: Path, task: str | None = "classification") -> pd.DataFr
     Runs that others start from (dictionaries, initialisations) are left out. Beyond the fields of
     ``RunConfig`` there are ``setting`` (equal in runs that may be compared: same data, student and
     training, whatever the method), ``teacher_setting`` (that of the run that taught this one),
-    ``label`` (the method, with the options in which two variants of it differ),
-    ``self_teacher_top1`` and ``self_teacher_miou`` (of self-taught methods), ``ssim``,
-    ``energy_share`` and ``pointing`` (means over stages), ``ssim_1``, ``ssim_2`` ... (stages, fine
-    to coarse); of detectors ``OF_DETECTORS``.
+    ``label`` (the method, with the options in which two variants of it differ), results
+    (``self_teacher_top1`` ... of self-taught methods), measures over the stages (``ssim``) and of
+    each (``ssim_1`` is the finest).
 
     Raises:
-        KdlibError: no folder, no record in it, a damaged one, or two runs of one method and seed
-            in one setting that nothing tells apart.
+        KdlibError: no folder, no record in it, a damaged one, or two of the same run.
     """
     return _labelled(_rows(roots, task))
 
@@ -158,15 +147,14 @@ def _rows(roots: Iterable[Path], task: str | None) -> list[dict[str, Any]]:
 
 
 def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    # A record has no field that did not exist when it was made; the run had its default.
-    later, own = RunConfig().to_dict(), record["config"]
-    config = {**own, **{name: own.get(name, later[name]) for name in ADDED_LATER}}
+    config = RunConfig(**record["config"])
     results, relevance = record["results"], record["relevance"] or {}
     refined, source = record.get("self_teacher") or {}, record["provenance"]
     stages = {"ssim": record["ssim"], **(relevance.get("student") or {})}
     theirs = {f"teacher_{name}": one for name, one in (relevance.get("teacher") or {}).items()}
+    taught = None if config.teacher == "none" else setting_of(config.teacher_config())
     return {
-        **{name: _plain(value) for name, value in config.items()},
+        **{name: _plain(value) for name, value in sorted(config.to_dict().items())},
         **{name: results.get(name, nan) for name in METRICS},
         **{f"self_teacher_{name}": refined.get(name, nan) for name in HEADLINES},
         **(_detector_columns(results) if "errors" in results else {}),
@@ -175,7 +163,7 @@ def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         **{name: record["cost"][name] for name in ("parameters", "flops", "train_seconds")},
         "run_id": record["run_id"],
         "setting": setting_of(config),
-        "teacher_setting": None if config["teacher"] == "none" else setting_of(_taught(config)),
+        "teacher_setting": taught,
         **{name: source[name] for name in ("commit", "dirty", "device", "data_fingerprint")},
         "directory": str(path.parent),
     }
@@ -204,31 +192,16 @@ def _stage_columns(measures: Mapping[str, list[float] | None]) -> dict[str, floa
     return columns
 
 
-def setting_of(config: Mapping[str, Any]) -> str:
+def setting_of(config: RunConfig) -> str:
     """Short hash of what runs that may be compared have in common."""
-    own = _not_of_setting(config["task"])
-    shared = {name: value for name, value in as_hashed(config).items() if name not in own}
+    own, fields = _not_of_setting(config.task), as_hashed(config.to_dict())
+    shared = {name: value for name, value in fields.items() if name not in own}
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _not_of_setting(task: str) -> set[str]:
     """Fields that may differ within a setting; the crops of their classifier are its images."""
     return {"method", *VARIANT, *SEEDS} - ({"crop_size"} if task == "crops" else set())
-
-
-def _taught(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a student's teacher, as far as its setting depends on it."""
-    shared = {
-        **config,
-        "student": config["teacher"],
-        "epochs": config["teacher_epochs"],
-        "start": config["teacher_start"],
-        "learning_rate": config["teacher_learning_rate"] or config["learning_rate"],
-    }
-    if config["task"] != "detection":
-        return shared
-    plain = [name for name in config["augmentation"] if name in AUGMENTATIONS]
-    return {**shared, "task": "crops", "augmentation": plain}
 
 
 def _labelled(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -282,10 +255,7 @@ def teacher_runs(table: pd.DataFrame, setting: str) -> pd.DataFrame:
 
 
 def with_teachers(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
-    """Runs of ``students`` and, from ``table``, those of their teachers, each run once.
-
-    A teacher of the students' own kind can be one of the students itself.
-    """
+    """Runs of ``students`` and of their teachers, each once: a student can teach its own kind."""
     teachers = [teacher_runs(table, setting) for setting in sorted(set(students["setting"]))]
     return pd.concat([students, *teachers]).drop_duplicates("run_id").reset_index(drop=True)
 
@@ -309,8 +279,7 @@ def runs_of(
 ) -> pd.DataFrame:
     """The students of one setting (by default the one with the most runs), and their teachers.
 
-    Raises:
-        KdlibError: there are no such runs; lists the settings that there are.
+    Where there are no such runs, a KdlibError lists the settings that there are.
     """
     wanted = f"'{dataset}' with attentions {attentions}"
     chosen = (table["dataset"] == dataset) & (table["attentions"] == attentions)
@@ -325,11 +294,8 @@ def sweep_of(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Students that differ in ``attentions``, method and seeds alone, and their teachers.
 
     Of several such sweeps, the one in which the most numbers of attentions have students with a
-    teacher, then the one with the most runs: a batch that was stopped may have left teachers
-    whose students are still to come, and they are no sweep.
-
-    Raises:
-        KdlibError: there are no runs of the data set; lists the settings that there are.
+    teacher (a batch that was stopped may have left teachers alone), then the one with the most
+    runs. Errors are as of :func:`runs_of`.
     """
     found = _tested_students(table, table["dataset"] == dataset, f"'{dataset}'", dataset)
     free = {"method", "attentions", *VARIANT, *SEEDS}
@@ -366,7 +332,6 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each setting and method: n, mean and std of top-1, mIoU or mAP, means of the rest.
 
     A standard deviation is missing where n is 1, what is measured of another task throughout.
-    Training times are left out: they depend on what else the machine did.
     """
     summaries = []
     for setting in student_settings(table):
@@ -400,11 +365,7 @@ def stage_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def load_histories(table: pd.DataFrame) -> pd.DataFrame:
-    """The histories of the runs in ``table``: a row an epoch, with the run's identity.
-
-    Raises:
-        KdlibError: a run without ``history.csv``.
-    """
+    """The histories of the runs in ``table``: a row an epoch, with the run's identity."""
     histories = []
     for row in table.to_dict("records"):
         path = Path(row["directory"]) / "history.csv"

@@ -41,7 +41,7 @@ SHOWN = {
 }  # fmt: skip
 """Columns that tables show of a task, and what they are called."""
 METRIC_NAMES = {
-    "map50": "mAP50", "map75": "mAP75",
+    "top1": "top-1", "miou": "mIoU", "map50": "mAP50", "map75": "mAP75",
     "ap50_less_ap75": "mAP50 − mAP75", "ap75_less_ap50": "mAP75 − mAP50",
     "dap_cls": "dAP of classification errors", "dap_loc": "dAP of localisation errors",
 }  # fmt: skip
@@ -57,10 +57,7 @@ def number(value: float, form: str) -> str:
 
 
 def amount(value: float, metric: str, sign: str = "+", unit: str = " points") -> str:
-    """A difference (a fraction) as it is written: percentage points, or the measure itself (SSIM).
-
-    With ``sign`` ``+`` its sign is always written; ``unit`` follows percentage points.
-    """
+    """A difference (a fraction) as it is written: in percentage points, or as it is (SSIM)."""
     if metric in (*METRICS, *OF_DETECTORS, "energy_share", "pointing"):
         return f"{number(100 * value, f'{sign}.2f')}{unit}"
     return number(value, f"{sign}.3f")
@@ -72,19 +69,12 @@ def metric_name(metric: str) -> str:
 
 
 def markdown_table(head: Sequence[str] | str, rows: Iterable[Any]) -> str:
-    """A markdown table of text cells, aligned so that it reads well in a terminal too.
-
-    Rows are sequences of cells; or mappings from their column's head, where ``head`` is "keys".
-    """
+    """A markdown table of rows of cells; or of mappings from a head, where ``head`` is "keys"."""
     return tabulate(list(rows), head, "github", disable_numparse=True) + "\n"
 
 
 def check_texts(made: Iterable[tuple[Path, str]], command: str) -> None:
-    """Refuse a file that is not what was made of the records.
-
-    Raises:
-        KdlibError: names the file, the first line that differs, and the command that makes it.
-    """
+    """Refuse a file that is not what was made of the records; says its first line that differs."""
     for path, text in made:
         found = path.read_text(encoding="utf-8") if path.exists() else ""
         lines = zip_longest(found.splitlines(), text.splitlines(), fillvalue="(no line)")
@@ -203,10 +193,7 @@ def _reason(row: Mapping[Any, Any]) -> str:
 
 
 def read_claims(claims: pd.DataFrame, wanted: Iterable[Claim]) -> str:
-    """A list in markdown: each wanted claim as :func:`read_comparison` says it, or what it needs.
-
-    ``claims`` are the verdicts of one setting; may be empty.
-    """
+    """A list: each wanted claim, by the verdicts of one setting, or what testing it needs."""
     said = {row["claim"]: read_comparison(row) for row in claims.to_dict("records")}
     lines = []
     for text, method, baseline, metric in wanted:
@@ -270,7 +257,7 @@ def _leaders(ranked: list[dict[Any, Any]]) -> str:
 def print_results(roots: Sequence[Path], profile: str | None = None, **cut: int | None) -> None:
     """Print a table of each setting and the verdicts on the claims, task by task, as markdown.
 
-    With ``profile`` only its runs, ``cut`` to so many epochs and images.
+    With ``profile`` only of its runs, ``cut`` to so many epochs and images.
     """
     tables = load_tables(*roots)
     if profile is not None:
@@ -290,10 +277,7 @@ def print_results(roots: Sequence[Path], profile: str | None = None, **cut: int 
 def of_profile(
     table: pd.DataFrame, profile: str, epochs: int | None = None, images: int | None = None
 ) -> pd.DataFrame:
-    """The runs of a profile (cut to so many epochs and images) and their teachers.
-
-    Whichever methods and seeds were asked for; a KdlibError if there is no such profile.
-    """
+    """The runs of a profile and their teachers, whichever methods and seeds were asked for."""
     from study.profiles import expand, teachers
 
     methods, seeds = sorted(set(table["method"])), sorted(set(table["init_seed"]))

@@ -36,9 +36,6 @@ from study.records import (
 )
 
 CONFIDENCE, ALPHA, POWER = 0.95, 0.05, 0.8
-# Half a point of accuracy, IoU or AP (the scatter of the paper's own alpha sweep); one hundredth of
-# the range of the attention measures.
-SMALLEST_EFFECT, SMALLEST_EFFECT_OF_ATTENTION = 0.005, 0.01
 PAIR = ["data_seed", "init_seed"]
 
 
@@ -164,9 +161,7 @@ class Comparison:
 def paired_values(table: pd.DataFrame, method: str, baseline: str, metric: str) -> pd.DataFrame:
     """Values of two labels at the seeds at which both were measured, indexed by seeds.
 
-    Raises:
-        KdlibError: a label that the table does not have, several settings, or several runs of
-            one seed.
+    A label that is not there, several settings, or several runs of one seed are a KdlibError.
     """
     if table["setting"].nunique() > 1:
         raise KdlibError("Only runs of one setting can be compared; choose one by its 'setting'.")
@@ -183,7 +178,7 @@ def paired_values(table: pd.DataFrame, method: str, baseline: str, metric: str) 
 def paired_comparison(
     table: pd.DataFrame, method: str, baseline: str, metric: str = "top1"
 ) -> Comparison:
-    """Compare two methods over their common seeds; errors as of :func:`paired_values`."""
+    """Compare two methods over their common seeds; errors are as of :func:`paired_values`."""
     values = paired_values(table, method, baseline, metric)
     differences = (values[method] - values[baseline]).to_numpy(float)
     return comparison_of(differences, method, baseline, metric)
@@ -216,10 +211,9 @@ def t_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 
 
 def smallest_resolvable_difference(std: float, n: int) -> float:
-    """The smallest true difference that ``n`` pairs find with a probability of 80 %.
+    """The smallest true difference that ``n`` pairs find with a probability of 80 %; NaN for one.
 
-    Two-sided paired t-test at 5 %, uncorrected; in the unit of ``std``, that of the paired
-    differences. NaN with fewer than two pairs.
+    Two-sided paired t-test at 5 %, uncorrected; ``std`` is that of the paired differences.
     """
     return nan if n < 2 else std * _noncentrality(n - 1) / sqrt(n)
 
@@ -230,27 +224,26 @@ def _noncentrality(freedom: int) -> float:
 
     The far tail is left out: it adds less than 1e-5, and scipy has no value for it at n = 2.
     """
-    bound = float(stats.t.isf(ALPHA / 2, freedom))
-
-    def missing(shift: float) -> float:
-        return float(stats.nct.sf(bound, freedom, shift)) - POWER
-
-    return float(optimize.brentq(missing, 0.0, 1.5 * bound + 1))
+    bound = stats.t.isf(ALPHA / 2, freedom)
+    found = optimize.brentq(
+        lambda shift: stats.nct.sf(bound, freedom, shift) - POWER, 0.0, 1.5 * bound + 1
+    )
+    return float(found)
 
 
 def seeds_to_resolve(difference: float, std: float, limit: int = 200) -> int | None:
-    """The fewest seeds that find a true ``difference`` above 0 at this ``std`` of paired ones.
-
-    ``None`` where ``limit`` is too few, or where ``std`` is NaN, as that of one pair is.
-    """
+    """The fewest seeds that find a true ``difference`` at this ``std`` of pairs; to ``limit``."""
     counts = range(2, limit + 1)
     return next((n for n in counts if smallest_resolvable_difference(std, n) <= difference), None)
 
 
 def smallest_effect(metric: str) -> float:
-    """The smallest difference in ``metric`` that matters, in its own unit."""
-    shares = {*METRICS, *OF_DETECTORS}
-    return SMALLEST_EFFECT if metric in shares else SMALLEST_EFFECT_OF_ATTENTION
+    """The smallest difference in ``metric`` that matters, in its own unit.
+
+    Half a point of accuracy, IoU or AP (the scatter of the paper's own alpha sweep); one hundredth
+    of the range of the attention measures.
+    """
+    return 0.005 if metric in (*METRICS, *OF_DETECTORS) else 0.01
 
 
 def verdict(comparison: Comparison, p_corrected: float) -> str:
@@ -267,8 +260,7 @@ def verdict(comparison: Comparison, p_corrected: float) -> str:
 def judge(found: Mapping[str, Comparison]) -> pd.DataFrame:
     """Verdicts on claims (in words -> comparison) that are one family, a row each.
 
-    ``p_holm`` is Holm's correction, which does not count claims of fewer than two common seeds:
-    they have no p.
+    ``p_holm`` is Holm's correction; claims of fewer than two common seeds have no p, nor count.
     """
     rows = [{"claim": claim, **asdict(one)} for claim, one in found.items()]
     table = pd.DataFrame(rows, columns=["claim", *Comparison.__dataclass_fields__])
@@ -282,8 +274,8 @@ def verdicts(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFr
     """Verdicts on those claims whose methods were run, in every setting of ``table``.
 
     Runs on the dev split are left out: they are for choosing, not for judging. The claims tested
-    in one setting are one family. As :func:`judge`, with ``setting`` and ``description``; empty
-    if none can be tested; errors as of :func:`paired_values`.
+    in one setting are one family. As :func:`judge`, with ``setting`` and ``description``; may be
+    empty.
     """
     found = []
     for setting in student_settings(table) if len(table) else []:
@@ -299,7 +291,7 @@ def verdicts(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFr
 
 
 def judged_families(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Title and verdicts of each family that the runs of a whole task can test."""
+    """Title and verdicts of each family that all runs of a task can test."""
     task = table["task"].iloc[0]
     runs = main_runs(table) if task == "detection" else with_controls(table)
     for title, claims in FAMILIES.get(task, {}).items():
@@ -347,14 +339,10 @@ def planned_runs(profile: str, dataset: str) -> frozenset[str]:
 
 
 # What FRSKD is compared with: its variants, and plain students that cost as much.
-OF_TASK = {"classification": FRSKD, "segmentation": OF_PIXELS}
-
-
 def with_controls(table: pd.DataFrame, students: pd.DataFrame | None = None) -> pd.DataFrame:
     """Runs of a task (some ``students``, or all) under the names that claims have for them.
 
-    ``frskd_options`` is called by what it changes; each setting gets ``student, equal compute``,
-    the plain students that trained for as many operations as the setting's FRSKD.
+    Each setting gets the plain students too that trained for as many operations as its FRSKD.
     """
     runs = table if students is None else students
     pairs = zip(runs["label"], runs["method_options"], strict=True)
@@ -386,7 +374,8 @@ def longer_students(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame
     """Plain students of a setting but for the epochs, which FRSKD's operations would pay for."""
     from study.profiles import plain_epochs
 
-    taught = students[students["method"] == OF_TASK.get(students["task"].iloc[0])]
+    method = OF_PIXELS if students["task"].iloc[0] == "segmentation" else FRSKD
+    taught = students[students["method"] == method]
     if taught.empty:
         return table.iloc[:0]
     first = taught.iloc[0]
@@ -409,10 +398,7 @@ def akin(table: pd.DataFrame, students: pd.DataFrame, field: str) -> pd.DataFram
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """What :func:`self_taught_runs` gave, a row a label, plain students first.
-
-    Columns: ``n``, the metric, its ``std``, ``self_teacher``, ``epochs``.
-    """
+    """A row a label of :func:`self_taught_runs`, plain students first."""
     metric = TASKS[runs["task"].iloc[0]].metric
     found = runs.groupby("label", sort=False).agg(
         n=(metric, "size"), **{metric: (metric, "mean")}, std=(metric, "std"),
@@ -426,9 +412,7 @@ def gains_by(
 ) -> pd.DataFrame:
     """What methods gain over the plain student at each value of a field such as ``epochs``.
 
-    All else is as in ``students``, runs of one setting; only seeds that both have are counted.
-    Columns: ``field``, ``method``, ``student`` and ``distilled`` (mean top-1 of both),
-    ``self_teacher``, ``n`` and ``gain``.
+    All else is as in ``students``, runs of one setting. Means are of top-1, over common seeds.
     """
     runs = akin(table, students, field)
     plain, own = runs[runs["method"] == STUDENT], runs[runs["method"].isin(methods)]

@@ -1,8 +1,6 @@
 """The one command that runs what a published number is of, or why there is none.
 
 A command is built from a :class:`kdlib.runs.RunConfig`, so it cannot name what does not exist.
-The scene data sets take theirs from the profile ``paper``. The benchmark of CIFAR-100 has another
-protocol than the paper (batch 64), so its runs are spelt out as parameters of notebook 05.
 """
 
 import json

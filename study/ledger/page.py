@@ -32,39 +32,33 @@ TITLES = {
 
 
 class Ledger(NamedTuple):
-    """Paper and ours, side by side.
+    """Paper and ours, side by side."""
 
-    A row a published number (see :func:`ledger_table`) and a figure; known differences from the
-    published protocols; the stand-in for the scene data sets, ``None`` without its runs; and our
-    sweep of DCT's weight, empty without its runs.
-    """
-
-    numbers: pd.DataFrame
-    figures: pd.DataFrame
-    traps: pd.DataFrame
-    scenes: rows.StandIn | None
-    sweep: pd.DataFrame
+    numbers: pd.DataFrame  # a row a published number, see :func:`ledger_table`
+    figures: pd.DataFrame  # a row a figure of the paper
+    traps: pd.DataFrame  # known differences from the published protocols
+    scenes: rows.StandIn | None  # what stands in for the scene data sets, if it was run
+    sweep: pd.DataFrame  # ours of DCT's weight; empty without its runs
 
 
 def make_ledger(table: pd.DataFrame, dataset: str = "scenes") -> Ledger:
     """The ledger of the runs in ``table``, of all tasks, with ``dataset`` as the stand-in."""
     sweep = our_sweep(table[table["task"] == "classification"], dataset)
     stand_ins = rows.stand_ins(table, dataset)
-    figures = pd.DataFrame([_figure(row) for row in rows.published_figures().to_dict("records")])
+    figures = pd.DataFrame([_figure(row) for row in rows.listed("figures").to_dict("records")])
     numbers = ledger_table(table, stand_ins, sweep)
-    return Ledger(numbers, figures, rows.traps(), stand_ins.get("dct"), sweep)
+    return Ledger(numbers, figures, rows.listed("traps"), stand_ins.get("dct"), sweep)
 
 
 def ledger_table(
     table: pd.DataFrame, stand_ins: Mapping[str, rows.StandIn], sweep: pd.DataFrame
 ) -> pd.DataFrame:
-    """A row for each of :func:`study.ledger.rows.published_numbers`, in its order.
+    """The published numbers, with the columns of :data:`study.ledger.rows.OURS` of what is judged.
 
-    Added are the columns of :data:`study.ledger.rows.OURS`, of what is judged; ``others``: the
-    other readings of the method, as a list; ``status``, ``command``, ``reason`` (why there is no
-    command) and ``traps`` (ids of known differences).
+    And ``others``, the other readings of the method; ``status``, ``command``, ``reason`` (why there
+    is no command) and ``traps`` (ids of known differences).
     """
-    known, found = rows.traps(), []
+    known, found = rows.listed("traps"), []
     for row in rows.published_numbers().to_dict("records"):
         recipe = recipe_of(row)
         ours = rows.beside(row, recipe.run, table, stand_ins, sweep)
@@ -145,8 +139,7 @@ def read_counts(ledger: Ledger) -> str:
 def nine_cells() -> pd.DataFrame:
     """Published means of each method over the scene cells, best first, in percent and points.
 
-    Columns: ``method``, ``cells``, ``mean``, ``gain``, ``above`` (cells in which it exceeds the
-    student), ``gain_kd``, ``above_kd``, ``share``.
+    ``above`` counts cells in which it exceeds the student, ``above_kd`` those in which KD.
     """
     numbers = rows.published_numbers()
     chosen = (numbers["paper"] == "dct") & numbers["dataset"].isin(rows.SCENE_DATASETS)
@@ -161,10 +154,7 @@ def nine_cells() -> pd.DataFrame:
 
 
 def cells_table(scenes: rows.StandIn) -> pd.DataFrame:
-    """Published means over the scene cells with ours beside them; a row a reading of a method.
-
-    Columns are those of :func:`nine_cells` and of :data:`study.ledger.rows.OURS`.
-    """
+    """:func:`nine_cells` with ours beside them; a row a reading of a method."""
     cells = [{**cell, "metric": "top1"} for cell in nine_cells().to_dict("records")]
     found = [(cell, rows.on_stand_in(cell, scenes) or [rows.OURS]) for cell in cells]
     return pd.DataFrame([{**cell, **ours} for cell, readings in found for ours in readings])
@@ -216,8 +206,7 @@ def cells_markdown(cells: pd.DataFrame) -> str:
 def our_sweep(table: pd.DataFrame, dataset: str = "scenes") -> pd.DataFrame:
     """Accuracy at each multiple of the default weight, of each method that DCT is called here.
 
-    Columns: ``method``, ``alpha``, ``n`` and, 0 to 1, means over seeds of the metrics. Empty
-    where nothing was tuned.
+    Means over ``n`` seeds, 0 to 1, of each metric; empty where nothing was tuned.
     """
     dev = table[(table["split"] == "dev") & (table["dataset"] == dataset)]
     own = dev["setting"].isin(student_settings(table))
@@ -341,11 +330,7 @@ def ledger_page(ledger: Ledger) -> str:
 
 
 def pages(path: Path, roots: Sequence[Path]) -> dict[Path, str]:
-    """The page and, in ``published`` beside it, the long form, from the records under ``roots``.
-
-    Raises:
-        KdlibError: no records, or a damaged one.
-    """
+    """The page and, in ``published`` beside it, the long form, from the records under ``roots``."""
     ledger = make_ledger(load_records(*roots, task=None))
     return {Path(path): ledger_page(ledger), Path(path).parent / WHOLE: whole(ledger.numbers)}
 

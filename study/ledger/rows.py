@@ -79,15 +79,13 @@ NETWORKS = {
     "Faster R-CNN-R50": "fasterrcnn_resnet50_fpn", "ResNet-18 (crops)": "resnet18",
     "ResNet-50 (crops)": "resnet50", "": "resnet50",
 }  # fmt: skip
-"""Those that are not called alike; no teacher is named where a detector has the usual one, or none.
-"""
+"""Those that are not called alike; without a name is the usual teacher of a detector."""
 METRICS_OF = {
     "mca": "mca_all", "mIoU": "miou", "mAP": "map", "AP50": "map50", "AP75": "map75",
     "APs": "map_small", "APm": "map_medium", "APl": "map_large",
     **{f"AP{iou}": f"ap{iou}" for iou in (60, 70, 80, 90, 95)},
 }  # fmt: skip
-"""Those that are not called alike; the published mean class accuracy counts classes without images
-as 0."""
+"""Not called alike; the published mean class accuracy counts classes without images as 0."""
 _ALPHA = re.compile(r"DCT alpha=([\d.]+)")
 _SWEPT = re.compile(r"KD_cls lambda ([\d.]+) T (\d+)")
 USUAL = "KD_cls lambda .4 T 2"
@@ -158,23 +156,15 @@ def published_numbers() -> pd.DataFrame:
     return table
 
 
-def published_figures() -> pd.DataFrame:
-    """Every figure of the paper: ``id``, ``shows``, ``panels``, ``source``, and ours."""
-    return pd.read_csv(PUBLISHED / "figures.csv").fillna("")
-
-
-def traps() -> pd.DataFrame:
-    """Known differences from the published protocols; whom they concern, in the last columns."""
-    return pd.read_csv(PUBLISHED / "traps.csv").fillna("")
+def listed(name: str) -> pd.DataFrame:
+    """The paper's ``figures``, or the ``traps``: known differences from published protocols."""
+    return pd.read_csv(PUBLISHED / f"{name}.csv").fillna("")
 
 
 def traps_of(row: Mapping[str, Any], known: pd.DataFrame) -> list[str]:
     """Ids of those of the ``known`` traps that concern a published number."""
     method = "DCT alpha" if alpha_of(row["method"]) is not None else row["method"]
-    own = {
-        "papers": row["paper"], "datasets": row["dataset"], "methods": method,
-        "metrics": row["metric"],
-    }  # fmt: skip
+    own = {f"{name}s": row[name] for name in ("paper", "dataset", "metric")} | {"methods": method}
     return [
         trap["id"]
         for trap in known.to_dict("records")
@@ -196,19 +186,15 @@ SMALL_DETECTORS = {
 
 @dataclass(frozen=True)
 class Effect:
-    """A paired difference (fractions of 1), with its p corrected over its family.
-
-    ``p_holm`` is missing where the difference is in no family, so is not judged.
-    """
+    """A paired difference (fractions of 1), with its p corrected over its family."""
 
     comparison: Comparison
-    p_holm: float = nan
+    p_holm: float = nan  # missing where the difference is in no family, so is not judged
 
     def agreement(self, published: float, least: float = LEAST) -> str:
         """Status of a published difference (points), by the rule; its sign alone counts.
 
-        A difference that does not exceed ``least``, or none at all, claims nothing, so nothing
-        is decided.
+        One that does not exceed ``least``, or none at all, claims nothing, so nothing is decided.
         """
         if not abs(published) > least:
             return UNDECIDED
@@ -227,17 +213,13 @@ class Effect:
 
 @dataclass(frozen=True)
 class StandIn:
-    """Runs of one setting of a smaller data set, and what they say of each method.
-
-    ``effects`` are by (method, baseline) and of ``metric``; the baseline is student or KD.
-    ``teacher`` is its top-1, 0 to 1; NaN if its run is not there.
-    """
+    """Runs of one setting of a smaller data set, and what they say of each method."""
 
     dataset: str
     students: pd.DataFrame
-    effects: dict[tuple[str, str], Effect]
-    metric: str = "top1"
-    teacher: float = nan
+    effects: dict[tuple[str, str], Effect]  # by method and baseline, which is student or KD
+    metric: str = "top1"  # of the effects
+    teacher: float = nan  # its top-1, 0 to 1
 
     @property
     def gap(self) -> float:
@@ -256,9 +238,8 @@ class StandIn:
 def stand_ins(table: pd.DataFrame, dataset: str) -> dict[str, StandIn]:
     """What stands in for published numbers on ``dataset``, by :func:`place_of` of their rows.
 
-    The students of its main comparisons: of the paper, as far as they were run; of FRSKD and of
-    small detectors, where a method and the plain network were. What FRSKD adds is a family of its
-    own, and what the methods add to a detector one a network and metric.
+    The students of its main comparisons. What FRSKD adds is a family of its own, and what the
+    methods add to a detector one a network and metric.
     """
     tasks = {task: table[table["task"] == task] for task in TASKS}
     students, teacher = _main_runs(tasks["classification"], dataset)
@@ -353,11 +334,7 @@ def beside(
     row: Mapping[str, Any], run: RunConfig | None, table: pd.DataFrame,
     found: Mapping[str, StandIn], sweep: pd.DataFrame,
 ) -> list[Ours]:  # fmt: skip
-    """What stands beside a published number, the one that is judged first; empty if nothing.
-
-    ``run`` is its protocol's, if there is one; ``found`` are the stand-ins, ``sweep`` is ours of
-    the weight.
-    """
+    """What stands beside a number (of whose protocol is ``run``), the one that is judged first."""
     same = same_protocol(row, run, table) if run else []
     if row["alpha"] == row["alpha"]:
         return same + sweep_points(row, sweep)

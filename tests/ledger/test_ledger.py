@@ -119,7 +119,7 @@ def test_traps_concern_whom_they_concern(ledger):
     assert rows.our_methods("DCT alpha=0.3") == rows.our_methods("DCT")
     assert rows.our_methods("CKD+KD") == ("semckd+kd",) and rows.our_methods("CC") == ()
     numbers = ledger.numbers
-    known = rows.traps()["id"]
+    known = rows.listed("traps")["id"]
     concerned = {one: numbers[[one in found for found in numbers["traps"]]] for one in known}
     assert all(len(rows) for rows in concerned.values())
     assert set(concerned["T1"]["dataset"]) == {"SUN397"}
