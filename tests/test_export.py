@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from training import tiny
 
-from benchmarks import deployment
+from benchmarks.__main__ import main as benchmark
 from kdlib.data.batches import Batches
 from kdlib.errors import KdlibError
 from kdlib.evaluate import trained_network
@@ -110,9 +110,10 @@ def _run(code, folder):
 
 
 def test_the_benchmark_has_each_format_and_its_page_shows_them(exports, tmp_path, monkeypatch):
-    assert "python -m benchmarks.deployment" in page("docs/deployment.md", tmp_path)
-    monkeypatch.setattr(deployment, "export_run", lambda run, root, plan: exports(plan.format)[1])
-    assert deployment.main([STUDENT.run_id, "--to", str(tmp_path / "deployment.json")]) == 0
+    assert "python -m benchmarks deployment" in page("docs/deployment.md", tmp_path)
+    name = "study.export.export_run"
+    monkeypatch.setattr(name, lambda run, root, plan: exports(plan.format)[1])
+    assert benchmark(["deployment", STUDENT.run_id, f"--to={tmp_path / 'deployment.json'}"]) == 0
     shown = page("docs/deployment.md", tmp_path)
     assert all(f"--format {name}" in shown for name in FORMATS) and STUDENT.run_id in shown
 
@@ -133,13 +134,15 @@ def test_pixels_are_classified_too_and_a_student_may_have_no_teacher(tmp_path):
 # What stands in the way of a file, and what is left then.
 def test_a_file_that_answers_otherwise_is_not_left(root, tmp_path, capsys, monkeypatch):
     def load(path, threads):
-        return lambda images: right.load(path, threads)(images) + 0.01
+        answer = right.load(path, threads)
+        return lambda images: answer(images) + 0.01
 
     right = FORMATS["torch"]
     monkeypatch.setitem(FORMATS, "torch", right._replace(load=load))
     new, earlier = tmp_path / "new" / "student.pt2", tmp_path / "student.pt2"
     earlier.write_text("earlier")
-    command = ["export", STUDENT.run_id, "--runs", str(root), "--format", "torch", "--no-measure"]
+    command = ["export", STUDENT.run_id, f"--runs={root}", "--format=torch", "--no-measure"]
+    command += ["--batch-sizes", "1", "4"]
     for path in (new, earlier):
         with pytest.raises(SystemExit, match="1"):
             main([*command, "--to", str(path)])
@@ -172,7 +175,6 @@ def test_weights_that_do_not_score_what_their_record_says_are_not_exported(copie
         (["records/scenes-a2-scenes_ssd-kd_cls-s0-1321071c70"], "is a detector"),
         (["scenes-a2-scenes_teacher-srm_dictionary-s0-4c"], "it has no network"),
         (["records"], "not the directory of a run"),
-        (["some-run", "--runs", "nowhere"], "no folder nowhere to look for it in"),
         ([DCT_KD, "--format", "onx"], "Valid: onnx, torch"),
     ],
 )
@@ -193,6 +195,8 @@ def test_a_record_without_weights_says_how_to_train_them(capsys):
 
 
 def test_unfinished_runs_missing_packages_and_plans_without_work_are_refused(copied, monkeypatch):
+    with pytest.raises(KdlibError, match="no folder nowhere to look for it in"):
+        export_run(Path("some-run"), Path("nowhere"), QUICK)
     with pytest.raises(KdlibError, match="is a folder"):
         export_run(Path(STUDENT.run_id[:-5]), copied, Plan(to=copied))
     (copied / STUDENT.run_id / "record.json").unlink()
