@@ -52,16 +52,6 @@ def test_levels_count_equally_or_by_explicit_weights(draw):
         LevelBalance([1, 2])([torch.ones(1)])
 
 
-def test_equal_scale_balances_levels_of_very_different_size(draw):
-    balance = LevelBalance("equal_scale")
-    for _ in range(50):
-        terms = [1e-4 * (1 + draw(8)), 100 * (1 + draw(8))]
-        total = balance(terms)
-    shares = [term.mean() / mean for term, mean in zip(terms, balance.means, strict=False)]
-    assert all(abs(share - 1) < 0.2 for share in shares)
-    torch.testing.assert_close(total.mean(), sum(shares))
-
-
 def test_the_running_mean_is_plain_at_first_then_forgets_and_survives_a_checkpoint():
     balance, restored = LevelBalance("equal_scale"), LevelBalance("equal_scale")
     for value in (1.0, 3.0, 5.0):
@@ -77,10 +67,12 @@ def test_the_running_mean_is_plain_at_first_then_forgets_and_survives_a_checkpoi
 def test_the_gradient_takes_the_mean_for_constant_and_evaluation_leaves_it():
     balance = LevelBalance("equal_scale")
     term = torch.tensor([1.0, 3.0], requires_grad=True)
-    balance([term]).sum().backward()
-    torch.testing.assert_close(term.grad, torch.full((2,), 0.5))
+    total = balance([term, 100 * term])
+    total.sum().backward()
+    torch.testing.assert_close(total, torch.tensor([1.0, 3.0]))  # every level counts about 1
+    torch.testing.assert_close(term.grad, torch.full((2,), 1.0))
     balance.eval()([10 * term.detach()])
-    assert balance.means[0] == 2 and balance.batches == 1
+    assert balance.means[:2].tolist() == [2, 200] and balance.batches == 1
     nothing = torch.zeros(4, requires_grad=True)
     loss = LevelBalance("equal_scale")([nothing, nothing])
     loss.sum().backward()
