@@ -31,7 +31,7 @@ PARTIAL = ".partial"  # how the names of files end that are being written
 
 
 class UnwritableError(KdlibError, OSError):
-    """A file that cannot be written: the disk is full, or permissions are lacking."""
+    """The disk is full, or the folder is not ours to write to."""
 
 
 @contextmanager

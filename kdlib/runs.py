@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -124,7 +124,7 @@ class RunConfig:
 
     def to_file(self) -> dict[str, Any]:
         """The same as all files hold it, old ones too: networks by their first names."""
-        return _renamed(self.to_dict(), _first_name)
+        return _renamed(self.to_dict(), FIRST_NAMES)
 
     def canonical(self) -> "RunConfig":
         """The same run without what it does not depend on: no teacher, no distillation options."""
@@ -156,9 +156,10 @@ class RunConfig:
     @cached_property
     def run_id(self) -> str:
         """A readable slug and ten digits of the hash: the name of the run's directory."""
-        parts = (self.dataset, f"a{self.attentions}", _first_name(self.student), self.method)
-        suffix = "" if self.split == "train" else f"-{self.split}"
-        return f"{'-'.join(parts)}-s{self.init_seed}{suffix}-{self.config_hash[:10]}"
+        student = FIRST_NAMES.get(self.student, self.student)
+        seed = f"s{self.init_seed}" if self.split == "train" else f"s{self.init_seed}-{self.split}"
+        parts = (self.dataset, f"a{self.attentions}", student, self.method, seed)
+        return f"{'-'.join(parts)}-{self.config_hash[:10]}"
 
     def teacher_config(self) -> "RunConfig":
         """The run whose weights teach this one: the teacher network, trained plainly.
@@ -178,21 +179,16 @@ class RunConfig:
         return replace(self, **plain).canonical()
 
 
-def _first_name(network: str) -> str:
-    return FIRST_NAMES.get(network, network)
-
-
-def _renamed(config: Mapping[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
-    roles = {"teacher", "student"} & set(config)
-    return {**config, **{role: rename(config[role]) for role in roles}}
+def _renamed(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    roles = [role for role in ("teacher", "student") if role in config]
+    return {**config, **{role: names.get(config[role], config[role]) for role in roles}}
 
 
 def as_hashed(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a configuration's hash is of, so that a run keeps its name as kdlib grows."""
-    defaults = {item.name: item.default for item in fields(RunConfig)}
-    neutral = {name for name in ADDED_LATER if config.get(name) == defaults[name]}
-    kept = {name: value for name, value in config.items() if name not in neutral}
-    return _renamed(kept, _first_name)
+    defaults = {name: getattr(RunConfig, name) for name in ADDED_LATER}
+    kept = {n: v for n, v in config.items() if n not in defaults or v != defaults[n]}
+    return _renamed(kept, FIRST_NAMES)
 
 
 def configs_of(
@@ -286,7 +282,8 @@ def read_record(path: Path) -> dict[str, Any]:
             "both and run again, or put back a copy."
         )
     if isinstance(record.get("config"), dict):
-        record["config"] = _renamed(record["config"], current_name)
+        own = {first: name for name, first in FIRST_NAMES.items()}
+        record["config"] = _renamed(record["config"], own)
     return record
 
 
@@ -329,5 +326,5 @@ def evaluation_data(config: RunConfig, data_root: Path | None) -> "ImageData":
 def _loaded(config: RunConfig, split: str, data_root: Path | None) -> "ImageData":
     names = ("task", "image_size", "attentions", "distractors", "crop_size")
     own: dict[str, Any] = {name: getattr(config, name) for name in names}
-    own["size"] = config.test_size if split == "test" else config.train_size
-    return load_data(config.dataset, split, data_root=data_root, **own)
+    size = config.test_size if split == "test" else config.train_size
+    return load_data(config.dataset, split, size=size, data_root=data_root, **own)
