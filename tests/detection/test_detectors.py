@@ -8,7 +8,7 @@ from urllib.error import URLError
 import pytest
 import torch
 from detection.detectors import CLASSES, DETECTORS, NOTHING, SIZE, detector, images, targets
-from torch import nn, optim
+from torch import nn
 from torchvision import models as tv
 from torchvision.models import detection
 from torchvision.models.detection import FasterRCNN, RetinaNet
@@ -196,17 +196,6 @@ def test_a_copy_is_whole_and_its_own_in_any_memory_format_and_precision(name):
         assert same(positives[2:], expected.positives[2:])
 
 
-def test_an_output_that_is_no_class_is_not_a_detection():
-    network = deepcopy(detector("scenes_retinanet_tiny"))
-    with torch.no_grad():
-        bias = network.network.head.classification_head.cls_logits.bias.view(-1, CLASSES + 1)
-        bias[:, 0], bias[:, 3] = 5, 4
-        found = network.eval()(images())
-    assert {kind for one in found for kind in one.kinds.tolist()} <= {2}
-    with pytest.raises(KdlibError, match="needs targets: give them, or call eval"):
-        network.train()(images())
-
-
 @pytest.mark.parametrize(("name", "count", "low", "least", "most"), [
     ("scenes_ssd", 320, 0.9, 0.15e6, 0.18e6), ("scenes_retinanet", 160, 0.8, 0.25e6, 0.35e6),
 ])  # fmt: skip
@@ -228,24 +217,6 @@ def test_detectors_of_scenes_are_small_with_few_anchors_that_fit(name, count, lo
     assert (best >= 0.5).float().mean() > low
     first, second = (boxes[:4, 2:] - boxes[:4, :2] for boxes in (found, larger))
     torch.testing.assert_close(second, 2 * first, rtol=0.1, atol=0)
-
-
-@pytest.mark.parametrize("name", ["scenes_ssd", "scenes_retinanet"])
-def test_a_few_steps_find_the_objects(name):
-    torch.manual_seed(0)
-    network = create_model(name, CLASSES).train()
-    optimiser = optim.AdamW(network.parameters(), lr=5e-3)
-    for _ in range(40):
-        optimiser.zero_grad()
-        sum(network(images(), targets()).losses.values()).backward()
-        optimiser.step()
-    with torch.no_grad():
-        pairs = zip(network.eval()(images()), targets(), strict=True)
-    for found, target in pairs:
-        best = box_iou(target["boxes"], found.boxes).argmax(1)
-        assert torch.equal(found.kinds[best], target["labels"] - 1)
-        assert (box_iou(target["boxes"], found.boxes[best]).diagonal() > 0.3).all()
-        assert (found.scores[best] > 0.1).all()
 
 
 def test_without_options_a_detector_is_the_one_that_torchvision_builds():
@@ -322,3 +293,5 @@ def test_input_that_cannot_be_is_refused(options, message):
     for name in ("scenes_ssd", "ssd300_vgg16")[: 1 if "weights" in options else 2]:
         with pytest.raises(KdlibError, match=message):
             create_model(name, 5, **options)
+    with pytest.raises(KdlibError, match="needs targets: give them, or call eval"):
+        detector("scenes_ssd_tiny").train()(images())

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -178,13 +177,3 @@ def test_what_cannot_be_measured_is_refused(change, says):
         for measure in (coco_measures, error_types):
             with pytest.raises(KdlibError, match="None of the 1 images has an object"):
                 measure([given], objects, 1)
-
-
-def test_five_hundred_images_of_thirty_detections_take_seconds():
-    detections, objects = random_case(1, images=100, classes=68, most=60)
-    every = (
-        values.tile(5, *[1] * (values.ndim - 1)) for values in list(vars(objects).values())[:3]
-    )
-    began = time.process_time()
-    measured(detections * 5, objects_of(*every, objects.counts.repeat(5), objects.sizes), 68)
-    assert time.process_time() - began < 4

@@ -11,7 +11,6 @@ from torchvision.transforms.v2 import functional as tv
 from kdlib.detection.batches import DetectionBatch
 from kdlib.detection.losses import RECOGNITION, CropLoss, crop_distance, pooled
 from kdlib.detection.teacher import CropTeacher, early_stages, sampled_crops
-from kdlib.errors import KdlibError
 from kdlib.losses.logits import kd_per_image
 from kdlib.models import create_model
 
@@ -97,7 +96,7 @@ def test_a_crop_is_what_slicing_and_torchvision_give_out_of_its_own_image(images
     assert sampled_crops(images, BOXES[:0], OWNERS[:0], SIZE).shape == (0, 3, SIZE, SIZE)
 
 
-def test_numeric_gradients_of_boxes_and_distance_agree_and_move_a_box_to_its_object(images):
+def test_numeric_gradients_of_boxes_and_distance_agree(images):
     boxes = BOXES[:2].clone().requires_grad_()
     target = sampled_crops(images, BOXES[:2] + 0.03, OWNERS[:2], SIZE)
 
@@ -107,15 +106,6 @@ def test_numeric_gradients_of_boxes_and_distance_agree_and_move_a_box_to_its_obj
     assert gradcheck(lambda b: sampled_crops(images, b, OWNERS[:2], 5), boxes, eps=1e-7, atol=1e-4)
     assert gradcheck(distance, boxes, eps=1e-7, atol=1e-4)
     assert not crop_distance(target, target.clone()).any()
-    # A white blob on black: the box that cuts half of it moves there, whichever side it is.
-    rows = torch.linspace(-1, 1, 40, dtype=torch.float64)
-    blob = torch.exp(-8 * (rows[:, None] ** 2 + rows[None] ** 2)).expand(3, 40, 40)
-    truth = torch.tensor([[0.25, 0.25, 0.75, 0.75]]).double()
-    target = sampled_crops([blob], truth, FIRST, SIZE)
-    for shift in (-0.1, 0.1):
-        box = (truth + torch.tensor([shift, 0, shift, 0])).requires_grad_()
-        crop_distance(sampled_crops([blob], box, FIRST, SIZE), target).sum().backward()
-        assert -box.grad[0, [0, 2]].sum() * shift < 0
 
 
 def test_a_box_without_area_or_outside_stays_finite_and_pooling_leaves_small_maps_alone(images):
@@ -231,12 +221,3 @@ def test_images_without_objects_change_nothing_and_batches_without_any_cost_noth
     total.backward()
     assert torch.isfinite(total) and set(terms) == {"kd_cls", "loc", "kd_loc"}
     assert not any(term.item() for term in terms.values())
-
-
-def test_a_teacher_that_cannot_answer_says_so(scene):
-    teacher, crops = CropTeacher(None, CROP, HALF, HALF), torch.zeros(1, 3, CROP, CROP)
-    assert teacher.stages_of(crops, 0) == ()
-    with pytest.raises(KdlibError, match="there is no teacher: name one"):
-        teacher.stages_of(crops, 1)
-    with pytest.raises(KdlibError, match=r"has 3 stages, so layers may be -1 \(pixels\) to 2"):
-        scene[1].stages_of(crops, 4)

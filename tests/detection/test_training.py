@@ -1,12 +1,11 @@
 """Detectors in the one training loop: records, resume, lock-step, photographs, what is refused."""
 
-import json
 import shutil
 
 import pytest
 import torch
 from detection.detectors import SIZE
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from training import history_of, killed_at_random, result_of
 
 from kdlib.data import load_data
@@ -111,14 +110,6 @@ def test_a_plain_detector_is_one_run_whatever_crops_and_teacher_would_be(tmp_pat
         fit(pair, tmp_path, progress=False)
 
 
-def test_a_teacher_that_is_missing_or_of_other_classes_is_refused(tmp_path):
-    other, network = tmp_path / "other.safetensors", create_model("scenes_small", 5)
-    save_file(network.state_dict(), other, {"facts": json.dumps({"classes": 5})})
-    for weights, words in ((str(other), "5"), (None, "Train it first")):
-        with pytest.raises(KdlibError, match=words):
-            fit([run(method="kd_cls", teacher_weights=weights)], tmp_path, progress=False)
-
-
 def options(method, **given):
     return {"method": method, "method_options": given}
 
@@ -149,15 +140,11 @@ def test_what_makes_no_sense_is_refused_with_the_reason(changes, words, taught):
     assert not (run_directory(config, taught) / "record.json").exists()
 
 
-@pytest.mark.parametrize(("device", "precision"), [
-    ("cpu", "bfloat16"),
-    pytest.param("cuda", "float32", marks=pytest.mark.skipif(
-        not torch.cuda.is_available(), reason="needs a GPU")),
-])  # fmt: skip
-def test_another_precision_or_a_gpu_trains_too(device, precision, tmp_path):
-    config = run(method="kd_cls_loc", precision=precision, epochs=1)
+def test_bfloat16_trains_too_on_a_gpu_if_there_is_one(tmp_path):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = run(method="kd_cls_loc", precision="bfloat16", epochs=1)
     facts = learn(config, tmp_path, device=device)["provenance"]
-    assert (facts["device"], facts["precision"]) == (device, precision)
+    assert (facts["device"], facts["precision"]) == (device, "bfloat16")
 
 
 def test_a_whole_run_on_photographs_ends_twice_the_same(photographs, tmp_path):

@@ -11,13 +11,12 @@ import torch
 from training import history_of, tiny
 
 from kdlib import train
-from kdlib.data import load_data
 from kdlib.errors import KdlibError
-from kdlib.evaluate import predicted, trained_network
 from kdlib.files import load_tensors
 from kdlib.methods import run_before
 from kdlib.models import output as cost
-from kdlib.runs import RunConfig, configs_of, earlier, read_record, run_directory
+from kdlib.runs import RunConfig, configs_of, earlier, run_directory
+from kdlib.srm.options import SrmOptions
 from kdlib.srm.stages import Continued
 from kdlib.team import ALONE
 from kdlib.trainee import Trainee
@@ -72,6 +71,8 @@ def test_the_stages_share_out_the_epochs_and_share_what_they_can():
     for before in (other, on_logits):
         assert before != INITIALISATION and run_before(before) == DICTIONARY
     assert on_logits == run_before(srm(method_options={**OPTIONS, "release": False}))
+    assert [SrmOptions(mu=mu).atoms(63) for mu in (2.0, 1.5, 0.001)] == [126, 94, 1]
+    assert [SrmOptions().kept(atoms) for atoms in (256, 2048, 9)] == [5, 40, 1]  # as published
     for epochs, of_init in ((1, 1), (2, 1), (5, 2), (360, 160)):  # the task is left one
         assert run_before(RunConfig(method="srm", epochs=epochs)).epochs == of_init
     brief = replace(srm(epochs=1), method_options={**OPTIONS, "dictionary_epochs": 1})
@@ -132,15 +133,6 @@ def test_the_rate_of_the_dictionaries_falls_twice_and_that_of_the_task_has_its_o
     for step in (0, 7, 19):
         assert task.rate(20 + step, 10) == alone.rate(step, 10)
         assert task.progress(20 + step, 10) == alone.progress(step, 10)
-
-
-def test_the_probe_is_what_the_record_of_the_initialisation_tells(whole):
-    run = INITIALISATION
-    data = load_data("scenes", "test", size=run.test_size, image_size=run.image_size)
-    network = trained_network(run, whole, len(data.classes))
-    right = (predicted(network, data) == data.labels).float().mean().item()
-    record = read_record(run_directory(run, whole) / "record.json")
-    assert record["results"]["top1"] == pytest.approx(right)
 
 
 @pytest.mark.parametrize("classifier", ["fresh", "probe"])
