@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pretrained import write_imagenet_weights
+from sklearn.metrics import jaccard_score
 from torch import nn
 from torch.nn import functional
 
@@ -188,6 +189,8 @@ def test_options_out_of_range_are_refused(options, says):
     ("crd", "sla", "one label"), ("dct+gate", "cutmix", "one label"),
     ("frskd+gate", "mixup", "one label"), ("frskd+kd", "sla", "no teacher knows rotations"),
     ("kd", "sla", "no teacher knows rotations"), ("logit_std", "sla", "no teacher knows rotat"),
+    ("srm_dictionary", "mixup", "'srm_dictionary'.*leave 'mixup' out of augmentation"),
+    ("srm_init", "sla", "'srm_init'.*leave 'sla' out"), ("srm", "mixup", "leave 'mixup' out"),
     ("student", "sla", ""), ("frskd", "sla", ""), ("frskd+kd", "mixup", ""),
     ("kd", "cutmix", ""), ("at", "sla", ""),
 ])  # fmt: skip
@@ -216,32 +219,22 @@ def fused(fusion, *maps):
     return sum(share * functional.relu(one) for share, one in zip(shares, maps, strict=True))
 
 
-def doubled(maps):
-    return maps.repeat_interleave(2, 2).repeat_interleave(2, 3)
-
-
-def halved(maps):
-    return functional.max_pool2d(maps, 3, 2, 1)
-
-
 @torch.no_grad()
 def test_three_levels_are_refined_as_the_paper_says():
     torch.manual_seed(0)
     made = SelfTeacher((3, 4, 5), 6).double()
     one, two, three = (torch.randn(4, c, s, s).double() for c, s in ((3, 8), (4, 4), (5, 2)))
-    (net,), (down, up) = (
-        made.pyramids,
-        (made.pyramids[0].laterals_down, made.pyramids[0].laterals_up),
-    )
+    net = made.pyramids[0]
+    down, up = net.laterals_down, net.laterals_up
     for fusion in (*net.fuse_down, *net.fuse_up):
         fusion.weights.copy_(torch.randn(len(fusion.weights)))
     p3 = down[2](three)
-    above = net.narrow[1](doubled(p3))  # as published: enlarged, then narrowed
+    above = net.narrow[1](enlarged(p3, (4, 4)))  # as published: enlarged, then narrowed
     p2 = net.refine_down[1](fused(net.fuse_down[1], down[1](two), above))
-    above = net.narrow[0](doubled(p2))
+    above = net.narrow[0](enlarged(p2, (8, 8)))
     p1 = net.refine_down[0](fused(net.fuse_down[0], down[0](one), above))
-    t2 = net.refine_up[0](fused(net.fuse_up[0], up[0](two), p2, net.widen[0](halved(p1))))
-    t3 = net.refine_up[1](fused(net.fuse_up[1], up[1](three), net.widen[1](halved(t2))))
+    t2 = net.refine_up[0](fused(net.fuse_up[0], up[0](two), p2, net.widen[0](reduced(p1))))
+    t3 = net.refine_up[1](fused(net.fuse_up[1], up[1](three), net.widen[1](reduced(t2))))
     found = made([one, two, three])
     for maps, expected in zip(found.stages, (p1, t2, t3), strict=True):
         torch.testing.assert_close(maps, expected, atol=1e-9, rtol=0)
@@ -268,7 +261,7 @@ def test_refined_maps_have_the_sizes_of_the_stages(sizes, options):
 @torch.no_grad()
 def test_levels_are_resized_by_the_nearest_and_the_largest_and_a_head_sums_them():
     maps = torch.arange(16.0).view(1, 1, 4, 4)
-    assert torch.equal(enlarged(maps, (8, 8)), doubled(maps))
+    assert torch.equal(enlarged(maps, (8, 8)), maps.repeat_interleave(2, 2).repeat_interleave(2, 3))
     assert reduced(maps, (2, 2)).flatten().tolist() == [5, 7, 13, 15]
     assert reduced(maps, (1, 1)).item() == 15
     head, fine, coarse = PixelHead(3, 4).eval(), torch.randn(1, 3, 4, 6), torch.randn(1, 3, 2, 3)
@@ -318,10 +311,9 @@ def test_iou_of_each_class_over_all_batches_equals_its_definition():
     random = np.random.default_rng(0)
     predicted, truth = random.integers(0, 4, (5, 8, 9)), random.integers(0, 3, (5, 8, 9))
     truth[random.random(truth.shape) < 0.2] = IGNORED
-    found, counted, ious = measured(predicted, truth), truth != IGNORED, []
-    for kind in range(4):
-        mine, true = (predicted == kind) & counted, truth == kind
-        ious.append((mine & true).sum() / (mine | true).sum())
+    found, counted = measured(predicted, truth), truth != IGNORED
+    both = truth[counted], predicted[counted]
+    ious = jaccard_score(*both, labels=range(4), average=None)
     *occurring, last = found["per_class"]
     assert occurring == pytest.approx(ious, rel=1e-5) and last is None
     assert found["miou"] == pytest.approx(np.mean(ious), rel=1e-5)

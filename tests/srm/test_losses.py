@@ -192,17 +192,6 @@ def test_what_is_degenerate_stays_finite(name, dtype):
             assert tensor.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("method", ["srm_dictionary", "srm_init", "srm"])
-@pytest.mark.parametrize(("changes", "says"), [
-    ({"augmentation": ["flip", "mixup"]}, "leave 'mixup' out of augmentation"),
-    ({"augmentation": ["sla"]}, "leave 'sla' out of augmentation"),
-    ({"task": "segmentation"}, "is for classification and crops, not for task 'segmentation'"),
-])  # fmt: skip
-def test_no_stage_mixes_images_or_gives_pixels_classes(method, changes, says):
-    with pytest.raises(KdlibError, match=f"'{method}'.*{says}"):
-        create_distiller(RunConfig(method=method, **changes))
-
-
 def test_the_probe_is_a_logistic_regression_whatever_the_features_look_like():
     stream, labels = torch.Generator().manual_seed(0), torch.arange(300) % 3
     centres = 2 * torch.randn(3, 5, generator=stream)
