@@ -73,18 +73,15 @@ def channels_last(batch: Any) -> Any:
 
 
 def predict(
-    model: nn.Module,
-    data: ImageData,
-    batch_size: int = BATCH_SIZE,
-    team: Team = ALONE,
-    **place: Any,
+    model: nn.Module, data: ImageData, batch_size: int = BATCH_SIZE, **place: Any
 ) -> Tensor:
-    """Logits (N, K) of all images in order, float32, on the CPU; of all processes' parts.
+    """Logits (N, K) of all images in order, float32, on the CPU, whoever of a team made them.
 
-    ``place`` may be ``device`` and ``precision`` (``float32`` or ``bfloat16``).
+    ``place`` may be ``device``, ``precision`` (``float32`` or ``bfloat16``) and ``team``.
     """
-    found = answers([model], data, batch_size, team=team, **place)
-    return torch.cat(team.in_order([output.logits.float().cpu() for _, _, output in found]))
+    found = answers([model], data, batch_size, **place)
+    logits = [output.logits.float().cpu() for _, _, output in found]
+    return torch.cat(place.get("team", ALONE).in_order(logits))
 
 
 def trained_network(config: RunConfig, root: Path, classes: int, **options: Any) -> nn.Module:

@@ -86,7 +86,6 @@ class Method:
 
 PAPER = "arXiv 2205.01997"
 WARMUP = 20 / 240  # of the training: 20 of the 240 epochs that are usual on CIFAR-100
-AT = "sum ‖A_s/‖A_s‖ - A_t/‖A_t‖‖^2 / HW, A = mean_c F^2"
 SPECTRUM = "sum ‖D_s - D_t‖, D = DCT-II(A) without DC, over its L2 norm"
 FRSKD = "Ji 2021, arXiv 2103.08273"
 CROPS = "Guo 2021, arXiv 2106.05209"
@@ -121,8 +120,8 @@ METHODS: dict[str, Method] = {
         ce_weight=0.1, tasks=DENSE),
     "fitnet": _core("hints:HintLoss", 100.0, "Romero 2015, arXiv 1412.6550",
         "mean (W F_s - F_t)^2, one stage", fitted=True),
-    "at": _core("attention:ATLoss", 1000.0, "Zagoruyko 2017, arXiv 1612.03928", AT,
-        arguments=("none",), tasks=DENSE),
+    "at": _core("attention:ATLoss", 1000.0, "Zagoruyko 2017, arXiv 1612.03928",
+        "sum ‖A_s/‖A_s‖ - A_t/‖A_t‖‖^2 / HW, A = mean_c F^2", arguments=("none",), tasks=DENSE),
     "pkt": _core("relations:pkt_per_image", 30000.0, "Passalis 2018, arXiv 1803.10837",
         "mean p_t log p_t/p_s, p(i, j) ~ 1 + cos(e_i, e_j)", "embedding", couples=True),
     "vid": _core("hints:VariationalLoss", 1.0, "Ahn 2019, arXiv 1904.05835",
@@ -246,10 +245,9 @@ def parse_method(text: str) -> MethodParts:
     base, *modifiers = text.split("+")
     if base not in METHODS | STAGES:
         raise unknown("method", base, METHODS)
-    for modifier in modifiers:
-        if modifier not in MODIFIERS:
-            raise unknown("method modifier", modifier, MODIFIERS)
     valid = modifiers_of(base)
+    for modifier in set(modifiers) - set(MODIFIERS):
+        raise unknown("method modifier", modifier, MODIFIERS)
     if not set(modifiers) <= set(valid):
         takes = f"+{valid[0]} alone" if valid else "no modifier"
         raise KdlibError(

@@ -1,6 +1,6 @@
 """Compiled and folded steps compute what the plain ones do."""
 
-import copy
+from copy import deepcopy
 
 import pytest
 import torch
@@ -14,9 +14,6 @@ from kdlib.distill import FrozenTeacher
 from kdlib.errors import KdlibError
 from kdlib.models import create_model
 
-CPU = torch.device("cpu")
-EAGER = "eager"  # traces and guards as any backend does, and leaves the code generation out
-
 
 @pytest.fixture(scope="module")
 def data():
@@ -25,22 +22,19 @@ def data():
 
 @pytest.fixture(autouse=True)
 def _fresh_compiler(monkeypatch):
-    monkeypatch.setattr("benchmarks.steps.BACKEND", EAGER)
+    # Traces and guards as any backend does, and leaves the code generation out.
+    monkeypatch.setattr("benchmarks.steps.BACKEND", "eager")
     torch.compiler.reset()
     counters.clear()
 
 
 def bench(data, method, **how):
-    return Bench(
-        tiny(method=method, batch_size=8), [method], data, device=CPU, precision="float32", **how
-    )
+    run, where = tiny(method=method, batch_size=8), {"device": torch.device("cpu")}
+    return Bench(run, [method], data, precision="float32", **where, **how)
 
 
-def compiled(one):
-    one.teacher = CompiledTeacher(one.teacher)
-    for trainee in one.trainees.values():
-        trainee.learner = CompiledLearner(trainee.parts)
-    return one
+def norms(network):
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def weights_after(one, method, steps=3):
@@ -52,59 +46,48 @@ def weights_after(one, method, steps=3):
 
 
 # The teacher and the learner are compiled; what changes each step compiles nothing anew, but the
-# weight of a method with a warm-up does once.
+# weight of a method with a warm-up does once. A smaller last batch runs as it is.
 @pytest.mark.parametrize(("method", "frames"), [("dct+kd", 2), ("reviewkd", 3)])
 def test_a_compiled_student_ends_with_the_same_weights(data, method, frames):
-    plain, other = bench(data, method), compiled(bench(data, method))
+    plain, other = bench(data, method), bench(data, method, compiled=True)
+    assert isinstance(other.teacher, CompiledTeacher)
+    assert isinstance(other.trainees[method].learner, CompiledLearner)
     mine, theirs = weights_after(plain, method), weights_after(other, method)
     assert all(torch.allclose(value, theirs[name], atol=1e-6) for name, value in mine.items())
+    batch = plain.batch()
+    parts = {name: getattr(batch, name)[:5] for name in ("images", "labels", "indices")}
+    losses = [one.step(batch._replace(**parts), method)[method] for one in (plain, other)]
+    assert torch.allclose(*losses, rtol=1e-4)
     weights_after(other, method)
     assert not counters["graph_break"] and counters["frames"]["ok"] == frames
-
-
-def test_a_smaller_last_batch_is_not_compiled(data):
-    one, plain = compiled(bench(data, "dct")), bench(data, "dct")
-    batch = one.batch()
-    one.step(batch, "dct"), plain.step(batch, "dct")
-    small = batch._replace(images=batch.images[:5], labels=batch.labels[:5])
-    small = small._replace(indices=batch.indices[:5])
-    assert torch.allclose(one.step(small, "dct")["dct"], plain.step(small, "dct")["dct"], rtol=1e-5)
-    assert counters["frames"]["ok"] == 2
-
-
-def random_norms(network):
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            for tensor, low in ((layer.running_mean, -1.0), (layer.running_var, 0.5)):
-                tensor.uniform_(low, 2.0)
-    return network
 
 
 @pytest.mark.parametrize("name", ["scenes_small", "wrn_16_2", "resnet18"])
 def test_a_folded_teacher_says_the_same(name):
     torch.manual_seed(0)
-    teacher = FrozenTeacher(random_norms(create_model(name, 10)))
-    before = copy.deepcopy(teacher.state_dict())
-    other, images = folded(teacher), torch.randn(2, 3, 32, 32)
+    network = create_model(name, 10)
+    for layer in norms(network):
+        layer.running_mean.uniform_(-1.0, 2.0)
+        layer.running_var.uniform_(0.5, 2.0)
+    teacher = FrozenTeacher(network)
+    before, other, images = (
+        deepcopy(teacher.state_dict()),
+        folded(teacher),
+        torch.randn(2, 3, 32, 32),
+    )
     mine, theirs = teacher(images), other(images)
     for one, same in zip((mine.logits, *mine.stages), (theirs.logits, *theirs.stages), strict=True):
         assert (one - same).abs().max() <= 1e-5 * one.abs().max()
-    norms = [sum(isinstance(m, nn.BatchNorm2d) for m in t.modules()) for t in (teacher, other)]
-    assert norms[1] < norms[0]
+    assert len(norms(other)) < len(norms(teacher))
     assert all(torch.equal(value, teacher.state_dict()[key]) for key, value in before.items())
 
 
-def test_what_cannot_be_traced_is_told():
+def test_a_bench_folds_its_teacher_and_what_cannot_be_traced_is_told(data):
+    assert not norms(bench(data, "dct", fold=True).teacher)
+
     class Branching(nn.Module):
         def forward(self, images):
             return images if images.sum() > 0 else -images
 
     with pytest.raises(KdlibError, match="cannot be folded"):
         folded(FrozenTeacher(Branching()))
-
-
-def test_a_bench_folds_and_compiles_what_it_is_asked_to(data):
-    one = bench(data, "dct", fold=True, compiled=True)
-    assert isinstance(one.teacher, CompiledTeacher)
-    assert isinstance(one.trainees["dct"].learner, CompiledLearner)
-    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in one.teacher.modules())

@@ -15,7 +15,7 @@ import kdlib
 from kdlib import methods
 from kdlib.distill import create_distiller
 from kdlib.errors import KdlibError
-from kdlib.methods import METHODS, STAGES, Method, method_of, parse_method, register_method
+from kdlib.methods import METHODS, STAGES, Method, method_of, register_method
 from kdlib.runs import RunConfig, run_directory
 from kdlib.train import fit
 
@@ -35,24 +35,14 @@ def test_every_entry_says_where_it_comes_from_and_refuses_unknown_options(name):
 
 
 @pytest.mark.parametrize(
-    ("method", "says"),
-    [
-        ("dtc", "Unknown method 'dtc'.*Did you mean 'dct'"),
-        ("dct+kdd", "Unknown method modifier 'kdd'.*gate, kd"),
-        ("student+kd", "takes no modifier"),
-        ("kd+gate", "takes no modifier"),
-        ("srm+gate", r"takes \+kd alone"),
-        ("srm_init+kd", "takes no modifier"),
-    ],
-)
-def test_a_method_string_that_means_nothing_is_refused(method, says):
-    with pytest.raises(KdlibError, match=says):
-        parse_method(method)
-
-
-@pytest.mark.parametrize(
     ("method", "options", "says"),
     [
+        ("dtc", {}, "Unknown method 'dtc'.*Did you mean 'dct'"),
+        ("dct+kdd", {}, "Unknown method modifier 'kdd'.*gate, kd"),
+        ("student+kd", {}, "takes no modifier"),
+        ("kd+gate", {}, "takes no modifier"),
+        ("srm+gate", {}, r"takes \+kd alone"),
+        ("srm_init+kd", {}, "takes no modifier"),
         ("rkd", {"angle_weight": "50"}, "'angle_weight' of .* should be .*a valid number"),
         ("dkd", {"temperature": True}, "'temperature' of .* should be .*a valid number"),
         ("crd", {"negatives": 1.5}, "'negatives' of .* should be .*a valid integer"),
@@ -65,7 +55,7 @@ def test_a_method_string_that_means_nothing_is_refused(method, says):
         ("crd", {"dimensions": -1}, "'crd' cannot be built.*'dimensions': -1"),
     ],
 )
-def test_an_option_of_another_kind_or_out_of_range_is_refused(method, options, says):
+def test_a_method_or_an_option_that_means_nothing_is_refused(method, options, says):
     with pytest.raises(KdlibError, match=says):
         create_distiller(RunConfig(method=method, method_options=options), pair())
 

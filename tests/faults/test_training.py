@@ -123,36 +123,28 @@ def test_no_room_for(what, owner, act, size, kept, root, undisturbed, monkeypatc
     tally(fault, "recovered")
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mounts a disk of so many KiB, or gives it more room; where there may be none, a skip."""
-    place, mounted = tmp_path / "disk", []
-    place.mkdir()
-
-    def sized(kib: int) -> Path:
-        how = f"remount,size={kib}k" if mounted else f"size={kib}k"
-        command = ["mount", "-t", "tmpfs", "-o", how, "tmpfs", str(place)]
-        if subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("no disk may be mounted here")
-        mounted.append(place)
-        return place
-
-    yield sized
-    if mounted:
-        subprocess.run(["umount", str(place)], check=True)
+def mount(disk: Path, kib: int, *how: str) -> bool:
+    """Make a folder a disk of so many KiB; whether that may be done here."""
+    options = ",".join([*how, f"size={kib}k"])
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize("kib", [12, 60])
-def test_a_disk_that_is_full_and_then_has_room(kib, taught, small_disk, undisturbed, tally):
+def test_a_disk_that_is_full_and_then_has_room(kib, taught, tmp_path, undisturbed, tally):
     """A real one, with so many KiB left beside the teacher's files."""
-    config, disk = tiny(epochs=2), small_disk(100_000)
-    root = shutil.copytree(taught, disk / "runs")
-    small_disk(shutil.disk_usage(disk).used // 1024 + kib)
-    check_told(outcome(learning(config, root)), r"(checkpoint|weights)\.safetensors")
-    assert not remains(root)
-    small_disk(100_000)
-    fit(config, root, progress=False)
-    check_like(config, root, undisturbed(config))
+    if not mount(tmp_path, 100_000):
+        pytest.skip("no disk may be mounted here")
+    try:
+        config, root = tiny(epochs=2), shutil.copytree(taught, tmp_path / "runs")
+        mount(tmp_path, shutil.disk_usage(tmp_path).used // 1024 + kib, "remount")
+        check_told(outcome(learning(config, root)), r"(checkpoint|weights)\.safetensors")
+        assert not remains(root)
+        mount(tmp_path, 100_000, "remount")
+        fit(config, root, progress=False)
+        check_like(config, root, undisturbed(config))
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
     tally("disk full: a whole disk", "recovered")
 
 
