@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from functools import partial
 from multiprocessing import get_context
@@ -34,11 +34,8 @@ Entry = dict[str, Any]
 ASKED = yaml.safe_load(Path(__file__).with_name("kinds.yaml").read_text(encoding="utf-8"))
 HALVES = {f"{name} bfloat16": {"precision": "bfloat16"} for name in ASKED["bfloat16"]}
 RUNS: Entry = {**{name: {} for name in ASKED["methods"]}, **HALVES, **ASKED["runs"]}
-VARYING = {
-    "train_seconds", "images_per_second", "latency_ms", "seconds", "commit", "dirty", "versions",
-    "utc", "checksum", "checksums",
-}  # fmt: skip
-"""Of records and histories: clocks, and where the code came from."""
+CLOCKS = {"train_seconds", "images_per_second", "latency_ms", "seconds", "utc"}
+VARYING = {*CLOCKS, "commit", "dirty", "versions", "checksum", "checksums"}
 
 
 def digest(tensor: Tensor) -> str:
@@ -48,7 +45,7 @@ def digest(tensor: Tensor) -> str:
     return hashlib.sha256(head + plain.view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def digests(tensors: Iterable[tuple[str, Tensor]]) -> str:
+def digests(tensors: Iterable[tuple[Any, Tensor]]) -> str:
     """One SHA-256 of many tensors and their names, in their order."""
     lines = [f"{name} {digest(tensor)}" for name, tensor in tensors]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -135,8 +132,7 @@ def network(name: str, _: Path) -> Entry:
     output = built.train()(torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
     output.logits.square().mean().backward()
     gradients = [(n, p.grad) for n, p in built.named_parameters() if p.grad is not None]
-    stages = [(str(n), stage) for n, stage in enumerate(output.stages)]
-    return {**entry, "stages": digests(stages), "gradients": digests(gradients)}
+    return {**entry, "stages": digests(enumerate(output.stages)), "gradients": digests(gradients)}
 
 
 def data(name: str, _: Path) -> Entry:
@@ -164,30 +160,26 @@ KINDS = {
 }
 
 
-def remade(only: list[str], place: Path) -> Iterator[tuple[str, Entry]]:
+def remade(only: list[str], place: Path) -> Entry:
     """The kinds that are asked for, and then every run that they needed."""
-    seen = set()
+    entries: Entry = {}
     for name in (name for name in KINDS if any(fnmatch(name, pattern) for pattern in only)):
-        begin = time.perf_counter()
+        print(name, flush=True)
         try:
-            entry = KINDS[name](place)
+            entries[name] = KINDS[name](place)
         except Exception as error:
             traceback.print_exc()
-            entry = {"error": f"{type(error).__name__}: {error}"}
-        print(f"{time.perf_counter() - begin:6.1f} s  {name}", flush=True)
-        seen.add(entry.get("config_hash"))
-        yield name, entry
-    for record in sorted(place.glob("runs/*/record.json")):
-        entry = described(record.parent)
-        if entry["config_hash"] not in seen:
-            yield f"needed {record.parent.name}", entry
+            entries[name] = {"error": f"{type(error).__name__}: {error}"}
+    seen = {entry.get("config_hash") for entry in entries.values()}
+    runs = [described(path.parent) for path in sorted(place.glob("runs/*/record.json"))]
+    needed = [run for run in runs if run["config_hash"] not in seen]
+    return entries | {f"needed {run['record']['run_id']}": run for run in needed}
 
 
 def is_sound(entry: Entry) -> bool:
     """Whether nothing failed, and all that had to be equal was."""
-    parts = [entry, *(part for part in entry.values() if isinstance(part, dict))]
     checks = ("as alone", "as whole", "as chosen", "was stopped")
-    return "error" not in entry and all(part.get(c, True) for part in parts for c in checks)
+    return "error" not in entry and not any(f'"{c}": false' in json.dumps(entry) for c in checks)
 
 
 def main(out: str, only: str = "*") -> int:
@@ -196,7 +188,7 @@ def main(out: str, only: str = "*") -> int:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["KDLIB_CACHE"] = f"{folder}/cache"  # so that data are made again too
         write_all(Path(folder) / "data")
-        entries = dict(remade(only.split(","), Path(folder)))
+        entries = remade(only.split(","), Path(folder))
     Path(out).write_text(json.dumps(entries, indent=1, sort_keys=True))
     unsound = [name for name, entry in entries.items() if not is_sound(entry)]
     print(f"{len(entries)} kinds; not sound: {', '.join(unsound) or 'none'}")
