@@ -313,18 +313,11 @@ def _described() -> str:
     return subprocess.run(command, **how).stdout.strip() if which("git") else ""
 
 
-def training_data(config: RunConfig, data_root: Path | None) -> "ImageData":
-    """The training set; of a run that is to choose something, without its dev split."""
-    return _loaded(config, "train" if config.split == "train" else "fit", data_root)
-
-
-def evaluation_data(config: RunConfig, data_root: Path | None) -> "ImageData":
-    """The test set; of a run that is to choose something, the dev split."""
-    return _loaded(config, "test" if config.split == "train" else "dev", data_root)
-
-
-def _loaded(config: RunConfig, split: str, data_root: Path | None) -> "ImageData":
-    names = ("task", "image_size", "attentions", "distractors", "crop_size")
-    own: dict[str, Any] = {name: getattr(config, name) for name in names}
-    size = config.test_size if split == "test" else config.train_size
-    return load_data(config.dataset, split, size=size, data_root=data_root, **own)
+def data_of(config: RunConfig, split: str, data_root: Path | None) -> "ImageData":
+    """The ``train`` or the ``test`` set of a run; on the dev split, the two parts of the first."""
+    own: dict[str, Any] = {"size": config.test_size if split == "test" else config.train_size}
+    if config.split == "dev":
+        split, own["size"] = {"train": "fit", "test": "dev"}[split], config.train_size
+    for name in ("task", "image_size", "attentions", "distractors", "crop_size"):
+        own[name] = getattr(config, name)
+    return load_data(config.dataset, split, data_root=data_root, **own)

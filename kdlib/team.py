@@ -1,7 +1,6 @@
-"""Several processes that train one student together: which of them this is, what they share.
+"""Processes that ``accelerate launch`` starts to train one student, each on a part of each batch.
 
-``accelerate launch`` starts them; each has a device and its part of every batch. One process by
-itself is a team of one, for which nothing here changes anything.
+One process by itself is a team of one, for which nothing here changes anything.
 """
 
 import os

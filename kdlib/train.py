@@ -126,8 +126,8 @@ def prepare(
     place = team.device or torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     first, kind = configs[0], trainee_of(configs[0])
     with team.main_first():  # which fills the caches that the others then read
-        data = runs.training_data(first, data_root)
-        evaluation = runs.evaluation_data(first, data_root)
+        data = runs.data_of(first, "train", data_root)
+        evaluation = runs.data_of(first, "test", data_root)
         if data.classes != evaluation.classes:
             raise KdlibError("Training and evaluation data have different classes; see the data.")
         batches = kind.batches(data, first.batch_size, first.augmentation, place, team=team)

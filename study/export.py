@@ -36,7 +36,7 @@ from kdlib.files import load_weights, write_atomic, write_json
 from kdlib.methods import parse_method
 from kdlib.models import create_model
 from kdlib.models.output import count_parameters, flops
-from kdlib.runs import RunConfig, earlier, evaluation_data, provenance, read_record, run_directory
+from kdlib.runs import RunConfig, data_of, earlier, provenance, read_record, run_directory
 from kdlib.tasks import TASKS
 from study.jobs import plain_job, students_job
 from study.records import validate_record
@@ -266,7 +266,7 @@ def export_run(
     path = plan.to or student.weights.parent / f"{STUDENT}{kind.suffix}"
     if path.is_dir():
         raise KdlibError(f"{path} is a folder; give the name of a file in it.")
-    data = evaluation_data(student.config, data_root)
+    data = data_of(student.config, "test", data_root)
     with limited_threads(plan.threads), TemporaryDirectory(prefix="kdlib-export-") as folder:
         write = partial(_exported, data=data, plan=plan, folder=Path(folder))
         if progress:  # of large networks this takes a minute

@@ -18,7 +18,7 @@ from benchmarks.__main__ import main as benchmark
 from kdlib.data.batches import Batches
 from kdlib.errors import KdlibError
 from kdlib.evaluate import trained_network
-from kdlib.runs import evaluation_data, read_record, write_record
+from kdlib.runs import data_of, read_record, write_record
 from kdlib.train import fit
 from study.cli import main
 from study.export import FORMATS, ExportError, Plan, export_run, first_images, format_of, report
@@ -62,7 +62,7 @@ def copied(root, tmp_path):
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_file_answers_as_the_network_and_says_what_it_is(name, root, exports):
     path, record = exports(name)
-    data = evaluation_data(STUDENT, None)
+    data = data_of(STUDENT, "test", None)
     network = trained_network(STUDENT, root, len(data.classes))
     with torch.no_grad():
         wanted = network(next(Batches(data, len(data)).in_order()).images).logits
@@ -92,7 +92,7 @@ def test_a_file_answers_as_the_network_and_says_what_it_is(name, root, exports):
 def test_the_page_of_the_docs_is_code_that_runs_without_kdlib(exports, tmp_path):
     for name in FORMATS:
         shutil.copy(exports(name)[0], tmp_path)
-    pixels = first_images(evaluation_data(STUDENT, None), 1)[0].permute(1, 2, 0).numpy()
+    pixels = first_images(data_of(STUDENT, "test", None), 1)[0].permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(tmp_path / "image.png")
     text = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
     codes = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -123,7 +123,7 @@ def test_pixels_are_classified_too_and_a_student_may_have_no_teacher(tmp_path):
     fit([config], tmp_path, progress=False, device="cpu")
     plan = replace(QUICK, batch_sizes=(1, 4))
     record = export_run(Path(config.run_id[:-4]), tmp_path, plan, progress=False)
-    data = evaluation_data(config, None)
+    data = data_of(config, "test", None)
     answer = FORMATS["torch"].load(tmp_path / config.run_id / "student.pt2", 1)
     assert answer(first_images(data, 3)).shape == (3, len(data.classes), 32, 32)
     score = read_record(tmp_path / config.run_id / "record.json")["results"]["miou"]
