@@ -6,11 +6,7 @@ from kdlib.errors import KdlibError
 
 
 def of_clone(folder: Path) -> Path:
-    """A folder that the study reads and that only the repository has.
-
-    Raises:
-        KdlibError: it is not there, since the package was installed without its repository.
-    """
+    """A folder that the study reads and that only the repository has; else a KdlibError."""
     if not folder.is_dir():
         raise KdlibError(
             f"There is no {folder.name}/ beside the installed study: it belongs to the repository. "

@@ -61,8 +61,7 @@ def _object(_: Any, tokens: Sequence[Token]) -> dict[str, Any]:
 
 
 Object = Annotated[
-    dict[str, Any] | None,
-    Parameter(converter=_object, accepts_keys=False, n_tokens=1, negative=()),
+    dict[str, Any] | None, Parameter(converter=_object, accepts_keys=False, n_tokens=1, negative=())
 ]
 
 

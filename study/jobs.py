@@ -21,12 +21,7 @@ from filelock import FileLock, Timeout
 from kdlib.errors import EXIT_FAILED, EXIT_MISTAKE, KdlibError
 from kdlib.files import write_text
 from kdlib.runs import RunConfig, earlier, is_finished, needed_by, run_directory
-from study.notebooks import (
-    ExecutionError,
-    execute_notebook,
-    find_notebook,
-    parameter_defaults,
-)
+from study.notebooks import ExecutionError, execute_notebook, find_notebook, parameter_defaults
 from study.profiles import lockstep_groups
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -126,10 +121,7 @@ def plain_job(run: RunConfig) -> Job:
 
 
 def students_job(group: Sequence[RunConfig]) -> Job:
-    """The execution of the students' notebook that leaves the records of a lock-step group.
-
-    Fields that all share are parameters; ``options`` has, of each student, those that differ.
-    """
+    """The job of a lock-step group; ``options`` has of each student the fields that differ."""
     first, *others = values = [run.to_dict() for run in group]
     usual = RunConfig().to_dict()
     differing = {name for name in first if any(one[name] != first[name] for one in others)}
@@ -183,10 +175,7 @@ def _name(notebook: str, group: Sequence[RunConfig]) -> str:
 def run_once(
     notebook: Path, output: Path, given: Mapping[str, Any], attempt: int, limit_s: float, gpus: int
 ) -> int:
-    """Execute a job's notebook on so many GPUs of its own; returns the exit status.
-
-    Where an earlier try has shown that the user has to mend something, it is not tried again.
-    """
+    """Execute a job's notebook, unless an earlier try has shown a mistake; the exit status."""
     mistake = output.with_suffix(".mistake.txt")
     if attempt > 1 and mistake.exists():
         print(f"Not tried again:\n{mistake.read_text(encoding='utf-8')}", file=sys.stderr)

@@ -44,10 +44,7 @@ class ExecutionError(RuntimeError):
 
 
 class PrivateSockets(KernelManager):
-    """Keeps a kernel on IPC sockets in a directory of its own (TCP on Windows, without IPC).
-
-    The owner alone can read it. It goes with its kernel, or at the latest with this process.
-    """
+    """Keeps a kernel on IPC sockets in a directory of its own (TCP on Windows); it goes too."""
 
     @default("transport")
     def _transport_default(self) -> str:
@@ -145,13 +142,9 @@ def execute_notebook(
 ) -> Path:
     """Execute a notebook in its own folder; write it, with its outputs, to ``output``.
 
-    ``output`` appears only when every cell has run. If one fails, the notebook as far as it
-    came is kept beside it, as ``<output>.failed.ipynb``. ``parameters`` are values for names of
-    the cell tagged so; ``timeout_s`` is the limit of the whole notebook.
-
-    Raises:
-        KdlibError: an unknown parameter, or a value of another type.
-        ExecutionError: a cell raised, the kernel died, or the time was over.
+    ``output`` appears only when every cell has run. If one fails, the kernel dies or the time of
+    the whole notebook is over (:class:`ExecutionError`), the notebook as far as it came is kept
+    beside it, as ``<output>.failed.ipynb``.
     """
     given = dict(parameters or {})
     check_parameters(notebook, given)
@@ -224,11 +217,10 @@ def _explain(notebook: Path, failed: Path, error: Exception, timeout_s: float) -
 
 
 def store_outputs(notebook: Path, timeout_s: float = DAY_S) -> Path:
-    """Execute a notebook with its defaults and store the outputs in it, for readers.
+    """Execute a notebook with its defaults and, if no cell fails, store the outputs in it.
 
     What papermill notes of times and paths is left out, so that only outputs change; so are
-    progress bars (stderr), which are for whoever waits. If a cell fails (:class:`ExecutionError`)
-    the notebook is left as it was.
+    progress bars (stderr), which are for whoever waits.
     """
     with tempfile.TemporaryDirectory(prefix="kdlib-") as folder:
         executed = execute_notebook(notebook, Path(folder) / notebook.name, timeout_s=timeout_s)

@@ -169,10 +169,7 @@ def _main_settings(task: str, table: pd.DataFrame) -> list[str]:
 
 # Templates: what they can use, and the pages that they make.
 def measured(folder: Path, name: str) -> Any:
-    """A record of ``benchmarks/results``, ``None`` if it was not measured.
-
-    A pattern such as ``speed/*.json`` gives the list of its records.
-    """
+    """A record of ``benchmarks/results``, if it was measured; of a pattern (``*``) their list."""
     found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob(name))]
     return found if "*" in name else next(iter(found), None)
 

@@ -148,10 +148,10 @@ def _weights(dataset: str, method: str, profile: Fields) -> list[Fields]:
 
 
 def tuned_weights(dataset: str, method: str) -> Fields:
-    """What the dev split chose for a method; its default where nothing was chosen.
+    """What the dev split chose for a method, if anything.
 
-    A gated method takes the weight of the same method without gate, and a twin or a band that of
-    the whole DCT loss, so that nothing but the one property under study differs.
+    A gated method takes the weight without gate, a twin or a band that of the whole DCT loss, so
+    that nothing but the one property under study differs.
     """
     path = PROFILES / "tuned" / f"{dataset}.yaml"
     return _chosen(_read_weights(path, path.stat().st_mtime_ns) if path.exists() else {}, method)
@@ -175,10 +175,7 @@ def teachers(runs: Iterable[RunConfig]) -> list[RunConfig]:
 
 
 def lockstep_groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
-    """Runs that can share batches and teacher: one job each.
-
-    A run that others start from is never in one group with them.
-    """
+    """Runs that can share batches and teacher, one job each; none with what starts from it."""
     groups: dict[tuple[Any, ...], list[RunConfig]] = {}
     for run in runs:
         key = (run.dataset, run.attentions, run.distractors, run.image_size, run.data_seed)

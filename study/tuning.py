@@ -18,10 +18,7 @@ Scores = Mapping[str, Mapping[float, float]]
 
 
 def dev_records(root: Path, dataset: str, task: str | None = None) -> list[dict[str, Any]]:
-    """Records of runs with a weight to choose, evaluated on the dev split of ``dataset``.
-
-    ``task`` leaves out those of others.
-    """
+    """Records on the dev split of a data set (and task) that have a weight to choose."""
     records = [read_record(path) for path in sorted(Path(root).glob("*-dev-*/record.json"))]
     own = [record for record in records if record["config"]["dataset"] == dataset]
     own = [record for record in own if task is None or _task(record) == task]
@@ -42,11 +39,7 @@ def grid_scores(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, f
 
 
 def choose(scores: Scores) -> dict[str, dict[str, float]]:
-    """The weight with the best dev score of each method; the smaller one on a tie.
-
-    Raises:
-        KdlibError: the grids are not of equal size, so the comparison would not be fair.
-    """
+    """The best weight of each method, the smaller one on a tie; refuses unequal grids."""
     sizes = {method: len(grid) for method, grid in scores.items()}
     if len(set(sizes.values())) > 1:
         raise KdlibError(f"The methods' grids differ in size ({sizes}); run PROFILE=tune to end.")

@@ -50,19 +50,11 @@ def test_a_mistake_is_made_once_a_batch(job, capsys):
     assert job("well", 1) == (0, 2)
 
 
-def test_a_parameter_that_the_notebook_lacks_is_a_mistake(job, capsys):
-    assert job("well", 1, place="plaec") == (EXIT_MISTAKE, 0)
-    assert "place" in capsys.readouterr().err
-
-
-def test_too_few_gpus_are_a_mistake(job, monkeypatch, capsys):
+def test_a_wrong_parameter_and_too_few_gpus_are_mistakes_and_a_full_disk_is_none(
+    job, monkeypatch, capsys
+):
     monkeypatch.setenv(VISIBLE, "0")
-    assert job("well", 1, gpus=2) == (EXIT_MISTAKE, 0)
-    assert "gpus_per_job=1" in capsys.readouterr().err
-
-
-def test_what_a_full_disk_did_is_no_mistake():
-    class FullDiskError(KdlibError):
-        """As kdlib tells it."""
-
-    assert not is_mistake(FullDiskError("no room"))
+    assert job("well", 1, place="plaec") == job("well", 1, gpus=2) == (EXIT_MISTAKE, 0)
+    told = capsys.readouterr().err
+    assert "Did you mean 'place'" in told and "gpus_per_job=1" in told
+    assert not is_mistake(type("FullDiskError", (KdlibError,), {})("no room"))

@@ -1,6 +1,7 @@
 """What ``kdlib analyse`` measures of each trained network of a folder, once."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
@@ -95,13 +96,11 @@ def chosen_runs(
 
 
 def _is_done(row: Mapping[str, Any], maps_seed: int) -> bool:
-    directory = Path(row["directory"])
-    wanted = [MAPS_FILE, ANSWERS_FILE] if row["init_seed"] == maps_seed else []
-    try:
+    directory, kept = Path(row["directory"]), row["init_seed"] == maps_seed
+    with suppress(KdlibError):
         files.read_analysis(directory / ANALYSIS_FILE)
-    except KdlibError:
-        return False
-    return all((directory / name).exists() for name in wanted)
+        return not kept or all((directory / one).exists() for one in (MAPS_FILE, ANSWERS_FILE))
+    return False
 
 
 def _analyse_run(row: Mapping[str, Any], data_root: Path | None, maps_seed: int) -> Path:
@@ -138,9 +137,8 @@ def _test_data(data_root: Path | None, dataset: str, test_size: int | None, **of
 
 def pixels_of(data: ImageData) -> Tensor:
     """Images (N, 3, H, W) uint8, all in memory; of photographs the middle."""
-    if isinstance(data.images, Tensor):
-        return data.images
-    return cast("Photographs", data.images).centres()
+    images = data.images
+    return images if isinstance(images, Tensor) else cast("Photographs", images).centres()
 
 
 def _chunks(data: ImageData) -> Iterator[tuple[ImageData, Tensor]]:
@@ -222,8 +220,7 @@ def _hits(network: nn.Module, data: ImageData, precision: str) -> int:
 
 def noisy(data: ImageData, positions: Tensor) -> Iterator[Tensor]:
     """Images with Gaussian noise added, clipped to 0..255 again."""
-    whole = pixels_of(data)
-    streams = _streams("noise", positions)
+    whole, streams = pixels_of(data), _streams("noise", positions)
     noise = torch.stack([torch.randn(whole.shape[1:], generator=one) for one in streams])
     for sigma in NOISE:
         noised = whole.float() + 255 * sigma * noise
@@ -247,10 +244,7 @@ def _streams(kind: str, positions: Tensor) -> Iterator[torch.Generator]:
 
 # Levels, in a unit of its own, and what gives the images (N, 3, H, W) uint8 at each level.
 Corruption = tuple[tuple[float, ...], Callable[[ImageData, Tensor], Iterator[Tensor]]]
-CORRUPTIONS: dict[str, Corruption] = {
-    "noise": (NOISE, noisy),
-    "occlusion": (OCCLUSION, occluded),
-}
+CORRUPTIONS: dict[str, Corruption] = {"noise": (NOISE, noisy), "occlusion": (OCCLUSION, occluded)}
 
 
 def square_masks(places: Tensor, share: float, height: int, width: int) -> Tensor:

@@ -85,10 +85,7 @@ def correct_incorrect(data: pd.DataFrame) -> Figure:
 
 
 def class_changes_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Difference in accuracy of each ``class``, paired over seeds: DCT less student, less AT.
-
-    Classes in ascending order of the first. Empty with fewer than two seeds.
-    """
+    """Difference in accuracy of each ``class``, paired over two seeds at least: DCT less others."""
     students, rows = tables.students_of(table), []
     for pair in CHANGES:
         method, baseline = (_per_class(students[students["label"] == one]) for one in pair)
@@ -164,10 +161,7 @@ def _bins(analysis: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 @drawn_from(calibration_table)
 def calibration(data: pd.DataFrame) -> Figure:
-    """Accuracy less confidence, by confidence (above 0 a network is better than it believes).
-
-    Bins of 100 images at least. Right: the expected calibration error, mean and 95 % interval.
-    """
+    """Accuracy less confidence, by confidence (of 100 images at least); calibration errors."""
     figure, (left, right) = new_figure(PAGE, 2.7, columns=2)
     left.axhline(0, color=NEUTRAL, lw=0.8)
     for label in style.methods_of(data):

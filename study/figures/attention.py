@@ -111,10 +111,9 @@ def map_spectra(data: pd.DataFrame) -> Figure:
 
 
 def attention_maps_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a network and image, of one run a network; empty without the teacher's maps.
+    """A row a network and image, of one run a network, with the ``digest`` of its maps' file.
 
-    ``position`` (in the test set), ``true`` and ``predicted`` class, ``digest`` of the maps' file.
-    Attribute ``maps``: what is drawn, by label.
+    Empty without the teacher's maps. Attribute ``maps``: what is drawn, by label.
     """
     paths = tables.first_runs(MAPS_FILE, table, MAPS_OF)
     if "teacher" not in paths:
@@ -131,10 +130,7 @@ def attention_maps_table(table: pd.DataFrame) -> pd.DataFrame:
 
 @drawn_from(attention_maps_table)
 def attention_maps(data: pd.DataFrame) -> Figure:
-    """Maps over the same images, a row an image, grouped by stage: fine to coarse, left to right.
-
-    Each map is scaled by itself; a cross marks a network's wrong answer.
-    """
+    """Maps, each scaled by itself, over the same images, by stage; ✗: a wrong answer."""
     maps = data.attrs["maps"]
     columns, rows = 1 + len(maps) * len(maps["teacher"].stages), len(maps["teacher"].images)
     height = ((PAGE - 0.1) / columns + 0.14) * rows + 0.2

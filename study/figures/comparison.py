@@ -41,10 +41,7 @@ def method_accuracy_table(table: pd.DataFrame) -> pd.DataFrame:
 
 @drawn_from(method_accuracy_table)
 def method_accuracy(data: pd.DataFrame) -> Figure:
-    """Top-1 of each method: mean with 95 % interval, seeds as small points, best on top.
-
-    A method alone (filled) and with KD (hollow) share a row, by whose method alone rows are sorted.
-    """
+    """Top-1 of each method (hollow: with KD), mean with interval, seeds as points, best on top."""
     students = data[data["label"] != "teacher"].sort_values("label")
     alone = students["label"].str.replace("+kd", "", regex=False)
     order = list(students.groupby(alone)["mean"].first().sort_values().index)
@@ -108,11 +105,7 @@ def training_curves(data: pd.DataFrame) -> Figure:
 
 
 def noise_gauge_table(table: pd.DataFrame) -> pd.DataFrame:
-    """DCT less its twin and less its rivals: ``pair``, ``init_seed``, ``difference``, ``noise``.
-
-    The twin differs in nothing but noise. From the scatter about it: the mean difference that so
-    many seeds can resolve.
-    """
+    """DCT less its twin and its rivals; ``noise``: what the seeds resolve, from the twin."""
     runs = tables.students_of(table)
     pairs = [pair for pair in GAUGED if set(pair) <= set(runs["label"])]
     if NOISE_PAIR not in pairs or (noise := paired_comparison(runs, *NOISE_PAIR)).n < 2:
@@ -168,10 +161,7 @@ def attentions_gain(data: pd.DataFrame) -> Figure:
 
 
 def architecture_gain_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The gain of each method over the student alone, by networks ``student`` and ``teacher``.
-
-    Methods that one architecture alone has are left out.
-    """
+    """Gains over the student alone of methods that several pairs of networks have."""
     rows: list[dict] = []
     for runs in tables.by_setting(table):
         for label, own in runs[runs["label"] != "student"].groupby("label", sort=False):
@@ -225,10 +215,7 @@ def accuracy_cost(data: pd.DataFrame) -> Figure:
 
 
 def detection_cost_table(table: pd.DataFrame) -> pd.DataFrame:
-    """As :func:`accuracy_cost_table`, of detectors without ablations: ``gain`` is of mAP.
-
-    The floor of a method without a classifier is a plain step.
-    """
+    """As :func:`accuracy_cost_table`, of detectors without ablations: ``gain`` is of mAP."""
     if table.empty or set(table["task"]) != {"detection"}:
         return pd.DataFrame()
     return _weighed(main_runs(tables.students_of(table)), DETECTOR_COSTS, "map")
@@ -265,10 +252,7 @@ def _weighed(runs: pd.DataFrame, costs: Path, metric: str) -> pd.DataFrame:
 
 
 def read_costs(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
-    """With what costs were measured (networks, ``image_size``), and a column a method.
-
-    Its step over its floor: ``time``, ``time_low``, ``time_high`` (not of few rounds), ``memory``.
-    """
+    """What costs were measured with; a column a method: its step over its floor, and interval."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         plan = {name: record["plan"][name] for name in ("teacher", *SAME)}

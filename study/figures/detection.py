@@ -88,10 +88,7 @@ def _detectors(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def error_types_table(table: pd.DataFrame) -> pd.DataFrame:
-    """What errors of each type in ``ERRORS`` cost in AP50 (``dap``, lower is better); a row a run.
-
-    ``mean``, ``low``, ``high``, ``n`` of its method. Empty where a single method was run.
-    """
+    """What errors of each type cost in AP50 (``dap``), a row a run; of two methods at least."""
     runs = main_runs(_detectors(table))
     if runs.empty or runs["label"].nunique() < 2:
         return pd.DataFrame()
@@ -123,8 +120,7 @@ def error_types(data: pd.DataFrame) -> Figure:
 def detection_ablations_table(table: pd.DataFrame) -> pd.DataFrame:
     """One choice of a method changed at a time: difference in mAP to the method as compared.
 
-    ``switch``, an option of the method or one of ``OF_RUN``; ``value``; ``used``: of the method as
-    compared, whose difference is 0. Runs that differ in several choices are left out.
+    ``switch``: an option of the method or one of ``OF_RUN``; ``used``: as compared, at 0.
     """
     rows: list[dict[str, Any]] = []
     settings = tables.by_setting(table[table["task"] == "detection"])
@@ -194,10 +190,7 @@ def detection_ablations(data: pd.DataFrame) -> Figure:
 
 
 def detection_weights_table(table: pd.DataFrame) -> pd.DataFrame:
-    """MAP by the weight of each method's terms, on the dev split: means over the grid's seeds.
-
-    ``factor`` is of the method's default weight. Empty where no method has two weights.
-    """
+    """MAP by the weight of each method's terms, on the dev split; ``factor`` of the default."""
     runs = _detectors(table)
     runs = runs[runs["split"] == "dev"]
     if runs.empty:

@@ -118,11 +118,7 @@ def draw_boxes(axes: Axes, boxes: Tensor, names: Sequence[str], relevant: int) -
 
 
 def mask_pictures(masks: Tensor) -> Tensor:
-    """Masks (N, H, W) as images (N, 3, H, W) uint8, for :func:`image_grid`.
-
-    Class 0, the background, is nearly black, ``IGNORED`` white, and every other class has a colour
-    that it keeps in all pictures; neighbours in number are far apart in hue.
-    """
+    """Masks (N, H, W) as images (N, 3, H, W): background dark, ``IGNORED`` white, a hue a class."""
     numbers = np.arange(IGNORED + 1)
     saturations = np.where(numbers % 2, 0.55, 0.85)
     hues = [numbers * HUE_STEP % 1, saturations, np.full(len(numbers), 0.95)]

@@ -87,10 +87,7 @@ def figure_provenance(runs: pd.DataFrame, drawn: pd.DataFrame) -> dict[str, Any]
 
 @figure_style()
 def save_figure(figure: Figure, path: Path, provenance: Mapping[str, Any]) -> list[Path]:
-    """Write ``path`` with the suffixes ``.pdf``, ``.png`` (at most 300 KB) and ``.json``.
-
-    No file holds a date, so drawing the same records again changes nothing.
-    """
+    """Write ``path`` with ``.pdf``, ``.png`` (at most 300 KB) and ``.json``, all undated."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, and not for each file and resolution
     # Appended, not replaced: a name may hold a dot.
@@ -113,10 +110,7 @@ def _save_small_png(figure: Figure, file: Path) -> None:
 def new_figure(
     width: float, height: float, columns: int = 1, rows: int = 1, bare: bool = False, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure in inches and its panels row by row, without axes where ``bare``.
-
-    It is closed at once: a notebook shows what a cell returns, not twice.
-    """
+    """A figure in inches and its panels, without axes if ``bare``; closed, to be shown once."""
     options = {"layout": "constrained", "squeeze": False, **options}
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), **options)
     plt.close(figure)

@@ -29,10 +29,7 @@ def students_of(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def without_variants(students: pd.DataFrame) -> pd.DataFrame:
-    """Runs without FRSKD's variants, which notebook 10 compares: FRSKD stands for them.
-
-    What the published weights do to so short a training would leave other methods no room.
-    """
+    """Runs without FRSKD's variants (see notebook 10): some leave others no room."""
     return students[~students["method"].str.startswith("frskd_")]
 
 

@@ -55,14 +55,11 @@ def test_panels_show_images_under_their_titles_and_leave_no_figure_open():
     assert not plt.get_fignums()
 
 
-def test_classes_of_masks_have_colours_of_their_own():
+def test_classes_of_masks_have_colours_of_their_own_and_scales_are_shared_if_asked():
     colours = mask_pictures(torch.arange(256).view(1, 16, 16))[0].flatten(1).T
     assert colours.dtype == torch.uint8 and colours[IGNORED].tolist() == [255] * 3
     assert int(colours[0].max()) < 50
     assert len({tuple(colour) for colour in colours[:70].tolist()}) == 70
-
-
-def test_scales_are_symmetric_if_signed_and_shared_if_asked():
     maps = {"x": torch.tensor([[-1.0, 3.0, float("nan")]]), "flat": torch.zeros(2, 2)}
     first, flat = (axes.images[0].get_clim() for axes in named_maps(maps, signed=True).axes)
     assert first == (-3, 3) and flat[0] < flat[1]
@@ -70,16 +67,13 @@ def test_scales_are_symmetric_if_signed_and_shared_if_asked():
     assert limits == [(-1, 3), (-1, 3)]
 
 
-def test_boxes_of_the_class_stand_out():
+def test_boxes_of_the_class_stand_out_and_each_basis_picture_has_one_coefficient():
     _, axes = plt.subplots()
     draw_boxes(axes, torch.tensor([[0, 0, 2, 2], [4, 4, 8, 6]]), ["car", "key"], relevant=1)
     first, second = axes.patches
     assert first.get_edgecolor() != second.get_edgecolor()
     assert (second.get_width(), second.get_height()) == (4, 2)
     plt.close()
-
-
-def test_each_basis_picture_has_one_coefficient():
     mosaic, expected = basis_mosaic(4), torch.zeros(4, 4, dtype=torch.float64)
     assert mosaic.shape == (19, 19)
     expected[1, 2] = 1

@@ -81,7 +81,7 @@ def test_the_reading_tells_codes_from_atoms():
     assert "1 of 2 stages (1)" in text and "at 2 (1, 2)" in text
 
 
-def test_the_grid_has_all_else_at_its_default_and_switches_stand_beside_it(root):
+def test_the_grid_has_all_else_at_its_default_and_switches_stand_beside_it(root, tmp_path):
     runs = load_records(root)
     grid, switches = grid_of(runs), switches_of(runs)
     assert grid.loc[3.0, 0.05] == 0.7 and grid.loc[2.0, 0.1] == 0.65
@@ -89,9 +89,7 @@ def test_the_grid_has_all_else_at_its_default_and_switches_stand_beside_it(root)
     assert switches.columns.tolist() == ["default", "release no", "targets local"]
     assert switches.loc[1, "targets local"] == pytest.approx(0.41)
     assert switches.loc[0, "default"] == 0.6
-
-
-def test_without_runs_of_srm_the_tables_are_empty(tmp_path):
+    # Without runs of SRM the tables are empty.
     write_run(tmp_path, RunConfig(method="student"), 0.3)
     runs = load_records(tmp_path)
     assert all(make(tmp_path).empty for make in (dictionary_table, coding_table, probe_table))

@@ -41,14 +41,11 @@ def test_the_best_dev_score_of_each_task_wins_and_the_smaller_weight_on_a_tie(gr
     assert set(grid_scores(dev_records(grid, "scenes", "classification"))) == {"at", "kd"}
 
 
-def test_what_was_chosen_is_written_where_profiles_read_it(grid):
+def test_what_was_chosen_is_written_and_unequal_grids_and_no_records_are_refused(grid):
     text = write_tuned(grid, "scenes").read_text()
     assert yaml.safe_load(text) == {"at": {"weight": 3.0}, "kd": {"kd_weight": 1.0}}
     assert text.startswith("# Chosen on the dev split from 6 runs")
     assert "# At an edge of the grid: kd.\n" in text
-
-
-def test_grids_of_unequal_size_and_no_records_are_refused(grid):
     with pytest.raises(KdlibError, match="PROFILE=tune DATASET=cifar100"):
         write_tuned(grid, "cifar100")
     write_dev(grid, "at", "weight", 27.0, 0.1)
