@@ -1,7 +1,6 @@
 """Data sets by name: what each is, what loads it for a task, its files and how to get them."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -143,24 +142,6 @@ def load_data(
     of the real data sets; ``None`` reads the variable ``KDLIB_DATA``. A ``KdlibError`` says what
     is unknown, out of range, missing or damaged, and what is valid.
     """
-    load = _loader(name, task)
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
-    if size is not None and size < 2:
-        raise KdlibError(f"size is {size}; it must be at least 2, or None for all.")
-    check_range("crop_size", crop_size, *CROP_SIZES)
-    options = {"attentions": attentions, "distractors": distractors, "image_size": image_size}
-    root, part = Path(data_root) if data_root else None, "test" if split == "test" else "train"
-    data = load(part, size=size, data_root=root, **options)
-    if split in ("fit", "dev"):
-        kept = min(round(len(data) * (1 - DEV_SHARE)), len(data) - 1)
-        data = data.part(0, kept) if split == "fit" else data.part(kept, len(data))
-    if task == "crops":
-        return resolve_name("kdlib.detection.objects:cropped")(data, crop_size)
-    return data
-
-
-def _loader(name: str, task: str) -> Callable[..., "ImageData"]:
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     if task not in TASKS:
@@ -170,4 +151,17 @@ def _loader(name: str, task: str) -> Callable[..., "ImageData"]:
         raise KdlibError(f"'{name}' has no truth for task '{task}'. Valid for it: {valid}.")
     found = (getattr(DATASETS[name], TRUTHS[task]), DATASETS[name].source)
     load, *source = (resolve_name(one) if isinstance(one, str) else one for one in found if one)
-    return partial(load, *source)
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    if size is not None and size < 2:
+        raise KdlibError(f"size is {size}; it must be at least 2, or None for all.")
+    check_range("crop_size", crop_size, *CROP_SIZES)
+    options = {"attentions": attentions, "distractors": distractors, "image_size": image_size}
+    root, part = Path(data_root) if data_root else None, "test" if split == "test" else "train"
+    data = load(*source, part, size=size, data_root=root, **options)
+    if split in ("fit", "dev"):
+        kept = min(round(len(data) * (1 - DEV_SHARE)), len(data) - 1)
+        data = data.part(0, kept) if split == "fit" else data.part(kept, len(data))
+    if task == "crops":
+        return resolve_name("kdlib.detection.objects:cropped")(data, crop_size)
+    return data

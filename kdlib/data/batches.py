@@ -1,16 +1,15 @@
 """Batches on the device: data sets as uint8, augmented a batch at a time.
 
-A data set in memory is moved to the device once, if it leaves the device half of its free memory.
-Photographs, and what is larger, go there batch by batch.
-
-Order and augmentation of an epoch are functions of the data seed and the epoch alone, drawn for
-all images before the first batch: neither the batch size nor the number of students or processes
-can shift them, and a resumed run meets the very same batches.
+A data set in memory moves to the device once, if that leaves half of the device's memory free;
+what is larger, and photographs, batch by batch. Order and augmentation of an epoch are functions of
+the data seed and the epoch alone, drawn for all images at once: neither the batch size nor the
+number of students or processes can shift them, and a resumed run meets the very same batches.
 """
 
 from collections.abc import Iterator, Sequence
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple, cast
+from pkgutil import resolve_name
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,9 +21,6 @@ from kdlib.errors import KdlibError, unknown
 from kdlib.seeds import derive_seed, generator
 from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING, MIXTURES
 from kdlib.team import ALONE, Portion, Team
-
-if TYPE_CHECKING:
-    from kdlib.data.photographs import Photographs
 
 CROP_PADDING = 4
 ROTATIONS = 4
@@ -52,12 +48,10 @@ class Batches:
     """A data set on a device, handed out in batches; the last may be smaller, see :func:`parts_of`.
 
     Augmentation: ``flip`` mirrors half of the images, ``crop`` pads by four pixels with the mean
-    colour and cuts a random window, ``random_crop`` cuts one out of a photograph; ``mixup`` and
-    ``cutmix`` are :func:`mixture`, ``sla`` is :func:`with_rotations`. Masks move with their
-    images. What does not fit the images is refused.
-
-    Each process of a ``team`` has its part of every batch of an epoch, and in order every
-    ``team.size``-th batch as a whole.
+    colour and cuts a random window, ``random_crop`` cuts one out of a photograph; masks move with
+    their images. ``mixup``, ``cutmix`` and ``sla`` are in :mod:`kdlib.frskd.mixing`. What does not
+    fit the images is refused. Each process of a ``team`` has its part of every batch of an epoch,
+    and in order every ``team.size``-th batch as a whole.
     """
 
     def __init__(
@@ -69,18 +63,17 @@ class Batches:
         team: Team = ALONE,
     ) -> None:
         _check(augmentation, data)
-        device, images = torch.device(device), cast("Tensor | Photographs", data.images)
+        device, images = torch.device(device), data.images
         if isinstance(images, Tensor):
             if data.masks is not None:  # a fourth channel, so that what moves one moves the other
                 images = torch.cat([images, data.masks.unsqueeze(1)], dim=1)
             free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else inf
             images = images.to(device) if images.nbytes <= DEVICE_SHARE * free else images
-        self.images, self.labels, self.classes = images, data.labels.to(device), len(data.classes)
+        self.images: Any = images  # a tensor, or photographs
+        self.labels, self.classes = data.labels.to(device), len(data.classes)
         self.batch_size, self.augmentation, self.team = batch_size, augmentation, team
-        self._mean = torch.tensor(data.mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(data.std, device=device).view(1, 3, 1, 1)
-        # A part that is mixed needs the image before its first one, which another process has.
-        self._looks_back = team.size > 1 and not set(MIXTURES).isdisjoint(augmentation)
+        shades = torch.tensor([data.mean, data.std], device=device).view(2, 1, 3, 1, 1)
+        self._mean, self._std = shades
 
     def __len__(self) -> int:
         """Batches an epoch, of all processes together."""
@@ -93,12 +86,14 @@ class Batches:
         stream = generator(seed, "augmentation", epoch)
         flips = (torch.rand(count, generator=stream) < 0.5).to(device)
         shifts = torch.randint(0, 2 * CROP_PADDING + 1, (count, 2), generator=stream).to(device)
-        places = None
-        if "random_crop" in self.augmentation:
-            places = cast("Photographs", self.images).random_places(stream)
+        places = self.images.random_places(stream) if "random_crop" in self.augmentation else None
         chance = np.random.default_rng(derive_seed(seed, "mixing", epoch))
+        mixing = set(MIXING) & set(self.augmentation)
+        mixed = resolve_name("kdlib.frskd.mixing:mixed") if mixing else None
+        # A part that is mixed needs the image before its first one, which another process has.
+        looks_back = self.team.size > 1 and bool(mixing - {JOINT})
         parts = parts_of(order, self.batch_size)
-        own = [self.team.own(part, neighbour=self._looks_back) for part in parts]
+        own = [self.team.own(part, neighbour=looks_back) for part in parts]
         stored = self._stored([indices for indices, _ in own], places)
         for (indices, portion), pixels in zip(own, stored, strict=True):
             if "flip" in self.augmentation:  # of whole numbers: a quarter of the bytes
@@ -109,7 +104,9 @@ class Batches:
                 if batch.labels.ndim > 1:
                     labels = _shifted(batch.labels[:, None], shifts[indices], IGNORED)
                     batch = batch._replace(labels=labels[:, 0])
-            yield self._mixed(batch, chance)
+            if mixed is not None:
+                batch = mixed(batch, chance, self.augmentation, self.classes, looks_back)
+            yield batch
 
     def in_order(self) -> Iterator[Batch]:
         """Every image once, in its place, not augmented; of several processes, in their turn."""
@@ -129,16 +126,6 @@ class Batches:
         images = pixels[:, :3].float().div_(255).sub_(self._mean).div_(self._std)
         labels = pixels[:, 3].long() if pixels.shape[1] > 3 else self.labels[indices]
         return Batch(images, labels, indices)
-
-    def _mixed(self, batch: Batch, chance: np.random.Generator) -> Batch:
-        """The batch with the mixture and the rotations that are asked for."""
-        for name in set(MIXTURES) & set(self.augmentation):
-            batch = mixture(batch, name, chance)
-        if batch.mixed is not None and self._looks_back:
-            images, labels, indices = (part[1:] for part in batch[:3])
-            mixed = Mixed(batch.mixed.labels[1:], batch.mixed.share)
-            batch = Batch(images, labels, indices, mixed, batch.portion)
-        return with_rotations(batch, self.classes) if JOINT in self.augmentation else batch
 
 
 def _check(augmentation: tuple[str, ...], data: ImageData) -> None:
@@ -187,44 +174,9 @@ def _shifted(images: Tensor, shifts: Tensor, margin: int = 0) -> Tensor:
     return windows.permute(0, 3, 1, 2)
 
 
-def mixture(batch: Batch, name: str, stream: np.random.Generator) -> Batch:
-    """Each image mixed with the one before it: Mixup (1710.09412) or CutMix (1905.04899).
-
-    One share a batch, as in both papers. Its order is random: neighbours are as good as any draw.
-    """
-    share = float(stream.beta(MIXTURES[name], MIXTURES[name]))
-    others = batch.images.roll(1, 0)
-    if name == "mixup":
-        images = torch.lerp(others, batch.images, share)
-    else:  # a box of ``1 - share`` of the others, its middle uniform; the share left, as it is cut
-        size = np.array(others.shape[-2:])
-        half = (size * np.sqrt(1 - share) / 2).astype(int)
-        middle = stream.integers(size)
-        (top, left), (bottom, right) = np.maximum(middle - half, 0), np.minimum(middle + half, size)
-        images = batch.images.clone()
-        images[..., top:bottom, left:right] = others[..., top:bottom, left:right]
-        share = 1 - float((bottom - top) * (right - left) / size.prod())
-    return batch._replace(images=images, mixed=Mixed(batch.labels.roll(1, 0), share))
-
-
 def output_count(classes: int, augmentation: Sequence[str]) -> int:
     """Logits that a network needs: with ``sla`` one for each class in each rotation.
 
     Logit ``r * classes + k`` is class k turned by r right angles; upright ones come first.
     """
     return classes * (ROTATIONS if JOINT in augmentation else 1)
-
-
-def with_rotations(batch: Batch, classes: int) -> Batch:
-    """Every image upright, then every one turned by one right angle, and so on: (4 B, 3, H, W).
-
-    Each rotation is a class of its own (SLA: Lee 2020, 1910.05872).
-    """
-
-    def joint(labels: Tensor) -> Tensor:
-        return torch.cat([labels + turns * classes for turns in range(ROTATIONS)])
-
-    images = torch.cat([batch.images.rot90(turns, (2, 3)) for turns in range(ROTATIONS)])
-    mixed = batch.mixed and Mixed(joint(batch.mixed.labels), batch.mixed.share)
-    labels, indices = joint(batch.labels), batch.indices.repeat(ROTATIONS)
-    return batch._replace(images=images, labels=labels, indices=indices, mixed=mixed)

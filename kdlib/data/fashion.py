@@ -7,6 +7,7 @@ import gzip
 import zlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,11 +29,9 @@ PADDING = 2  # to 32 pixels a side, what the networks for CIFAR expect
 MEAN, STD = (0.219, 0.219, 0.219), (0.332, 0.332, 0.332)  # of the padded training images
 
 
-def load_fashion_mnist(
-    split: str, size: int | None, image_size: int, data_root: Path | None, **others: int
-) -> ImageData:
+def load_fashion_mnist(split: str, size: int | None, image_size: int, **options: Any) -> ImageData:
     """Fashion-MNIST, padded to 32 x 32 or resized, in the published order, which is random."""
-    garments, labels = _read_garments(split, checked_root(data_root))
+    garments, labels = _read_garments(split, checked_root(options["data_root"]))
     padded = functional.pad(garments, [PADDING] * 4)
     images = resized(padded.unsqueeze(1), image_size).expand(-1, 3, -1, -1)  # one memory
     digest = fingerprint(("fashion_mnist", PADDING, image_size), (garments, labels))
@@ -63,10 +62,9 @@ def _read_idx(name: str) -> Tensor:
     except FileNotFoundError as error:
         raise missing("fashion_mnist", plain) from error
     except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
-        raise KdlibError(
-            f"{plain} is damaged or not an IDX file ({type(error).__name__}: {error}). "
-            f"Remove it and get it again:\n  {DATASETS['fashion_mnist'].remedy}"
-        ) from error
+        told = f"{plain} is damaged or not an IDX file ({type(error).__name__}: {error})"
+        remedy = f"Remove it and get it again:\n  {DATASETS['fashion_mnist'].remedy}"
+        raise KdlibError(f"{told}. {remedy}") from error
     return torch.from_numpy(values.copy())
 
 
@@ -88,15 +86,13 @@ OUTFITS: dict[str, dict[str, str]] = {
     "city": {"Dress": "red", "Coat": "green", "Ankle boot": "blue", "Sneaker": "yellow"},
     "concert": {"Dress": "purple", "Pullover": "red", "Sandal": "blue", "Ankle boot": "green"},
 }
-"""Scene class -> its garments -> their colours.
+"""Scene class -> its garments -> their colours. Only garments *in* their colours tell a class.
 
 Ten garments alone make too few classes that share one at most (the packing number D(10, 4, 2) is
-5). In five colours they are fifty objects: the outfits use forty, each once, so that any number of
-attentions from 1 to 4 names one class; the other ten are distractors. Nothing but a garment *in*
-its colour tells a class: every garment is in four outfits in four colours, every colour in eight
-outfits, and no outfit has a garment or a colour twice.
+5). Of the fifty in five colours the outfits use forty, each once, so that any number of attentions
+names one class; ten are distractors. Every garment is in four outfits in four colours, every
+colour in eight outfits, and no outfit has a garment or a colour twice.
 """
-
 COLOURS = {
     "red": (1.00, 0.25, 0.20), "yellow": (1.00, 0.90, 0.20), "green": (0.25, 0.85, 0.30),
     "blue": (0.25, 0.45, 1.00), "purple": (0.90, 0.35, 0.95),
@@ -107,15 +103,14 @@ DARKEST = 0.45  # brightness of black cloth; without it a dark garment would hav
 DYE = 0.15  # how far a dye strays from its colour, each way, as a factor: no two are alike
 
 
-def outfits(
-    split: str, size: int | None, image_size: int, data_root: Path | None, **objects: int
-) -> Composition:
+def outfits(split: str, size: int | None, image_size: int, **options: Any) -> Composition:
     """Scenes of garments: real photographs in scenes whose ground truth is known all the same."""
     classes = {
         outfit: tuple(f"{colour} {garment}" for garment, colour in garments.items())
         for outfit, garments in OUTFITS.items()
     }
-    recipe, root = Recipe(classes, size=image_size, **objects), checked_root(data_root).resolve()
+    recipe = Recipe(classes, options["attentions"], options["distractors"], image_size)
+    root = checked_root(options["data_root"]).resolve()
     banks = (_garment_bank(root, split), _garment_bank(root, "train"))
     return Composition("fashion_scenes", recipe, split, size, *banks)
 
@@ -130,10 +125,8 @@ def _garment_bank(root: Path, split: str) -> ObjectBank:
     found, colours = [garments[labels == label] for label in range(len(CLASSES))], len(COLOURS)
     fewest = min(map(len, found))
     if fewest < colours:
-        raise KdlibError(
-            f"{root / FOLDER} has too few photographs for scenes: {fewest} of a garment; at least "
-            f"{colours} of each are needed."
-        )
+        told = f"{root / FOLDER} has too few photographs for scenes: {fewest} of a garment"
+        raise KdlibError(f"{told}; at least {colours} of each are needed.")
     pictures = [
         dyed(own[place::colours][: fewest // colours], colour)
         for own in found

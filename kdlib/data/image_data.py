@@ -87,8 +87,8 @@ def checked_root(given: Path | str | None, exists: bool = True) -> Path:
 def missing(dataset: str, lacking: Path) -> KdlibError:
     """The error for a file that is not there: what is expected, and how to get it."""
     layout, remedy = DATASETS[dataset].layout.replace("\n", "\n  "), DATASETS[dataset].remedy
-    text = f"{dataset}: {lacking} is missing. Expected:\n  {layout}\nTo get it:\n  {remedy}"
-    return KdlibError(text)
+    what = f"{dataset}: {lacking} is missing. Expected:\n  {layout}"
+    return KdlibError(f"{what}\nTo get it:\n  {remedy}")
 
 
 def few_lines(lines: Sequence[str]) -> str:

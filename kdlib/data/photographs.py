@@ -61,10 +61,8 @@ def decoded(path: str, side: int | None = None) -> Pixels:
                 pixels = pixels.resize(sides, Image.Resampling.BILINEAR)
             return np.asarray(pixels)
     except UNREADABLE as error:
-        raise KdlibError(
-            f"{path} cannot be read as an image ({error}). Get the file again; out of a folder of "
-            "your own you may as well remove it."
-        ) from error
+        told = f"{path} cannot be read as an image ({error}). Get the file again; out of a folder"
+        raise KdlibError(f"{told} of your own you may as well remove it.") from error
 
 
 @dataclass(frozen=True)
@@ -92,12 +90,10 @@ class Listing:
                 lacking.append(name)
         if lacking:
             told = (
-                f"{self.dataset}: {len(lacking):,} of {len(self.names):,} photographs are missing"
+                f"{len(lacking):,} of {len(self.names):,} photographs are missing in {self.folder}"
             )
-            remedy = DATASETS[self.dataset].remedy
-            raise KdlibError(
-                f"{told} in {self.folder}:\n{few_lines(lacking)}\nTo get them:\n  {remedy}"
-            )
+            remedy = f"To get them:\n  {DATASETS[self.dataset].remedy}"
+            raise KdlibError(f"{self.dataset}: {told}:\n{few_lines(lacking)}\n{remedy}")
         return np.array(facts, np.int64).reshape(-1, 2)
 
 
@@ -166,17 +162,16 @@ class Resized:
         return self.folder
 
 
-def open_source(
-    lister: Callable[[str, Path], Listing], split: str, image_size: int, data_root: Path | None
-) -> Resized:
+Lister = Callable[[str, Path], Listing]  # of a split, in the data root
+
+
+def open_source(lister: Lister, split: str, image_size: int, data_root: Path | None) -> Resized:
     """Find a split's files; data sets, files or lists that are missing or damaged are refused."""
     check_range("image_size", image_size, *IMAGE_SIZES)
     return Resized(lister(split, checked_root(data_root)), split, image_size)
 
 
-def load_photographs(
-    lister: Callable[[str, Path], Listing], split: str, size: int | None, **options: Any
-) -> ImageData:
+def load_photographs(lister: Lister, split: str, size: int | None, **options: Any) -> ImageData:
     """Photographs in a random order that is always the same; none is read yet.
 
     Random, so that the first of them, and the fifth held out for choices, are of all classes alike.

@@ -1,13 +1,13 @@
 """Published data sets, read as their authors hand them out: lists of photographs, and CIFAR-100.
 
-Each ``list_...`` gives one split. MIT67, SUN397, ADE20K and Places365 are photographs from the
-web, for research only, under no licence of their own.
+MIT67, SUN397, ADE20K and Places365 are photographs from the web, for research only, unlicensed.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -78,16 +78,14 @@ def list_imagefolder(split: str, root: Path) -> Listing:
     return Listing("imagefolder", folder, names, tuple(found.targets), tuple(found.classes))
 
 
-def load_cifar100(
-    split: str, size: int | None, image_size: int, data_root: Path | None, **others: int
-) -> ImageData:
+def load_cifar100(split: str, size: int | None, image_size: int, **options: Any) -> ImageData:
     """CIFAR-100 (Krizhevsky 2009), 100 fine classes; the published order, which is random, is kept.
 
     Pickles can run code when they are read: only files with the published MD5 sums are.
     """
     from torchvision.datasets import CIFAR100
 
-    root = checked_root(data_root)
+    root = checked_root(options["data_root"])
     meta = (CIFAR100.meta["filename"], CIFAR100.meta["md5"])
     sums = [*CIFAR100.train_list, *CIFAR100.test_list, meta]
     _check_sums("cifar100", {root / CIFAR100.base_folder / name: md5 for name, md5 in sums})

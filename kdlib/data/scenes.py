@@ -123,19 +123,13 @@ class Scenes(NamedTuple):
         return self.owners.unsqueeze(1) == positions
 
     @property
-    def kinds(self) -> Tensor:
-        """(B, H, W) uint8: 1 + the kind of the object that is seen at a pixel; 0: background."""
-        found = functional.pad(self.objects + 1, (1, 0))
-        return found.gather(1, self.owners.flatten(1).long()).view_as(self.owners).byte()
-
-    @property
     def relevance(self) -> Tensor:
         """(B, H, W) bool: the visible pixels of the objects that define the class."""
         return (self.owners > 0) & (self.owners <= self.attentions)
 
     @property
     def boxes(self) -> Tensor:
-        """(B, n, 4) int64: x1, y1, x2, y2 (exclusive) of each object's visible pixels, else 0."""
+        """(B, n, 4) int64: x1, y1, x2, y2 (exclusive) of the visible pixels; 0 if none."""
         masks = self.masks
         lines = (masks.any(2), masks.any(3))  # columns, rows
         first = [line.int().argmax(-1) for line in lines]
@@ -362,11 +356,6 @@ def embedded(split: str, size: int | None, image_size: int, **options: Any) -> C
 
 def load_scenes(found: Callable[..., Composition], split: str, **options: Any) -> ImageData:
     """Composed scenes, ``found`` under some options, with their labels and relevance."""
-    return labelled(found(split, **options))
-
-
-def labelled(composition: Composition) -> ImageData:
-    """The images of a composition with their labels and relevance."""
 
     def taken(batch: Scenes) -> Arrays:
         relevance = np.packbits(batch.relevance.flatten(1).numpy(), axis=1)
@@ -377,6 +366,7 @@ def labelled(composition: Composition) -> ImageData:
         bits = np.unpackbits(arrays["relevance"][indices.cpu().numpy()], axis=1, count=size * size)
         return torch.from_numpy(bits.astype(bool)).view(-1, size, size)
 
+    composition = found(split, **options)
     arrays, recipe = composition.cached("", taken), composition.recipe
     images, labels, size = *map(torch.from_numpy, (arrays["images"], arrays["labels"])), recipe.size
     sample = compose(composition.train_bank, recipe, split_seed("train"), np.arange(SAMPLE))

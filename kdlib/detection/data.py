@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, FiniteFloat, PositiveInt, ValidationError
 
 from kdlib.data.image_data import ImageData, checked_root, fingerprint, missing
 from kdlib.data.photographs import MEAN, STD, Listing
-from kdlib.data.scenes import Composition, Scenes, labelled, unlabelled
+from kdlib.data.scenes import Composition, Scenes, load_scenes, unlabelled
 from kdlib.detection.objects import Found, Objects, WholePhotographs, tabled
 from kdlib.errors import KdlibError, shown
 from kdlib.files import Arrays
@@ -35,7 +35,7 @@ def load_scene_objects(found: Callable[..., Composition], split: str, **options:
     sizes = ((SIDES[0] * side) ** 2, (SIDES[1] * side) ** 2)
     seen = torch.from_numpy(arrays["seen"]).flatten() >= SMALLEST_SEEN * side**2
     objects = Objects(boxes, kinds, crowd, starts, sizes).chosen(seen)
-    data = labelled(composition)
+    data = load_scenes(found, split, **options)
     return unlabelled(data, "objects", classes=composition.bank.kinds, objects=objects)
 
 

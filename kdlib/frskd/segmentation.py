@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kdlib.data.image_data import IGNORED, ImageData
-from kdlib.data.scenes import Composition, labelled, unlabelled
+from kdlib.data.scenes import Composition, Scenes, load_scenes, unlabelled
 from kdlib.errors import KdlibError
 from kdlib.frskd.self_teacher import BiFPN, PixelHead, reduced
 from kdlib.models.cifar import Widths, basic_resnet, initialise
@@ -24,12 +25,18 @@ EFFICIENT_CHANNELS = (24, 40, 112, 320, 320, 320)
 """Of EfficientNet-B0 and -B1 alike at 1/4 to 1/32 of the image; of P6 and P7, made by pooling."""
 
 
+def kinds_seen(scenes: Scenes) -> Tensor:
+    """(B, H, W) uint8: 1 + the kind of the object that is seen at a pixel; 0: background."""
+    found = functional.pad(scenes.objects + 1, (1, 0))
+    return found.gather(1, scenes.owners.flatten(1).long()).view_as(scenes.owners).byte()
+
+
 def load_scene_masks(found: Callable[..., Composition], split: str, **options: Any) -> ImageData:
     """As :func:`kdlib.data.scenes.load_scenes`, but pixels have classes: kinds, or background."""
     composition = found(split, **options)
-    arrays = composition.cached("-masks", lambda batch: {"masks": batch.kinds.numpy()})
+    arrays = composition.cached("-masks", lambda batch: {"masks": kinds_seen(batch).numpy()})
     masks, classes = torch.from_numpy(arrays["masks"]), ("background", *composition.bank.kinds)
-    return unlabelled(labelled(composition), "masks", classes=classes, masks=masks)
+    return unlabelled(load_scenes(found, split, **options), "masks", classes=classes, masks=masks)
 
 
 class Segmenter(nn.Module):

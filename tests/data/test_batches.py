@@ -8,9 +8,10 @@ import torch
 from data_files import numbered
 from torchvision.transforms import v2
 
-from kdlib.data.batches import Batch, Batches, mixture, output_count, parts_of, with_rotations
+from kdlib.data.batches import Batch, Batches, output_count, parts_of
 from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.errors import KdlibError
+from kdlib.frskd.mixing import mixture, with_rotations
 from kdlib.tasks import MIXTURES
 
 PLAIN = ((0.0,) * 3, (1 / 255,) * 3, "digest")

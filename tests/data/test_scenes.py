@@ -11,6 +11,7 @@ from kdlib.data import load_data
 from kdlib.data import scenes as render
 from kdlib.data.scenes import ATLAS, SCENE_CLASSES, ObjectBank, Recipe, scene_recipe, sprite_bank
 from kdlib.errors import KdlibError
+from kdlib.frskd.segmentation import kinds_seen
 
 SEED = 3
 
@@ -82,7 +83,9 @@ def test_masks_kinds_boxes_and_relevance_agree():
     masks = found.masks
     assert (masks.sum(1) <= 1).all(), "two objects own one pixel"
     assert torch.equal(found.relevance, masks[:, :2].any(1))
-    assert torch.equal(found.kinds, (masks * (found.objects + 1)[..., None, None]).sum(1).byte())
+    assert torch.equal(
+        kinds_seen(found), (masks * (found.objects + 1)[..., None, None]).sum(1).byte()
+    )
     for mask, box in zip(masks[:50].flatten(0, 1), found.boxes[:50].flatten(0, 1), strict=True):
         rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
         corners = (
@@ -138,7 +141,9 @@ def test_parts_of_a_split_have_their_own_truth_and_splits_do_not_overlap(task):
     truth = render.scenes("train", 2, 4, 32, places)
     assert torch.equal(train.images, truth.images)
     if task == "segmentation":
-        assert torch.equal(train.masks, truth.kinds) and torch.equal(dev.masks, train.masks[32:])
+        assert torch.equal(train.masks, kinds_seen(truth)) and torch.equal(
+            dev.masks, train.masks[32:]
+        )
         assert train.classes == ("background", *sprite_bank().kinds) and not train.labels.any()
     else:
         assert torch.equal(train.relevance(places), truth.relevance)
