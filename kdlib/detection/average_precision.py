@@ -41,7 +41,6 @@ def coco_measures(
     where there is none at all. An object's size is the area of its box (COCO's own tables take
     that of its mask); crowds, and detections that lie on them, do not count.
     """
-    _check_there_are_objects(objects)
     counted = evaluated(detected_rows(detections), truth_rows(objects), objects, classes)
     precision, recall = counted["precision"][..., -1], counted["recall"][..., -1]
     everything = precision[..., 0]
@@ -54,14 +53,6 @@ def coco_measures(
         "per_class": [_mean(everything[:, :, kind]) for kind in range(everything.shape[2])],
         "recall": _mean(recall[..., 0]),
     }
-
-
-def _check_there_are_objects(objects: Objects) -> None:
-    if objects.crowd.all():  # also where there is none
-        raise KdlibError(
-            f"None of the {len(objects)} images has an object that counts; evaluate "
-            "at least one image with an object that is not part of a crowd."
-        )
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -115,7 +106,12 @@ def detected_rows(detections: Sequence[Detections]) -> Detected:
 
 
 def truth_rows(objects: Objects) -> Truth:
-    """The objects as rows."""
+    """The objects as rows; a ``KdlibError`` if none counts."""
+    if objects.crowd.all():  # also where there is none
+        raise KdlibError(
+            f"None of the {len(objects)} images has an object that counts; evaluate "
+            "at least one image with an object that is not part of a crowd."
+        )
     boxes = _sized(objects.boxes.double().numpy())
     return Truth(objects.owners.numpy(), objects.kinds.numpy(), boxes, objects.crowd.numpy())
 
@@ -199,7 +195,6 @@ def error_types(
     without objects have no AP, detections on a crowd are no errors, at most 100 per class and image
     count. A ``KdlibError`` if there is nothing to detect.
     """
-    _check_there_are_objects(objects)
     found, truth = detected_rows(detections), truth_rows(objects)
     verdicts = judged(found, truth)
     asked = np.bincount(truth.kinds[~truth.crowd], minlength=classes)

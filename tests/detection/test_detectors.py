@@ -200,23 +200,17 @@ def test_a_copy_is_whole_and_its_own_in_any_memory_format_and_precision(name):
     ("scenes_ssd", 320, 0.9, 0.15e6, 0.18e6), ("scenes_retinanet", 160, 0.8, 0.25e6, 0.35e6),
 ])  # fmt: skip
 def test_detectors_of_scenes_are_small_with_few_anchors_that_fit(name, count, low, least, most):
-    def anchors(size):
-        """(A, 4), in pixels, of one image of ``size`` pixels."""
-        maps = [torch.zeros(1, 1, size // stride, size // stride) for stride in (8, 16)]
-        batch = ImageList(torch.zeros(1, 3, size, size), [(size, size)])
-        return create_model(name, 5, image_size=size).network.anchor_generator(batch, maps)[0]
-
+    maps = [torch.zeros(1, 1, side, side) for side in (8, 4)]
+    batch = ImageList(torch.zeros(1, 3, 64, 64), [(64, 64)])
+    (found,) = detector(name).network.anchor_generator(batch, maps)
     assert least < count_parameters(detector(name)) < most and flops(detector(name), SIZE) > 1e5
     assert count_parameters(detector(f"{name}_tiny")) < 0.03e6
-    found, larger = anchors(64), anchors(128)
     assert found.shape == (count, 4)
     generator = torch.Generator().manual_seed(0)
     sides = 13 + 12 * torch.rand(500, 2, generator=generator)  # of what is within 64 x 64
     corners = (64 - sides) * torch.rand(500, 2, generator=generator)
     best = box_iou(torch.cat([corners, corners + sides], dim=1), found).amax(1)
     assert (best >= 0.5).float().mean() > low
-    first, second = (boxes[:4, 2:] - boxes[:4, :2] for boxes in (found, larger))
-    torch.testing.assert_close(second, 2 * first, rtol=0.1, atol=0)
 
 
 def test_without_options_a_detector_is_the_one_that_torchvision_builds():

@@ -3,13 +3,10 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from data_files import write_voc
 from training import history_of, result_of, tiny
 
 from kdlib.data import load_data
-from kdlib.data.batches import Batch
-from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, predict, trained_network
 from kdlib.files import load_tensors
@@ -18,8 +15,9 @@ from kdlib.models import create_model
 from kdlib.models import output as cost
 from kdlib.models.output import count_parameters, flops
 from kdlib.runs import RunConfig, run_directory
-from kdlib.train import fit
-from kdlib.trainee import Group, Trainee
+from kdlib.team import ALONE
+from kdlib.train import fit, prepare
+from kdlib.trainee import Trainee
 from study.jobs import plan
 from study.profiles import expand, plain_epochs, training_flops
 from study.records import load_records, load_tables, validate_record
@@ -157,14 +155,10 @@ def test_what_means_nothing_for_pixels_is_refused(changes, says, tmp_path):
 
 
 def test_gradients_are_clipped_to_their_norm(tmp_path):
-    names, labels = tuple(map(str, range(KINDS))), torch.arange(SIDE**2).view(SIDE, SIDE) % KINDS
-    images, none = torch.zeros(8, 3, SIDE, SIDE, dtype=torch.uint8), torch.zeros(8).long()
-    data = ImageData(images, none, names, (0.0,) * 3, (1.0,) * 3, fingerprint="")
-    images = torch.rand(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    batch = Batch(images, labels.expand(4, SIDE, SIDE), torch.arange(4))
     for clip, moved in ((1e-3, 1e-4), (None, None)):
         config = masks(weight_decay=0.0, method="student", gradient_clip=clip)
-        one = Trainee(config, Group(data, torch.device("cpu")), tmp_path)
+        group = prepare([config], tmp_path, None, "cpu", ALONE)
+        one, batch = Trainee(config, group, tmp_path), next(group.batches.epoch(0, 0))
         before = [parameter.detach().clone() for parameter in one.student.parameters()]
         one.step(batch, None, 0.1, 1.0)
         pairs = zip(before, one.student.parameters(), strict=True)

@@ -216,16 +216,14 @@ def test_the_probe_is_a_logistic_regression_whatever_the_features_look_like():
 def test_a_tally_adds_up_energy_error_and_dead_atoms():
     torch.manual_seed(0)
     block, features = SparseBlock(3, 5, 2), torch.rand(6, 3, 4, 4)
-    with torch.no_grad():
-        block.atoms[:, 4] = -50.0
+    torch.nn.init.constant_(block.atoms[:, 4], -50.0)
     tally, nothing = probe.StageTally(block), probe.StageTally(block)
     for part in features.split([2, 4]):
         tally.add(part)
-    found = tally.summary()
+    found, used = tally.summary(), {int(i) for i in block(features).nonzero()[:, -1]}
     assert found["energy"] == pytest.approx(features.square().mean().item())
     assert found["error"] == pytest.approx(block.errors(features).mean().item())
     assert found["explained"] == pytest.approx(1 - found["error"] / found["energy"])
-    used = {int(i) for i in block(features).nonzero()[:, -1]}
     assert found["dead_atoms"] == 5 - len(used) and 4 not in used
     nothing.add(torch.zeros(2, 3, 4, 4))
     assert nothing.summary()["explained"] == 0
