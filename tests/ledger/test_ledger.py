@@ -43,6 +43,17 @@ def row_of(numbers, **wanted):
     return numbers[chosen].iloc[0]
 
 
+def test_every_published_number_says_whose_it_is_and_none_is_given_twice():
+    table = pd.DataFrame(published_rows())
+    assert list(table.columns) == [*COLUMNS, "value", "note"]
+    assert (table[[*COLUMNS, "value"]].drop(columns="teacher") != "").all(axis=None)
+    assert (
+        table["value"].astype(float).between(0, 100).all() and not table[COLUMNS].duplicated().any()
+    )
+    papers = {"dct", "srm", "frskd", "classifier-to-detector", "benchmark"}
+    assert set(table["paper"]) == papers
+
+
 # What the committed records give.
 @pytest.fixture(scope="module")
 def ledger():
