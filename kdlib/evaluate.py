@@ -255,15 +255,14 @@ def evaluate_students(
     marks = [marks_of(data, team) for _ in students]
     sums: list[list[dict[str, Tensor]]] = [[] for _ in students]
     taught, networks = None, list(students) if teacher is None else [teacher, *students]
-    place["batch_size"] = images_at_once(data, batch_size)
-    for batch, number, output in answers(networks, data, team=team, **place):
-        own = number - len(networks)  # counted from the last: the teacher is before all students
-        if own < -len(students):
+    first, size = len(networks) - len(students), images_at_once(data, batch_size)
+    for batch, number, output in answers(networks, data, size, team=team, **place):
+        if number < first:  # the teacher, who answers before all students
             taught = output
             continue
-        marks[own].add(output.logits, batch.labels)
+        marks[number - first].add(output.logits, batch.labels)
         measures = _attention_measures(output, taught, batch, data)
-        sums[own].append({n: v.double().sum(-1).cpu() for n, v in measures})
+        sums[number - first].append({n: v.double().sum(-1).cpu() for n, v in measures})
     attention = [_means(team.in_order(own), len(data)) for own in sums]
     return [{"results": own.results(), **more} for own, more in zip(marks, attention, strict=True)]
 

@@ -54,6 +54,7 @@ def fit(
     Real data sets lie in ``data_root``; ``device`` is by default the GPU if there is one; ``team``
     are the processes that train together, which all call this alike; ``on_epoch`` is called in the
     main process with the configuration and the row of ``history.csv`` when an epoch is saved.
+    A ``KdlibError`` says what cannot be trained, what is missing, or which loss is not finite.
     """
     root, single = Path(root), isinstance(configs, RunConfig)
     configs = [configs] if isinstance(configs, RunConfig) else configs

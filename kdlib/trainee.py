@@ -29,8 +29,6 @@ from kdlib.tasks import TASKS
 from kdlib.team import ALONE, Team
 
 MONITORED = 2000  # images of the evaluation that an epoch's row is measured on
-
-
 NO_EPOCHS = ("epoch", "learning_rate", "accuracy", "seconds")  # columns of an empty history
 
 
