@@ -84,7 +84,7 @@ def write_atomic(path: Path, write: Callable[[Path], object], sync: bool = True)
 
 
 def remove_remains(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder, by whoever holds its lock."""
+    """Remove what killed processes left half-written; for whoever holds the folder's lock."""
     for remains in folder.glob(f".*{PARTIAL}"):
         remains.unlink(missing_ok=True)
 

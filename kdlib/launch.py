@@ -15,13 +15,7 @@ from kdlib.team import ALONE, Team, launched_team
 from kdlib.train import fit
 from kdlib.trainee import DivergedError
 
-LOST = (
-    "gloo",
-    "nccl",
-    "connection",
-    "peer",
-    "recv",
-)  # words of errors of who has lost another process
+LOST = ("gloo", "nccl", "connection", "peer", "recv")  # words of who has lost another process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,12 +73,9 @@ def train(options: Namespace, team: Team) -> None:
         record = fit(config, root, progress=bar, team=team, **how)
         if team.is_main:  # a dictionary's run has no accuracy
             metric = TASKS[config.task].metric
-            reached = record.get("results", {}).get(metric)
+            reached, folder = record.get("results", {}).get(metric), run_directory(config, root)
             said = "finished" if reached is None else f"{metric} {100 * reached:.2f} %"
-            print(
-                f"{config.method}: {said}: {run_directory(config, root) / 'record.json'}",
-                flush=True,
-            )
+            print(f"{config.method}: {said}: {folder / 'record.json'}", flush=True)
 
 
 def read_config(path: Path) -> RunConfig:
@@ -101,6 +92,4 @@ def read_config(path: Path) -> RunConfig:
         raise KdlibError(f"{path} cannot be read as {kind} ({reason}).") from error
     if isinstance(values, dict) and all(isinstance(name, str) for name in values):
         return RunConfig(**values).canonical()
-    raise KdlibError(
-        f"{path} holds no fields of a run; write one a line, such as 'method: dct+kd'."
-    )
+    raise KdlibError(f"{path} holds no fields of a run; write one a line, as 'method: dct+kd'.")
