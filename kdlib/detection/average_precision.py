@@ -197,11 +197,11 @@ def error_types(
     """
     found, truth = detected_rows(detections), truth_rows(objects)
     verdicts = judged(found, truth)
-    asked = np.bincount(truth.kinds[~truth.crowd], minlength=classes)
-    base = ap50(curve_points(found, verdicts), asked, asked > 0)
+    totals = np.bincount(truth.kinds[~truth.crowd], minlength=classes)
+    base = ap50(curve_points(found, verdicts), totals, totals > 0)
     gains = {
-        name: ap50(points, wanted, asked > 0) - base
-        for name, points, wanted in _oracles(found, truth, verdicts, asked)
+        name: ap50(points, wanted, totals > 0) - base
+        for name, points, wanted in _oracles(found, truth, verdicts, totals)
     }
     counts = _counts(verdicts, truth)
     return {name: {"count": counts[name], "dap": max(gains[name], 0.0)} for name in counts}
@@ -298,21 +298,21 @@ def curve_points(found: Detected, verdicts: Verdicts) -> Points:
 
 
 def _oracles(
-    found: Detected, truth: Truth, verdicts: Verdicts, asked: np.ndarray
+    found: Detected, truth: Truth, verdicts: Verdicts, totals: np.ndarray
 ) -> Iterator[tuple[str, Points, np.ndarray]]:
     """The detections and the number of objects per class (C,) after each repair."""
     points, types = curve_points(found, verdicts), verdicts.types
     for name in ("both", "dupe", "bkg"):
-        yield name, points._replace(counted=points.counted & (types != name)), asked
+        yield name, points._replace(counted=points.counted & (types != name)), totals
     first = _first_to_aim(found, verdicts)
     for name in ("cls", "loc"):  # the first become right, with their object's class; others vanish
         better, kinds = first & (types == name), points.kinds.copy()
         kinds[better] = truth.kinds[verdicts.targets[better]]
         kept = points.counted & ((types != name) | better)
-        yield name, Points(kinds, points.scores, points.right | better, kept), asked
-    yield "miss", points, asked - np.bincount(truth.kinds[verdicts.missed], minlength=len(asked))
-    yield "false_pos", points._replace(counted=points.right), asked
-    yield "false_neg", points, np.bincount(truth.kinds[verdicts.found], minlength=len(asked))
+        yield name, Points(kinds, points.scores, points.right | better, kept), totals
+    yield "miss", points, totals - np.bincount(truth.kinds[verdicts.missed], minlength=len(totals))
+    yield "false_pos", points._replace(counted=points.right), totals
+    yield "false_neg", points, np.bincount(truth.kinds[verdicts.found], minlength=len(totals))
 
 
 def _first_to_aim(found: Detected, verdicts: Verdicts) -> np.ndarray:
@@ -326,8 +326,8 @@ def _first_to_aim(found: Detected, verdicts: Verdicts) -> np.ndarray:
     return first
 
 
-def ap50(points: Points, asked: np.ndarray, classes: np.ndarray) -> float:
-    """Mean AP, COCO's of 101 recalls, of the ``classes`` (C,) with so many objects ``asked`` (C,).
+def ap50(points: Points, totals: np.ndarray, classes: np.ndarray) -> float:
+    """Mean AP, COCO's of 101 recalls, of the ``classes`` (C,) with so many objects ``totals`` (C,).
 
     A class without detections and, after a repair, without objects is left out; where every class
     is, nothing is wrong any more: 1.
@@ -335,20 +335,20 @@ def ap50(points: Points, asked: np.ndarray, classes: np.ndarray) -> float:
     kept = np.flatnonzero(points.counted)
     kept = kept[np.lexsort((-points.scores[kept], points.kinds[kept]))]
     kinds, right = points.kinds[kept], points.right[kept]
-    starts = np.searchsorted(kinds, np.arange(len(asked) + 1))
+    starts = np.searchsorted(kinds, np.arange(len(totals) + 1))
     found = [
-        _average_precision(right[starts[kind] : starts[kind + 1]], int(asked[kind]))
-        for kind in np.flatnonzero(classes & ((asked > 0) | (np.diff(starts) > 0)))
+        _average_precision(right[starts[kind] : starts[kind + 1]], int(totals[kind]))
+        for kind in np.flatnonzero(classes & ((totals > 0) | (np.diff(starts) > 0)))
     ]
     return float(np.mean(found)) if found else 1.0
 
 
-def _average_precision(right: np.ndarray, asked: int) -> float:
+def _average_precision(right: np.ndarray, totals: int) -> float:
     """Mean of the best precision at or beyond each of 101 recalls; the surest detection first."""
-    if asked == 0:
+    if totals == 0:
         return 0.0
     hits = np.cumsum(right)
     precision = hits / np.arange(1, len(right) + 1)
     best = np.maximum.accumulate(precision[::-1])[::-1]
-    at = np.searchsorted(hits / asked, RECALLS)
+    at = np.searchsorted(hits / totals, RECALLS)
     return float(best[at[at < len(best)]].sum() / len(RECALLS))

@@ -26,9 +26,9 @@ def softmax_recognition(student: Tensor, teacher: Tensor, temperature: float = 2
 
     For SSD and Faster R-CNN (equation 2); the teacher's probability of the background is 0.
     """
-    told = functional.softmax(_softened(teacher.detach(), temperature), dim=-1)
-    answer = functional.log_softmax(_softened(student, temperature), dim=-1)
-    divergence = functional.kl_div(answer, functional.pad(told, (1, 0)), reduction="none")
+    target = functional.softmax(_softened(teacher.detach(), temperature), dim=-1)
+    predicted = functional.log_softmax(_softened(student, temperature), dim=-1)
+    divergence = functional.kl_div(predicted, functional.pad(target, (1, 0)), reduction="none")
     return temperature**2 * divergence.sum(-1)
 
 
@@ -37,9 +37,9 @@ def sigmoid_recognition(student: Tensor, teacher: Tensor, temperature: float = 2
 
     For RetinaNet, whose classes do not compete, so that the background has no score of its own.
     """
-    told = _shares(_softened(teacher.detach(), temperature))
-    answer = _shares(_softened(student[:, 1:], temperature))
-    divergence = functional.kl_div(answer.log(), told, reduction="none")
+    target = _shares(_softened(teacher.detach(), temperature))
+    predicted = _shares(_softened(student[:, 1:], temperature))
+    divergence = functional.kl_div(predicted.log(), target, reduction="none")
     return temperature**2 * divergence.sum(-1)
 
 
@@ -48,12 +48,14 @@ def binary_recognition(student: Tensor, teacher: Tensor, temperature: float = 2.
 
     The paper swaps yes and no for the object's own class, which does not change their sum.
     """
-    told = _softened(teacher.detach(), temperature)
-    answer = _softened(student[:, 1:], temperature)
-    yes, no = told.sigmoid(), (-told).sigmoid()
+    target = _softened(teacher.detach(), temperature)
+    predicted = _softened(student[:, 1:], temperature)
+    yes, no = target.sigmoid(), (-target).sigmoid()
     # Logarithms of sigmoids, not of probabilities: a sure answer is no infinity.
-    divergence = yes * (functional.logsigmoid(told) - functional.logsigmoid(answer))
-    divergence = divergence + no * (functional.logsigmoid(-told) - functional.logsigmoid(-answer))
+    divergence = yes * (functional.logsigmoid(target) - functional.logsigmoid(predicted))
+    divergence = divergence + no * (
+        functional.logsigmoid(-target) - functional.logsigmoid(-predicted)
+    )
     return temperature**2 * divergence.mean(-1)
 
 
