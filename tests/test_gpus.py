@@ -51,7 +51,8 @@ def test_what_a_process_may_use_and_takes(tmp_path, monkeypatch):
 
 def test_of_five_jobs_on_two_gpus_no_two_have_one_at_once(job):
     told = FORK.Queue()
-    jobs = [job(0.1, told) for _ in range(5)]
+    # The first holds its GPU until the second, however late it starts, has found the other.
+    jobs = [job(seconds, told) for seconds in (2.0, 0.1, 0.1, 0.1, 0.1)]
     held = [told.get(timeout=30) for _ in jobs]
     assert all(device == visible for device, visible, *_ in held)
     assert {device for device, *_ in held} == {"0", "1"}
