@@ -4,17 +4,13 @@ import gzip
 import hashlib
 import json
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torchvision.datasets import CIFAR100, Places365
-
-from kdlib.data.image_data import ImageData
-from kdlib.data.photographs import Photographs
 
 FASHION = Path("FashionMNIST") / "raw"
 
@@ -59,19 +55,6 @@ def photograph(path: Path, seed: int, size: tuple[int, int] = (60, 40)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     colours = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC).save(path)
-
-
-def numbered(count: int = 10, read: Callable | None = None) -> ImageData:
-    """Photographs of 40 x 32 whose pixels tell which one they are of, and their row and column."""
-
-    def picture(position: int) -> np.ndarray:
-        return np.stack([np.full((40, 32), position), *np.mgrid[:40, :32]], -1).astype(np.uint8)
-
-    names, images = (
-        tuple(map(str, range(count))),
-        Photographs(read or picture, np.arange(count), 28),
-    )
-    return ImageData(images, torch.arange(count), names, (0.0,) * 3, (1 / 255,) * 3, "digits")
 
 
 def _lines(path: Path, lines: Iterable[str]) -> None:

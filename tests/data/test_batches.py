@@ -1,15 +1,17 @@
 """Batches: the same epoch again and again, whatever the batch size; augmentation as published."""
 
+import threading
+from collections.abc import Callable
 from itertools import starmap
 
 import numpy as np
 import pytest
 import torch
-from data_files import numbered
 from torchvision.transforms import v2
 
 from kdlib.data.batches import Batch, Batches, output_count, parts_of
 from kdlib.data.image_data import IGNORED, ImageData
+from kdlib.data.photographs import Photographs
 from kdlib.errors import KdlibError
 from kdlib.frskd.mixing import mixture, with_rotations
 from kdlib.tasks import MIXTURES
@@ -28,6 +30,16 @@ def masked(count: int = 40) -> ImageData:
     masks = torch.randint(0, 200, (count, 16, 16), generator=torch.manual_seed(0)).byte()
     pixels = masks[:, None].expand(-1, 3, -1, -1).contiguous()
     return ImageData(pixels, torch.zeros(count).long(), NAMES, *PLAIN, masks=masks)
+
+
+def numbered(count: int = 10, read: Callable | None = None) -> ImageData:
+    """Photographs of 40 x 32 whose pixels tell which one they are of, and their row and column."""
+
+    def picture(position: int) -> np.ndarray:
+        return np.stack([np.full((40, 32), position), *np.mgrid[:40, :32]], -1).astype(np.uint8)
+
+    photographs = Photographs(read or picture, np.arange(count), 28)
+    return ImageData(photographs, torch.arange(count), (*NAMES, *NAMES)[:count], *PLAIN)
 
 
 def epoch(data: ImageData, size: int, *augmentation: str, seed: int = 1, number: int = 0):
@@ -103,6 +115,39 @@ def test_no_image_is_left_alone_in_the_last_batch():
         parts = parts_of(torch.arange(count), size)
         assert [len(part) for part in parts] == lengths
         assert torch.cat(parts).tolist() == list(range(count))
+
+
+def test_a_random_crop_is_a_window_that_reaches_every_edge_and_moves_nothing_else():
+    def pixels(*augmentation: str) -> torch.Tensor:
+        batches = Batches(numbered(250), 4, augmentation).epoch(1, 0)
+        images, labels = zip(*((batch.images, batch.labels) for batch in batches), strict=True)
+        made = torch.cat(images).round().int()
+        if "crop" not in augmentation:
+            assert (made[:, 0] == torch.cat(labels)[:, None, None]).all()
+        return made
+
+    made = pixels("random_crop")
+    tops, lefts = made[:, 1, 0, 0], made[:, 2, 0, 0]
+    assert (made[:, 1, -1, 0] == tops + 27).all() and (made[:, 2, 0, -1] == lefts + 27).all()
+    assert (tops.unique().tolist(), lefts.unique().tolist()) == ([*range(13)], [*range(5)])
+    flipped = (images[:, 2, 0, 0] > images[:, 2, 0, -1]
+               for images in (pixels("flip", "random_crop"), pixels("flip")))  # fmt: skip
+    assert torch.equal(*flipped)
+    middle = torch.cat([batch.images for batch in Batches(numbered(), 4).in_order()]).round()
+    assert (middle[:, 1, 0, 0] == 6).all() and (middle[:, 2, 0, 0] == 2).all()
+    assert pixels("flip", "crop").shape == (250, 3, 28, 28)
+
+
+def test_photographs_are_read_no_earlier_than_asked_for_and_threads_end():
+    asked = []
+    data = numbered(read=lambda position: asked.append(position) or np.zeros((28, 28, 3), "u1"))
+    part = data.part(4, 7)
+    assert len(part) == len(part.images) == 3 and not asked
+    assert part.first(2).images.centres().shape == (2, 3, 28, 28) and sorted(asked) == [4, 5]
+    batches = Batches(data, 2, ("random_crop",)).epoch(0, 0)
+    next(batches)
+    batches.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("photographs")]
 
 
 def some(count: int = 6, size: int = 8) -> Batch:

@@ -17,9 +17,8 @@ SEED = 3
 
 
 def scenes_of(indices, seed=SEED, **options):
-    return render.compose(
-        sprite_bank(), replace(scene_recipe(), **options), seed, np.asarray(indices)
-    )
+    recipe = replace(scene_recipe(), **options)
+    return render.compose(sprite_bank(), recipe, seed, np.asarray(indices))
 
 
 def chosen(recipe: Recipe, count: int, bank: ObjectBank | None = None):
@@ -83,15 +82,12 @@ def test_masks_kinds_boxes_and_relevance_agree():
     masks = found.masks
     assert (masks.sum(1) <= 1).all(), "two objects own one pixel"
     assert torch.equal(found.relevance, masks[:, :2].any(1))
-    assert torch.equal(
-        kinds_seen(found), (masks * (found.objects + 1)[..., None, None]).sum(1).byte()
-    )
+    kinds = (masks * (found.objects + 1)[..., None, None]).sum(1)
+    assert torch.equal(kinds_seen(found).long(), kinds)
     for mask, box in zip(masks[:50].flatten(0, 1), found.boxes[:50].flatten(0, 1), strict=True):
-        rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
-        corners = (
-            (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) if len(rows) else ()
-        )
-        assert box.tolist() == [int(corner) for corner in corners or (0,) * 4]
+        rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+        ends = [columns[:1], rows[:1], columns[-1:] + 1, rows[-1:] + 1]
+        assert box.tolist() == (torch.cat(ends).tolist() or [0, 0, 0, 0])
     visible = scenes_of(range(300)).masks[:, :2].sum((2, 3)) > 20
     assert visible.float().mean() > 0.98, "the objects that define the class can be seen"
 
@@ -141,9 +137,8 @@ def test_parts_of_a_split_have_their_own_truth_and_splits_do_not_overlap(task):
     truth = render.scenes("train", 2, 4, 32, places)
     assert torch.equal(train.images, truth.images)
     if task == "segmentation":
-        assert torch.equal(train.masks, kinds_seen(truth)) and torch.equal(
-            dev.masks, train.masks[32:]
-        )
+        assert torch.equal(train.masks, kinds_seen(truth))
+        assert torch.equal(dev.masks, train.masks[32:])
         assert train.classes == ("background", *sprite_bank().kinds) and not train.labels.any()
     else:
         assert torch.equal(train.relevance(places), truth.relevance)
