@@ -73,7 +73,6 @@ MODELS: dict[str, Model] = {
     **{name: _detector("torchvision_detector", True, network=name) for name in DETECTORS},
 }
 BUILT_IN = frozenset(MODELS)
-DETECTOR_OPTIONS = ("image_size", "mean", "std")
 # What networks were called when the first runs were named: hashes, run ids and records keep it.
 FIRST_NAMES = dict(
     scenes_small="scenes_tiny", scenes_medium="scenes_student", scenes_large="scenes_teacher"
@@ -140,11 +139,8 @@ def create_model(name: str, num_classes: int, **options: Any) -> "nn.Module":
     images are resized, and the channels' ``mean`` and ``std``. A KdlibError says what is valid.
     """
     model = _named(name)
-    valid = ("weights",) * model.pretrained + DETECTOR_OPTIONS * (model.task == "detection")
-    if options and not valid:
-        given = ", ".join(options)
-        raise KdlibError(f"Model '{name}' has no options: remove {given}, or choose another model.")
-    checked_options(options, valid, f"model '{name}'")
+    of_detectors = ("image_size", "mean", "std") * (model.task == "detection")
+    checked_options(options, ("weights",) * model.pretrained + of_detectors, f"model '{name}'")
     options = {option: value for option, value in options.items() if value is not None}
     build = resolve_name(model.build) if isinstance(model.build, str) else model.build
     return build(num_classes, **model.options, **options)

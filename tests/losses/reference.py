@@ -19,7 +19,8 @@ def dct_distance(student, teacher):
 
 
 def at_distance(student, teacher):
-    vectors = [energy(features).ravel() for features in (student, teacher)]
+    side = min(student.shape[-1], teacher.shape[-1])
+    vectors = [pooled(energy(one)[None, None], side).ravel() for one in (student, teacher)]
     student, teacher = (vector / np.sqrt((vector**2).sum()) for vector in vectors)
     return ((student - teacher) ** 2).mean()
 

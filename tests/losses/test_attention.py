@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import kdlib
 from kdlib import DCTLoss, KdlibError, at_loss, dct_loss, kd_loss
-from kdlib.losses.attention import LevelBalance, at_loss_per_image, attention_map, check_features
+from kdlib.losses.attention import LevelBalance, attention_map, check_features
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
@@ -34,13 +34,6 @@ def test_first_and_second_derivatives_are_the_numeric_ones(draw, layout):
     features = draw(2, 3, 4, 4, dtype=torch.float64).contiguous(memory_format=layout)
     assert torch.autograd.gradcheck(attention_map, features.requires_grad_())
     assert torch.autograd.gradgradcheck(attention_map, features)
-
-
-def test_the_larger_map_is_pooled_to_the_smaller(draw):
-    small, large = draw(2, 4, 4), draw(2, 8, 8)
-    pooled = large.reshape(2, 4, 2, 4, 2).mean((2, 4))
-    for pair in ((small, large), (large, small)):
-        torch.testing.assert_close(at_loss_per_image(*pair), at_loss_per_image(small, pooled))
 
 
 def test_levels_count_equally_or_by_explicit_weights(draw):
@@ -119,19 +112,13 @@ def dkd(student, teacher):
     return kdlib.dkd_loss(student, teacher, torch.tensor([0, 3, 1, 1]))
 
 
-@pytest.mark.parametrize(
-    ("loss", "shape", "says"),
-    [
-        (kd_loss, (4, 1), r"\(4, 5\).*\(4, 1\)"),
-        (dkd, (4, 1), r"\(4, 5\)"),
-        (kdlib.pkt_loss, (1, 5), "4 images.*1"),
-        (kdlib.rkd_loss, (1, 5), "images"),
-        (kdlib.sp_loss, (1, 5), "images"),
-    ],
-)
-def test_what_arithmetic_would_broadcast_is_refused(loss, shape, says):
-    with pytest.raises(KdlibError, match=says):
-        loss(torch.rand(4, 5), torch.rand(shape))
+def test_what_arithmetic_would_broadcast_is_refused():
+    for loss in (kd_loss, dkd):
+        with pytest.raises(KdlibError, match=r"\(4, 5\).*\(4, 1\)"):
+            loss(torch.rand(4, 5), torch.rand(4, 1))
+    for loss in (kdlib.pkt_loss, kdlib.rkd_loss, kdlib.sp_loss):
+        with pytest.raises(KdlibError, match="4 images.*1"):
+            loss(torch.rand(4, 5), torch.rand(1, 5))
 
 
 def of_strides(height, width, channels, strides):

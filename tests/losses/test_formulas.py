@@ -39,9 +39,11 @@ def nll(student, teacher):
 
 LOGITS, SAME = ((4, 5),) * 2, ((4, 3, 8, 8),) * 2
 EMBEDDINGS, MAPS = ((4, 3), (4, 7)), ((4, 3, 8, 8), (4, 5, 8, 8))
+LARGER = ((4, 3, 8, 8), (4, 3, 4, 4))
 FORMULAS = {
     # name: the loss, the same in numpy, shapes of the student's and the teacher's part
     "at": (of_maps(at_loss_per_image), each(reference.at_distance), MAPS),
+    "at, larger": (of_maps(at_loss_per_image), each(reference.at_distance), LARGER),
     "dct": (of_maps(spectral_distance), each(reference.dct_distance), MAPS),
     "kd": (kd_per_image, reference.kd, LOGITS),
     "standardised kd": (logits.standardised_kd_per_image, reference.standardised_kd, LOGITS),
@@ -50,7 +52,7 @@ FORMULAS = {
     "rkd": (rkd_per_image, reference.rkd, EMBEDDINGS),
     "sp": (sp_per_image, reference.sp, ((4, 3, 4, 4), (4, 7, 2, 2))),
     "mse": (feature_mse, reference.mse, SAME),
-    "mse, larger": (feature_mse, reference.mse, ((4, 3, 8, 8), (4, 3, 4, 4))),
+    "mse, larger": (feature_mse, reference.mse, LARGER),
     "mse, smaller": (feature_mse, reference.mse, ((4, 3, 2, 2), (4, 3, 8, 8))),
     "hcl": (hcl_per_image, reference.hcl, SAME),
     "hcl of a pixel": (hcl_per_image, reference.hcl, ((4, 3, 1, 1),) * 2),

@@ -143,8 +143,8 @@ def test_measuring_counts_a_multiply_add_as_two_and_leaves_a_network_as_it_was(t
 
 @pytest.mark.parametrize(("name", "options", "says"), [
     ("resnet-20", {}, "Did you mean 'resnet20'.*scenes_large"),
-    ("resnet20", {"depth": 8}, "'resnet20' has no options: remove depth"),
-    ("scenes_segmenter", {"weights": "DEFAULT"}, "no options: remove weights"),
+    ("resnet20", {"depth": 8}, "option of model 'resnet20' 'depth'.*Valid: none"),
+    ("scenes_segmenter", {"weights": "DEFAULT"}, "'weights'.*Valid: none"),
     ("resnet18", {"weight": "DEFAULT"}, "Valid: weights"),
     ("mobilenet_v2", {"network": "resnet18"}, "Valid: weights"),
     ("resnet18", {"weights": "IMAGENET1K"}, "weights of resnet18 'IMAGENET1K'.*IMAGENET1K_V1"),
