@@ -140,7 +140,7 @@ def measured(tmp_path_factory):
         first = read(path)
         path.write_text(json.dumps({**first, "methods": {}}))
         printed.truncate(0)
-        assert main(["--only", "notebooks", *FEW, f"--to={folder}"]) == 0
+        assert main(["--only", "floor", *FEW, f"--to={folder}"]) == 0
     return folder, first, printed.getvalue()
 
 
@@ -172,7 +172,7 @@ def test_sections_are_printed_and_those_left_out_are_kept(measured):
     (path,) = (folder / "speed").iterdir()
     record = read(path)
     assert record["breakdown"] == first["breakdown"] and record["methods"] == {}
-    assert all(section_text(name, [record]) in printed for name in ("notebooks", "goals"))
+    assert all(section_text(name, [record]) in printed for name in ("floor", "goals"))
     texts = [section_text(name, [record]) for name in SPEED.keys() - {"steps"}]
     (path,) = folder.glob("*float32.json")
     texts.append(section_text("steps", [read(path)]))
