@@ -69,7 +69,7 @@ def decoded(path: str, side: int | None = None) -> Pixels:
 class Listing:
     """One split of a data set, in the order of its list."""
 
-    dataset: str
+    dataset: str  # its name in ``DATASETS``
     folder: Path  # what ``names`` are relative to
     names: tuple[str, ...]  # of the files, with slashes
     labels: tuple[int, ...]  # of each file, positions in ``classes``
