@@ -49,7 +49,6 @@ MOST_SHOWN = 8  # runs that an error lists
 # By which a score may differ from its record's, which can be of bfloat16; or so many images.
 MOST_LOST, MOST_IMAGES = 0.01, 2
 ENOUGH_S = 10.0  # after so many seconds a latency is not measured again
-MEGA = 1e6
 Answer = Callable[[Tensor], Tensor]
 """From images (B, 3, H, W) uint8 to logits, with any B."""
 Record = dict[str, Any]
@@ -489,8 +488,8 @@ def size_table(records: Sequence[Record]) -> str:
             recorded = float("nan") if one["recorded"] is None else one["recorded"]
             rows.append({
                 "network": name, "model": one["model"], "parameters": f"{one['parameters']:,}",
-                "operations": f"{one['flops'] / MEGA:,.1f} M", "file": record["format"],
-                "MB": f"{one['bytes'] / MEGA:.2f}", f"{metric} %": f"{100 * one['score']:.2f}",
+                "operations": f"{one['flops'] / 1e6:,.1f} M", "file": record["format"],
+                "MB": f"{one['bytes'] / 1e6:.2f}", f"{metric} %": f"{100 * one['score']:.2f}",
                 "recorded %": number(100 * recorded, ".2f"),
             })  # fmt: skip
     return markdown_table("keys", rows)

@@ -179,9 +179,8 @@ def paired_comparison(
     table: pd.DataFrame, method: str, baseline: str, metric: str = "top1"
 ) -> Comparison:
     """Compare two methods over their common seeds; errors are as of :func:`paired_values`."""
-    values = paired_values(table, method, baseline, metric)
-    differences = (values[method] - values[baseline]).to_numpy(float)
-    return comparison_of(differences, method, baseline, metric)
+    both = paired_values(table, method, baseline, metric)
+    return comparison_of((both[method] - both[baseline]).to_numpy(float), method, baseline, metric)
 
 
 def comparison_of(
@@ -225,10 +224,8 @@ def _noncentrality(freedom: int) -> float:
     The far tail is left out: it adds less than 1e-5, and scipy has no value for it at n = 2.
     """
     bound = stats.t.isf(ALPHA / 2, freedom)
-    found = optimize.brentq(
-        lambda shift: stats.nct.sf(bound, freedom, shift) - POWER, 0.0, 1.5 * bound + 1
-    )
-    return float(found)
+    most = 1.5 * bound + 1
+    return optimize.brentq(lambda d: stats.nct.sf(bound, freedom, d) - POWER, 0.0, most)
 
 
 def seeds_to_resolve(difference: float, std: float, limit: int = 200) -> int | None:

@@ -99,11 +99,6 @@ def interval(row: Mapping[Any, Any], name: str, low: str, high: str) -> str:
     return f"{number(mean, '+.2f')} ({ends[0]} to {ends[1]})" if mean == mean else MISSING
 
 
-def percent(value: float) -> str:
-    """A share of 1, as whole percents; a dash where it is missing."""
-    return number(value, ".0%")
-
-
 def counts_markdown(ledger: Ledger) -> str:
     """How many published numbers, by paper, and figures have each status."""
     numbers = pd.crosstab(ledger.numbers["status"], ledger.numbers["paper"])
@@ -171,13 +166,13 @@ def read_cells(cells: pd.DataFrame) -> str:
     """How many directions agree, and what part of the gap DCT closes there and here."""
     judged = cells[(cells["ours_n"] > 0) & (cells["ours_status"] != rows.REFERENCE)]
     counted = [f"{(judged['ours_status'] == s).sum()} {words}" for s, words in DIRECTIONS.items()]
-    head = f"Of {len(judged)} readings of published methods that were run here, "
     lines = [
-        f"{row['method']} closes {percent(row['share'])} of the gap in the published mean, and "
-        f"as `{row['ours_method']}` {percent(row['ours_share'])} of it here."
+        f"{row['method']} closes {number(row['share'], '.0%')} of the gap in the published mean, "
+        f"and as `{row['ours_method']}` {number(row['ours_share'], '.0%')} of it here."
         for row in judged[judged["method"] == "DCT"].to_dict("records")
     ]
-    return " ".join([f"{head}{', '.join(counted)}.", *lines])
+    head = f"Of {len(judged)} readings of published methods that were run here, "
+    return " ".join([head + ", ".join(counted) + ".", *lines])
 
 
 CELL_COLUMNS = {
@@ -186,11 +181,11 @@ CELL_COLUMNS = {
     "published": lambda row: number(row["mean"], ".2f"),
     "over student": lambda row: number(row["gain"], "+.2f"),
     "cells above": lambda row: str(row["above"]) if row["gain"] == row["gain"] else MISSING,
-    "of the gap": lambda row: percent(row["share"]),
+    "of the gap": lambda row: number(row["share"], ".0%"),
     "over KD": lambda row: number(row["gain_kd"], "+.2f"),
     "ours": measured,
     "over student (95 %)": lambda row: interval(row, "ours_gain", "ours_low", "ours_high"),
-    "of the gap, ours": lambda row: percent(row["ours_share"]),
+    "of the gap, ours": lambda row: number(row["ours_share"], ".0%"),
     "over KD (95 %)": lambda row: interval(row, "ours_gain_kd", "ours_low_kd", "ours_high_kd"),
     "status": lambda row: row["ours_status"] or "not run",
 }
