@@ -1,6 +1,5 @@
 """Every published number and figure is in the ledger, judged by the rule, with what runs it."""
 
-import csv
 import io
 import re
 import shlex
@@ -33,9 +32,8 @@ ROOT = Path(__file__).parents[2]
 COLUMNS = ["paper", "source", "dataset", "teacher", "student", "method", "metric"]
 
 
-def published_rows(name="published.csv"):
-    with (rows.PUBLISHED / name).open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def published(name="published"):
+    return pd.read_csv(rows.PUBLISHED / f"{name}.csv", dtype=str, keep_default_na=False)
 
 
 def row_of(numbers, **wanted):
@@ -44,7 +42,7 @@ def row_of(numbers, **wanted):
 
 
 def test_every_published_number_says_whose_it_is_and_none_is_given_twice():
-    table = pd.DataFrame(published_rows())
+    table = published()
     assert list(table.columns) == [*COLUMNS, "value", "note"]
     assert (table[[*COLUMNS, "value"]].drop(columns="teacher") != "").all(axis=None)
     assert (
@@ -66,9 +64,8 @@ def page(ledger):
 
 
 def test_every_published_number_has_a_row_with_ours_a_command_or_a_reason(ledger):
-    found = ledger.numbers[[*COLUMNS, "printed"]].to_dict("records")
-    wanted = [{**{c: row[c] for c in COLUMNS}, "printed": row["value"]} for row in published_rows()]
-    assert found == wanted
+    found = ledger.numbers.drop(columns="value").rename(columns={"printed": "value"})
+    assert found[[*COLUMNS, "value"]].equals(published()[[*COLUMNS, "value"]])
     for row in [*ledger.numbers.to_dict("records"), *ledger.figures.to_dict("records")]:
         ours = row.get("ours_n", len(row.get("files", [])))
         assert row["status"] in rows.STATUSES and (ours or row["command"] or row["reason"]), row
@@ -81,16 +78,13 @@ def test_every_published_number_and_figure_is_on_the_page_and_in_the_long_form(l
     cells = [(line[0], one) for line in lines if line for cell in line for one in cell.split(", ")]
     numbers = [(head, one) for head, one in cells if re.fullmatch(r"[\d.]+", one)]
     shown = Counter((head.lstrip("."), float(one)) for head, one in numbers)
-    wanted = Counter(
-        (row["method"].removeprefix("DCT alpha=").lstrip("."), float(row["value"]))
-        for row in published_rows()
-    )
-    assert not wanted - shown
-    for name in ("figures.csv", "traps.csv"):
-        assert all(f"| {row['id']} " in page for row in published_rows(name))
+    wanted = published()[["method", "value"]].itertuples(index=False)
+    short = [(head.removeprefix("DCT alpha=").lstrip("."), float(one)) for head, one in wanted]
+    assert not Counter(short) - shown
+    for name in ("figures", "traps"):
+        assert all(f"| {one} " in page for one in published(name)["id"])
     found = pd.read_csv(io.StringIO(whole(ledger.numbers)), dtype=str, keep_default_na=False)
-    columns = [*COLUMNS, "value"]
-    assert found[columns].equals(pd.DataFrame(published_rows())[columns])
+    assert found[[*COLUMNS, "value"]].equals(published()[[*COLUMNS, "value"]])
 
 
 def test_the_committed_pages_are_what_the_records_give_and_point_to_what_exists(ledger, page):
@@ -285,19 +279,15 @@ def test_stand_ins_are_for_the_numbers_that_they_are_like(ours):
     assert row_of(ours.numbers, **BOXES)["gain"] == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(
-    ("published", "ours", "status"),
-    [
-        (2.0, [0.02, 0.021, 0.022], AGREES),
-        (-2.0, [-0.02, -0.021, -0.022], AGREES),
-        (-2.0, [0.02, 0.021, 0.022], DISAGREES),
-        (2.0, [0.001, -0.001, 0.0005], DISAGREES),
-        (2.0, [0.09, -0.05, 0.02], UNDECIDED),
-        (2.0, [0.02], UNDECIDED),
-        (0.3, [0.02, 0.021, 0.022], UNDECIDED),
-        (float("nan"), [0.02, 0.021, 0.022], UNDECIDED),
-    ],
-)
+CLOSE = [0.02, 0.021, 0.022]
+DIRECTIONS = [
+    (2.0, CLOSE, AGREES), (-2.0, [-0.02, -0.021, -0.022], AGREES), (-2.0, CLOSE, DISAGREES),
+    (2.0, [0.001, -0.001, 0.0005], DISAGREES), (2.0, [0.09, -0.05, 0.02], UNDECIDED),
+    (2.0, [0.02], UNDECIDED), (0.3, CLOSE, UNDECIDED), (float("nan"), CLOSE, UNDECIDED),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("published", "ours", "status"), DIRECTIONS)
 def test_a_direction_agrees_by_the_rule(published, ours, status):
     found = comparison_of(np.array(ours), "at", "student")
     assert rows.Effect(found, found.p).agreement(published) == status
