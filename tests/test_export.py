@@ -97,10 +97,8 @@ def test_the_page_of_the_docs_is_code_that_runs_without_kdlib(exports, tmp_path)
     text = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
     codes = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     hidden = "import sys; sys.modules['kdlib'] = None\n"
-    told = [
-        subprocess.check_output([sys.executable, "-c", hidden + code], cwd=tmp_path, text=True)
-        for code in codes
-    ]
+    commands = [[sys.executable, "-c", hidden + code] for code in codes]
+    told = [subprocess.check_output(one, cwd=tmp_path, text=True) for one in commands]
     assert len(told) == 2 and told[0] == told[1]
     assert told[0].strip() in exports("onnx")[1]["facts"]["classes"]
 

@@ -5,14 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic import (
-    TEACHER_TOP1,
-    edit_record,
-    synthetic_record,
-    write_detectors,
-    write_grid,
-    write_run,
-)
+from synthetic import edit_record, synthetic_record, write_detectors, write_grid, write_run
 
 from kdlib.errors import KdlibError
 from kdlib.runs import RunConfig
@@ -20,9 +13,7 @@ from study import records
 
 METHODS = ("student", "at", "dct")
 DCT = RunConfig(method="dct")
-BOXES = RunConfig(
-    task="detection", student="scenes_ssd", teacher="scenes_medium", crop_size=24, method="loc"
-)
+BOXES = RunConfig(task="detection", student="scenes_ssd", crop_size=24, method="loc")
 CROPS = BOXES.teacher_config()
 PIXELS = RunConfig(task="segmentation", student="scenes_segmenter")
 
@@ -56,7 +47,7 @@ def test_every_run_is_a_row_and_the_summary_a_row_a_method(table):
     assert row["ssim_2"] == record["ssim"][1]
     assert row["ssim"] == pytest.approx(np.mean(record["ssim"]))
     (setting,) = records.student_settings(table)
-    assert records.teacher_runs(table, setting)["top1"].tolist() == [TEACHER_TOP1]
+    assert records.teacher_runs(table, setting)["top1"].tolist() == [0.8]
     summary = records.summary_table(table).set_index("label")
     order = list(summary.index)
     assert order[:3] == ["teacher", "student", "kd"]
@@ -115,7 +106,7 @@ def test_detectors_and_their_classifiers_are_tasks_with_measures_of_their_own(de
     assert records.load_records(tmp_path, task="crops")["setting"].nunique() == 2
 
 
-def test_the_largest_setting_of_the_test_set_is_taken_with_its_teachers(mixed):
+def test_the_largest_setting_or_sweep_of_the_test_set_is_taken_with_its_teachers(mixed, tmp_path):
     runs = records.runs_of(mixed, "scenes", 2)
     students = runs[runs["student"] == "scenes_medium"]
     assert len(students) == 9 and set(students["split"]) == {"train"}
@@ -124,9 +115,7 @@ def test_the_largest_setting_of_the_test_set_is_taken_with_its_teachers(mixed):
     trial = mixed[(mixed["train_size"] == 2000) & (mixed["method"] == "dct")].iloc[0]
     runs = records.runs_of(mixed, "scenes", 2, trial["setting"])
     assert set(runs["train_size"]) == {2000} and len(runs) == len(METHODS) + 1
-
-
-def test_a_sweep_differs_in_attentions_alone(mixed, tmp_path):
+    # A sweep differs in attentions alone.
     runs = records.sweep_of(mixed, "scenes")
     students = runs[runs["student"] == "scenes_medium"]
     assert sorted(set(students["attentions"])) == [1, 2, 4] and len(students) == 27
@@ -184,7 +173,7 @@ def test_a_record_that_does_not_fit_names_file_and_place(config, changes, says, 
         records.validate_record(record, path)
 
 
-def test_publishing_copies_record_and_history_of_finished_runs_only(tmp_path):
+def test_finished_runs_are_published_and_damaged_or_double_ones_refused(tmp_path):
     runs, committed = tmp_path / "runs", tmp_path / "committed"
     run = write_run(runs, DCT)
     (run / "weights.safetensors").write_bytes(b"large")
@@ -203,13 +192,11 @@ def test_publishing_copies_record_and_history_of_finished_runs_only(tmp_path):
     damaged.write_text(damaged.read_text()[:100])
     with pytest.raises(KdlibError, match=r"record\.json is not a readable record"):
         records.load_records(runs)
-
-
-def test_two_results_of_one_run_are_refused(tmp_path):
-    directory = write_run(tmp_path, RunConfig(method="student", teacher_epochs=7))
-    record = json.loads((directory / "record.json").read_text())
-    other = tmp_path / f"another-{record['config_hash'][:10]}"
-    other.mkdir()
-    (other / "record.json").write_text(json.dumps({**record, "run_id": other.name}))
+    for file in runs.rglob("record.json"):
+        file.unlink()
+    record = synthetic_record(RunConfig(teacher_epochs=7))
+    for name in (record["run_id"], f"another-{record['config_hash'][:10]}"):
+        (runs / name).mkdir()
+        (runs / name / "record.json").write_text(json.dumps({**record, "run_id": name}))
     with pytest.raises(KdlibError, match="two results of one run"):
-        records.load_records(tmp_path)
+        records.load_records(runs)

@@ -15,21 +15,12 @@ from study import statistics
 from study.names import OF_DETECTORS
 from study.profiles import plain_epochs
 from study.records import load_records, runs_of, student_settings
-from study.statistics import (
-    DETECTOR_CLAIMS,
-    ERROR_CLAIMS,
-    FAMILIES,
-    FRSKD_CLAIMS,
-    JOINT,
-    LONGER,
-    comparison_of,
-    judge,
-    paired_comparison,
-    verdicts,
-)
+from study.statistics import comparison_of, judge, paired_comparison, verdicts
 
 NAN = float("nan")
-EVERY_CLAIM = [c for families in FAMILIES.values() for claims in families.values() for c in claims]
+EVERY_CLAIM = [
+    c for some in statistics.FAMILIES.values() for claims in some.values() for c in claims
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +35,8 @@ def students(table):
 
 def test_a_comparison_equals_the_paired_t_test_of_scipy(students):
     found = paired_comparison(students, "dct", "at")
-    dct, at = (
-        students[students["label"] == m].sort_values("init_seed")["top1"] for m in ("dct", "at")
-    )
+    values = students.sort_values("init_seed").set_index("label")["top1"]
+    dct, at = values["dct"], values["at"]
     test = stats.ttest_rel(dct, at)
     interval = test.confidence_interval(0.95)
     assert found.n == 4 and found.difference == pytest.approx(dct.mean() - at.mean())
@@ -114,7 +104,10 @@ def test_the_smallest_resolvable_difference_is_found_four_times_in_five(n):
 
 def test_claims_name_methods_that_exist_are_made_once_and_judged_where_both_were_run(table):
     for claim in EVERY_CLAIM:
-        both = {claim.method, claim.baseline} - {LONGER, JOINT}  # labels, of no method string
+        both = {claim.method, claim.baseline} - {
+            statistics.LONGER,
+            statistics.JOINT,
+        }  # labels, of no method string
         assert all(parse_method(name) for name in both)
     assert len({claim[1:] for claim in EVERY_CLAIM}) == len(EVERY_CLAIM)
     least = statistics.smallest_effect
@@ -130,9 +123,7 @@ def test_claims_name_methods_that_exist_are_made_once_and_judged_where_both_were
 
 # FRSKD: names of its variants, the control of equal compute.
 FRSKD = RunConfig(epochs=5, method="frskd", method_options={"width": 1})
-PIXELS = replace(
-    FRSKD, task="segmentation", student="scenes_segmenter", method=statistics.OF_PIXELS
-)
+OF_PIXELS = {"task": "segmentation", "method": "frskd_pixels", "student": "scenes_segmenter"}
 
 
 def write_self_taught(root, frskd, *others):
@@ -173,8 +164,15 @@ def taught(tmp_path_factory):
 def test_variants_are_named_by_what_they_change_and_gains_count_common_seeds(taught):
     table, main, runs = taught
     found = statistics.summary(runs)
-    assert set(found.index) == {"student", "frskd", "frskd_dct", JOINT, "frskd_fitnet", LONGER}
-    assert list(found.index[:2]) == ["student", LONGER]
+    assert set(found.index) == {
+        "student",
+        "frskd",
+        "frskd_dct",
+        statistics.JOINT,
+        "frskd_fitnet",
+        statistics.LONGER,
+    }
+    assert list(found.index[:2]) == ["student", statistics.LONGER]
     assert found.loc["frskd", ["n", "self_teacher"]].tolist() == pytest.approx([3, 0.8])
     assert found["self_teacher"].isna().sum() == len(found) - 1
     found = statistics.gains_by("augmentation", table, main).set_index("augmentation")
@@ -188,13 +186,17 @@ def test_variants_are_named_by_what_they_change_and_gains_count_common_seeds(tau
     assert found["gain"].tolist() == pytest.approx(expected)
     plain = main[main["method"] == "student"]
     alone = statistics.self_taught_runs(plain, plain)
-    assert set(alone["label"]) == {"student"} and verdicts(alone, FRSKD_CLAIMS).empty
+    assert set(alone["label"]) == {"student"} and verdicts(alone, statistics.FRSKD_CLAIMS).empty
     assert statistics.gains_by("augmentation", plain, alone).empty
 
 
-@pytest.mark.parametrize(
-    ("frskd", "claims"), [(FRSKD, FRSKD_CLAIMS), (PIXELS, statistics.PIXEL_CLAIMS)]
-)
+JUDGED = [
+    (FRSKD, statistics.FRSKD_CLAIMS),
+    (replace(FRSKD, **OF_PIXELS), statistics.PIXEL_CLAIMS),
+]
+
+
+@pytest.mark.parametrize(("frskd", "claims"), JUDGED)
 def test_equal_epochs_and_equal_compute_are_judged_apart(frskd, claims, tmp_path):
     table = load_records(write_self_taught(tmp_path, frskd), task=frskd.task)
     main = runs_of(table, "scenes", 2)
@@ -208,9 +210,7 @@ def test_equal_epochs_and_equal_compute_are_judged_apart(frskd, claims, tmp_path
 
 # Detectors: which runs stand for a method, and which errors it mends.
 def test_detectors_are_judged_in_their_families_without_their_ablations(tmp_path):
-    detector = RunConfig(
-        task="detection", student="scenes_ssd", teacher="scenes_medium", crop_size=24
-    )
+    detector = RunConfig(task="detection", student="scenes_ssd", crop_size=24)
     write_detectors(tmp_path, detector)
     ablations = (
         {"method": "kd_cls", "method_options": {"temperature": 1.0}},
@@ -225,15 +225,15 @@ def test_detectors_are_judged_in_their_families_without_their_ablations(tmp_path
     assert set(main["label"]) == {"student", *OF_DETECTORS} and len(main) == 15
     assert main["map"].min() > 0.2
     helps, errors = (found for _, found in statistics.judged_families(table))
-    assert helps["claim"].tolist() == [claim.text for claim in DETECTOR_CLAIMS]
+    assert helps["claim"].tolist() == [claim.text for claim in statistics.DETECTOR_CLAIMS]
     assert set(helps["verdict"]) == {"holds"}
-    assert errors["claim"].tolist() == [claim.text for claim in ERROR_CLAIMS]
+    assert errors["claim"].tolist() == [claim.text for claim in statistics.ERROR_CLAIMS]
     assert errors["verdict"].tolist()[:4] == ["holds", "holds", "does not hold", "does not hold"]
     saved = errors.set_index("claim").loc["KD_loc leaves fewer localisation errors"]
     assert (saved["method"], saved["baseline"]) == ("student", "kd_loc")
     assert saved["difference"] == pytest.approx(0.06, abs=1e-3)
-    assert verdicts(main[main["method"] == "student"], DETECTOR_CLAIMS).empty
+    assert verdicts(main[main["method"] == "student"], statistics.DETECTOR_CLAIMS).empty
     loc = main["method"] == "kd_loc"  # gains at two IoUs are compared by their difference
     main.loc[loc, "ap75_less_ap50"] += 0.05 + 0.001 * main.loc[loc, "init_seed"]
-    row = verdicts(main, ERROR_CLAIMS).iloc[-1]
+    row = verdicts(main, statistics.ERROR_CLAIMS).iloc[-1]
     assert row["difference"] == pytest.approx(0.051, abs=1e-4) and row["verdict"] == "holds"
