@@ -11,8 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import islice
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,22 +61,17 @@ def own_gpus(count: int, folder: Path | None = None) -> Iterator[list[str]]:
     folder = folder or Path(tempfile.gettempdir()) / f"kdlib-gpus-{os.getuid()}"
     folder.mkdir(parents=True, exist_ok=True)
     while True:
+        taken: list[str] = []
         with ExitStack() as locks:
-            free = (name for name in names if _locked(folder / f"{name}.lock", locks))
-            taken = list(islice(free, count))
-            if len(taken) == count:
-                os.environ[VISIBLE] = ",".join(taken)
-                yield taken
-                return
+            for name in names:
+                with suppress(Timeout):
+                    locks.enter_context(FileLock(folder / f"{name}.lock", blocking=False))
+                    taken.append(name)
+                if len(taken) == count:
+                    os.environ[VISIBLE] = ",".join(taken)
+                    yield taken
+                    return
         time.sleep(POLL_S)
-
-
-def _locked(path: Path, locks: ExitStack) -> bool:
-    try:
-        locks.enter_context(FileLock(path, blocking=False))
-    except Timeout:
-        return False
-    return True
 
 
 class Job(NamedTuple):

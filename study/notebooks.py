@@ -151,7 +151,14 @@ def execute_notebook(
     output = output.absolute()
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        _remove_remains(output)
+        # What executions that were killed, and so are no processes any more, left of it.
+        for remains in output.parent.glob(f".{glob.escape(output.stem)}.*.ipynb"):
+            try:
+                os.kill(int(remains.name.split(".")[-2]), 0)
+            except ProcessLookupError:
+                remains.unlink(missing_ok=True)
+            except (ValueError, OverflowError, PermissionError):
+                pass  # no process's, or somebody else's
     temporary = output.with_name(f".{output.stem}.{os.getpid()}.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     try:
@@ -165,18 +172,6 @@ def execute_notebook(
     temporary.replace(output)
     failed.unlink(missing_ok=True)
     return output
-
-
-def _remove_remains(output: Path) -> None:
-    """Remove what executions that were killed, and so are no processes any more, left of it."""
-    for remains in output.parent.glob(f".{glob.escape(output.stem)}.*.ipynb"):
-        process = remains.name.split(".")[-2]
-        try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
-            remains.unlink(missing_ok=True)
-        except (ValueError, OverflowError, PermissionError):
-            pass  # no process's, or somebody else's
 
 
 def _execute(notebook: Path, output: Path, parameters: dict[str, Any], timeout_s: float) -> None:

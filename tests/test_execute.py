@@ -1,5 +1,6 @@
 """A notebook runs to its end under its own parameters, or fails loudly and leaves no result."""
 
+import json
 import multiprocessing
 import os
 import re
@@ -12,7 +13,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kdlib.errors import KdlibError
+from kdlib.errors import EXIT_FAILED, EXIT_MISTAKE, KdlibError
+from study.cli import main
+from study.jobs import VISIBLE, is_mistake
 from study.notebooks import ExecutionError, execute_notebook, parse_value, store_outputs
 
 PARAMETERS = "epochs = 3  # epochs\nrate = 0.1\nmethods = ['at']\nroot = None"
@@ -129,6 +132,45 @@ def gone(pid: int) -> bool:
         time.sleep(0.1)
     os.kill(pid, signal.SIGKILL)
     return False
+
+
+COUNTED = "import pathlib\ntries = pathlib.Path(root) / 'tries'\n"
+COUNTED += "tries.write_text(tries.read_text() + '|' if tries.exists() else '|')\n"
+ENDINGS = {
+    "well": "", "fails": "raise RuntimeError('the machine died')",
+    "mistaken": "from kdlib.errors import KdlibError\nraise KdlibError('no such method')",
+}  # fmt: skip
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Run a job of a batch that ends as told; gives its status, and the number of its tries."""
+
+    def run(ending: str, attempt: int, gpus: int = 0, root: str = "root") -> tuple[int, int]:
+        source, tries = notebook(tmp_path, COUNTED + ENDINGS[ending]), tmp_path / "tries"
+        given = ["--parameters", json.dumps({root: str(tmp_path)}), "--gpus", str(gpus)]
+        output = ["--output", str(tmp_path / "out" / "job.ipynb"), "--attempt", str(attempt)]
+        status = main(["run", str(source), *output, *given])
+        return status, len(tries.read_text()) if tries.exists() else 0
+
+    return run
+
+
+def test_a_failure_is_tried_again_and_leaves_nothing_when_it_ends_well(job, tmp_path):
+    assert job("fails", 1) == (EXIT_FAILED, 1)
+    assert job("well", 2) == (0, 2)
+    assert left_behind(tmp_path / "out") == {"job.ipynb"}
+
+
+def test_a_mistake_is_made_once_a_batch_and_what_a_full_disk_did_is_none(job, monkeypatch, capsys):
+    assert job("mistaken", 1) == job("mistaken", 2) == (EXIT_MISTAKE, 1)
+    assert "no such method" in capsys.readouterr().err.split("Not tried again:")[1]
+    monkeypatch.setenv(VISIBLE, "0")
+    assert job("well", 1, root="rot") == job("well", 1, gpus=2) == (EXIT_MISTAKE, 1)
+    told = capsys.readouterr().err
+    assert "Did you mean 'root'" in told and "gpus_per_job=1" in told
+    assert job("well", 1) == (0, 2)
+    assert not is_mistake(type("FullDiskError", (KdlibError,), {})("no room"))
 
 
 def test_values_are_read_as_yaml():

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from study.analyses import MAPS_FILE
-from study.analyses.files import AttentionMaps, load_maps
+from study.analyses.files import load_maps
 from study.figures import style, tables
 from study.figures.pictures import HEAT, as_picture, enlarged
 from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
@@ -137,25 +137,20 @@ def attention_maps(data: pd.DataFrame) -> Figure:
     none = {"wspace": 0, "hspace": 0}
     figure, panels = new_figure(PAGE, height, columns, rows, bare=True, gridspec_kw=none)
     figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0))
-    for row, cells in enumerate(np.array(panels).reshape(rows, columns)):
-        _map_row(list(cells), maps, row)
-    return figure
-
-
-def _map_row(panels: Sequence[Axes], maps: dict[str, AttentionMaps], row: int) -> None:
-    """The image; then for each stage what each network attends to, as coloured cells on grey."""
     teacher = maps["teacher"]
-    image = teacher.images[row]
-    panels[0].imshow(as_picture(image))
-    panels[0].set_title(teacher.labels[row], fontsize=6.5, pad=2)
     cells = [(stage, *one) for stage in range(len(teacher.stages)) for one in maps.items()]
-    for axes, (stage, label, own) in zip(panels[1:], cells, strict=True):
-        heat = enlarged(own.stages[stage][row] / 255, image)
-        axes.imshow(as_picture(image).mean(2), cmap="gray", vmin=0, vmax=255)
-        axes.imshow(heat, cmap=HEAT, vmin=0, vmax=1, alpha=np.sqrt(heat))
-        if row == 0:
-            side = own.stages[stage].shape[1]
-            head = f"stage {stage + 1}: {side} × {side}" if label == "teacher" else ""
-            axes.set_title(f"{head}\n", fontsize=7, loc="left")
-        right = own.predicted[row] == own.labels[row]
-        axes.set_title(name_of(label) + ("" if right else " ✗"), fontsize=6.5, pad=2)
+    for row, (first, *others) in enumerate(np.array(panels).reshape(rows, columns)):
+        image = teacher.images[row]
+        first.imshow(as_picture(image))
+        first.set_title(teacher.labels[row], fontsize=6.5, pad=2)
+        for axes, (stage, label, own) in zip(others, cells, strict=True):
+            heat = enlarged(own.stages[stage][row] / 255, image)
+            axes.imshow(as_picture(image).mean(2), cmap="gray", vmin=0, vmax=255)
+            axes.imshow(heat, cmap=HEAT, vmin=0, vmax=1, alpha=np.sqrt(heat))
+            if row == 0:
+                side = own.stages[stage].shape[1]
+                head = f"stage {stage + 1}: {side} × {side}" if label == "teacher" else ""
+                axes.set_title(f"{head}\n", fontsize=7, loc="left")
+            right = own.predicted[row] == own.labels[row]
+            axes.set_title(name_of(label) + ("" if right else " ✗"), fontsize=6.5, pad=2)
+    return figure

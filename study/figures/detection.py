@@ -135,7 +135,13 @@ def detection_ablations_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def _switched(own: pd.DataFrame, used: pd.Series) -> list[dict[str, Any]]:
     """Of a method's runs those that differ in one choice from the ones ``used`` (a mask)."""
-    choices = pd.Series([_choices(row) for row in own.to_dict("records")], index=own.index)
+    method, texts = METHODS[own["method"].iloc[0]], []  # what each run was given, defaults too
+    for row in own.to_dict("records"):
+        given = {name: row[name] for name in OF_RUN}
+        given |= {"weight": method.weight} if pd.isna(row["weight"]) else {}
+        options = {**method.options, **json.loads(row["method_options"])}
+        texts.append(json.dumps({**given, **options}, sort_keys=True))
+    choices = pd.Series(texts, index=own.index)
     base, found = json.loads(choices[used].iloc[0]), []
     for text in dict.fromkeys(choices[~used]):
         changed = [(name, v) for name, v in json.loads(text).items() if v != base.get(name)]
@@ -157,15 +163,6 @@ def _switched(own: pd.DataFrame, used: pd.Series) -> list[dict[str, Any]]:
 def _difference(runs: pd.DataFrame, used: pd.DataFrame) -> Comparison:
     both = pd.concat([runs.assign(label="changed"), used.assign(label="used")])
     return paired_comparison(both, "changed", "used", "map")
-
-
-def _choices(row: dict[str, Any]) -> str:
-    """All that a method can be given, its defaults filled in, as text."""
-    method = METHODS[row["method"]]
-    given = {name: row[name] for name in OF_RUN}
-    given |= {"weight": method.weight} if pd.isna(row["weight"]) else {}
-    options = {**method.options, **json.loads(row["method_options"])}
-    return json.dumps({**given, **options}, sort_keys=True)
 
 
 @drawn_from(detection_ablations_table)
