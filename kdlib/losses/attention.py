@@ -27,7 +27,7 @@ class HasStages(Protocol):
 Features = Tensor | Sequence[Tensor] | HasStages
 """Feature maps (B, C, H, W) of the stages, fine to coarse; or of one stage; or an output."""
 Distance = Callable[[Tensor, Tensor], Tensor]  # (B, H, W), (B, H', W') -> (B,)
-LevelWeights = str | Sequence[float]
+Levels = str | Sequence[float]
 
 
 def stages_of(features: Features) -> Sequence[Tensor]:
@@ -194,16 +194,17 @@ class LevelBalance(nn.Module):
     per level.
     """
 
-    def __init__(self, level_weights: LevelWeights = "equal_weight") -> None:
+    def __init__(self, level_weights: Levels = "equal_weight") -> None:
         super().__init__()
+        named = level_weights in ("equal_weight", "equal_scale")
         weights = level_weights if isinstance(level_weights, list | tuple) else [math.nan]
         numbers = all(isinstance(weight, int | float) and weight >= 0 for weight in weights)
-        if level_weights not in ("equal_weight", "equal_scale") and not (weights and numbers):
+        if not (named or (weights and numbers)):
             raise KdlibError(
                 f"Invalid level_weights {level_weights!r}. Valid: equal_weight, equal_scale, or a "
                 "list of non-negative numbers, one per stage from fine to coarse."
             )
-        self.level_weights = level_weights
+        self.level_weights = level_weights if named else [float(weight) for weight in weights]
         if level_weights == "equal_scale":
             # Of a fixed length, so that a checkpoint loads before the first batch is seen.
             self.means = nn.Buffer(torch.ones(16))
@@ -241,10 +242,7 @@ class MapLoss(nn.Module):
     """
 
     def __init__(
-        self,
-        distance: Distance,
-        reduction: str = "mean",
-        level_weights: LevelWeights = "equal_weight",
+        self, distance: Distance, reduction: str = "mean", level_weights: Levels = "equal_weight"
     ) -> None:
         super().__init__()
         if reduction not in ("mean", "none"):
@@ -278,9 +276,7 @@ class ATLoss(MapLoss):
     others; ``level_weights="equal_scale"`` balances them.
     """
 
-    def __init__(
-        self, reduction: str = "mean", *, level_weights: LevelWeights = "equal_weight"
-    ) -> None:
+    def __init__(self, reduction: str = "mean", *, level_weights: Levels = "equal_weight") -> None:
         super().__init__(at_loss_per_image, reduction, level_weights)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdlib.errors import KdlibError, checked_options, unknown
 from kdlib.losses import attention
-from kdlib.losses.attention import Features, LevelWeights, divide, paired_maps, working_precision
+from kdlib.losses.attention import Features, Levels, divide, paired_maps, working_precision
 
 Build = TypeVar("Build", bound=Callable[..., Tensor | None])
 Band = tuple[str, float] | tuple[str, float, float]
@@ -251,7 +251,7 @@ class DCTLoss(attention.MapLoss):
         preset: str = "dct",
         reduction: str = "mean",
         *,
-        level_weights: LevelWeights = "equal_weight",
+        level_weights: Levels = "equal_weight",
         **options: Any,
     ) -> None:
         chosen = options_from(preset, **options)
