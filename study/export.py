@@ -86,8 +86,7 @@ class Trained(NamedTuple):
 class Deployed(nn.Module):
     """A network with the normalisation of its images inside, and nothing but logits outside.
 
-    Pixels are uint8, as every decoder gives them: a quarter of the bytes of floats, and no doubt
-    whether they go to 1 or to 255.
+    Pixels are uint8, as decoders give them: no doubt whether they go to 1 or to 255.
     """
 
     mean: Tensor
@@ -116,10 +115,7 @@ class Exported(NamedTuple):
 
 # Which runs there are, and what of them can be exported.
 def find_student(run: Path, root: Path) -> Trained:
-    """The student of a finished run: by its directory, its id or how that begins, under ``root``.
-
-    A KdlibError says why there is none: no such run or several, no record, weights or network.
-    """
+    """The student of a finished run (its directory, id or how that begins); else says why not."""
     directory = _find_directory(run, Path(root))
     path, weights = directory / "record.json", directory / WEIGHTS
     if not path.exists():

@@ -53,10 +53,7 @@ def validate_record(record: Mapping[str, Any], path: Path) -> None:
 
 
 def find_records(*roots: Path) -> dict[Path, dict[str, Any]]:
-    """All records under ``roots``, by path; of a run found twice, the earlier root's.
-
-    A root that does not exist, and a damaged or invalid record, are a KdlibError.
-    """
+    """All records under ``roots``, by path, checked; of a run found twice, the earlier root's."""
     found: dict[str, tuple[Path, dict[str, Any]]] = {}
     for root in map(Path, roots):
         if not root.is_dir():
@@ -114,15 +111,11 @@ STAGE_MEASURES = ("ssim", "energy_share", "pointing")
 def load_records(*roots: Path, task: str | None = "classification") -> pd.DataFrame:
     """One row a run of a task (``None``: of any): configuration, measures, cost, provenance.
 
-    Runs that others start from (dictionaries, initialisations) are left out. Beyond the fields of
-    ``RunConfig`` there are ``setting`` (equal in runs that may be compared: same data, student and
-    training, whatever the method), ``teacher_setting`` (that of the run that taught this one),
-    ``label`` (the method, with the options in which two variants of it differ), results
-    (``self_teacher_top1`` ... of self-taught methods), measures over the stages (``ssim``) and of
-    each (``ssim_1`` is the finest).
-
-    Raises:
-        KdlibError: no folder, no record in it, a damaged one, or two of the same run.
+    Beyond the fields of ``RunConfig`` there are ``setting`` (equal in runs that may be compared:
+    same data, student and training, whatever the method), ``teacher_setting`` (of the run that
+    taught this one), ``label`` (the method, with the options in which two variants of it differ),
+    results and measures of the stages (``ssim_1`` is the finest, ``ssim`` their mean). No record,
+    a damaged one and two of one run are a KdlibError.
     """
     return _labelled(_rows(roots, task))
 
@@ -277,10 +270,7 @@ def describe_setting(table: pd.DataFrame, setting: str) -> str:
 def runs_of(
     table: pd.DataFrame, dataset: str, attentions: int, setting: str | None = None
 ) -> pd.DataFrame:
-    """The students of one setting (by default the one with the most runs), and their teachers.
-
-    Where there are no such runs, a KdlibError lists the settings that there are.
-    """
+    """The students of a setting, by default the largest, and their teachers; or which there are."""
     wanted = f"'{dataset}' with attentions {attentions}"
     chosen = (table["dataset"] == dataset) & (table["attentions"] == attentions)
     if setting is not None:
@@ -329,10 +319,7 @@ _STDS = tuple(f"{name}_std" for name in (*HEADLINES, "map50", "map75"))
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each setting and method: n, mean and std of top-1, mIoU or mAP, means of the rest.
-
-    A standard deviation is missing where n is 1, what is measured of another task throughout.
-    """
+    """A row a setting and method: n, mean and std of top-1, mIoU or mAP, means of the rest."""
     summaries = []
     for setting in student_settings(table):
         teachers = teacher_runs(table, setting).assign(label="teacher")
@@ -349,11 +336,7 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def stage_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Long form of the measures that each stage has, and of the teachers' own.
-
-    Columns: ``setting``, ``label``, ``network`` (student or teacher), ``data_seed``,
-    ``init_seed``, ``measure``, ``stage`` (1 is the finest), ``value``, ``chance``.
-    """
+    """A row a measure and stage (1 is the finest), of each run's student and of its teacher."""
     kept = ["run_id", "setting", "label", "data_seed", "init_seed", "chance"]
     pattern = r"^(teacher_)?(ssim|energy_share|pointing)_(\d+)$"
     stages = table.filter(regex=pattern).columns

@@ -255,10 +255,7 @@ def _leaders(ranked: list[dict[Any, Any]]) -> str:
 
 # What ``kdlib results`` prints.
 def print_results(roots: Sequence[Path], profile: str | None = None, **cut: int | None) -> None:
-    """Print a table of each setting and the verdicts on the claims, task by task, as markdown.
-
-    With ``profile`` only of its runs, ``cut`` to so many epochs and images.
-    """
+    """Print tables and verdicts, task by task; of a ``profile`` alone, ``cut`` as it was."""
     tables = load_tables(*roots)
     if profile is not None:
         tables = {task: of_profile(table, profile, **cut) for task, table in tables.items()}

@@ -159,10 +159,7 @@ class Comparison:
 
 
 def paired_values(table: pd.DataFrame, method: str, baseline: str, metric: str) -> pd.DataFrame:
-    """Values of two labels at the seeds at which both were measured, indexed by seeds.
-
-    A label that is not there, several settings, or several runs of one seed are a KdlibError.
-    """
+    """Values of two labels of one setting at the seeds that both have; else a KdlibError."""
     if table["setting"].nunique() > 1:
         raise KdlibError("Only runs of one setting can be compared; choose one by its 'setting'.")
     columns = {}
@@ -219,10 +216,7 @@ def smallest_resolvable_difference(std: float, n: int) -> float:
 
 @cache
 def _noncentrality(freedom: int) -> float:
-    """Of the t statistic, so that a two-sided test at 5 % finds it with a probability of 80 %.
-
-    The far tail is left out: it adds less than 1e-5, and scipy has no value for it at n = 2.
-    """
+    """Of the t statistic that the test finds so often; its far tail adds less than 1e-5."""
     bound = stats.t.isf(ALPHA / 2, freedom)
     most = 1.5 * bound + 1
     return optimize.brentq(lambda d: stats.nct.sf(bound, freedom, d) - POWER, 0.0, most)
@@ -255,10 +249,7 @@ def verdict(comparison: Comparison, p_corrected: float) -> str:
 
 
 def judge(found: Mapping[str, Comparison]) -> pd.DataFrame:
-    """Verdicts on claims (in words -> comparison) that are one family, a row each.
-
-    ``p_holm`` is Holm's correction; claims of fewer than two common seeds have no p, nor count.
-    """
+    """Verdicts on claims (in words -> comparison), a row each; Holm counts those that have a p."""
     rows = [{"claim": claim, **asdict(one)} for claim, one in found.items()]
     table = pd.DataFrame(rows, columns=["claim", *Comparison.__dataclass_fields__])
     tested = table["p"].dropna().sort_values()
@@ -270,9 +261,8 @@ def judge(found: Mapping[str, Comparison]) -> pd.DataFrame:
 def verdicts(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
     """Verdicts on those claims whose methods were run, in every setting of ``table``.
 
-    Runs on the dev split are left out: they are for choosing, not for judging. The claims tested
-    in one setting are one family. As :func:`judge`, with ``setting`` and ``description``; may be
-    empty.
+    The claims tested in one setting are one family. As :func:`judge`, with ``setting`` and
+    ``description``; may be empty. The dev split is for choosing, not for judging.
     """
     found = []
     for setting in student_settings(table) if len(table) else []:
@@ -407,10 +397,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
 def gains_by(
     field: str, table: pd.DataFrame, students: pd.DataFrame, methods: Sequence[str] = (FRSKD,)
 ) -> pd.DataFrame:
-    """What methods gain over the plain student at each value of a field such as ``epochs``.
-
-    All else is as in ``students``, runs of one setting. Means are of top-1, over common seeds.
-    """
+    """Mean gain in top-1 over the plain student, seed by seed, at each value of a field."""
     runs = akin(table, students, field)
     plain, own = runs[runs["method"] == STUDENT], runs[runs["method"].isin(methods)]
     both = own.merge(plain, on=[field, *SEEDS], suffixes=("", "_plain"))

@@ -132,10 +132,7 @@ def read_counts(ledger: Ledger) -> str:
 
 # The paper's nine cells of scenes, and Scenes.
 def nine_cells() -> pd.DataFrame:
-    """Published means of each method over the scene cells, best first, in percent and points.
-
-    ``above`` counts cells in which it exceeds the student, ``above_kd`` those in which KD.
-    """
+    """Published means of each method over the scene cells, best first, and counts ``above``."""
     numbers = rows.published_numbers()
     chosen = (numbers["paper"] == "dct") & numbers["dataset"].isin(rows.SCENE_DATASETS)
     cells = numbers[chosen & (numbers["metric"] == "top1") & numbers["alpha"].isna()]
@@ -199,10 +196,7 @@ def cells_markdown(cells: pd.DataFrame) -> str:
 
 # The sweep of DCT's weight: fourteen published points beside the grid that tuned ours.
 def our_sweep(table: pd.DataFrame, dataset: str = "scenes") -> pd.DataFrame:
-    """Accuracy at each multiple of the default weight, of each method that DCT is called here.
-
-    Means over ``n`` seeds, 0 to 1, of each metric; empty where nothing was tuned.
-    """
+    """Mean accuracy of what DCT is called here, at each multiple of the default weight."""
     dev = table[(table["split"] == "dev") & (table["dataset"] == dataset)]
     own = dev["setting"].isin(student_settings(table))
     dev = dev[own & dev["method"].isin(rows.METHODS_OF["DCT"])]

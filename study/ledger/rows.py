@@ -92,10 +92,7 @@ USUAL = "KD_cls lambda .4 T 2"
 
 
 def our_methods(published: str) -> tuple[str, ...]:
-    """Method strings of kdlib for a published method; empty if there is none.
-
-    ``X+KD`` becomes each of X's with ``+kd``, and a point of a sweep what its method becomes.
-    """
+    """Method strings of kdlib for a published method, ``+kd`` and all; empty if there is none."""
     if alpha_of(published) is not None:
         return METHODS_OF["DCT"]
     name, known = _SWEPT.sub("KD_cls", published), {**METHODS_OF, **NEIGHBOURS}
@@ -133,10 +130,8 @@ CELL = ["paper", "dataset", "teacher", "student", "metric"]
 def published_numbers() -> pd.DataFrame:
     """Every row of ``published.csv``, in its order, with what it says of its method.
 
-    Added are ``printed``, the value with the digits that it was published with; in points,
-    ``gain`` (over the student) and ``gain_kd`` (over KD) of the same cell and metric; ``share``,
-    how much of the way from student to teacher the method goes (1 is all of it); and ``alpha``,
-    of the points of the sweep. What the cell or the method lacks is missing.
+    ``printed`` has the published digits; ``gain`` (over the student) and ``gain_kd`` are points,
+    ``share`` is of the way from student to teacher, ``alpha`` that of a sweep.
     """
     table = pd.read_csv(of_clone(PUBLISHED) / "published.csv", dtype={"value": str})
     table = table.fillna({"teacher": "", "note": ""})
