@@ -16,23 +16,9 @@ from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
 from kdlib.models.output import Output
 from kdlib.train import fit
-from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, MAPS_FILE
+from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, MAPS_FILE, measure
 from study.analyses.files import load_answers, load_maps, read_analysis, save_maps
-from study.analyses.measure import (
-    BINS,
-    CORRUPTIONS,
-    NOISE,
-    analyse,
-    attention_maps_of,
-    calibration,
-    mean_spectra,
-    noisy,
-    occluded,
-    radial_energy,
-    robustness,
-    shown_positions,
-    square_masks,
-)
+from study.analyses.measure import BINS, CORRUPTIONS, NOISE, analyse
 from study.records import publish
 
 
@@ -60,12 +46,12 @@ def test_ece_is_the_mean_distance_of_confidence_and_accuracy_in_bins():
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     bins = [place == number for number in range(BINS)]
     gaps = [abs((confidence[one] - right[one]).sum()) / 500 for one in bins]
-    found = calibration(logits, labels)
+    found = measure.calibration(logits, labels)
     assert found["ece"] == pytest.approx(sum(gaps), abs=1e-6)
     assert found["count"] == [int(one.sum()) for one in bins]
     pairs = zip(found["count"], found["accuracy"], strict=True)
     assert sum(n * share for n, share in pairs if n) == pytest.approx(right.sum())
-    sure = calibration(torch.eye(3) * 1000, torch.arange(3))
+    sure = measure.calibration(torch.eye(3) * 1000, torch.arange(3))
     assert sure["ece"] == pytest.approx(0, abs=1e-6)
     assert sure["count"][-1] == 3 and sure["accuracy"][:-1] == [None] * (BINS - 1)
 
@@ -76,9 +62,9 @@ def test_energy_is_that_of_scipys_dct_by_distance_from_the_mean():
     energy[:, 0, 0] = 0
     bands = np.round(np.hypot(*np.indices((4, 4)))).astype(int)
     expected = [[one[bands == k].sum() / one.sum() for k in range(1, 5)] for one in energy]
-    assert radial_energy(torch.tensor(maps)).numpy() == pytest.approx(np.array(expected))
-    assert radial_energy(torch.full((1, 8, 8), 0.3)).sum() == 0  # a flat map has none to share
-    spectra = mean_spectra(Brightness(), pictures())
+    assert measure.radial_energy(torch.tensor(maps)).numpy() == pytest.approx(np.array(expected))
+    assert measure.radial_energy(torch.full((1, 8, 8), 0.3)).sum() == 0  # a flat map has none
+    spectra = measure.mean_spectra(Brightness(), pictures())
     assert [len(stage) for stage in spectra] == [21, 10]
     assert [sum(stage) for stage in spectra] == pytest.approx([1, 1])
 
@@ -94,14 +80,14 @@ def test_what_befalls_an_image_depends_on_its_position_alone(name):
 
 def test_noise_has_its_deviation_and_what_is_hidden_the_mean_colour():
     data = replace(pictures(), images=torch.full((2, 3, 64, 64), 128, dtype=torch.uint8))
-    for sigma, images in zip(NOISE, noisy(data, torch.arange(2)), strict=True):
+    for sigma, images in zip(NOISE, measure.noisy(data, torch.arange(2)), strict=True):
         assert (images.double() - 128).std() / 255 == pytest.approx(sigma, rel=0.03)
     data = pictures()
-    *_, images = occluded(data, torch.arange(6))
+    *_, images = measure.occluded(data, torch.arange(6))
     colours = images.permute(0, 2, 3, 1)[(images != data.images).any(1)]
     assert colours.unique(dim=0).tolist() == [[128, 64, 191]]
     corners = torch.tensor([[0.0, 0.0], [0.999, 0.999], [1.0, 0.0]])
-    masks = square_masks(corners, 0.25, 8, 8)
+    masks = measure.square_masks(corners, 0.25, 8, 8)
     assert masks.sum((1, 2)).tolist() == [16, 16, 16]
     assert masks[0, :4, :4].all() and masks[1, 4:, 4:].all() and masks[2, 4:, :4].all()
 
@@ -110,7 +96,7 @@ def test_accuracy_under_corruption_begins_with_that_of_whole_images():
     data = pictures()
     means = torch.tensor(data.mean)[:, None, None]
     answers = Brightness()((data.images.float() / 255 - means) / 0.2).logits
-    found = robustness(Brightness(), data)
+    found = measure.robustness(Brightness(), data)
     right = (answers.argmax(1) == data.labels).double().mean().item()
     assert {one["top1"][0] for one in found.values()} == {right}
     assert found["noise"]["level"] == [0, *NOISE]
@@ -118,9 +104,9 @@ def test_accuracy_under_corruption_begins_with_that_of_whole_images():
 
 def test_maps_of_the_first_images_of_evenly_lying_classes_come_back_from_their_file(tmp_path):
     labels = torch.tensor([3, 0, 2, 0, 1, 2])
-    assert shown_positions(labels, 4, count=2) == [1, 2]
-    assert shown_positions(labels[:3], 4, count=4) == [1, 2, 0]
-    found = attention_maps_of(Brightness(), pictures())
+    assert measure.shown_positions(labels, 4, count=2) == [1, 2]
+    assert measure.shown_positions(labels[:3], 4, count=4) == [1, 2, 0]
+    found = measure.attention_maps_of(Brightness(), pictures())
     save_maps(tmp_path, found)
     again = load_maps(tmp_path)
     assert all(map(torch.equal, again.stages, found.stages)) and again[2:] == found[2:]
