@@ -122,11 +122,16 @@ DAP = {"student": (0.10, 0.10), "kd_cls": (0.05, 0.12), "kd_loc": (0.11, 0.04)}
 """What errors of classification and of localisation cost; 0.1 for other methods."""
 
 
-def write_detectors(root: Path, setting: RunConfig) -> Path:
-    """Write three seeds of each method of detectors, and the classifier that taught them."""
-    for seed, (method, ap) in product(range(3), MAP.items()):
+def write_detectors(
+    root: Path,
+    setting: RunConfig,
+    methods: Iterable[str] = tuple(MAP),
+    seeds: Iterable[int] = (0, 1, 2),
+) -> Path:
+    """Write some seeds of methods of detectors, and the classifier that taught them."""
+    for method, seed in product(methods, seeds):
         run = replace(setting, method=method, data_seed=seed, init_seed=seed)
-        directory = write_run(root, run, ap + 0.01 * seed + scatter(method, seed) / 10)
+        directory = write_run(root, run, MAP[method] + 0.01 * seed + scatter(method, seed) / 10)
         results = json.loads((directory / "record.json").read_text())["results"]
         cls, loc = DAP.get(method, (0.1, 0.1))
         results["errors"]["cls"]["dap"] = cls + scatter(method, seed) / 10

@@ -1,6 +1,7 @@
 """FRSKD's loss and self-teacher: what they are, who learns from which term; published sizes."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -33,6 +34,7 @@ REFINED = Shapes(((12, 8, 8), (24, 4, 4)), 24)  # twice the student's channels
 PYRAMID = Shapes(((8, 8, 8), (8, 4, 4)), 8)  # a segmenter's stages have equally many
 LABELS = torch.tensor([0, 1, 2, 3, 4, 1])
 GIVEN = Batch(torch.empty(BATCH, 0), LABELS, torch.arange(BATCH))
+PAIR = Pair(STUDENT, STUDENT, LABELS, BATCH, 0, CLASSES)
 OF_PIXELS = {"method": "frskd_pixels", "task": "segmentation"}
 
 
@@ -44,13 +46,10 @@ def output(shapes: Shapes, seed: int, *sides: int) -> Output:
     return Output(logits, stages, stages[-1].mean((2, 3)))
 
 
-def pair_of(student: Shapes = STUDENT, pixels: int | None = None) -> Pair:
-    return Pair(student, STUDENT, LABELS, BATCH, 0, CLASSES, pixels)
-
-
 def distiller(student: Shapes = STUDENT, pixels: int | None = None, **changes) -> Distiller:
     torch.manual_seed(0)
-    return create_distiller(RunConfig(**{"method": "frskd", **changes}), pair_of(student, pixels))
+    pair = replace(PAIR, student=student, pixels=pixels)
+    return create_distiller(RunConfig(**{"method": "frskd", **changes}), pair)
 
 
 @pytest.mark.parametrize(("feature", "beta", "distance"), [
@@ -58,7 +57,7 @@ def distiller(student: Shapes = STUDENT, pixels: int | None = None, **changes) -
     ("fitnet", 0.5, feature_mse), ("overhaul", 0.4, overhaul_per_image),
 ])  # fmt: skip
 def test_the_feature_term_is_a_distance_of_all_stages(feature, beta, distance):
-    loss = RefinementLoss(pair_of(), alpha=0.0, feature=feature)
+    loss = RefinementLoss(PAIR, alpha=0.0, feature=feature)
     student, teacher = output(STUDENT, 0), TeacherOutput(*output(REFINED, 1))
     if isinstance(distance, nn.Module):
         expected = distance(student, teacher, GIVEN)
@@ -73,16 +72,26 @@ def test_the_feature_term_is_a_distance_of_all_stages(feature, beta, distance):
 
 def test_the_logits_term_and_those_of_pixels():
     student, teacher = output(STUDENT, 0), TeacherOutput(*output(REFINED, 1))
-    found = RefinementLoss(pair_of(), beta=0.0, temperature=3.0)(student, teacher, GIVEN)
+    found = RefinementLoss(PAIR, beta=0.0, temperature=3.0)(student, teacher, GIVEN)
     torch.testing.assert_close(found, 2 * kd_per_image(student.logits, teacher.logits, 3.0))
+    made = distiller(PYRAMID, 8, **OF_PIXELS)
     student, teacher = (output(PYRAMID, seed, 8, 8) for seed in (0, 1))
     labels = torch.randint(CLASSES, (BATCH, 8, 8))
     labels[0, :3] = IGNORED
-    loss, given = distiller(PYRAMID, 8, **OF_PIXELS).method_loss, GIVEN._replace(labels=labels)
-    found, counted = loss(student, TeacherOutput(*teacher), given), counted_pixels(labels)
+    given, counted = GIVEN._replace(labels=labels), counted_pixels(labels)
+    found = made.method_loss(student, TeacherOutput(*teacher), given)
     assert counted.sum() == (labels != IGNORED).sum() < labels.numel()
     expected = kd_per_image(student.logits, teacher.logits, 1.0, counted)
     torch.testing.assert_close(found, expected + 50 * ATLoss("none")(student, teacher, given))
+    # Its weight is ramped over two thirds of the training.
+    terms = [made.eval()(student, None, given, share) for share in (0.0, 1 / 3, 2 / 3, 1.0)]
+    shares = [term["frskd_pixels"].item() / terms[-1]["frskd_pixels"].item() for term in terms]
+    assert shares == pytest.approx([np.exp(-5 * (1 - t) ** 2) for t in (0, 0.5, 1, 1)], rel=1e-4)
+    # Masks of which no pixel is counted teach nothing, and what they leave is finite.
+    terms = made.train()(student, None, given._replace(labels=torch.full_like(labels, IGNORED)))
+    assert terms["ce"] == terms["self_ce"] == 0
+    sum(terms.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in made.parameters())
 
 
 def test_the_whole_loss_is_its_parts_and_its_weight_leaves_the_self_teacher_alone():
@@ -94,13 +103,6 @@ def test_the_whole_loss_is_its_parts_and_its_weight_leaves_the_self_teacher_alon
     assert terms["frskd"].item() == pytest.approx(expected, rel=1e-4)
     assert weighted["frskd"].item() == pytest.approx(0.1 * terms["frskd"].item(), rel=1e-4)
     assert weighted["self_ce"] == terms["self_ce"] and weighted["ce"] == terms["ce"]
-    # That of pixels is ramped over two thirds of the training.
-    made, answer = distiller(PYRAMID, SIDE, **OF_PIXELS).eval(), output(PYRAMID, 0, SIDE, SIDE)
-    given = GIVEN._replace(labels=torch.zeros(BATCH, SIDE, SIDE, dtype=torch.int64))
-    shares = (0.0, 1 / 3, 2 / 3, 1.0)
-    found = [made(answer, None, given, share)["frskd_pixels"].item() for share in shares]
-    expected = [np.exp(-5 * (1 - t) ** 2) for t in (0, 0.5, 1, 1)]
-    assert [term / found[-1] for term in found] == pytest.approx(expected, rel=1e-4)
 
 
 # Method options, term -> the parts that get a gradient from it: of the student its stages and what
@@ -108,30 +110,29 @@ def test_the_whole_loss_is_its_parts_and_its_weight_leaves_the_self_teacher_alon
 # features that are compared.
 WHOLE, SELF = {"stages", "classifier"}, {"pyramids", "self-classifier"}
 WHO_LEARNS = [
-    ({}, "ce", WHOLE),
-    ({}, "self_ce", {"stages"} | SELF),
-    ({}, "frskd", WHOLE),
-    ({"detach": True}, "ce", WHOLE),
-    ({"detach": True}, "self_ce", SELF),
-    ({"detach": True}, "frskd", WHOLE),
-    ({"beta": 0.0}, "frskd", WHOLE),
-    ({"alpha": 0.0}, "frskd", {"stages"}),
-    ({"alpha": 0.0, "feature": "dct"}, "frskd", {"stages"}),
-    ({"alpha": 0.0, "feature": "fitnet"}, "frskd", {"stages", "connectors"}),
-    ({"alpha": 0.0, "feature": "overhaul"}, "frskd", {"stages", "connectors"}),
-    ({"feature": "fitnet", "detach": True}, "self_ce", SELF),
-    ({"alpha": 0.0, "beta": 0.0}, "frskd", set()),
-]
-CASES = [("frskd", *case) for case in WHO_LEARNS]
-CASES += [("frskd_pixels", *case) for case in [*WHO_LEARNS[:2], ({}, "frskd_pixels", WHOLE)]]
+    *(("segmentation", {}, *case) for case in (
+        ("ce", WHOLE), ("self_ce", {"stages"} | SELF), ("frskd_pixels", WHOLE),
+    )),
+    *(("classification", *case) for case in (
+        ({}, "ce", WHOLE), ({}, "self_ce", {"stages"} | SELF), ({}, "frskd", WHOLE),
+        ({"detach": True}, "ce", WHOLE), ({"detach": True}, "self_ce", SELF),
+        ({"detach": True}, "frskd", WHOLE), ({"beta": 0.0}, "frskd", WHOLE),
+        ({"feature": "fitnet", "detach": True}, "self_ce", SELF),
+        ({"alpha": 0.0}, "frskd", {"stages"}),
+        ({"alpha": 0.0, "feature": "dct"}, "frskd", {"stages"}),
+        ({"alpha": 0.0, "feature": "fitnet"}, "frskd", {"stages", "connectors"}),
+        ({"alpha": 0.0, "feature": "overhaul"}, "frskd", {"stages", "connectors"}),
+        ({"alpha": 0.0, "beta": 0.0}, "frskd", set()),
+    )),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "options", "term", "expected"), CASES)
-def test_each_term_teaches_whom_it_should(method, options, term, expected):
+@pytest.mark.parametrize(("task", "options", "term", "expected"), WHO_LEARNS)
+def test_each_term_teaches_whom_it_should(task, options, term, expected):
     torch.manual_seed(0)
     images, labels, changes, pixels = torch.randn(BATCH, 3, SIDE, SIDE), LABELS, {}, None
     name, below, top = "scenes_small", ["stem", "stages"], "classifier"
-    if method == "frskd_pixels":
+    if task == "segmentation":
         name, below, top = "scenes_segmenter_tiny", ["backbone", "pyramid"], "head"
         labels, changes, pixels = torch.randint(CLASSES, (BATCH, SIDE, SIDE)), OF_PIXELS, SIDE
     student = create_model(name, CLASSES)
@@ -145,7 +146,7 @@ def test_each_term_teaches_whom_it_should(method, options, term, expected):
         "classifier": [getattr(student, top)],
         "pyramids": [own.self_teacher.pyramids],
         "self-classifier": [own.self_teacher.classifier],
-        "connectors": [getattr(own.features, "connectors", torch.nn.Identity())],
+        "connectors": [getattr(own.features, "connectors", nn.Identity())],
     }
     for part, inside in modules.items():
         gradients = [p.grad for module in inside for p in module.parameters()]
@@ -174,29 +175,26 @@ def test_features_without_content_are_finite(feature, dtype):
         assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize(("options", "says"), [
-    ({"feature": "atention"}, "Did you mean 'attention'"), ({"alpha": -1.0}, "alpha -1.0"),
-    ({"temperature": 0.0}, "temperature above 0"), ({"width": 0}, "width of the .* is 0"),
-    ({"depth": 0}, "depth of the self-teacher is 0"),
+@pytest.mark.parametrize(("changes", "says"), [
+    *(({"method_options": options}, says) for options, says in (
+        ({"feature": "atention"}, "Did you mean 'attention'"), ({"alpha": -1.0}, "alpha -1.0"),
+        ({"temperature": 0.0}, "temperature above 0"), ({"width": 0}, "width of the .* is 0"),
+        ({"depth": 0}, "depth of the self-teacher is 0"),
+    )),
+    *(({"method": method, "augmentation": ("flip", kind)}, says) for method, kind, says in (
+        ("dkd", "mixup", "'dkd' reads an image's one label.*leave 'mixup' out"),
+        ("crd", "sla", "one label"), ("dct+gate", "cutmix", "one label"),
+        ("frskd+gate", "mixup", "one label"), ("frskd+kd", "sla", "no teacher knows rotations"),
+        ("kd", "sla", "no teacher knows rotat"), ("logit_std", "sla", "no teacher knows rotat"),
+        ("srm_dictionary", "mixup", "'srm_dictionary'.*leave 'mixup' out of augmentation"),
+        ("srm_init", "sla", "'srm_init'.*leave 'sla' out"), ("srm", "mixup", "leave 'mixup' out"),
+        ("student", "sla", ""), ("frskd", "sla", ""), ("frskd+kd", "mixup", ""),
+        ("kd", "cutmix", ""), ("at", "sla", ""),
+    )),
 ])  # fmt: skip
-def test_options_out_of_range_are_refused(options, says):
-    with pytest.raises(KdlibError, match=says):
-        RefinementLoss(pair_of(), **options)
-
-
-@pytest.mark.parametrize(("method", "augmentation", "says"), [
-    ("dkd", "mixup", "'dkd' reads an image's one label.*leave 'mixup' out"),
-    ("crd", "sla", "one label"), ("dct+gate", "cutmix", "one label"),
-    ("frskd+gate", "mixup", "one label"), ("frskd+kd", "sla", "no teacher knows rotations"),
-    ("kd", "sla", "no teacher knows rotations"), ("logit_std", "sla", "no teacher knows rotat"),
-    ("srm_dictionary", "mixup", "'srm_dictionary'.*leave 'mixup' out of augmentation"),
-    ("srm_init", "sla", "'srm_init'.*leave 'sla' out"), ("srm", "mixup", "leave 'mixup' out"),
-    ("student", "sla", ""), ("frskd", "sla", ""), ("frskd+kd", "mixup", ""),
-    ("kd", "cutmix", ""), ("at", "sla", ""),
-])  # fmt: skip
-def test_labels_that_a_method_cannot_read_are_refused_and_no_others(method, augmentation, says):
+def test_options_and_labels_that_a_method_cannot_read_are_refused_and_no_others(changes, says):
     with pytest.raises(KdlibError, match=says) if says else nullcontext():
-        distiller(method=method, augmentation=("flip", augmentation))
+        distiller(**changes)
 
 
 SEGMENTERS = [name for name, model in MODELS.items() if model.task == "segmentation"]
@@ -291,8 +289,7 @@ def test_each_pixel_gets_a_class_and_each_level_halves_the_one_before(name):
 def test_a_backbone_begins_with_torchvisions_weights_and_the_published_grow(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(write_imagenet_weights(tmp_path, "efficientnet_b0")))
     first, second = (create_model("efficientdet_d0", 21, weights="IMAGENET1K_V1") for _ in "ab")
-    pairs = zip(first.backbone.parameters(), second.backbone.parameters(), strict=True)
-    assert all(torch.equal(*pair) for pair in pairs)
+    assert all(map(torch.equal, first.backbone.parameters(), second.backbone.parameters()))
     assert not torch.equal(first.head.classifier.weight, second.head.classifier.weight)
     larger = count_parameters(create_model("efficientdet_d1", 21))
     assert 3e6 < count_parameters(first) < larger < 8e6
