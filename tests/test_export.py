@@ -161,28 +161,24 @@ def test_weights_that_do_not_score_what_their_record_says_are_not_exported(copie
     assert not list(directory.glob("student*"))
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["scenes-a2-scenes_student-dct+kd-s0-2e43"], f"Did you mean '{DCT_KD}'"),
-        (["scenes-a2-scenes_student-dct+kd-s"], "which?"),
-        (["records/scenes-a2-scenes_ssd-kd_cls-s0-1321071c70"], "is a detector"),
-        (["scenes-a2-scenes_teacher-srm_dictionary-s0-4c"], "it has no network"),
-        (["records"], "not the directory of a run"),
-        ([DCT_KD, "--format", "onx"], "Valid: onnx, torch"),
-    ],
-)
-def test_what_cannot_be_exported_is_refused_in_words(words, message, capsys, monkeypatch):
+REFUSED = [
+    (["scenes-a2-scenes_student-dct+kd-s0-2e43"], f"Did you mean '{DCT_KD}'"),
+    (["scenes-a2-scenes_student-dct+kd-s"], "which?"),
+    (["records/scenes-a2-scenes_ssd-kd_cls-s0-1321071c70"], "is a detector"),
+    (["scenes-a2-scenes_teacher-srm_dictionary-s0-4c"], "it has no network"),
+    (["records"], "not the directory of a run"),
+    ([DCT_KD, "--format", "onx"], "Valid: onnx, torch"),
+    ([DCT_KD], "has a record but no weights.safetensors"),
+]
+
+
+def test_what_cannot_be_exported_is_refused_in_words(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert main(["export", "--runs", "records", *words]) == 2
-    told = capsys.readouterr().err
-    assert message in told and len(told) < 1500
-
-
-def test_a_record_without_weights_says_how_to_train_them(capsys):
-    assert main(["export", DCT_KD, "--runs", str(ROOT / "records")]) == 2
-    told = capsys.readouterr().err
-    teacher, student = re.findall(r"kdlib run (\S+) --parameters '(.*)'", told)
+    for words, message in REFUSED:
+        assert main(["export", "--runs", "records", *words]) == 2
+        told = capsys.readouterr().err
+        assert message in told and len(told) < 1800
+    teacher, student = re.findall(r"kdlib run (\S+) --parameters '(.*)'", told)  # trains them
     assert (teacher[0], student[0]) == ("02_teacher", "05_distill")
     assert json.loads(teacher[1])["teacher"] == "scenes_large"
     assert json.loads(student[1])["methods"] == ["dct+kd"]
@@ -200,8 +196,6 @@ def test_unfinished_runs_missing_packages_and_plans_without_work_are_refused(cop
     with pytest.raises(KdlibError, match="pip install onnx onnxscript onnxruntime"):
         format_of("onnx")
     assert format_of("torch").suffix == ".pt2"
-    for fields in ({"threads": 0}, {"rounds": 0}, {"batch_sizes": (0,)}):
-        with pytest.raises(KdlibError, match="is 0; it should be greater than or equal to 1"):
+    for fields in ({"threads": 0}, {"rounds": 0}, {"batch_sizes": (0,)}, {"batch_sizes": ()}):
+        with pytest.raises(KdlibError, match="is 0; it should be greater.*to 1|least 1"):
             Plan(**fields)
-    with pytest.raises(KdlibError, match="at least 1 item"):
-        Plan(batch_sizes=())

@@ -79,14 +79,13 @@ def test_claims_best_methods_and_stages_are_read_from_their_tables(runs):
     assert "the only one" in results.read_stages(only)
 
 
-@pytest.mark.parametrize(
-    ("differences", "says"),
-    [
-        ((0.004, -0.004, 0.001), "DCT and Parseval twin"),
-        ((0.4, -0.4, 0.1), "more than 200 seeds"),
-        ((0.01,), "two seeds"),
-    ],
-)
+NOISE = [
+    ((0.004, -0.004, 0.001), "DCT and Parseval twin"), ((0.4, -0.4, 0.1), "more than 200 seeds"),
+    ((0.01,), "two seeds"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("differences", "says"), NOISE)
 def test_the_noise_says_how_many_seeds_it_takes(differences, says):
     noise = comparison_of(pd.Series(differences), "dct", "parseval_twin")
     text, needed = results.read_noise(noise), seeds_to_resolve(0.005, noise.std)

@@ -73,18 +73,15 @@ def test_holm_counts_only_what_was_tested(p, expected):
     assert set(found["verdict"]) <= {"undecided at n=1"}
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "p", "expected"),
-    [
-        (0.001, 0.02, 0.01, "holds"),
-        (0.001, 0.02, 0.20, "undecided at n=3"),
-        (-0.01, 0.02, 0.01, "undecided at n=3"),
-        (-0.03, -0.01, 0.01, "does not hold"),
-        (-0.004, 0.004, 0.90, "does not hold"),
-        (-0.004, 0.006, 0.90, "undecided at n=3"),
-        (NAN, NAN, NAN, "undecided at n=3"),
-    ],
-)
+RULE = [
+    (0.001, 0.02, 0.01, "holds"), (0.001, 0.02, 0.20, "undecided at n=3"),
+    (-0.01, 0.02, 0.01, "undecided at n=3"), (-0.03, -0.01, 0.01, "does not hold"),
+    (-0.004, 0.004, 0.90, "does not hold"), (-0.004, 0.006, 0.90, "undecided at n=3"),
+    (NAN, NAN, NAN, "undecided at n=3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("low", "high", "p", "expected"), RULE)
 def test_the_verdict_follows_the_written_rule(low, high, p, expected):
     one = statistics.Comparison("a", "b", "top1", 3, (low + high) / 2, 0.01, low, high, p, 0.02)
     assert statistics.verdict(one, p) == expected
