@@ -1,8 +1,6 @@
 """Several processes that train together: each one's part, the numbers of one, `kdlib.train`."""
 
-import csv
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -15,13 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from accelerate import PartialState
 from data_files import FASHION, write_fashion
+from processes import outcomes, statuses
 from torch import Tensor
-from training import TINY, history_of, result_of, tiny
+from training import TINY, check_like, stop_after_an_epoch, tiny
 
 from kdlib import files, train
 from kdlib.data import load_data
@@ -35,7 +35,6 @@ from kdlib.evaluate import evaluate_students, predict
 from kdlib.files import load_tensors, save_tensors
 from kdlib.launch import main
 from kdlib.models import create_model
-from kdlib.models import output as cost
 from kdlib.runs import RunConfig, read_record, run_directory
 from kdlib.seeds import seed_everything
 from kdlib.team import ALONE, Portion, Team, launched_team
@@ -43,48 +42,33 @@ from kdlib.train import check_team, fit
 from kdlib.trainee import Trainee
 from study.records import validate_record
 
-PATIENCE_S = 120
 
-
-def started(work: Callable[[], Any]) -> list[Any]:
-    """Two processes that call ``work``, each with the environment that a launcher gives."""
+def launched(work: Callable[[], Any]) -> list[Callable[[], Any]]:
+    """``work`` for two processes, each with the environment that a launcher gives."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
 
-    def act(rank: str) -> None:
+    def act(rank: str) -> Any:
         os.environ.update(**shared, RANK=rank, LOCAL_RANK=rank)
-        torch.set_num_threads(1)
         PartialState._reset_state()  # what the test's own process knows of its launch
-        work()
+        return work()
 
-    context = multiprocessing.get_context("fork")
-    found = [context.Process(target=act, args=(rank,)) for rank in "01"]
-    for process in found:
-        process.start()
-    return found
+    return [partial(act, rank) for rank in "01"]
 
 
 def together(work: Callable[[Team], Any]) -> list[Any]:
     """What ``work`` returns in each of two processes, or the error that it raises there."""
-    ends = [multiprocessing.Pipe() for _ in range(2)]
 
-    def answer() -> None:
+    def act() -> Any:
         team = launched_team("cpu")
         try:
-            ends[team.rank][1].send(work(team))
-        except Exception as error:
-            ends[team.rank][1].send(error)
-        team.gathered(None)  # whoever ends at once takes the others' connections along
+            return work(team)
+        finally:
+            team.gathered(None)  # whoever ends at once takes the others' connections along
 
-    processes = started(answer)
-    try:
-        return [theirs.recv() if theirs.poll(PATIENCE_S) else "no answer" for theirs, _ in ends]
-    finally:
-        for process in processes:
-            process.join(PATIENCE_S)
-            process.kill()
+    return outcomes(*launched(act))
 
 
 METHODS = ("student", "dct+gate+kd", "vid", "frskd")
@@ -191,13 +175,6 @@ class InParts(Trainee):
         return told
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> str:
-    root, config = tmp_path_factory.mktemp("teacher"), tiny().teacher_config()
-    fit(config, root, progress=False)
-    return str(run_directory(config, root) / "weights.safetensors")
-
-
 def trained(configs: list[RunConfig], root: Path, team: Team) -> Any:
     """The records of runs that several processes train; all but the main one cannot write."""
     if not team.is_main:
@@ -208,25 +185,20 @@ def trained(configs: list[RunConfig], root: Path, team: Team) -> Any:
     return records
 
 
-def rows_of(directory: Path) -> list[dict[str, float]]:
-    rows = csv.DictReader((directory / "history.csv").read_text().splitlines())
-    return [{n: float(value) for n, value in row.items() if n != "seconds"} for row in rows]
-
-
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_losses_are_those_of_one_process_within_1e_5(sizes, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(cost, "REPEATS", 1)
-    configs = [tiny(method=m, teacher_weights=teacher, **sizes) for m in METHODS]
+def test_losses_are_those_of_one_process_within_1e_5(sizes, taught, tmp_path, monkeypatch):
+    teacher = run_directory(tiny().teacher_config(), taught) / "weights.safetensors"
+    configs = [tiny(method=m, teacher_weights=str(teacher), **sizes) for m in METHODS]
     mine, theirs = together(partial(trained, configs, tmp_path / "two"))
     assert mine == theirs
     monkeypatch.setattr(train, "trainee_of", lambda config: InParts)
     one = fit(configs, tmp_path / "one", progress=False)
     for config, record, reference in zip(configs, mine, one, strict=True):
         two, alone = (run_directory(config, tmp_path / name) for name in ("two", "one"))
-        rows = rows_of(two)
+        histories = (path / "history.csv" for path in (two, alone))
+        rows, others = (np.loadtxt(path, delimiter=",", skiprows=1) for path in histories)
         assert len(rows) == sizes["epochs"]
-        for row, other in zip(rows, rows_of(alone), strict=True):
-            assert row == pytest.approx(other, abs=1e-5, rel=1e-5), config.method
+        assert rows[:, :-1] == pytest.approx(others[:, :-1], abs=1e-5, rel=1e-5)  # not the seconds
         assert record["results"] == reference["results"]
         assert record["ssim"] == (reference["ssim"] and pytest.approx(reference["ssim"], abs=1e-4))
         assert record["provenance"].items() >= {"processes": 2, "batch_norm": "own"}.items()
@@ -270,12 +242,8 @@ def test_a_detector_learns_in_two_processes(tmp_path):
 
 
 def test_a_run_goes_on_only_as_it_was_begun(tmp_path):
-    def stop(config: RunConfig, row: dict[str, Any]) -> None:
-        raise KeyboardInterrupt
-
     config = tiny(method="student")
-    with pytest.raises(KeyboardInterrupt):
-        fit(config, tmp_path, progress=False, on_epoch=stop)
+    stop_after_an_epoch(config, tmp_path)
     for error in together(partial(trained, [config], tmp_path)):
         assert isinstance(error, KdlibError)
         assert "processes 1; this launch has processes 2" in str(error)
@@ -285,29 +253,24 @@ def test_a_run_goes_on_only_as_it_was_begun(tmp_path):
 SHORT = {"method": "student", "epochs": 5}
 
 
-def write_config(folder: Path, **fields: object) -> Path:
-    path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump({**TINY, **fields}))
-    return path
-
-
-def arguments(config: Path, runs: Path, *more: str) -> list[str]:
-    return [f"--config={config}", f"--runs={runs}", "--device=cpu", "--no-progress", *more]
+def arguments(folder: Path, *more: str, **fields: object) -> list[str]:
+    """Those of a command that trains a tiny run in a folder."""
+    (folder / "run.yaml").write_text(yaml.safe_dump({**TINY, **fields}))
+    places = [f"--config={folder / 'run.yaml'}", f"--runs={folder / 'runs'}"]
+    return [*places, "--device=cpu", "--no-progress", *more]
 
 
 def test_one_process_trains_the_teacher_and_the_run(tmp_path, capsys):
-    config = write_config(tmp_path)
-    as_json = config.with_suffix(".json")
-    as_json.write_text(json.dumps(yaml.safe_load(config.read_text())))
-    for path in (config, as_json):
-        assert main(arguments(path, tmp_path / "runs")) == 0
+    as_json, usual = tmp_path / "run.json", arguments(tmp_path)
+    as_json.write_text(json.dumps(TINY))
+    for given in (usual, [*usual, f"--config={as_json}"]):
+        assert main(given) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == said[2:], "a run is the same in YAML and in JSON"
-    directories = [run_directory(c, tmp_path / "runs") for c in (tiny().teacher_config(), tiny())]
-    for line, directory in zip(said[:2], directories, strict=True):
-        record = json.loads((directory / "record.json").read_text())
-        assert f"top1 {100 * record['results']['top1']:.2f} %" in line
-        assert line.endswith(str(directory / "record.json"))
+    for line, config in zip(said[:2], (tiny().teacher_config(), tiny()), strict=True):
+        path = run_directory(config, tmp_path / "runs") / "record.json"
+        record = read_record(path)
+        assert f"top1 {100 * record['results']['top1']:.2f} %" in line and line.endswith(str(path))
         assert record["provenance"]["processes"] == 1
 
 
@@ -336,72 +299,62 @@ def test_what_is_wrong_is_told_in_one_screen_and_leaves_no_record(
     images.write_bytes(images.read_bytes()[:-1000])
     weights = create_model(TINY["teacher"], 7).state_dict()
     save_tensors(Path("seven.safetensors"), weights, {"classes": 7})
-    if text is not None:
-        usual = yaml.safe_dump(TINY) if text.startswith(("dataset", "teacher")) else ""
-        Path("run.yaml").write_text(usual + text)
-    assert main(arguments(Path("run.yaml"), Path("runs"), "--data-root=.")) == 2
+    given, config = arguments(tmp_path, "--data-root=."), Path("run.yaml")
+    if text is None:
+        config.unlink()
+    else:
+        usual = config.read_text() if text.startswith(("dataset", "teacher")) else ""
+        config.write_text(usual + text)
+    assert main(given) == 2
     told = capsys.readouterr().err
     assert re.search(said, told) and "Traceback" not in told, told
     assert len(told.splitlines()) <= (24 if "To get it" in told or "IDX" in told else 1)
     assert not list(tmp_path.rglob("record.json"))
 
 
-def command(config: Path, runs: Path, *more: str) -> None:
-    """One process of a launch; like the interpreter, it ends with what ``main`` returns."""
-    with runs.with_suffix(f".{os.environ['RANK']}.err").open("w", buffering=1) as sys.stderr:
-        os._exit(main(arguments(config, runs, *more)))
+def launch(folder: Path, *more: str, **fields: object) -> tuple[list[int | None], list[str]]:
+    """How two processes end that train a run together, and what each said of errors."""
+    given, errors = arguments(folder, *more, **fields), [folder / f"{rank}.err" for rank in "01"]
+
+    def act() -> None:  # like the interpreter, it ends with what ``main`` returns
+        with errors[int(os.environ["RANK"])].open("w", buffering=1) as sys.stderr:
+            os._exit(main(given))
+
+    return statuses(*launched(act)), [path.read_text() for path in errors]
 
 
-def mortal_command(config: Path, runs: Path, victim: int, moment: str) -> None:
-    """The same, but one process is killed at a moment of its fourth step, or epoch."""
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The directory of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert launch(folder, **SHORT)[0] == [0, 0]
+    return run_directory(tiny(**SHORT), folder / "runs")
+
+
+@pytest.mark.parametrize(("victim", "moment"), [(0, "end_epoch"), (1, "step")])
+def test_when_one_is_killed_the_other_ends_and_the_next_launch_goes_on(
+    victim, moment, whole, tmp_path, monkeypatch
+):
     usual, seen = getattr(Trainee, moment), []
 
     def fatal(trainee: Trainee, *given: Any) -> Any:
+        """The fourth step, or end of an epoch, is the last of one process."""
         seen.append(moment)
         found = usual(trainee, *given)
         if trainee.team.rank == victim and len(seen) == 4:
             os.kill(os.getpid(), signal.SIGKILL)
         return found
 
-    setattr(Trainee, moment, fatal)  # of a process that will not live long
-    command(config, runs)
-
-
-def statuses(work: Callable[[], None]) -> list[int | None]:
-    """How two processes end that train together."""
-    processes = started(work)
-    for process in processes:
-        process.join(PATIENCE_S)
-    return [process.exitcode for process in processes]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> tuple[Path, Path]:
-    """The configuration of a run, and the directory of it that nothing happened to."""
-    root = tmp_path_factory.mktemp("undisturbed")
-    config = write_config(root, **SHORT)
-    assert statuses(partial(command, config, root / "runs")) == [0, 0]
-    return config, run_directory(tiny(**SHORT), root / "runs")
-
-
-@pytest.mark.parametrize(("victim", "moment"), [(0, "end_epoch"), (1, "step")])
-def test_when_one_is_killed_the_other_ends_and_the_next_launch_goes_on(
-    victim, moment, undisturbed, tmp_path
-):
-    config, theirs = undisturbed
-    runs = tmp_path / "runs"
-    expected = [2, 2]
-    expected[victim] = -signal.SIGKILL
-    assert statuses(partial(mortal_command, config, runs, victim, moment)) == expected
-    mine = run_directory(tiny(**SHORT), runs)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainee, moment, fatal)
+        ends, said = launch(tmp_path, **SHORT)
+    assert ends[victim] == -signal.SIGKILL and ends[1 - victim] == 2
+    mine = run_directory(tiny(**SHORT), tmp_path / "runs")
     assert (mine / "checkpoint.safetensors").exists() and not (mine / "record.json").exists()
-    said = (tmp_path / "runs.0.err").read_text()
-    assert ("Another process of this launch has ended" in said) == (victim == 1)
-    assert statuses(partial(command, config, runs)) == [0, 0]
-    assert history_of(mine) == history_of(theirs)
-    first, second = (read_record(path / "record.json") for path in (mine, theirs))
-    assert result_of(first) == result_of(second)
-    assert first["provenance"]["processes"] == 2
+    assert ("Another process of this launch has ended" in said[0]) == (victim == 1)
+    assert launch(tmp_path, **SHORT)[0] == [0, 0]
+    check_like(mine, whole)
+    assert read_record(mine / "record.json")["provenance"]["processes"] == 2
 
 
 @pytest.mark.parametrize(
@@ -413,23 +366,20 @@ def test_when_one_is_killed_the_other_ends_and_the_next_launch_goes_on(
     ],
 )
 def test_several_processes_tell_what_is_wrong_once(fields, more, said, tmp_path):
-    config = write_config(tmp_path, **{"method": "student", **fields})
-    assert statuses(partial(command, config, tmp_path / "runs", *more)) == [2, 2]
-    told = "".join((tmp_path / f"runs.{rank}.err").read_text() for rank in (0, 1))
-    assert said in told
-    assert len([line for line in told.splitlines() if line and "it/s" not in line]) == 1
-    name = fields.get("method", "student")
-    assert not [path for path in tmp_path.rglob("record.json") if f"-{name}-s" in str(path)]
+    fields = {"method": "student", **fields}
+    ends, told = launch(tmp_path, *more, **fields)
+    assert ends == [2, 2] and said in "".join(told)
+    assert len([line for line in "".join(told).splitlines() if line and "it/s" not in line]) == 1
+    assert not list(tmp_path.rglob(f"*-{fields['method']}-s*/record.json"))
 
 
 def test_accelerate_launches_it(tmp_path):
     """As a user does; that needs seconds for starting three interpreters."""
-    config, runs = write_config(tmp_path, method="student", epochs=1), tmp_path / "runs"
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     launcher += ["--num_processes=2", "--num_machines=1", "--main_process_port=0"]
-    whole = [*launcher, "-m", "kdlib.train", *arguments(config, runs)]
-    done = subprocess.run(whole, capture_output=True, text=True, timeout=300, check=False)
+    command = [*launcher, "-m", "kdlib.train", *arguments(tmp_path, method="student", epochs=1)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    (path,) = runs.glob("*/record.json")
+    (path,) = tmp_path.glob("runs/*/record.json")
     assert done.stdout.count(str(path)) == 1
-    assert json.loads(path.read_text())["provenance"]["processes"] == 2
+    assert read_record(path)["provenance"]["processes"] == 2

@@ -1,39 +1,21 @@
 """Jobs side by side never share a GPU, whatever becomes of them; the devices are pretended."""
 
 import itertools
-import multiprocessing
 import os
 import time
+from functools import partial
+from pathlib import Path
 
 import pytest
+from processes import begin, outcomes
 
 from kdlib.errors import KdlibError
 from study.jobs import VISIBLE, gpu_names, own_gpus
-
-FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(autouse=True)
 def two_devices(monkeypatch):
     monkeypatch.setenv(VISIBLE, "0,1")
-
-
-@pytest.fixture
-def job(tmp_path):
-    """Starts a process that holds a GPU for so many seconds, and tells of it."""
-
-    def hold(seconds: float, told: multiprocessing.Queue) -> None:
-        with own_gpus(1, tmp_path) as taken:
-            start = time.monotonic()
-            time.sleep(seconds)
-            told.put((taken[0], os.environ[VISIBLE], start, time.monotonic()))
-
-    def started(seconds: float, told: multiprocessing.Queue) -> multiprocessing.Process:
-        process = FORK.Process(target=hold, args=(seconds, told))
-        process.start()
-        return process
-
-    return started
 
 
 def test_what_a_process_may_use_and_takes(tmp_path, monkeypatch):
@@ -49,11 +31,16 @@ def test_what_a_process_may_use_and_takes(tmp_path, monkeypatch):
         assert gpu_names() == names
 
 
-def test_of_five_jobs_on_two_gpus_no_two_have_one_at_once(job):
-    told = FORK.Queue()
+def hold(folder: Path, seconds: float) -> tuple[str, str, float, float]:
+    with own_gpus(1, folder) as taken:
+        start = time.monotonic()
+        time.sleep(seconds)
+        return taken[0], os.environ[VISIBLE], start, time.monotonic()
+
+
+def test_of_five_jobs_on_two_gpus_no_two_have_one_at_once(tmp_path):
     # The first holds its GPU until the second, however late it starts, has found the other.
-    jobs = [job(seconds, told) for seconds in (2.0, 0.1, 0.1, 0.1, 0.1)]
-    held = [told.get(timeout=30) for _ in jobs]
+    held = outcomes(*(partial(hold, tmp_path, seconds) for seconds in (2.0, 0.1, 0.1, 0.1, 0.1)))
     assert all(device == visible for device, visible, *_ in held)
     assert {device for device, *_ in held} == {"0", "1"}
     for device in ("0", "1"):
@@ -61,8 +48,8 @@ def test_of_five_jobs_on_two_gpus_no_two_have_one_at_once(job):
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(times))
 
 
-def test_a_killed_job_gives_its_gpu_back(job, tmp_path):
-    killed = job(60.0, FORK.Queue())
+def test_a_killed_job_gives_its_gpu_back(tmp_path):
+    killed = begin(partial(hold, tmp_path, 60.0))
     while not list(tmp_path.glob("*.lock")):
         time.sleep(0.01)
     killed.kill()

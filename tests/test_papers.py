@@ -4,10 +4,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from training import history_of, killed_at_random, result_of, tiny
+from processes import killed
+from training import check_like, history_of, tiny
 
-from kdlib.models import output as cost
-from kdlib.runs import RunConfig, earlier, is_finished, read_record, run_directory
+from kdlib.runs import RunConfig, earlier, is_finished, run_directory
 from kdlib.train import fit
 
 SPARSE = {"dictionary_epochs": 3, "sparsity": 0.2, "init_share": 0.5}
@@ -27,23 +27,18 @@ def learn(root: Path, *runs: RunConfig, **options: object) -> None:
             fit([one], root, progress=False, **options)
 
 
-def left_in(root: Path, run: RunConfig) -> list[tuple]:
-    """Record, history and weights of a run and of all that it needs."""
-    found = []
-    for folder in [run_directory(one, root) for one in [*earlier([run]), run]]:
-        weights = [(file.name, file.read_bytes()) for file in sorted(folder.glob("*.safetensors"))]
-        found.append((result_of(read_record(folder / "record.json")), history_of(folder), weights))
-    return found
+def check_all_like(run: RunConfig, root: Path, whole: Path) -> None:
+    """A run, and all that it needs, ended as where nothing was interrupted."""
+    for one in [*earlier([run]), run]:
+        check_like(run_directory(one, root), run_directory(one, whole))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A folder in which nothing was interrupted."""
     root = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost, "latency", lambda *_: 1.0)
-        learn(root, *RUNS)
-        yield root
+    learn(root, *RUNS)
+    return root
 
 
 @pytest.mark.parametrize("run", RUNS, ids=["srm", "frskd", "mixed, turned", "cut", "pixels"])
@@ -56,12 +51,13 @@ def test_stopped_after_every_epoch_a_run_ends_the_same(run, whole, tmp_path):
     while not is_finished(run, tmp_path):
         with suppress(KeyboardInterrupt):
             learn(tmp_path, run, on_epoch=stop)
-    found = left_in(tmp_path, run)
-    assert found == left_in(whole, run)
-    assert len(stops) == len(set(stops)) == sum(len(history) - 1 for _, history, _ in found) > 1
+    check_all_like(run, tmp_path, whole)
+    histories = [history_of(path.parent) for path in tmp_path.glob("*/history.csv")]
+    assert len(stops) == len(set(stops)) == sum(len(history) - 1 for history in histories) > 1
 
 
 def test_killed_at_random_moments_all_runs_end_the_same(whole, tmp_path):
-    assert killed_at_random(lambda root: learn(root, *RUNS), tmp_path, 2.0)
+    assert list(killed(lambda: learn(tmp_path, *RUNS), 1.0))
     learn(tmp_path, *RUNS)
-    assert [left_in(tmp_path, run) for run in RUNS] == [left_in(whole, run) for run in RUNS]
+    for run in RUNS:
+        check_all_like(run, tmp_path, whole)

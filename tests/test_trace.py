@@ -9,7 +9,6 @@ from pathlib import Path
 from training import tiny
 
 import kdlib
-from kdlib.models import output as cost
 from kdlib.train import fit
 from kdlib.trainee import Trainee
 
@@ -17,9 +16,8 @@ ROOT = Path(kdlib.__file__).parent
 STEP, FIT = 8, 20
 
 
-def test_a_step_of_a_dct_student_opens_eight_files_and_a_whole_fit_twenty(tmp_path, monkeypatch):
-    config = tiny(method="dct", precision="float32", epochs=1)
-    fit(config.teacher_config(), tmp_path, progress=False)
+def test_a_step_of_a_dct_student_opens_eight_files_and_a_whole_fit_twenty(root, monkeypatch):
+    config = tiny(method="dct", epochs=1)
     step, inside, steps = Trainee.step, [], []
     files: dict[bool, set[str]] = {False: set(), True: set()}
 
@@ -34,10 +32,9 @@ def test_a_step_of_a_dct_student_opens_eight_files_and_a_whole_fit_twenty(tmp_pa
             files[bool(inside)].add(frame.f_code.co_filename)
 
     monkeypatch.setattr(Trainee, "step", traced)
-    monkeypatch.setattr(cost, "REPEATS", 1)
     sys.setprofile(note)
     try:
-        fit(config, tmp_path)
+        fit(config, root)
     finally:
         sys.setprofile(None)
     of_steps, all_files = (

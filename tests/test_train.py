@@ -1,7 +1,6 @@
 """The loop: lock-step equals separate, resume equals never stopped, the teacher never moves."""
 
 import csv
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
@@ -9,7 +8,7 @@ from shutil import copytree
 import pytest
 import torch
 from torch import nn, optim
-from training import history_of, result_of, tiny
+from training import check_like, stop_after_an_epoch, tiny
 
 from kdlib import trainee
 from kdlib.data import load_data
@@ -18,7 +17,6 @@ from kdlib.errors import KdlibError
 from kdlib.evaluate import attention_on, predicted, trained_network
 from kdlib.files import load_tensors, save_tensors
 from kdlib.models import create_model
-from kdlib.models import output as cost
 from kdlib.runs import RunConfig, run_directory
 from kdlib.seeds import derive_seed, seed_everything
 from kdlib.train import fit
@@ -31,27 +29,10 @@ WILD = {"method": "kd", "kd_weight": 1e39}
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory) -> Iterator[Path]:
-    """A runs folder that holds the tiny teacher; costs are measured once."""
-    root = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost, "REPEATS", 1)
-        fit(TEACHER, root, progress=False)
-        yield root
-
-
-@pytest.fixture
-def root(taught, tmp_path) -> Path:
-    """A folder of its own that holds the tiny teacher."""
-    copytree(taught / TEACHER.run_id, tmp_path / TEACHER.run_id)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def together(taught) -> tuple[list[dict], list[tuple[RunConfig, dict]], list]:
-    """Records of all methods in lock-step, what was said of each epoch, and the teacher."""
-    rows: list[tuple[RunConfig, dict]] = []
-    held, load = [], Trainee.teacher_for
+def together(taught, tmp_path_factory) -> tuple[Path, list[dict], list, list]:
+    """A folder of all methods in lock-step, records, what was said of epochs, and the teacher."""
+    root = copytree(taught, tmp_path_factory.mktemp("together") / "runs")
+    rows, held, load = [], [], Trainee.teacher_for
 
     def remember(*given):
         held.append(load(*given))
@@ -60,33 +41,33 @@ def together(taught) -> tuple[list[dict], list[tuple[RunConfig, dict]], list]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainee, "teacher_for", remember)
-        found = fit(CONFIGS, taught, progress=False, on_epoch=lambda *said: rows.append(said))
-    return found, rows, held
+        found = fit(CONFIGS, root, progress=False, on_epoch=lambda *said: rows.append(said))
+    return root, found, rows, held
 
 
-def test_lock_step_gives_the_numbers_of_separate_runs(together, root):
-    apart = [fit(config, root, progress=False) for config in CONFIGS]
-    assert [result_of(record) for record in together[0]] == [result_of(record) for record in apart]
+@pytest.mark.parametrize("config", CONFIGS, ids=METHODS)
+def test_lock_step_gives_the_numbers_of_separate_runs(config, together, undisturbed):
+    check_like(run_directory(config, together[0]), undisturbed(config))
 
 
-def test_a_run_leaves_its_files_and_is_not_run_again(together, taught):
-    records, rows, _ = together
+def test_a_run_leaves_its_files_and_is_not_run_again(together):
+    root, records, rows, _ = together
     assert [config for config, _ in rows] == CONFIGS * CONFIGS[0].epochs
     for config, record in zip(CONFIGS, records, strict=True):
-        directory = run_directory(config, taught)
+        directory = run_directory(config, root)
         files = {path.name for path in directory.iterdir()}
         assert files == {"config.json", "history.csv", "weights.safetensors", "record.json"}
-        assert record["provenance"]["data_fingerprint"]
+        assert record["provenance"]["data_fingerprint"] and record["diverged"] is None
         assert record["results"]["last_epoch"] == config.epochs
         with (directory / "history.csv").open() as file:
             written = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
         assert written == [row for of, row in rows if of == config]
     assert list(rows[2][1]) == ["epoch", "learning_rate", "ce", "at", "kd", "accuracy", "seconds"]
-    assert fit(CONFIGS, taught, on_epoch=pytest.fail) == records
+    assert fit(CONFIGS, root, on_epoch=pytest.fail) == records
 
 
 def test_the_teacher_is_frozen_and_never_moves(together):
-    teacher, before = together[2]
+    teacher, before = together[3]
     assert isinstance(teacher.train(), FrozenTeacher)
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert not any(module.training for module in teacher.modules())
@@ -94,42 +75,30 @@ def test_the_teacher_is_frozen_and_never_moves(together):
     assert not teacher(torch.randn(2, 3, 32, 32)).logits.requires_grad
 
 
-def stop(config: RunConfig, row: dict) -> None:
-    raise InterruptedError
-
-
 # Besides the plain case: a memory with random draws, layers of the method's own, two moments.
 @pytest.mark.parametrize(
     "changes", [{}, {"method": "crd"}, {"method": "frskd", "optimiser": "adam", "epochs": 2}]
 )
-def test_a_run_resumes_to_the_same_bits_when_stopped_after_any_epoch(changes, taught, root):
+def test_a_run_resumes_to_the_same_bits_when_stopped_after_any_epoch(changes, undisturbed, root):
     config = tiny(**changes)
-    whole = fit(config, taught, progress=False)
     for _ in range(config.epochs):
-        with pytest.raises(InterruptedError):
-            fit(config, root, progress=False, on_epoch=stop)
-    assert result_of(fit(config, root, progress=False, on_epoch=pytest.fail)) == result_of(whole)
-    ours, theirs = (run_directory(config, one) for one in (root, taught))
-    assert history_of(ours) == history_of(theirs)
-    name = "weights.safetensors"
-    assert (ours / name).read_bytes() == (theirs / name).read_bytes()
-
-
-def weights_of(network: str, classes: int) -> tuple[dict, dict]:
-    return create_model(network, classes).state_dict(), {"classes": classes}
+        stop_after_an_epoch(config, root)
+    fit(config, root, progress=False, on_epoch=pytest.fail)
+    check_like(run_directory(config, root), undisturbed(config))
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "says"),
+    ("config", "file", "tensors", "says"),
     [
-        (f"{TEACHER.run_id}/weights", weights_of("scenes_small", 7), "7 classes.*16"),
-        (f"{TEACHER.run_id}/weights", weights_of("resnet8", 16), "do not fit"),
-        (f"{tiny().run_id}/checkpoint", ({"model.a": torch.zeros(3)}, {}), "no checkpoint.*Delete"),
+        (TEACHER, "weights", create_model("scenes_small", 7).state_dict(), "7 classes.*16"),
+        (TEACHER, "weights", create_model("resnet8", 16).state_dict(), "do not fit"),
+        (tiny(), "checkpoint", {"model.a": torch.zeros(3)}, "no checkpoint.*Delete"),
     ],
 )
-def test_files_of_other_networks_are_refused(file, content, says, root):
-    save_tensors(root / f"{file}.safetensors", *content)
-    with pytest.raises(KdlibError, match=rf"{file[-6:]}\.safetensors.*{says}"):
+def test_files_of_other_networks_are_refused(config, file, tensors, says, root):
+    path, classes = run_directory(config, root) / f"{file}.safetensors", 7 if "7" in says else 16
+    save_tensors(path, tensors, {"classes": classes} if file == "weights" else {})
+    with pytest.raises(KdlibError, match=rf"{path.name}.*{says}"):
         fit(tiny(), root, progress=False)
 
 
@@ -155,8 +124,7 @@ def test_who_diverges_stops_with_its_terms_and_takes_nobody_along(together, root
     with pytest.raises(KdlibError, match=r"'kd' is not finite in epoch 1.*kd inf.*learning rate"):
         fit([wild, sound], root, progress=False)
     assert not (run_directory(wild, root) / "record.json").exists()
-    assert result_of(fit(sound, root, on_epoch=pytest.fail)) == result_of(together[0][3])
-    assert together[0][3]["diverged"] is None
+    check_like(run_directory(sound, root), run_directory(sound, together[0]))
 
 
 def test_in_the_search_for_a_weight_divergence_is_a_result(tmp_path):
@@ -172,17 +140,17 @@ def test_in_the_search_for_a_weight_divergence_is_a_result(tmp_path):
     assert all(torch.equal(value, fresh[name]) for name, value in untrained.items())
 
 
-def test_a_network_comes_back_and_scores_again_what_its_record_says(together, taught):
-    config, record = CONFIGS[1], together[0][1]
+def test_a_network_comes_back_and_scores_again_what_its_record_says(together):
+    root, config, record = together[0], CONFIGS[1], together[1][1]
     data = load_data("scenes", "test", size=32, image_size=32)
-    network = trained_network(config, taught, len(data.classes))
+    network = trained_network(config, root, len(data.classes))
     right = (predicted(network, data) == data.labels).double().mean().item()
     assert right == pytest.approx(record["results"]["top1"])
     maps = attention_on(network, data.first(5))
     assert all(len(stage) == 5 and stage.ndim == 3 and stage.isfinite().all() for stage in maps)
     assert not any(stage.requires_grad for stage in maps)
     with pytest.raises(KdlibError, match="no finished run"):
-        trained_network(replace(config, epochs=99), taught, 16)
+        trained_network(replace(config, epochs=99), root, 16)
 
 
 # What a run asks for is how it learns: optimisers, learning rates as published, precision.

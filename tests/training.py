@@ -1,15 +1,12 @@
-"""The smallest run that still has a teacher, a student and all loss terms."""
+"""The smallest run that still has a teacher, a student and all loss terms, and what it leaves."""
 
-import multiprocessing
-import os
-import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+import pytest
 
-from kdlib.runs import RunConfig
+from kdlib.runs import RunConfig, read_record
+from kdlib.train import fit
 
 TINY: dict[str, Any] = {
     "student": "scenes_small", "teacher": "scenes_small", "train_size": 64, "test_size": 32,
@@ -20,6 +17,16 @@ TINY: dict[str, Any] = {
 def tiny(**changes: Any) -> RunConfig:
     """A tiny run with some fields changed."""
     return RunConfig(**{**TINY, **changes}).canonical()
+
+
+def stop_after_an_epoch(config: RunConfig, root: Path) -> None:
+    """Train a run until one more epoch of it is saved."""
+
+    def stop(config: RunConfig, row: dict[str, Any]) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fit(config, root, progress=False, on_epoch=stop)
 
 
 def result_of(record: dict[str, Any]) -> dict[str, Any]:
@@ -34,23 +41,11 @@ def history_of(directory: Path) -> list[str]:
     return [line.rsplit(",", 1)[0] for line in lines]
 
 
-def killed_at_random(learn: Callable[[Path], object], root: Path, duration: float) -> int:
-    """Start ``learn(root)`` anew until it ends by itself; how often it was killed, 30 at most.
-
-    ``duration`` are the seconds that it takes undisturbed; a kill comes within half of it.
-    """
-
-    def alone() -> None:
-        torch.set_num_threads(1)
-        learn(root)
-
-    stream = torch.Generator().manual_seed(0)
-    for kills in range(30):
-        process = multiprocessing.get_context("fork").Process(target=alone)
-        process.start()
-        process.join(0.1 + torch.rand((), generator=stream).item() * duration / 2)
-        if process.exitcode == 0:
-            return kills
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-    return 30
+def check_like(ours: Path, theirs: Path) -> None:
+    """Two directories of a run hold the same but for its times, and nothing is left over."""
+    assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()}
+    mine, other = (read_record(one / "record.json") for one in (ours, theirs))
+    assert result_of(mine) == result_of(other)
+    assert history_of(ours) == history_of(theirs)
+    for path in ours.glob("*.safetensors"):
+        assert path.read_bytes() == (theirs / path.name).read_bytes(), path.name

@@ -6,15 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from shutil import copytree
 
 import pytest
-from training import tiny
 
 from kdlib.files import write_json
-from kdlib.models import output as cost
-from kdlib.runs import RunConfig, provenance, run_directory
-from kdlib.train import fit
+from kdlib.runs import RunConfig, provenance
 from study.results import markdown_table
 
 COUNTS: dict[str, Counter[str]] = defaultdict(Counter)
@@ -35,33 +31,6 @@ def tally() -> Callable[[str, str], None]:
         COUNTS[fault].update(["trials", outcome])
 
     return count
-
-
-@pytest.fixture(scope="session")
-def taught(tmp_path_factory) -> Path:
-    """A folder of runs with the tiny teacher."""
-    cost.REPEATS = 1  # of this process, which times nothing
-    root = tmp_path_factory.mktemp("taught")
-    fit(tiny().teacher_config(), root, progress=False)
-    return root
-
-
-@pytest.fixture
-def root(taught, tmp_path) -> Path:
-    """A folder of its own with the tiny teacher."""
-    return copytree(taught, tmp_path / "runs")
-
-
-@pytest.fixture(scope="session")
-def undisturbed(taught, tmp_path_factory) -> Callable[[RunConfig], Path]:
-    """The directory of a run that nobody disturbed; each is trained once."""
-    root = copytree(taught, tmp_path_factory.mktemp("undisturbed") / "runs")
-
-    def whole(config: RunConfig) -> Path:
-        fit(config, root, progress=False)
-        return run_directory(config, root)
-
-    return whole
 
 
 @pytest.hookimpl(hookwrapper=True)

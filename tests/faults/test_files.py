@@ -5,7 +5,8 @@ import io
 import pickle
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from shutil import copytree
@@ -15,10 +16,9 @@ import numpy as np
 import pytest
 import torch
 from data_files import write_mit67
-from faults.processes import forbid, outcome, unprivileged, with_room
-from faults.test_training import check_told
+from processes import check_full, forbid, outcomes, unprivileged, with_room
 from torchvision import models
-from training import tiny
+from training import stop_after_an_epoch, tiny
 
 import kdlib
 from kdlib.data import listed
@@ -32,8 +32,6 @@ from study.analyses.files import load_answers, read_analysis
 from study.cli import main
 from study.notebooks import parse_value
 from study.records import find_records
-
-CONFIG = tiny(epochs=1)
 
 
 @pytest.fixture(params=[40, pytest.param(2000, marks=pytest.mark.slow_faults)])
@@ -73,7 +71,7 @@ def damages(content: bytes, trials: int) -> Iterator[tuple[str, bytes]]:
 
 @pytest.mark.parametrize("name", ["checkpoint", "weights", "record.json", "history.csv"])
 def test_a_damaged_file_of_a_run_is_told(name, undisturbed, tmp_path, trials, tally):
-    folder = copytree(undisturbed(CONFIG), tmp_path / "run")
+    folder = copytree(undisturbed(tiny(epochs=1)), tmp_path / "run")
     tensors = {"a": torch.randn(20), "b": torch.arange(9).reshape(3, 3), "c": torch.tensor(1.5)}
     save_tensors(folder / "checkpoint.safetensors", tensors, {"history": [{"accuracy": 0.1234}]})
     path = folder / (name if "." in name else f"{name}.safetensors")
@@ -100,11 +98,7 @@ def test_a_damaged_file_of_a_run_is_told(name, undisturbed, tmp_path, trials, ta
 
 
 def test_a_run_with_a_damaged_checkpoint_or_teacher_is_not_begun_anew(root):
-    def stop(config, row):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(tiny(), root, progress=False, on_epoch=stop)
+    stop_after_an_epoch(tiny(), root)
     checkpoint = run_directory(tiny(), root) / "checkpoint.safetensors"
     for path in (checkpoint, run_directory(tiny().teacher_config(), root) / "weights.safetensors"):
         whole = path.read_bytes()
@@ -128,70 +122,53 @@ def test_a_damaged_cache_is_made_again(photographs, trials, tally):
 
 
 class Bomb:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = str(marker)
+    """Makes a file ``marker`` when it is unpickled."""
 
     def __reduce__(self):
-        return open, (self.marker, "w")
+        return open, ("marker", "w")
 
 
-@pytest.fixture(params=["pickle", "torch"])
-def bomb(request, tmp_path, tally) -> Iterator[Callable[[Path], None]]:
-    """Puts a bomb, in a form in which weights may come, at a path; it must not go off."""
-    marker, file = tmp_path / "marker", io.BytesIO()
-    {"pickle": pickle.dump, "torch": torch.save}[request.param](Bomb(marker), file)
+@pytest.mark.parametrize("form", ["pickle", "torch"])
+def test_a_file_that_would_run_code_is_refused(form, root, caches, photographs, monkeypatch, tally):
+    monkeypatch.chdir(root)
+    file, marker = io.BytesIO(), root / "marker"
+    {"pickle": pickle.dump, "torch": torch.save}[form](Bomb(), file)
     file.seek(0)
     with contextlib.suppress(Exception):
         torch.load(file, weights_only=False)
     assert marker.exists(), "it is live"
     marker.unlink()
-    yield lambda path: path.write_bytes(file.getvalue())
-    assert not marker.exists()
-    tally(f"hostile {request.param}", "told")
-
-
-def test_a_file_that_would_run_code_is_refused(bomb, root):
-    (directory := run_directory(tiny(), root)).mkdir()
-    readers: dict[str, Callable[[Path], Any]] = {
-        "weights.safetensors": load_tensors,
-        "answers.safetensors": lambda path: load_answers(directory),
-        "record.json": read_record,
-        "analysis.json": read_analysis,
-        "checkpoint.safetensors": lambda path: fit(tiny(), root, progress=False),
-    }
-    for name, read in readers.items():
-        bomb(directory / name)
-        with pytest.raises(KdlibError, match=re.escape(name)):
-            read(directory / name)
-        (directory / name).unlink()
-
-
-def test_pretrained_weights_and_caches_that_would_run_code(
-    tmp_path, bomb, caches, photographs, monkeypatch
-):
-    """torchvision would unpickle whatever lies where its download would."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
+    # torchvision would unpickle whatever lies where its download would.
+    monkeypatch.setenv("TORCH_HOME", str(root))
     url = models.get_model_weights("resnet18")["IMAGENET1K_V1"].url
-    bomb(folder / url.rsplit("/", 1)[1])
-    with pytest.raises(KdlibError, match="no weights 'IMAGENET1K_V1'; delete it"):
-        create_model("resnet18", 10, weights="IMAGENET1K_V1")
+    pretrained = partial(create_model, "resnet18", 10, weights="IMAGENET1K_V1")
+    downloaded = f"hub/checkpoints/{url.rsplit('/', 1)[1]}"
+    for name, read, says in (
+        ("weights.safetensors", load_tensors, "weights"),
+        ("answers.safetensors", lambda path: load_answers(path.parent), "answers"),
+        ("record.json", read_record, r"record\.json"),
+        ("analysis.json", read_analysis, r"analysis\.json"),
+        (f"{tiny().run_id}/checkpoint.safetensors", lambda path: fit(tiny(), root), "checkpoint"),
+        (downloaded, lambda path: pretrained(), "no weights 'IMAGENET1K_V1'; delete it"),
+    ):
+        (path := root / name).parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.getvalue())
+        with pytest.raises(KdlibError, match=says):
+            read(path)
     whole, folder = squares(), photographs.build(workers=1, progress=False)
     for path in caches.rglob("*.safetensors"):
-        bomb(path)
+        path.write_bytes(file.getvalue())
     assert np.array_equal(squares(), whole), "it is made again"
     assert np.array_equal(photographs.read(0), photographs.decode(0))
     assert photographs.build(workers=1, progress=False) == folder
+    assert not marker.exists()
+    tally(f"hostile {form}", "told")
 
 
-def test_yaml_and_nothing_else_in_the_library_reads_what_could_run(tmp_path, tally):
+def test_yaml_and_nothing_else_in_the_library_reads_what_could_run(tally):
     """A loader that is added must come through here; CIFAR's pickles are checked by MD5 first."""
     with pytest.raises(KdlibError, match="not YAML"):
-        parse_value(f"!!python/object/apply:builtins.open ['{tmp_path / 'marker'}', w]")
-    assert not (tmp_path / "marker").exists()
+        parse_value("!!python/object/apply:builtins.open ['marker', w]")
     tally("hostile YAML", "told")
     dangerous = re.compile(
         r"torch\.load\(|pickle\.load|allow_pickle=True|yaml\.(unsafe_)?load\(|[^.\w]eval\("
@@ -206,12 +183,12 @@ def test_caches_that_do_not_fit(photographs, tally):
         photographs.build(workers=1, progress=False)
         return int(squares().sum())
 
-    for room, name in ((2_000, r"0\.safetensors"), (9_000, r"0\.safetensors")):
-        error = outcome(with_room(room, made))
-        check_told(error, name)
+    for room in (2_000, 9_000):
+        (error,) = outcomes(with_room(room, made))
+        check_full(error, r"0\.safetensors")
         assert "KDLIB_CACHE" in str(error)
         tally("disk full: cache", "told")
-    assert outcome(made) == 100 * sum(number**2 for number in range(200))
+    assert made() == 100 * sum(number**2 for number in range(200))
     tally("disk full: cache", "recovered")
 
 
@@ -233,7 +210,7 @@ def test_what_cannot_be_written_to_is_told_where_it_matters(
         with contextlib.redirect_stderr(io.StringIO()) as text:
             return main(command), text.getvalue()
 
-    found, text = outcome(unprivileged(told))
+    ((found, text),) = outcomes(unprivileged(told))
     assert found == status
     assert not status or ("set KDLIB_CACHE" in text and len(text.splitlines()) == 1), text
     tally(*(("read-only cache", "told") if status else ("read-only data root", "harmless")))

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import yaml
 from cyclopts import CycloptsError
-from faults.processes import outcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from losses.networks import pair
+from processes import outcomes
 
 from kdlib.detection.trainee import create_crop_loss
 from kdlib.distill import create_distiller
@@ -223,4 +223,4 @@ def test_who_reads_the_output_may_leave():
         with os.fdopen(ends[1], "w") as sys.stdout:
             return main(["methods"])
 
-    assert outcome(command) == 128 + signal.SIGPIPE
+    assert outcomes(command) == [128 + signal.SIGPIPE]

@@ -2,73 +2,80 @@
 
 import datetime
 import os
-import re
-import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
+from shutil import copytree, disk_usage
 
 import pytest
 import torch
-from faults.processes import (
+from processes import (
+    Act,
     begin,
-    check_like,
-    check_nothing_half_written,
-    ended,
+    check_full,
     forbid,
-    learning,
-    outcome,
-    remains,
+    killed,
+    outcomes,
+    statuses,
     unprivileged,
     with_room,
 )
-from training import result_of, tiny
+from training import TINY, check_like, result_of, tiny
 
 from kdlib import files, train
 from kdlib.errors import KdlibError
-from kdlib.files import UnwritableError, load_tensors
-from kdlib.runs import is_finished, read_record, run_directory
+from kdlib.files import PARTIAL, UnwritableError, load_tensors
+from kdlib.runs import RunConfig, is_finished, read_record, run_directory
 from kdlib.train import fit
 from kdlib.trainee import Trainee
 from study.jobs import plan
 
-LEAVES_WITHIN_S = 20
 CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights.safetensors"
-FULL = r"{name} cannot be written, where [\d,]+ MB are free \(.+\)\. Make room there, or .+ again"
+
+
+def learning(config: RunConfig, root: Path) -> Act:
+    """Train a run, or go on training it."""
+    return lambda: fit(config, root, progress=False)
+
+
+def remains(root: Path) -> list[Path]:
+    """Files that were being written when somebody was killed."""
+    return list(root.rglob(f".*{PARTIAL}"))
+
+
+def check_nothing_half_written(directory: Path) -> None:
+    """Whatever has its final name is whole."""
+    for path in directory.glob("[!.]*.safetensors"):
+        load_tensors(path)
+    if (directory / "record.json").exists():
+        read_record(directory / "record.json")
+        assert (directory / WEIGHTS).exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("trials", [3, pytest.param(50, marks=pytest.mark.slow_faults)])
 def test_killed_at_random_moments(number, trials, taught, tmp_path, undisturbed, tally):
     """One run after the other, until there were so many kills."""
-    kills, seed, stream = 0, 0, torch.Generator().manual_seed(int(number))
+    kills, seed = 0, 0
     while kills < trials:
-        config, seed = tiny(data_seed=seed, epochs=6), seed + 1
-        whole, root = undisturbed(config), shutil.copytree(taught, tmp_path / f"killed{seed}")
+        config, seed, before = tiny(data_seed=seed, epochs=6), seed + 1, kills
+        whole, root = undisturbed(config), copytree(taught, tmp_path / f"killed{seed}")
         ends = [(whole / name).stat().st_mtime for name in ("config.json", "record.json")]
-        here = 0
-        while kills < trials and not is_finished(config, root):
-            process = begin(learning(config, root))
-            process.join(0.1 + torch.rand((), generator=stream).item() * (ends[1] - ends[0]))
-            if process.exitcode is None:
-                os.kill(process.pid, number)
-                process.join(LEAVES_WITHIN_S)
-                expected = -number if number == signal.SIGKILL else 128 + number
-                assert process.exitcode in (expected, 0), "it did not leave as it should"
-                assert number == signal.SIGKILL or not remains(root)
-                here += process.exitcode != 0
-            kills += here > 0 and not is_finished(config, root)
-            check_nothing_half_written(config, root)
-        assert ended(learning(config, root)) == 0
-        check_like(config, root, whole)
-        for _ in range(here):
+        for _ in killed(learning(config, root), ends[1] - ends[0], number):
+            assert number == signal.SIGKILL or not remains(root)
+            check_nothing_half_written(run_directory(config, root))
+            kills += 1
+        fit(config, root, progress=False)
+        check_like(run_directory(config, root), whole)
+        for _ in range(kills - before):
             tally(f"{signal.Signals(number).name} at a random moment", "recovered")
 
 
 def test_killed_within_every_single_write(root, undisturbed, monkeypatch, tally):
-    config, left, flush = tiny(epochs=2), 0, os.fsync
-    whole, written = undisturbed(config), []
+    config, left, flush, written = tiny(epochs=2), 0, os.fsync, []
+    whole, directory = undisturbed(config), run_directory(config, root)
 
     def flush_or_die(file: int) -> None:
         written.append(file)
@@ -78,21 +85,16 @@ def test_killed_within_every_single_write(root, undisturbed, monkeypatch, tally)
 
     monkeypatch.setattr(files.os, "fsync", flush_or_die)
     for died in range(20):
-        status = ended(learning(config, root))
-        check_nothing_half_written(config, root)
-        if status == 0:
+        status = statuses(learning(config, root))
+        check_nothing_half_written(directory)
+        if status == [0]:
             break
         left += bool(remains(root))
         tally("SIGKILL within a write", "recovered")
         if died == 3:  # the others begin where this one left the run
-            run_directory(config, root).joinpath(CHECKPOINT).unlink()
-    assert status == 0 and left >= 4, "no write was met"
-    check_like(config, root, whole)
-
-
-def check_told(error: object, name: str) -> None:
-    assert isinstance(error, UnwritableError), repr(error)
-    assert re.search(FULL.format(name=name), str(error)) and "\n" not in str(error), str(error)
+            (directory / CHECKPOINT).unlink()
+    assert status == [0] and left >= 4, "no write was met"
+    check_like(directory, whole)
 
 
 @pytest.mark.parametrize(
@@ -113,13 +115,13 @@ def test_no_room_for(what, owner, act, size, kept, root, undisturbed, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, act, filled)
-        check_told(outcome(learning(config, root)), what.split()[-1])
+        check_full(*outcomes(learning(config, root)), what.split()[-1])
     tally(fault, "told")
     assert {path.name for path in directory.iterdir()} == {"config.json", *kept}
     if "later" in what:
-        assert len(load_tensors(directory / kept[0])[1]["history"]) == 1
+        assert len(load_tensors(directory / CHECKPOINT)[1]["history"]) == 1
     fit(config, root, progress=False)
-    check_like(config, root, whole)
+    check_like(directory, whole)
     tally(fault, "recovered")
 
 
@@ -136,13 +138,13 @@ def test_a_disk_that_is_full_and_then_has_room(kib, taught, tmp_path, undisturbe
     if not mount(tmp_path, 100_000):
         pytest.skip("no disk may be mounted here")
     try:
-        config, root = tiny(epochs=2), shutil.copytree(taught, tmp_path / "runs")
-        mount(tmp_path, shutil.disk_usage(tmp_path).used // 1024 + kib, "remount")
-        check_told(outcome(learning(config, root)), r"(checkpoint|weights)\.safetensors")
+        config, root = tiny(epochs=2), copytree(taught, tmp_path / "runs")
+        mount(tmp_path, disk_usage(tmp_path).used // 1024 + kib, "remount")
+        check_full(*outcomes(learning(config, root)), r"(checkpoint|weights)\.safetensors")
         assert not remains(root)
         mount(tmp_path, 100_000, "remount")
         fit(config, root, progress=False)
-        check_like(config, root, undisturbed(config))
+        check_like(run_directory(config, root), undisturbed(config))
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
     tally("disk full: a whole disk", "recovered")
@@ -150,7 +152,8 @@ def test_a_disk_that_is_full_and_then_has_room(kib, taught, tmp_path, undisturbe
 
 def test_a_folder_of_runs_that_cannot_be_written_to_is_told(tmp_path, tally):
     (tmp_path / "runs").mkdir()
-    error = outcome(unprivileged(learning(tiny(method="student"), forbid(tmp_path / "runs"))))
+    act = unprivileged(learning(tiny(method="student"), forbid(tmp_path / "runs")))
+    (error,) = outcomes(act)
     assert isinstance(error, UnwritableError), repr(error)
     assert "Make it writable, or choose another folder" in str(error) and "\n" not in str(error)
     tally("read-only folder of runs", "told")
@@ -158,7 +161,7 @@ def test_a_folder_of_runs_that_cannot_be_written_to_is_told(tmp_path, tally):
 
 def test_a_loss_that_is_not_finite_after_a_good_epoch(root, undisturbed, monkeypatch, tally):
     config, step = tiny(epochs=2), Trainee.step
-    checkpoint = run_directory(config, root) / CHECKPOINT
+    directory = run_directory(config, root)
 
     def spoilt(trainee, *given):
         if trainee.history:  # in the second epoch
@@ -170,22 +173,23 @@ def test_a_loss_that_is_not_finite_after_a_good_epoch(root, undisturbed, monkeyp
         patch.setattr(Trainee, "step", spoilt)
         with pytest.raises(KdlibError, match=says):
             fit(config, root, progress=False)
-    assert len(load_tensors(checkpoint)[1]["history"]) == 1 and not is_finished(config, root)
+    assert len(load_tensors(directory / CHECKPOINT)[1]["history"]) == 1
+    assert not is_finished(config, root)
     tally("loss is NaN", "told")
     fit(config, root, progress=False)
-    check_like(config, root, undisturbed(config))
+    check_like(directory, undisturbed(config))
     tally("loss is NaN", "recovered")
 
 
-@pytest.mark.parametrize("killed", [False, True])
-def test_two_processes_train_a_run_once(killed, root, undisturbed, tmp_path, tally):
+@pytest.mark.parametrize("first_is_killed", [False, True])
+def test_two_processes_train_a_run_once(first_is_killed, root, undisturbed, tmp_path, tally):
     """Each epoch that anybody ends leaves a line; if the first is killed, the second goes on."""
     config, epochs = tiny(epochs=2), tmp_path / "epochs"
 
     def count(config, row) -> None:
         with epochs.open("a") as file:
             file.write(f"{os.getpid()}\n")
-        time.sleep(0.5 if killed else 0.1)
+        time.sleep(0.5 if first_is_killed else 0.1)
 
     def slowly() -> None:
         fit(config, root, progress=False, on_epoch=count)
@@ -194,16 +198,16 @@ def test_two_processes_train_a_run_once(killed, root, undisturbed, tmp_path, tal
     while not epochs.exists():
         time.sleep(0.01)
     second = begin(slowly)
-    if killed:
+    if first_is_killed:
         time.sleep(0.2)
         os.kill(first.pid, signal.SIGKILL)
     for process in (first, second):
         process.join(120)
-    assert (first.exitcode, second.exitcode) == (-signal.SIGKILL if killed else 0, 0)
-    trained = epochs.read_text().split()
-    assert trained == [str(first.pid), str(second.pid if killed else first.pid)]
-    check_like(config, root, undisturbed(config))
-    tally("two processes, one is killed" if killed else "two processes on one run", "recovered")
+    assert (first.exitcode, second.exitcode) == (-signal.SIGKILL if first_is_killed else 0, 0)
+    last = second if first_is_killed else first
+    assert epochs.read_text().split() == [str(first.pid), str(last.pid)]
+    check_like(run_directory(config, root), undisturbed(config))
+    tally(f"two processes{', one is killed' if first_is_killed else ' on one run'}", "recovered")
 
 
 class BackwardClock(datetime.datetime):
@@ -225,11 +229,30 @@ def test_a_clock_that_goes_backwards_and_files_of_the_future(root, undisturbed, 
     monkeypatch.setattr(time, "time", lambda: start - 3600 * next(calls))
     monkeypatch.setattr("kdlib.runs.datetime", BackwardClock)
     found = fit(config, root, progress=False)
-    cost = found["cost"]
     assert plan([config], root, 4) == []
-    assert cost["train_seconds"] > 0 and min(cost["latency_ms"].values()) > 0
+    assert found["cost"]["train_seconds"] > 0 and min(found["cost"]["latency_ms"].values()) > 0
     assert result_of(found) == result_of(read_record(undisturbed(config) / "record.json"))
     tally("clock moved back", "recovered")
     from_2038()
     assert fit(config, root, on_epoch=pytest.fail) == found, "it was trained again"
     tally("files of the future", "recovered")
+
+
+@pytest.mark.slow_faults
+@pytest.mark.parametrize("delay", [1.0, 6.0, 12.0, 18.0])
+def test_a_notebook_that_is_asked_to_leave_does_so_at_once(delay, tmp_path, tally):
+    """SIGTERM to ``kdlib run`` after ``delay`` seconds; nothing temporary is left."""
+    (temporary := tmp_path / "tmp").mkdir()
+    # In a folder of its own, with a temporary folder that nobody else writes to.
+    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(Path.cwd())}
+    words = [sys.executable, "-m", "kdlib", "run", "05_distill", "--output", "out.ipynb"]
+    for name, value in {**TINY, "epochs": 500, "runs_root": tmp_path / "runs"}.items():
+        words += ["-p", name, str(value)] if name != "method" else []
+    process = subprocess.Popen(words, cwd=tmp_path, env=environment)
+    time.sleep(delay)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob("*out*.ipynb")) or list(tmp_path.glob("out.failed.ipynb"))
+    assert not list(temporary.glob("kdlib-*"))
+    tally("SIGTERM to a notebook's execution", "harmless")

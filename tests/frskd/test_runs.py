@@ -12,7 +12,6 @@ from kdlib.evaluate import evaluate_students, predict, trained_network
 from kdlib.files import load_tensors
 from kdlib.frskd.losses import refined_network
 from kdlib.models import create_model
-from kdlib.models import output as cost
 from kdlib.models.output import count_parameters, flops
 from kdlib.runs import RunConfig, run_directory
 from kdlib.team import ALONE
@@ -30,13 +29,6 @@ USUAL = {"task": "segmentation", "student": NETWORK, "teacher": NETWORK, "method
 def masks(**changes) -> RunConfig:
     """A tiny run of segmentation."""
     return tiny(**{**USUAL, "epochs": 2, **changes})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def untimed():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost, "latency", lambda *_: 1.0)
-        yield
 
 
 @pytest.mark.parametrize(("config", "classes", "keys", "watched"), [

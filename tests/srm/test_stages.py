@@ -14,7 +14,6 @@ from kdlib import train
 from kdlib.errors import KdlibError
 from kdlib.files import load_tensors
 from kdlib.methods import run_before
-from kdlib.models import output as cost
 from kdlib.runs import RunConfig, configs_of, earlier, run_directory
 from kdlib.srm.options import SrmOptions
 from kdlib.srm.stages import Continued
@@ -49,7 +48,6 @@ def whole(tmp_path_factory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainee, "teacher_for", remember)
-        patch.setattr(cost, "latency", lambda *_: 1.0)
         for run in (TEACHER, DICTIONARY, INITIALISATION, srm()):
             train.fit([run], root, progress=False)
     return root
