@@ -1,7 +1,8 @@
 """The one style of all figures: how they are made, drawn, and written to disk."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -24,26 +26,21 @@ ROW, TALLEST = 0.21, 8.3  # height in inches of a method's row, and of all rows 
 NO_EFFECT = "#e8e8e8"  # the band in which a difference does not matter
 PNG_BYTES = 300 * 1024
 RESOLUTIONS = (160, 110, 80)  # dots per inch, the first that fits
-GREY = dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color"), ".15")
-STYLE: Any = GREY | {
-    "axes.axisbelow": True, "axes.edgecolor": ".8", "axes.grid": True, "grid.color": ".8",
-    "font.sans-serif": [
-        "Arial", "DejaVu Sans", "Liberation Sans", "Bitstream Vera Sans", "sans-serif",
-    ],
-    "lines.solid_capstyle": "round", "patch.edgecolor": "w", "patch.force_edgecolor": True,
-    "patch.linewidth": 0.8, "legend.title_fontsize": 12 * 0.8,
-    "xtick.bottom": False, "xtick.major.size": 6 * 0.8, "xtick.major.width": 1,
-    "xtick.minor.size": 3.2, "xtick.minor.width": 0.8,
-    "ytick.left": False, "ytick.major.size": 6 * 0.8, "ytick.major.width": 1,
-    "ytick.minor.size": 3.2, "ytick.minor.width": 0.8,
+STYLE = {
     "font.size": 8.0, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5, "legend.fontsize": 7, "lines.linewidth": 1.2, "axes.linewidth": 0.7,
     "grid.linewidth": 0.5, "lines.markersize": 4.5, "legend.frameon": False,
     "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 120,
     "pdf.fonttype": 42, "svg.hashsalt": "kdlib",
 }  # fmt: skip
-"""seaborn's "whitegrid" for papers, with type that stays legible at column width."""
-figure_style = partial(mpl.rc_context, STYLE)
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """The paper style of seaborn, with type that stays legible at column width."""
+    style = {**sns.axes_style("whitegrid"), **sns.plotting_context("paper"), **STYLE}
+    with mpl.rc_context({name: value for name, value in style.items() if name in mpl.rcParams}):
+        yield
 
 
 Table = Callable[[pd.DataFrame], pd.DataFrame]
