@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,13 +11,12 @@ from torch import Tensor, nn
 from kdlib.errors import KdlibError, checked_values, shown
 from kdlib.losses.attention import attention_map
 from kdlib.losses.logits import mean_cross_entropy, mean_kd
-from kdlib.methods import check_method, linear, method_of, parse_method, weights_of
+from kdlib.methods import Weights, check_method, method_of, parse_method, weights_of
 from kdlib.models.output import Output
 
 if TYPE_CHECKING:
     from kdlib.data.batches import Batch
     from kdlib.losses.pair import Pair
-    from kdlib.methods import Weights
     from kdlib.runs import RunConfig
 
 Loss = Callable[..., Tensor]  # (student, teacher, batch) -> (B,); a module if it has weights
@@ -69,22 +69,21 @@ def label_loss(logits: Tensor, batch: "Batch") -> Tensor:
 class Distiller(nn.Module):
     """Cross-entropy, one method's loss and logit KD, as named and weighted terms.
 
-    ``method_loss`` is a module ``(student, teacher, batch) -> (B,)``, or ``None``; its term has the
-    ``name``. A self-taught method's loss has ``teach``, from the student's output to its teacher's,
-    whose cross-entropy is a term too, ``self_ce``, of weight 1. ``weights`` are those of the
-    method's term (alpha of the DCT paper), of cross-entropy (beta) and of ``T^2 KL`` (delta); with
-    0 the latter two are left out. The first grows over ``warmup``, a share of the training, as
-    ``ramp`` says. ``temperature`` is that of KD. With ``gate`` the method's term counts only images
-    that its teacher classifies correctly (``PRED_GUIDE`` in the paper's release); KD has no gate.
+    ``method_loss`` gives the term ``name``, ``None`` gives none. A self-taught method's has
+    ``teach``, from the student's output to its teacher's, whose cross-entropy is a term too,
+    ``self_ce``, of weight 1. ``weights`` are those of the method's term (alpha of the DCT paper), of
+    cross-entropy (beta) and of ``T^2 KL`` (delta); with 0 the latter two are left out. The first
+    grows over ``warmup``, a share of the training, as ``ramp`` says. With ``gate`` the method's term
+    counts only images that its teacher classifies correctly (``PRED_GUIDE`` in the paper's release).
     """
 
     def __init__(
         self,
         name: str,
         method_loss: Loss | None,
-        weights: "Weights",
+        weights: Weights,
         warmup: float = 0.0,
-        ramp: Callable[[float], float] = linear,
+        ramp: Callable[[float], float] = float,
         *,
         temperature: float = 4.0,
         gate: bool = False,
@@ -152,28 +151,18 @@ def create_distiller(config: "RunConfig", pair: "Pair | None" = None) -> Distill
     return Distiller(parts.base, *made, *growth, temperature=temperature, gate=parts.gate)
 
 
-def _of_part(function: Loss, part: str, labelled: bool) -> Loss:
-    """A function of one part of two outputs, and of the labels if it reads them, as a loss."""
-
-    def loss(student: Output, teacher: TeacherOutput, batch: "Batch") -> Tensor:
-        parts = getattr(student, part), getattr(teacher, part)
-        return function(*parts, batch.labels) if labelled else function(*parts)
-
-    return loss
-
-
 def method_loss(name: str, options: Mapping[str, Any], pair: "Pair | None") -> Loss | None:
     """The loss of a method, from its options; ``None`` where it has none of its own."""
-    method, given = method_of(name), method_of(name).parameters
+    method = method_of(name)
+    given = signature(method.maker).parameters
     if not any(one.kind is one.VAR_KEYWORD for one in given.values()):  # which are checked there
         kinds = {option: given[option].annotation for option in method.options}
         checked_values(options, kinds, f"method '{name}'")
     if method.fitted and pair is None:
         raise KdlibError(f"'{name}' is made for two networks: give create_distiller their pair.")
-    if method.maker is None:
-        return None
     if method.of:
-        return _of_part(partial(method.maker, **options), method.of, "label" in method.reads)
+        function, labelled = partial(method.maker, **options), "label" in method.reads
+        return partial(_loss_of_part, function, method.of, labelled)
     try:
         built = method.maker(*[pair] * method.fitted, **options)
     except Exception as error:
@@ -184,3 +173,10 @@ def method_loss(name: str, options: Mapping[str, Any], pair: "Pair | None") -> L
             f"({shown(str(error))}); change or leave out what is out of its range."
         ) from error
     return built if method.build else None
+
+
+def _loss_of_part(
+    function: Loss, part: str, labelled: bool, student: Any, teacher: Any, batch: "Batch"
+) -> Tensor:
+    parts = getattr(student, part), getattr(teacher, part)
+    return function(*parts, batch.labels) if labelled else function(*parts)

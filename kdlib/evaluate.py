@@ -1,9 +1,9 @@
 """Evaluation: accuracies or IoU, likeness of attention to the teacher's, relevance of attention."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache, reduce
-from itertools import accumulate
+from itertools import accumulate, starmap
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, cast
@@ -30,15 +30,11 @@ MOST_CONFUSED = 200  # classes for all confusions in a record; ADE20K's would be
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; the models' own modes come back afterwards."""
-    modes = [model.training for model in models]
-    try:
+    with ExitStack() as afterwards, torch.no_grad():
         for model in models:
+            afterwards.callback(model.train, model.training)
             model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for model, mode in zip(models, modes, strict=True):
-            model.train(mode)
+        yield
 
 
 @torch.no_grad()
@@ -55,12 +51,11 @@ def answers(
 
     All models see a batch before the next. Several processes (``team``) each take some batches.
     """
+    batches, mixed = Batches(data, batch_size, device=device, team=team), precision == "bfloat16"
     with evaluating(*models):
-        batches = Batches(data, batch_size, device=device, team=team)
         for batch in map(channels_last, batches.in_order()):
-            kind = batch.images.device.type
             for number, model in enumerate(models):
-                with torch.autocast(kind, torch.bfloat16, precision == "bfloat16"):
+                with torch.autocast(batch.images.device.type, torch.bfloat16, mixed):
                     output = model(batch.images)
                 yield batch, number, output
 
@@ -79,8 +74,8 @@ def predict(
 
     ``place`` may be ``device``, ``precision`` (``float32`` or ``bfloat16``) and ``team``.
     """
-    found = answers([model], data, batch_size, **place)
-    logits = [output.logits.float().cpu() for _, _, output in found]
+    outputs = (output for _, _, output in answers([model], data, batch_size, **place))
+    logits = [output.logits.float().cpu() for output in outputs]
     return torch.cat(place.get("team", ALONE).in_order(logits))
 
 
@@ -113,10 +108,9 @@ def attention_on(network: nn.Module, data: ImageData) -> tuple[Tensor, ...]:
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """Accuracies as fractions, from logits (N, K) and labels (N,).
 
-    ``top5`` is the best K where K < 5; ``mca`` the mean class accuracy over the classes that occur
-    in ``labels``; ``mca_all`` the same with the others counted as 0 (the convention of the paper's
-    release, which caps ADE20K at 63.7 %); ``per_class`` is ``None`` where one does not occur;
-    ``confusion`` counts (K, K), rows: true class, ``None`` above ``MOST_CONFUSED`` classes.
+    ``top5`` is the best K where K < 5; ``mca`` the mean over the classes that occur; ``mca_all``
+    counts the others as 0 (as the paper's release does, which caps ADE20K at 63.7 %); ``per_class``
+    is ``None`` for them; ``confusion`` counts (K, K), rows: true class, if K <= ``MOST_CONFUSED``.
     """
     classes = logits.shape[1]
     if len(labels) == 0 or int(labels.max()) >= classes:
@@ -146,8 +140,7 @@ class ClassificationMarks:
     """The answers to all images, of which several processes each add a part."""
 
     def __init__(self, classes: int, team: Team = ALONE) -> None:
-        self.team = team
-        self.answers: list[tuple[Tensor, Tensor]] = []
+        self.team, self.answers = team, list[tuple[Tensor, Tensor]]()
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Keep a batch: logits (B, K), labels (B,)."""
@@ -179,8 +172,8 @@ def energy_share(maps: Tensor, relevance: Tensor) -> Tensor:
 def pointing_hit(maps: Tensor, relevance: Tensor) -> Tensor:
     """Chance that a pixel of the map's strongest cell is relevant, 0 to 1; shapes as above.
 
-    The pointing game (Zhang et al. 2018, doi 10.1007/s11263-017-1059-x); cells that tie for the
-    strongest count equally. Without the original's tolerance of 15 pixels, a quarter of an image.
+    The pointing game (Zhang et al. 2018, doi 10.1007/s11263-017-1059-x) without its tolerance of 15
+    pixels, a quarter of an image; cells that tie for the strongest count equally.
     """
     peak = (maps == maps.amax((1, 2), keepdim=True)).float()
     share = functional.adaptive_avg_pool2d(relevance.float(), (maps.shape[1], maps.shape[2]))
@@ -195,9 +188,8 @@ C1, C2 = 0.01**2, 0.03**2
 def ssim_per_image(first: Tensor, second: Tensor) -> Tensor:
     """SSIM of min-max-normalised maps (B, H, W) and (B, H', W') -> (B,), in -1..1.
 
-    Maps of unequal size are average-pooled to the smaller size first. The window, 11 x 11 with
-    sigma 1.5, shrinks (and sigma with it) to the largest odd width that fits a smaller map, since
-    most of it would lie outside. Borders are mirrored.
+    Maps of unequal size are average-pooled to the smaller. The window, 11 x 11 with sigma 1.5,
+    shrinks (and sigma with it) to the largest odd width that fits. Borders are mirrored.
     """
     x, y = (_min_max(maps.float()) for maps in pool_to_common_size(first, second))
     mean_x, mean_y = _blur(x), _blur(y)
@@ -253,16 +245,16 @@ def evaluate_students(
     the results of one by itself; ``place`` is as in :func:`predict`.
     """
     marks = [marks_of(data, team) for _ in students]
-    sums: list[list[dict[str, Tensor]]] = [[] for _ in students]
-    taught, networks = None, list(students) if teacher is None else [teacher, *students]
-    first, size = len(networks) - len(students), images_at_once(data, batch_size)
+    sums: list[list[dict[str, Any]]] = [[] for _ in students]
+    size, taught = images_at_once(data, batch_size), None
+    networks = [*students] if teacher is None else [teacher, *students]
     for batch, number, output in answers(networks, data, size, team=team, **place):
-        if number < first:  # the teacher, who answers before all students
+        student = number - (len(networks) - len(students))
+        if student < 0:  # the teacher, who answers before all students
             taught = output
-            continue
-        marks[number - first].add(output.logits, batch.labels)
-        measures = _attention_measures(output, taught, batch, data)
-        sums[number - first].append({n: v.double().sum(-1).cpu() for n, v in measures})
+        else:
+            marks[student].add(output.logits, batch.labels)
+            sums[student].append(_attention_sums(output, taught, batch, data))
     attention = [_means(team.in_order(own), len(data)) for own in sums]
     return [{"results": own.results(), **more} for own, more in zip(marks, attention, strict=True)]
 
@@ -275,30 +267,30 @@ def images_at_once(data: ImageData, batch_size: int) -> int:
     return max(1, min(batch_size, (1 << 26) // (len(data.classes) * side**2)))
 
 
-def _attention_measures(
-    student: Any, teacher: Any | None, batch: Batch, data: ImageData
-) -> Iterator[tuple[str, Tensor]]:
-    """Named measures of a batch, (stages, B) each; names have the form ``network.measure``."""
+def _attention_sums(student: Any, teacher: Any, batch: Batch, data: ImageData) -> dict[str, Any]:
+    """What :func:`evaluate_students` measures of attention, summed over the images of a batch."""
+
+    def of_stages(measured: Iterable[Tensor]) -> Tensor:
+        return torch.stack([*measured]).double().sum(-1).cpu()
+
+    found: dict[str, Any] = {"ssim": None, "relevance": None}
     if teacher is not None:
-        pairs = paired_maps(student, teacher)
-        yield "ssim", torch.stack([ssim_per_image(*pair) for pair in pairs])
-    if data.relevance is None:
-        return
-    relevance = data.relevance(batch.indices.cpu()).to(batch.images.device)
-    yield "chance", relevance.float().mean((1, 2))
-    for name, output in (("student", student), ("teacher", teacher)):
-        if output is not None:
-            maps = attention_maps(output)
-            yield f"{name}.energy_share", torch.stack([energy_share(m, relevance) for m in maps])
-            yield f"{name}.pointing", torch.stack([pointing_hit(m, relevance) for m in maps])
+        found["ssim"] = of_stages(starmap(ssim_per_image, paired_maps(student, teacher)))
+    if data.relevance is not None:
+        truth = data.relevance(batch.indices.cpu()).to(batch.images.device)
+        found["relevance"] = {"chance": truth.float().mean((1, 2)).double().sum(-1).cpu()}
+        for name, output in {"student": student, "teacher": teacher}.items():
+            if output is not None:
+                maps = attention_maps(output)
+                found["relevance"][name] = {
+                    "energy_share": of_stages(energy_share(one, truth) for one in maps),
+                    "pointing": of_stages(pointing_hit(one, truth) for one in maps),
+                }
+    return found
 
 
-def _means(batches: Sequence[dict[str, Tensor]], count: int) -> dict[str, Any]:
-    """``ssim`` and ``relevance`` from the sums of batches, which held ``count`` images."""
-    found: dict[str, Any] = {"ssim": None, "relevance": {}}
-    for name in batches[0]:
-        network, _, measure = name.rpartition(".")
-        place = found if name == "ssim" else found["relevance"]
-        place = place.setdefault(network, {}) if network else place
-        place[measure] = (reduce(torch.add, [one[name] for one in batches]) / count).tolist()
-    return {**found, "relevance": found["relevance"] or None}
+def _means(sums: Sequence[Any], count: int) -> Any:
+    """Means over ``count`` images from the sums of batches, name by name."""
+    if isinstance(sums[0], dict):
+        return {name: _means([one[name] for one in sums], count) for name in sums[0]}
+    return None if sums[0] is None else (reduce(torch.add, sums) / count).tolist()

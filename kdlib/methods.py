@@ -24,11 +24,6 @@ DENSE = (*IMAGES, "segmentation")  # of methods that read stages, or logits pixe
 BOXES = ("detection",)  # of methods that read what a detector says at its positives
 
 
-def linear(share: float) -> float:
-    """A weight that grows evenly."""
-    return share
-
-
 def bell(share: float) -> float:
     """exp(-5 (1 - t)^2): a weight that grows as in Laine, Aila 2017 (arXiv 1610.02242)."""
     return math.exp(-5 * (1 - share) ** 2)
@@ -38,9 +33,9 @@ def bell(share: float) -> float:
 class Method:
     """One entry of the registry; what it names, it names as ``module:name``."""
 
-    # Makes the loss from the method's options: a module (student, teacher, batch) -> (B,); None
-    # where there is no loss. With `of` it is the loss: a function of that part of two outputs
-    # (logits, stages or embedding), and of the labels if it reads them, which gives (B,).
+    # Makes the loss from the method's options: a module (student, teacher, batch) -> (B,). With
+    # `of` it is the loss: a function of that part of two outputs (logits, stages or embedding), and
+    # of the labels if it reads them, which gives (B,).
     build: str | Callable[..., Any] | None = None
     weight: float = 0.0  # of the loss, by default
     source: str = ""  # where the method comes from
@@ -52,7 +47,7 @@ class Method:
     fixed: dict[str, Any] = field(default_factory=dict)  # options other than `build`'s defaults
     fitted: bool = False  # `build` takes a kdlib.losses.pair.Pair first, for layers of its own
     warmup: float = 0.0  # share of the training over which the weight grows
-    ramp: Callable[[float], float] = linear  # from the share of the warm-up to that of the weight
+    ramp: Callable[[float], float] = float  # the warm-up's share to the weight's: grows evenly
     ce_weight: float = 1.0  # of the cross-entropy beside this loss, by default
     self_taught: bool = False  # no teacher is needed: the loss brings its own, or needs none
     reads: tuple[str, ...] = ()  # what limits the augmentations, see REFUSED
@@ -64,24 +59,18 @@ class Method:
     settings: str | None = None  # takes the options of a method without a loss, refuses bad ones
 
     @property
-    def maker(self) -> Callable[..., Any] | None:
-        """What takes the method's options: ``build``, else ``settings``, else ``None``."""
-        named = self.build or self.settings
-        if named is None:
-            return None
+    def maker(self) -> Callable[..., Any]:
+        """What takes the method's options: ``build``, else ``settings``, else what takes none."""
+        named = self.build or self.settings or object
         found = resolve_name(named) if isinstance(named, str) else named
         return partial(found, *self.arguments, **self.fixed)
 
     @property
-    def parameters(self) -> dict[str, inspect.Parameter]:
-        """The parameters of ``maker``."""
-        return dict(inspect.signature(self.maker).parameters) if self.maker else {}
-
-    @property
     def options(self) -> dict[str, Any]:
-        """Those that ``method_options`` may set, with their defaults."""
-        found = [one for one in self.parameters.values() if one.default is not one.empty]
-        return {one.name: one.default for one in found if one.kind is not one.POSITIONAL_ONLY}
+        """What ``method_options`` may set, with the defaults."""
+        found = inspect.signature(self.maker).parameters.values()
+        named = [one for one in found if one.kind is not one.POSITIONAL_ONLY]
+        return {one.name: one.default for one in named if one.default is not one.empty}
 
 
 PAPER = "arXiv 2205.01997"
@@ -258,8 +247,8 @@ def parse_method(text: str) -> MethodParts:
 
 def modifiers_of(base: str) -> tuple[str, ...]:
     """The modifiers that a method may have: only a loss of its own can be gated."""
-    line = (METHODS | STAGES)[base]
-    if base in STAGES or "classification" not in line.tasks or not (line.build or line.settings):
+    line = METHODS.get(base, Method())
+    if "classification" not in line.tasks or not (line.build or line.settings):
         return ()
     return MODIFIERS if line.build else ("kd",)
 

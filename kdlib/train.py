@@ -49,12 +49,12 @@ def fit(
 
     Give one run, or a list of those that differ only in the student and its method (one lock-step
     group). Each gets the folder ``root/<run_id>``. A run that was killed goes on from its last
-    epoch and ends with the same numbers; one that another process is training is waited for.
+    epoch and ends with the same numbers; one that another process is training is waited for. A
+    ``KdlibError`` says what cannot be trained, what is missing, or which loss is not finite.
 
-    Real data sets lie in ``data_root``; ``device`` is by default the GPU if there is one; ``team``
-    are the processes that train together, which all call this alike; ``on_epoch`` is called in the
-    main process with the configuration and the row of ``history.csv`` when an epoch is saved.
-    A ``KdlibError`` says what cannot be trained, what is missing, or which loss is not finite.
+    Real data sets lie in ``data_root``; ``device`` is by default the GPU if there is one; all of a
+    ``team`` call this alike; ``on_epoch`` is called in the main process with the configuration and
+    the row of ``history.csv`` when an epoch is saved.
     """
     root, single = Path(root), isinstance(configs, RunConfig)
     configs = [configs] if isinstance(configs, RunConfig) else configs
@@ -85,10 +85,9 @@ def check_group(configs: Sequence[RunConfig]) -> None:
     for config in configs:
         check_task(config.student, config.task)
         parse_method(config.method)
-    taught = [config for config in configs if config.teacher != "none"]
-    cropping = [config for config in configs if config.method != "student"]
     for name in sorted(set(configs[0].to_dict()) - OWN_FIELDS):
-        some = cropping if name == "crop_size" else taught if "teacher" in name else configs
+        some = [config for config in configs if name != "crop_size" or config.method != "student"]
+        some = [config for config in some if "teacher" not in name or config.teacher != "none"]
         values = dict.fromkeys(str(getattr(config, name)) for config in some)
         if len(values) > 1:
             raise KdlibError(
@@ -156,17 +155,15 @@ def train(
         for epoch in range(first, last):
             if learning := _sound(one for one in trainees if one.epoch == epoch):
                 train_epoch(learning, group, epoch, bar, on_epoch)
-    failures = []
     alike: dict[Any, list[Trainee]] = defaultdict(list)  # a resumed run keeps its own precision
     for one in trainees:
-        if one.failure is not None and one.config.split != "dev":
-            failures.append(one.failure)
-        else:
+        if one.failure is None or one.config.split == "dev":
             alike[one.measure, one.teacher is None, one.precision].append(one)
     for some in alike.values():
         _conclude(some)
-    if failures:
-        raise failures[0]
+    for one in trainees:
+        if one.failure is not None and one.config.split != "dev":
+            raise one.failure
 
 
 def train_epoch(

@@ -29,7 +29,6 @@ from kdlib.tasks import TASKS
 from kdlib.team import ALONE, Team
 
 MONITORED = 2000  # images of the evaluation that an epoch's row is measured on
-NO_EPOCHS = ("epoch", "learning_rate", "accuracy", "seconds")  # columns of an empty history
 
 
 class DivergedError(KdlibError):
@@ -59,6 +58,7 @@ class Trainee:
     distiller: Any  # makes the loss terms; has a ``name`` and says whether it ``needs_teacher``
     parts: nn.Module  # all that has weights, which checkpoints hold
     learner: nn.Module  # what a step calls: ``parts``, or what wraps them
+    shared: dict[str, Any]  # how and with whom networks answer
     batches: Any = Batches  # what hands out the batches of a group of runs
     first, first_s = 0, 0.0  # epochs of the budget, and seconds, that a run before this one took
 
@@ -79,8 +79,7 @@ class Trainee:
         self.optimiser = self._optimise()
         if self.checkpoint.exists():
             self._restore()
-        self.shared: dict[str, Any] = {"device": self.device, "precision": self.precision}
-        self.shared["team"] = self.team  # how and with whom networks answer
+        self.shared = {"device": self.device, "precision": self.precision, "team": self.team}
         # Without cross-entropy nothing reads a classifier's logits; a detector's parts may rest.
         unread = not getattr(self.distiller, "ce_weight", 0)
         self.learner = self.team.wrapped(self.parts, some_unused=unread)
@@ -90,12 +89,11 @@ class Trainee:
         configs: Sequence[RunConfig], root: Path, data: ImageData, device: torch.device
     ) -> Any:
         """The frozen teacher that a group of runs shares; ``None`` if all are untaught."""
-        taught = [config for config in configs if config.teacher != "none"]
-        if not taught:
+        config = next((one for one in configs if one.teacher != "none"), None)
+        if config is None:
             return None
-        config, classes = taught[0], len(data.classes)
-        usual = run_directory(config.teacher_config(), root) / "weights.safetensors"
-        path = Path(config.teacher_weights) if config.teacher_weights else usual
+        usual, classes = run_directory(config.teacher_config(), root), len(data.classes)
+        path = Path(config.teacher_weights or usual / "weights.safetensors")
         if not path.exists():
             raise KdlibError(
                 f"The teacher's weights are missing: {path}. Train it first (notebook 02_teacher "
@@ -217,23 +215,20 @@ class Trainee:
         if self.team.is_main:
             tensors = {f"model.{name}": value for name, value in self.parts.state_dict().items()}
             for position, memory in self.optimiser.state_dict()["state"].items():
-                kept = {n: value for n, value in memory.items() if isinstance(value, Tensor)}
-                tensors |= {f"momentum.{position}.{name}": value for name, value in kept.items()}
+                for name, value in memory.items():
+                    if isinstance(value, Tensor):
+                        tensors[f"momentum.{position}.{name}"] = value
             facts = {"history": self.history, "precision": self.precision, "team": self.team.facts}
             save_tensors(self.checkpoint, tensors, facts)
 
     def _restore(self) -> None:
         tensors, facts = load_tensors(self.checkpoint)
-        parts: dict[str, Tensor] = {}
         memory: dict[int, dict[str, Tensor]] = defaultdict(dict)
         try:
+            parts = {name: tensors.pop(f"model.{name}") for name in self.parts.state_dict()}
             for key, tensor in tensors.items():
-                kind, name = key.split(".", 1)
-                if kind == "model":
-                    parts[name] = tensor
-                else:
-                    position, name = name.split(".")
-                    memory[int(position)][name] = tensor
+                _, position, name = key.split(".")
+                memory[int(position)][name] = tensor
             self.parts.load_state_dict(parts)
             self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": memory})
             self.history, self.precision = facts["history"], facts["precision"]
@@ -260,8 +255,8 @@ class Trainee:
         if self.outputs == self.classes:
             return self.student
         own, plain = self.student.state_dict(), create_model(self.config.student, self.classes)
-        kept = plain.state_dict().items()
-        plain.load_state_dict({n: own[n].reshape(-1)[: t.numel()].view(t.shape) for n, t in kept})
+        for name, tensor in plain.state_dict().items():  # upright classes are the first rows
+            tensor.copy_(own[name][: len(tensor)] if tensor.dim() else own[name])
         return plain.to(self.device).to(memory_format=torch.channels_last)
 
     @staticmethod
@@ -280,7 +275,9 @@ class Trainee:
         facts = {"classes": self.classes, "model": self.config.student}
         path = self.directory / "weights.safetensors"
         save_tensors(path, self.deployed().state_dict(), facts)
-        columns = self.history[0] if self.history else NO_EPOCHS
+        columns = (
+            [*self.history[0]] if self.history else "epoch learning_rate accuracy seconds".split()
+        )
         lines = [columns, *([row[name] for name in columns] for row in self.history)]
         text = "".join(",".join(map(str, line)) + "\n" for line in lines)
         write_text(self.directory / "history.csv", text)
@@ -289,8 +286,8 @@ class Trainee:
         """What ``record.json`` holds; ``watched``, of now, stands for a history that is empty."""
         config, data = self.config, self.group.data
         if "results" in measured:
-            history = self.history or [{"epoch": self.epoch, **watched}]
-            measured = {**measured, "results": {**measured["results"], **self._epochs(history)}}
+            epochs = self._epochs(self.history or [{"epoch": self.epoch, **watched}])
+            measured = {**measured, "results": {**measured["results"], **epochs}}
         seconds = self.first_s + sum(row["seconds"] for row in self.history)
         speed = len(data) * self.epoch / seconds if seconds else 0.0
         source = provenance(config, str(self.device), self.precision, data.fingerprint)
@@ -309,13 +306,9 @@ class Trainee:
         """Which epoch is the result, and which was the best of those whose quality was watched."""
         name, column, last = self.measures.metric, self.measures.monitored, history[-1]
         best = max(history, key=lambda row: row.get(column, row["epoch"]))
-        epochs = {"last_epoch": self.epoch, "best_epoch": best["epoch"]}
-        if column in last:
-            epochs |= {
-                f"best_monitored_{name}": best[column],
-                f"last_monitored_{name}": last[column],
-            }
-        return epochs
+        ends = {"best": best, "last": last} if column in last else {}
+        monitored = {f"{end}_monitored_{name}": row[column] for end, row in ends.items()}
+        return {"last_epoch": self.epoch, "best_epoch": best["epoch"], **monitored}
 
 
 def create_optimiser(config: RunConfig, network: nn.Module) -> optim.Optimizer:
