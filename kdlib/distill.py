@@ -69,12 +69,11 @@ def label_loss(logits: Tensor, batch: "Batch") -> Tensor:
 class Distiller(nn.Module):
     """Cross-entropy, one method's loss and logit KD, as named and weighted terms.
 
-    ``method_loss`` gives the term ``name``, ``None`` gives none. A self-taught method's has
-    ``teach``, from the student's output to its teacher's, whose cross-entropy is a term too,
-    ``self_ce``, of weight 1. ``weights`` are those of the method's term (alpha of the DCT paper), of
-    cross-entropy (beta) and of ``T^2 KL`` (delta); with 0 the latter two are left out. The first
-    grows over ``warmup``, a share of the training, as ``ramp`` says. With ``gate`` the method's term
-    counts only images that its teacher classifies correctly (``PRED_GUIDE`` in the paper's release).
+    ``method_loss`` makes the term ``name``; if it has ``teach``, from the student's output to its
+    own teacher's, that one's cross-entropy is a term too, ``self_ce``. ``weights`` are those of the
+    method's term (alpha of the DCT paper), of cross-entropy (beta) and of ``T^2 KL`` (delta), the
+    latter two left out if 0; the first grows over ``warmup``, a share of the training. With
+    ``gate`` it counts only images that its teacher gets right (``PRED_GUIDE`` in the release).
     """
 
     def __init__(
@@ -141,14 +140,13 @@ class Learner(nn.Module):
 def create_distiller(config: "RunConfig", pair: "Pair | None" = None) -> Distiller:
     """Build the distiller of a run; a ``pair`` tells of networks and data where layers fit them.
 
-    A ``KdlibError`` for an unknown method, modifier or option, a method that needs a ``pair``, and
-    an augmentation or a task that the method cannot learn with.
+    A ``KdlibError`` for an unknown method, modifier or option, and whatever it cannot learn with.
     """
     check_method(config)
-    parts, method = parse_method(config.method), method_of(config.method)
-    made = method_loss(parts.base, config.method_options, pair), weights_of(config)
-    growth, temperature = (method.warmup, method.ramp), config.temperature
-    return Distiller(parts.base, *made, *growth, temperature=temperature, gate=parts.gate)
+    (base, _, gate), method = parse_method(config.method), method_of(config.method)
+    made = method_loss(base, config.method_options, pair), weights_of(config)
+    growth = method.warmup, method.ramp
+    return Distiller(base, *made, *growth, temperature=config.temperature, gate=gate)
 
 
 def method_loss(name: str, options: Mapping[str, Any], pair: "Pair | None") -> Loss | None:

@@ -236,13 +236,12 @@ def evaluate_students(
     team: Team = ALONE,
     **place: Any,
 ) -> list[dict[str, Any]]:
-    """All that a record says of each network's quality, in one pass over ``data``.
+    """All that a record says of each student's quality, in one pass; ``place`` as for `predict`.
 
-    For each student: ``results`` (:func:`classification_metrics`, or what else ``TASKS`` names);
-    ``ssim``, a mean over images for each stage, ``None`` without a teacher; ``relevance``, ``None``
-    without a truth, else ``student`` (and ``teacher``) with ``energy_share`` and ``pointing`` of
-    each stage, and ``chance``, what attention that knows nothing would score. All processes have
-    the results of one by itself; ``place`` is as in :func:`predict`.
+    ``results``, of :func:`classification_metrics` or what ``TASKS`` names; ``ssim`` of each stage,
+    ``None`` without a teacher; ``relevance``, ``None`` without a truth, else ``student`` (and
+    ``teacher``) with ``energy_share`` and ``pointing`` of each stage, and ``chance``, the score of
+    attention that knows nothing.
     """
     marks = [marks_of(data, team) for _ in students]
     sums: list[list[dict[str, Any]]] = [[] for _ in students]

@@ -1,8 +1,7 @@
 """The methods: what each learns from, and what a method string such as ``at+gate+kd`` means.
 
-To add one to kdlib, write its loss and one entry here; to add yours from anywhere else, call
-:func:`register_method`. What an entry names is imported when it is asked for, so that reading this
-table costs nothing.
+To add one to kdlib, write its loss and one entry here; from anywhere else, call
+:func:`register_method`. What an entry names is imported when it is asked for.
 """
 
 import inspect
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 IMAGES = ("classification", "crops")
 DENSE = (*IMAGES, "segmentation")  # of methods that read stages, or logits pixel by pixel
-BOXES = ("detection",)  # of methods that read what a detector says at its positives
 
 
 def bell(share: float) -> float:
@@ -33,9 +31,8 @@ def bell(share: float) -> float:
 class Method:
     """One entry of the registry; what it names, it names as ``module:name``."""
 
-    # Makes the loss from the method's options: a module (student, teacher, batch) -> (B,). With
-    # `of` it is the loss: a function of that part of two outputs (logits, stages or embedding), and
-    # of the labels if it reads them, which gives (B,).
+    # Makes the loss from the method's options, a module (student, teacher, batch) -> (B,); with `of`
+    # it is the loss, of that part of two outputs (logits, stages, embedding) and labels it reads.
     build: str | Callable[..., Any] | None = None
     weight: float = 0.0  # of the loss, by default
     source: str = ""  # where the method comes from
@@ -99,10 +96,9 @@ _srm_stage = partial(_srm, weight=1.0, fitted=True, ce_weight=0.0,
 _frskd = partial(Method, "kdlib.frskd.losses:RefinementLoss", 1.0, fitted=True, self_taught=True,
     tasks=DENSE, trainee="kdlib.frskd.losses:SelfTaught")
 # A classifier in a detector: p of a crop by the teacher, of a positive by the student.
-_crops = partial(Method, "kdlib.detection.losses:CropLoss", tasks=BOXES)
-# The release's weight of the DCT loss is 1. Its variants differ in scale (their sum over three
-# stages of random features is 16 for release_a, 4 for dct), so each default makes the weighted
-# terms alike.
+_crops = partial(Method, "kdlib.detection.losses:CropLoss", tasks=("detection",))
+# The release weighs its DCT loss by 1. Variants differ in scale (over three stages of random
+# features, release_a's sum is 16, dct's 4), so each default makes the weighted terms alike.
 METHODS: dict[str, Method] = {
     "student": Method(source="cross-entropy alone", formula="-log p_s(target)", tasks=tuple(TASKS)),
     "kd": Method(source="Hinton 2015, arXiv 1503.02531", formula="T^2 KL(p_t ‖ p_s)",
@@ -169,8 +165,7 @@ METHODS: dict[str, Method] = {
         "2 T^2 KL + 0.5 dct", fixed={"feature": "dct"}),
     "frskd_pixels": _frskd(f"{FRSKD}, as published for segmentation",
         "KL(q ‖ p_s) of pixels + 50 AT(F_s, F_q), ramped by exp(-5 (1 - t)^2)",
-        fixed={"alpha": 1.0, "beta": 50.0, "temperature": 1.0},
-        warmup=2 / 3, ramp=bell),  # 40 of 60 epochs
+        fixed={"alpha": 1.0, "beta": 50.0, "temperature": 1.0}, warmup=40 / 60, ramp=bell),
     "frskd_options": _frskd("any options of FRSKD, by name", "as frskd"),
     "kd_cls": _crops(0.4, f"{CROPS}, recognition",
         "T^2 KL(p_t of the object's crop ‖ p_s), mean of positives, T = 2",
@@ -197,12 +192,11 @@ BUILT_IN = frozenset(METHODS | STAGES)
 
 
 def register_method(name: str, build: str | Callable[..., Any], **entry: Any) -> None:
-    """Make a method of your own known to ``fit`` and all that reads ``METHODS``, in this process.
+    """Make a method of your own, with other attributes of :class:`Method`, known in this process.
 
     ``register_method("mse", mse, of="embedding", weight=10.0)`` is enough for a function
     ``mse(student, teacher) -> (B,)``; then ``mse``, ``mse+kd`` and ``mse+gate`` are methods. A run
-    knows a method by its name: give another loss another name. ``entry`` are other attributes of
-    :class:`Method`.
+    knows a method by its name: give another loss another name.
     """
     if name in BUILT_IN or "+" in name:
         raise KdlibError(f"'{name}' is kdlib's own, or has a '+'; give your method another name.")
@@ -239,9 +233,7 @@ def parse_method(text: str) -> MethodParts:
         raise unknown("method modifier", modifier, MODIFIERS)
     if not set(modifiers) <= set(valid):
         takes = f"+{valid[0]} alone" if valid else "no modifier"
-        raise KdlibError(
-            f"'{text}': '{base}' takes {takes}; +kd and +gate belong to a method such as dct."
-        )
+        raise KdlibError(f"'{text}': '{base}' takes {takes}; +kd and +gate are for such as dct.")
     return MethodParts(base, "kd" in modifiers or base == "kd", "gate" in modifiers)
 
 
@@ -261,7 +253,7 @@ def method_of(text: str) -> Method:
 def is_self_taught(text: str) -> bool:
     """Whether a method string needs no teacher; who builds an unknown method says what is wrong."""
     base, *modifiers = text.split("+")
-    return base in METHODS and METHODS[base].self_taught and "kd" not in modifiers
+    return METHODS.get(base, Method()).self_taught and "kd" not in modifiers
 
 
 def run_before(config: "RunConfig") -> "RunConfig | None":
@@ -289,8 +281,8 @@ def weights_of(config: "RunConfig") -> Weights:
     """What a run's terms are weighted with: as the run says, else by the method's defaults."""
     kd, method = parse_method(config.method).kd, method_of(config.method)
     own = method.weight if config.weight is None else config.weight
-    ce = CE_WEIGHT_WITH_KD if kd else method.ce_weight
-    ce = ce if config.ce_weight is None else config.ce_weight
+    usual = CE_WEIGHT_WITH_KD if kd else method.ce_weight
+    ce = usual if config.ce_weight is None else config.ce_weight
     return Weights(own, ce, config.kd_weight if kd else 0.0)
 
 

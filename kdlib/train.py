@@ -1,8 +1,7 @@
 """The one training loop: one student or several in lock-step, sharing the teacher's forward.
 
-Each student has its own network, optimiser and random streams, so that its numbers are, to the bit,
-those of a run by itself. Several processes (:mod:`kdlib.team`) run it side by side, each with its
-part of every batch; the main one alone writes files.
+Each student has its own network, optimiser and random streams: its numbers are, to the bit, those
+of a run by itself. Several processes (:mod:`kdlib.team`) each take a part of every batch.
 """
 
 import time
@@ -169,10 +168,7 @@ def train(
 def train_epoch(
     trainees: Sequence[Trainee], group: Group, epoch: int, bar: tqdm, on_epoch: OnEpoch
 ) -> None:
-    """One epoch of every trainee; each ends with a checkpoint.
-
-    One whose loss is not finite stops, with its last good epoch as it was; the others go on.
-    """
+    """One epoch of every trainee, to a checkpoint; one whose loss is not finite stops before it."""
     for trainee in trainees:
         trainee.parts.train()
     taught = any(trainee.distiller.needs_teacher for trainee in trainees) and group.teacher
@@ -202,13 +198,9 @@ def _sound(trainees: Iterable[Trainee]) -> list[Trainee]:
 
 
 def _conclude(trainees: Sequence[Trainee]) -> None:
-    """Evaluate, and leave weights, history and, last of all, the record of each.
-
-    In the search for a weight on the dev split, one with which a run diverges is a result too:
-    that of a network that has learnt nothing.
-    """
+    """Evaluate, and leave weights, history and, last of all, the record of each."""
     for trainee in trainees:
-        if trainee.failure is not None:
+        if trainee.failure is not None:  # a result too, of a weight that is searched for on dev
             trainee.start_over()
     for trainee, quality in zip(trainees, trainees[0].measure(trainees), strict=True):
         watched = {} if trainee.history else trainee.monitor()

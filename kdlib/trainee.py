@@ -29,6 +29,7 @@ from kdlib.tasks import TASKS
 from kdlib.team import ALONE, Team
 
 MONITORED = 2000  # images of the evaluation that an epoch's row is measured on
+NO_EPOCHS = ("epoch", "learning_rate", "accuracy", "seconds")  # columns of an empty history
 
 
 class DivergedError(KdlibError):
@@ -49,10 +50,7 @@ class Group:
 
 
 class Trainee:
-    """A student with all that its training changes; saved and restored as one.
-
-    What a paper trains in another way is a subclass, which its methods or its task name.
-    """
+    """A student with all that its training changes, saved as one; a paper's own are subclasses."""
 
     student: nn.Module
     distiller: Any  # makes the loss terms; has a ``name`` and says whether it ``needs_teacher``
@@ -193,13 +191,13 @@ class Trainee:
 
     def monitor(self) -> dict[str, float]:
         """What an epoch's row tells of held-out images: for curves, never for choosing."""
-        few = self.evaluation.first(MONITORED)
+        few, column = self.evaluation.first(MONITORED), self.measures.monitored
         if self.config.task == "segmentation":
             (quality,) = evaluate_students([self.student], None, few, **self.shared)
-            return {self.measures.monitored: quality["results"][self.measures.metric]}
+            return {column: quality["results"][self.measures.metric]}
         logits = predict(self.student, few, **self.shared)
-        logits = logits[:, : self.classes]  # a student with more was taught rotations too
-        return {self.measures.monitored: (logits.argmax(1) == few.labels).float().mean().item()}
+        upright = logits[:, : self.classes]  # a student with more was taught rotations too
+        return {column: (upright.argmax(1) == few.labels).float().mean().item()}
 
     def row(self, epoch: int, teaching_s: float) -> dict[str, Any]:
         """The epoch's row of ``history.csv``; the teacher took ``teaching_s`` seconds."""
@@ -275,9 +273,7 @@ class Trainee:
         facts = {"classes": self.classes, "model": self.config.student}
         path = self.directory / "weights.safetensors"
         save_tensors(path, self.deployed().state_dict(), facts)
-        columns = (
-            [*self.history[0]] if self.history else "epoch learning_rate accuracy seconds".split()
-        )
+        columns = self.history[0] if self.history else NO_EPOCHS
         lines = [columns, *([row[name] for name in columns] for row in self.history)]
         text = "".join(",".join(map(str, line)) + "\n" for line in lines)
         write_text(self.directory / "history.csv", text)
@@ -317,16 +313,14 @@ def create_optimiser(config: RunConfig, network: nn.Module) -> optim.Optimizer:
     shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimiser == "sgd":
         return optim.SGD(learned, momentum=config.momentum, **shared)
-    # Weight decay is added to the gradient, as in the papers that use Adam. Its second moment
-    # decays as nearly everybody has it.
+    # Weight decay is added to the gradient, as in the papers that use Adam.
     return optim.Adam(learned, betas=(config.momentum, 0.999), **shared)
 
 
 def learning_rate(config: RunConfig, share: float, epochs: int) -> float:
     """Learning rate at a ``share`` of ``epochs``; a function, so that resuming needs no state."""
     factor = 1.0
-    if config.schedule == "one_cycle":
-        # Linear rise over the first fifth of the run, then a cosine to zero (Smith, 1708.07120).
+    if config.schedule == "one_cycle":  # a rise over a fifth, a cosine to zero (Smith, 1708.07120)
         falling = (1 + math.cos(math.pi * (share - 0.2) / (1 - 0.2))) / 2
         factor = share / 0.2 if share < 0.2 else falling
     if config.schedule == "step":  # a tenth at each milestone, as both published protocols have it
@@ -337,8 +331,7 @@ def learning_rate(config: RunConfig, share: float, epochs: int) -> float:
 def resolve_precision(precision: str, device: torch.device) -> str:
     """``auto`` becomes ``bfloat16`` where it makes a convolution a tenth faster, else ``float32``.
 
-    Measured once on a machine and kept beside the caches: a busy moment must not give the runs
-    of one comparison different precisions.
+    Measured once on a machine: a busy moment must not give the runs of one comparison two of them.
     """
     if precision != "auto":
         return precision
