@@ -73,7 +73,7 @@ class Distiller(nn.Module):
     own teacher's, that one's cross-entropy is a term too, ``self_ce``. ``weights`` are those of the
     method's term (alpha of the DCT paper), of cross-entropy (beta) and of ``T^2 KL`` (delta), the
     latter two left out if 0; the first grows over ``warmup``, a share of the training. With
-    ``gate`` it counts only images that its teacher gets right (``PRED_GUIDE`` in the release).
+    ``gate`` that term, not KD, counts only images that its teacher gets right (``PRED_GUIDE``).
     """
 
     def __init__(

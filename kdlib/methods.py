@@ -31,8 +31,8 @@ def bell(share: float) -> float:
 class Method:
     """One entry of the registry; what it names, it names as ``module:name``."""
 
-    # Makes the loss from the method's options, a module (student, teacher, batch) -> (B,); with `of`
-    # it is the loss, of that part of two outputs (logits, stages, embedding) and labels it reads.
+    # Makes the loss from the method's options, (student, teacher, batch) -> (B,). With `of` it is
+    # the loss, of that part of two outputs (logits, stages, embedding), and of labels if it reads.
     build: str | Callable[..., Any] | None = None
     weight: float = 0.0  # of the loss, by default
     source: str = ""  # where the method comes from
