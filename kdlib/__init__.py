@@ -46,16 +46,14 @@ __all__ = [
     "register_model", "rkd_loss", "sp_loss", "trained_network",
 ]  # fmt: skip
 _PLACES = {
-    "data": ("dataset_names", "load_data"), "errors": ("KdlibError",),
-    "distill": ("Distiller", "FrozenTeacher", "create_distiller"),
-    "evaluate": ("predict", "trained_network"),
-    "losses.attention": ("ATLoss", "at_loss", "attention_map"),
+    "data": ("dataset_names", "load_data"), "errors": ("KdlibError",), "train": ("fit",),
+    "distill": ("Distiller", "FrozenTeacher", "create_distiller"), "trainee": ("DivergedError",),
+    "evaluate": ("predict", "trained_network"), "methods": ("METHODS", "register_method"),
+    "losses.attention": ("ATLoss", "at_loss", "attention_map"), "models.output": ("Output",),
     "losses.dct": ("DCTLoss", "SpectralOptions", "dct_2d", "dct_loss"),
-    "losses.logits": ("KDLoss", "dkd_loss", "kd_loss"),
+    "losses.logits": ("KDLoss", "dkd_loss", "kd_loss"), "runs": ("RunConfig", "read_record"),
     "losses.relations": ("pkt_loss", "rkd_loss", "sp_loss"),
-    "methods": ("METHODS", "register_method"), "models.output": ("Output",),
     "models": ("create_model", "model_names", "register_model"),
-    "runs": ("RunConfig", "read_record"), "train": ("fit",), "trainee": ("DivergedError",),
 }  # fmt: skip
 
 
