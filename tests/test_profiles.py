@@ -76,29 +76,17 @@ def test_quick_is_the_central_comparison_with_three_seeds_and_its_runs_are_recor
         assert len(swept) == 9 and swept <= ids(runs)
 
 
-def test_methods_seeds_epochs_and_images_can_be_given():
-    runs = expand("quick", methods=["dct"], seeds=[7])
-    assert found(runs, "method", "data_seed", "init_seed") == [("dct", 7, 7)]
-    run = expand("paper", "mit67", ["kd"], [0], epochs=1, images=600)[0]
-    assert (run.epochs, run.teacher_config().epochs, run.milestones) == (1, 1, (25, 50))
-    assert run.train_size == run.teacher_config().train_size == 600
-
-
 def test_standard_has_the_methods_of_full_and_detectors_are_in_profiles_of_all():
-    of_full, of_standard = (
-        of_task("classification", expand(name, seeds=[0])) for name in ("full", "standard")
-    )
-    assert [run.method for run in of_standard] == [run.method for run in of_full]
-    assert {run.train_size for run in of_standard} == {50_000}
+    full, standard = (of_task("classification", expand(n, seeds=[0])) for n in ("full", "standard"))
+    assert [run.method for run in standard] == [run.method for run in full]
+    assert {run.train_size for run in standard} == {50_000}
     assert len({run.data_seed for run in expand("standard")}) == 5
-    for whole, parts in {
-        "quick": [expand("detection", seeds=[0])],
-        "full": [expand("detection"), expand("detection_ablations")],
-        "standard": [expand("detection_standard")],
+    for whole, detectors in {
+        "quick": expand("detection", seeds=[0]),
+        "full": expand("detection") + expand("detection_ablations"),
+        "standard": expand("detection_standard"),
     }.items():
-        assert ids(of_task("detection", expand(whole))) == {
-            one for part in parts for one in ids(part)
-        }
+        assert ids(of_task("detection", expand(whole))) == ids(detectors)
     assert not of_task("detection", expand("quick", "fashion_mnist"))
 
 
@@ -121,7 +109,9 @@ MASKS = {
     "gradient_clip": 2.0, "image_size": 512,
 }  # fmt: skip
 EFFICIENT = {"none efficientdet_d0", "none efficientdet_d1"}
-PUBLISHED = [
+
+
+@pytest.mark.parametrize(("profile", "dataset", "method", "networks", "fields"), [
     *(("paper", dataset, "kd", PAIRS, PHOTOGRAPHS) for dataset in ("mit67", "sun397", "ade20k")),
     ("paper", "cifar100", "kd", {
         "resnet56 resnet20", "resnet110 resnet20", "resnet110 resnet32", "resnet32x4 resnet8x4",
@@ -133,10 +123,7 @@ PUBLISHED = [
         "resnet50 ssd300_vgg16", "resnet50 retinanet_resnet50_fpn",
         "resnet50 fasterrcnn_resnet50_fpn", "resnet50 fasterrcnn_mobilenet_v3_large_fpn",
     }, {"crop_size": 112}),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("profile", "dataset", "method", "networks", "fields"), PUBLISHED)
+])  # fmt: skip
 def test_the_published_protocols(profile, dataset, method, networks, fields):
     runs = expand(profile, dataset, [method], [0])
     assert {f"{run.teacher} {run.student}" for run in runs} == networks
@@ -144,27 +131,19 @@ def test_the_published_protocols(profile, dataset, method, networks, fields):
         assert {name: getattr(run, name) for name in fields} == fields
     taught = set(found(teachers(runs), "start", "learning_rate", "epochs"))
     assert dataset != "mit67" or taught == {("IMAGENET1K_V1", 0.01, 70)}
-    repeats = {run.student: run.method_options.get("repeat") for run in runs}
-    stacks = {"efficientdet_d0": 2, "efficientdet_d1": 3}
-    assert method != "frskd_pixels" or repeats == stacks
+    repeats = [run.method_options.get("repeat") for run in runs]
+    assert method != "frskd_pixels" or repeats == [2, 3]
 
 
-@pytest.mark.parametrize(
-    ("method", "weights"),
-    [
-        ("kd", (0.0, 0.1, 0.8)), ("at", (1000.0, 1.0, 0.0)), ("at+kd", (1000.0, 0.1, 1.0)),
-        ("release_a+gate", (1.0, 1.0, 0.0)), ("release_a+gate+kd", (1.0, 0.1, 1.0)),
-    ],
-)  # fmt: skip
-def test_the_published_weights(method, weights):
-    for run in expand("paper", "mit67", [method], [0]):
-        made = create_distiller(run)
+def test_the_published_weights_and_the_release_s_gate_on_scenes_alone():
+    for method, weights in {
+        "kd": (0.0, 0.1, 0.8), "at": (1000.0, 1.0, 0.0), "at+kd": (1000.0, 0.1, 1.0),
+        "release_a+gate": (1.0, 1.0, 0.0), "release_a+gate+kd": (1.0, 0.1, 1.0),
+    }.items():  # fmt: skip
+        made = create_distiller(expand("paper", "mit67", [method], [0])[0])
         assert (made.weight, made.ce_weight, made.kd_weight) == weights
-
-
-def test_the_release_gates_the_dct_loss_on_scenes_alone():
     scenes, cifar = (
-        {run.method for run in expand("paper", d, seeds=[0])} for d in ("mit67", "cifar100")
+        {run.method for run in expand("paper", name, seeds=[0])} for name in ("mit67", "cifar100")
     )
     assert {one for one in scenes if "gate" in one} == {"release_a+gate", "release_a+gate+kd"}
     assert {method.replace("+gate", "") for method in scenes} == cifar
@@ -181,45 +160,36 @@ def test_every_method_of_a_seed_sees_the_same_batches_and_one_teacher():
 
 
 @pytest.mark.parametrize("profile", ["tune", "retune", "tune_segmentation", "tune_detection"])
-def test_every_method_is_tuned_on_a_grid_of_equal_size(profile):
-    runs = expand(profile)
+def test_every_method_is_tuned_on_a_grid_of_equal_size_as_it_is_used_but_on_the_dev_split(profile):
+    def as_used(runs):
+        changed = {"split": "train", "weight": None, "data_seed": 0, "init_seed": 0}
+        return ids(replace(run, **changed) for run in runs)
+
+    runs, grid = expand(profile), read_profile(profile)["grid"]
     chosen = [run.method for run in runs if tuned_field(run.method)]
-    grid = read_profile(profile)["grid"]
     assert {chosen.count(method) for method in chosen} == {len(grid)}
     assert sum(run.method == "student" for run in runs) == 1
     assert {run.split for run in runs} == {"dev"}
     assert not {run.init_seed for run in runs} & {run.init_seed for run in expand("quick")}
     assert len(grid) == len(read_profile("tune")["grid"]) or profile == "retune"
+    if task := profile.partition("_")[2]:
+        taught = [run for run in runs if run.method != "student"]
+        assert as_used(taught) <= as_used(expand(task, seeds=[0]))
 
 
-@pytest.mark.parametrize("task", ["segmentation", "detection"])
-def test_weights_are_chosen_as_they_are_used_but_on_the_dev_split(task):
-    def as_used(run):
-        changed = {"split": "train", "weight": None, "data_seed": 0, "init_seed": 0}
-        return replace(run, **changed).run_id
-
-    used = {as_used(run) for run in expand(task, seeds=[0])}
-    grid = [run for run in expand(f"tune_{task}") if run.method != "student"]
-    assert {as_used(run) for run in grid} <= used
-    assert read_profile("retune")["weights"] == yaml.safe_load(
-        (profiles.PROFILES / "tuned" / "scenes.yaml").read_text()
-    )
-
-
-def test_both_terms_together_have_the_weights_that_were_chosen_for_each():
+def test_both_terms_together_and_retune_start_from_the_weights_that_were_chosen():
     alone = {name: tuned_weights("scenes", f"kd_{name}")["weight"] for name in ("cls", "loc")}
     for name in ("detection", "quick", "full", "standard", "detection_standard"):
         assert read_profile(name)["options"]["kd_cls_loc"] == pytest.approx(alone)
+    tuned = (profiles.PROFILES / "tuned" / "scenes.yaml").read_text()
+    assert read_profile("retune")["weights"] == yaml.safe_load(tuned)
 
 
-@pytest.mark.parametrize(
-    ("profile", "dataset", "method"),
-    [
-        ("full", "scenes", "frskd"), ("full", "fashion_mnist", "frskd"),
-        ("standard", "scenes", "frskd"), ("standard", "cifar100", "frskd"),
-        ("segmentation", "scenes", "frskd_pixels"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("profile", "dataset", "method"), [
+    ("full", "scenes", "frskd"), ("full", "fashion_mnist", "frskd"),
+    ("standard", "scenes", "frskd"), ("standard", "cifar100", "frskd"),
+    ("segmentation", "scenes", "frskd_pixels"),
+])  # fmt: skip
 def test_a_plain_student_gets_the_epochs_that_frskd_costs(profile, dataset, method):
     taught = expand(profile, dataset, [method], [0])[0]
     plain = expand(profile, dataset, ["student"], [0])
@@ -227,70 +197,66 @@ def test_a_plain_student_gets_the_epochs_that_frskd_costs(profile, dataset, meth
     assert equal == [taught.epochs, plain_epochs(taught)] and equal[1] > taught.epochs
 
 
-@pytest.mark.parametrize(
-    ("method", "chosen"),
-    [
-        ("dct", {"weight": 7.0}), ("dct+gate", {"weight": 7.0}), ("parseval_twin", {"weight": 7.0}),
-        ("dct+kd", {"weight": 5.0}), ("dct+gate+kd", {"weight": 5.0}), ("kd", {"kd_weight": 2.0}),
-        ("at", {}),
-    ],
-)  # fmt: skip
-def test_a_tuned_weight_reaches_its_method_its_gated_form_and_its_twin(mine, method, chosen):
-    assert tuned_weights("scenes", method) == chosen
-    (run,) = expand(mine(methods=[method]))
-    assert all(getattr(run, field) == value for field, value in chosen.items())
-    kd = {"kd": {"kd_weight": 0.8}}
-    assert expand(mine(methods=["dct"], weights=kd)) == expand(mine(methods=["dct"]))
-    assert expand(mine(methods=["kd"], weights=kd))[0].kd_weight == 0.8
+def test_a_tuned_weight_reaches_its_method_its_gated_form_and_its_twin(mine):
+    chosen = {name: {"weight": 7.0} for name in ("dct", "dct+gate", "parseval_twin")}
+    chosen |= {name: {"weight": 5.0} for name in ("dct+kd", "dct+gate+kd")}
+    chosen |= {"kd": {"kd_weight": 2.0}, "at": {}}
+    for run in expand(mine(methods=[*chosen])):
+        assert tuned_weights("scenes", run.method) == chosen[run.method]
+        assert chosen[run.method].items() <= vars(run).items()
+
+
+def test_a_profile_s_own_weight_replaces_the_tuned_one_of_that_method(mine):
+    dct, kd = expand(mine(methods=["dct", "kd"], weights={"kd": {"kd_weight": 0.8}}))
+    assert (dct.weight, kd.kd_weight) == (7.0, 0.8)
 
 
 def test_a_grid_multiplies_the_default_or_a_weight_that_is_given_and_not_a_list(mine):
     weights = {"dct": {"weight": 5.0}, "at+kd": {"weight": [3.0]}}
     runs = expand(mine(methods=["at", "kd", "dct", "at+kd"], grid=[0.5, 2.0], weights=weights))
-    assert [run.weight for run in runs if run.method == "at"] == [500.0, 2000.0]
-    assert [run.kd_weight for run in runs if run.method == "kd"] == [0.5, 2.0]
-    assert [run.weight for run in runs if run.method == "dct"] == [2.5, 10.0]
-    assert [run.weight for run in runs if run.method == "at+kd"] == [3.0]
+    of_at, of_kd, of_dct = ([run for run in runs if run.method == m] for m in ("at", "kd", "dct"))
+    assert found(of_at, "weight") == [(500.0,), (2000.0,)]
+    assert found(of_kd, "kd_weight") == [(0.5,), (2.0,)]
+    assert found(of_dct, "weight") == [(2.5,), (10.0,)]
+    assert found(runs, "method", "weight")[6:] == [("at+kd", 3.0)]
 
 
-def test_a_sweep_can_be_of_some_data_sets_and_methods_of_one(mine):
+def test_methods_and_sweeps_can_be_of_some_data_sets(mine):
     sweeps = [{"datasets": ["cifar100"], "fields": {"epochs": 3}}]
     mine(methods_of={"cifar100": ["dct"]}, datasets={"cifar100": {"epochs": 5}}, sweeps=sweeps)
     assert found(expand("mine"), "method", "epochs") == [("at", 15)]
     assert found(expand("mine", "cifar100"), "method", "epochs") == [("dct", 5), ("dct", 3)]
 
 
-def test_a_sweep_with_methods_of_its_own_runs_those_that_are_asked_for():
+def test_what_is_asked_for_is_run_with_the_plain_network_of_its_task_and_no_other():
+    assert found(expand("quick", methods=["dct"], seeds=[7]), "data_seed", "init_seed") == [(7, 7)]
+    run = expand("paper", "mit67", ["kd"], [0], epochs=1, images=600)[0]
+    assert (run.epochs, run.teacher_config().epochs, run.milestones) == (1, 1, (25, 50))
+    assert run.train_size == run.teacher_config().train_size == 600
     asked = expand("full", methods=["student", "at", "dct_options"], seeds=[0])
     assert [run.method for run in asked].count("dct_options") == 5  # and not once without options
     assert all((run.method == "dct_options") == bool(run.method_options) for run in asked)
     assert expand("attentions", methods=["dct"], seeds=[0]) != []
     runs = expand("full", methods=["famkd", "famkd+kd", "dkd"], seeds=[0])
     assert [run.method_options for run in runs] == [{"middle": 16}, {"middle": 16}, {}]
-
-
-def test_methods_that_are_asked_for_bring_the_plain_network_of_their_task_alone():
-    for methods, runs in (
-        ("student kd", "classification student, classification kd"),
-        ("kd_cls", "detection kd_cls"),
-        ("student kd_loc", "classification student, detection student, detection kd_loc"),
-    ):
+    for methods, wanted in {
+        "student kd": "classification student, classification kd",
+        "kd_cls": "detection kd_cls",
+        "student kd_loc": "classification student, detection student, detection kd_loc",
+    }.items():
         asked = expand("quick", methods=methods.split())
-        assert {f"{run.task} {run.method}" for run in asked} == set(runs.split(", "))
+        assert {f"{run.task} {run.method}" for run in asked} == set(wanted.split(", "))
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("config: {}\nmethod: [dct]", "Unknown option of profile 'mine' 'method'.*'methods'"),
-        ("config: {}\nsweeps: [{dataset: scenes}]", "a sweep of profile 'mine' 'dataset'"),
-        ("seeds: 3", "'seeds' of profile 'mine' is 3; it should be a valid list"),
-        ("sweeps: [{seeds: a}]", "'seeds' of a sweep of profile 'mine' is 'a'"),
-        ("config: {}\nseeds: [0]", "profile 'mine' has no 'methods'; give it"),
-        ("a: [", "profile 'mine' is not YAML"),
-        ("- at", "profile 'mine' is .*a mapping"),
-    ],
-)
+@pytest.mark.parametrize(("text", "words"), [
+    ("config: {}\nmethod: [dct]", "Unknown option of profile 'mine' 'method'.*'methods'"),
+    ("config: {}\nsweeps: [{dataset: scenes}]", "a sweep of profile 'mine' 'dataset'"),
+    ("seeds: 3", "'seeds' of profile 'mine' is 3; it should be a valid list"),
+    ("sweeps: [{seeds: a}]", "'seeds' of a sweep of profile 'mine' is 'a'"),
+    ("config: {}\nseeds: [0]", "profile 'mine' has no 'methods'; give it"),
+    ("a: [", "profile 'mine' is not YAML"),
+    ("- at", "profile 'mine' is .*a mapping"),
+])  # fmt: skip
 def test_what_is_wrong_with_a_profile_is_told(mine, text, words):
     with pytest.raises(KdlibError, match=words):
         expand(mine(text))
