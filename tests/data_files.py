@@ -4,18 +4,16 @@ import gzip
 import hashlib
 import json
 import pickle
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR100, Places365
 
 FASHION = Path("FashionMNIST") / "raw"
 
 
-def write_fashion(root: Path, count: int = 60, packed: bool = False) -> Path:
+def write_fashion(root, count=60, packed=False):
     """Fashion-MNIST's four IDX files with random garments, all ten kinds in both splits."""
     (root / FASHION).mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
@@ -30,11 +28,11 @@ def write_fashion(root: Path, count: int = 60, packed: bool = False) -> Path:
     return root
 
 
-def _md5(path: Path) -> str:
+def _md5(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def write_cifar100(root: Path, monkeypatch: pytest.MonkeyPatch, count: int = 20) -> Path:
+def write_cifar100(root, monkeypatch, count=20):
     """CIFAR-100's pickles with random pixels, made the published ones by their MD5 sums."""
     folder, random = root / CIFAR100.base_folder, np.random.default_rng(0)
     folder.mkdir(parents=True)
@@ -44,25 +42,30 @@ def write_cifar100(root: Path, monkeypatch: pytest.MonkeyPatch, count: int = 20)
         contents[name] = {"data": pixels, "fine_labels": list(range(count))}
     for name, content in contents.items():
         (folder / name).write_bytes(pickle.dumps(content))
-        listed = [[name, _md5(folder / name)]]
-        found = {**CIFAR100.meta, "md5": listed[0][1]} if name == "meta" else listed
-        monkeypatch.setattr(CIFAR100, name if name == "meta" else f"{name}_list", found)
+    meta, *splits = ([name, _md5(folder / name)] for name in contents)
+    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": meta[1]})
+    for split in splits:
+        monkeypatch.setattr(CIFAR100, f"{split[0]}_list", [split])
     return root
 
 
-def photograph(path: Path, seed: int, size: tuple[int, int] = (60, 40)) -> None:
-    """A picture of soft colours, (width, height) pixels; its kind follows from the suffix."""
+def _save(path, image, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+
+
+def photograph(path, seed, size=(60, 40)):
+    """A picture of soft colours, (width, height) pixels; its kind follows from the suffix."""
     colours = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC).save(path)
+    _save(path, Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC))
 
 
-def _lines(path: Path, lines: Iterable[str]) -> None:
+def _lines(path, lines):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
-def write_mit67(root: Path, count: int = 4) -> Path:
+def write_mit67(root, count=4):
     """Two classes, ``count`` photographs of each in both splits."""
     for part, split in enumerate(("train", "test")):
         names = [f"{scene}/{split}_{number}.jpg" for scene in ("airport_inside", "bakery")
@@ -73,7 +76,7 @@ def write_mit67(root: Path, count: int = 4) -> Path:
     return root
 
 
-def write_photographs(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def write_photographs(root, monkeypatch):
     """MIT67; SUN397 with nested classes out of order; ADE20K; and Places365.
 
     ADE20K has one class in both splits, one to train and two to test on only. The lists of
@@ -115,7 +118,7 @@ def write_photographs(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def write_voc(root: Path) -> Path:
+def write_voc(root):
     """Pascal VOC 2007 and 2012: each photograph is of one class to the left, another to the right.
 
     The colour of a pixel tells its class (``10 * class + 5`` in all channels), a border of void
@@ -131,11 +134,10 @@ def write_voc(root: Path) -> Path:
             classes[:, :30] = int(name[-6:]) % 21
             colours = np.repeat(10 * classes[..., None] + 5, 3, axis=2)
             classes[:2], classes[-2:] = 255, 255
-            for kind in ("JPEGImages", "SegmentationClass"):
-                (folder / kind).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(colours).save(folder / "JPEGImages" / f"{name}.jpg", quality=100)
-            mask = Image.fromarray(classes).convert("P")
-            mask.save(folder / "SegmentationClass" / f"{name}.png")
+            _save(folder / "JPEGImages" / f"{name}.jpg", Image.fromarray(colours), quality=100)
+            _save(
+                folder / "SegmentationClass" / f"{name}.png", Image.fromarray(classes).convert("P")
+            )
     return root
 
 
@@ -151,14 +153,13 @@ OBJECTS = (
 """Of the photographs in turn: class and x1, y1, x2, y2 (exclusive); the third has none."""
 
 
-def _picture_of_objects(path: Path, number: int) -> tuple:
+def _picture_of_objects(path, number):
     """A grey photograph whose objects are rectangles, each of its class's colour."""
     found = OBJECTS[number % len(OBJECTS)]
     pixels = np.random.default_rng(number).integers(90, 130, (*PICTURE[::-1], 3), dtype=np.uint8)
     for name, (x1, y1, x2, y2) in found:
         pixels[y1:y2, x1:x2] = SHADES[name]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, quality=95)
+    _save(path, Image.fromarray(pixels), quality=95)
     return found
 
 
@@ -169,21 +170,21 @@ VOC_OBJECT = (
 VOC_SIZE = "<size><width>64</width><height>48</height><depth>3</depth></size>"
 
 
-def write_voc_detection(root: Path) -> Path:
+def write_voc_detection(root):
     """Pascal VOC's objects: four photographs of each year to train on, four to test on.
 
     The last object of the fourth of each is difficult. Pixels count from 1, the last one included.
     """
-    parts = {("2007", "trainval"): 10, ("2007", "test"): 20, ("2012", "trainval"): 30}
-    for (year, part), first in parts.items():
-        folder, names = root / "VOCdevkit" / f"VOC{year}", []
-        for place in range(4):
-            names.append(f"{first + place:06}")
-            found = _picture_of_objects(folder / "JPEGImages" / f"{names[-1]}.jpg", place)
-            objects = [VOC_OBJECT.format(name, int(place == 2), x1 + 1, y1 + 1, x2, y2)
-                       for place, (name, (x1, y1, x2, y2)) in enumerate(found)]  # fmt: skip
+    for first, (year, part) in {
+        10: ("2007", "trainval"), 20: ("2007", "test"), 30: ("2012", "trainval"),
+    }.items():  # fmt: skip
+        folder, names = root / "VOCdevkit" / f"VOC{year}", [f"{first + n:06}" for n in range(4)]
+        for number, name in enumerate(names):
+            found = _picture_of_objects(folder / "JPEGImages" / f"{name}.jpg", number)
+            objects = [VOC_OBJECT.format(kind, int(place == 2), x1 + 1, y1 + 1, x2, y2)
+                       for place, (kind, (x1, y1, x2, y2)) in enumerate(found)]  # fmt: skip
             content = ["<annotation>", VOC_SIZE, *objects, "</annotation>"]
-            _lines(folder / "Annotations" / f"{names[-1]}.xml", content)
+            _lines(folder / "Annotations" / f"{name}.xml", content)
         _lines(folder / "ImageSets" / "Main" / f"{part}.txt", names)
     return root
 
@@ -191,18 +192,18 @@ def write_voc_detection(root: Path) -> Path:
 COCO_IDS = {"person": 1, "train": 7, "dog": 18}
 
 
-def write_coco(root: Path) -> Path:
+def write_coco(root):
     """COCO's objects: eight photographs to train on, four to test on, three of the 80 classes.
 
     The last object of the fourth of each four is a crowd. Boxes are x, y, width, height.
     """
     categories = [{"id": number, "name": name} for name, number in COCO_IDS.items()]
+    shape = dict(zip(("width", "height"), PICTURE, strict=True))
     for part, count in (("train2017", 8), ("val2017", 4)):
-        content: dict[str, list] = {"images": [], "annotations": [], "categories": categories}
+        content = {"images": [], "annotations": [], "categories": categories}
         for image in range(1000, 1000 + count):
             name = f"{image:012}.jpg"
             found = _picture_of_objects(root / "coco" / part / name, image - 1000)
-            shape = {"width": PICTURE[0], "height": PICTURE[1]}
             content["images"].append({"id": image, "file_name": name, **shape})
             content["annotations"] += [
                 {"id": 10 * image + place, "image_id": image, "category_id": COCO_IDS[name],

@@ -1,11 +1,9 @@
 """Records with values that were made up, by a rule that anyone can see through."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import torch
@@ -22,25 +20,23 @@ TOP1 = {
     "dct+gate": 0.682, "at+kd": 0.65, "dct+kd": 0.70, "release_a+kd": 0.69,
 }  # fmt: skip
 TEACHER_TOP1 = 0.80
-STAGES = 3
 
 
-def scatter(method: str, seed: int) -> float:
+def scatter(method, seed):
     """Between -0.005 and 0.005, a function of the method's name and the seed."""
     return (crc32(f"{method} {seed}".encode()) % 1001 - 500) / 100_000
 
 
-def synthetic_record(config: RunConfig, top1: float | None = None) -> dict[str, Any]:
+def synthetic_record(config, top1=None):
     """A record that fits the schema; its numbers follow from the method's name and the seed."""
     config = config.canonical()
     base = TOP1.get(config.method, 0.6) + config.init_seed / 100
     accuracy = base + scatter(config.method, config.init_seed) if top1 is None else top1
     taught, with_stages = config.method != "student", config.task != "detection"
-    stages = [round(0.3 * accuracy + 0.1 * stage, 6) for stage in range(STAGES)]
+    stages = [round(0.3 * accuracy + 0.1 * stage, 6) for stage in range(3)]
     measures = {"energy_share": stages, "pointing": [value + 0.1 for value in stages]}
-    relevance: dict[str, Any] = {"student": measures, "chance": 0.2}
-    if taught:
-        relevance["teacher"] = {name: [0.5, 0.6, 0.7] for name in measures}
+    teacher = {"teacher": {name: [0.5, 0.6, 0.7] for name in measures}} if taught else {}
+    relevance = {"student": measures, "chance": 0.2, **teacher}
     return {
         "schema_version": 1, "run_id": config.run_id,
         "config": config.to_dict(), "config_hash": config.config_hash,
@@ -63,7 +59,7 @@ def synthetic_record(config: RunConfig, top1: float | None = None) -> dict[str, 
     }  # fmt: skip
 
 
-def _results(task: str, value: float) -> dict[str, Any]:
+def _results(task, value):
     """AP falls with the IoU by 0.04 a step; an error costs a tenth of what is missing."""
     if task == "segmentation":
         return {"miou": value, "pixel_accuracy": value + 0.1, "last_monitored_miou": value}
@@ -83,26 +79,20 @@ def _results(task: str, value: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_run(root: Path, config: RunConfig, top1: float | None = None) -> Path:
+def write_run(root, config, top1=None):
     """Write a finished run's record and history; returns its directory."""
     record = synthetic_record(config, top1)
     directory = Path(root) / record["run_id"]
-    measures, epochs = TASKS[config.task], config.epochs
+    measures, epochs = TASKS[config.task], range(1, config.epochs + 1)
     accuracy = record["results"][measures.metric]
-    rows = [f"{e},0.1,{2 / e:.4f},{accuracy * (1 - 0.5 / e):.4f},3.0" for e in range(1, epochs + 1)]
+    rows = [f"{e},0.1,{2 / e:.4f},{accuracy * (1 - 0.5 / e):.4f},3.0" for e in epochs]
     head = f"epoch,learning_rate,ce,{measures.monitored},seconds"
     write_text(directory / "history.csv", "\n".join([head, *rows]) + "\n")
     write_record(directory, record)
     return directory
 
 
-def write_grid(
-    root: Path,
-    methods: Iterable[str] = tuple(TOP1),
-    seeds: Iterable[int] = (0, 1, 2),
-    attentions: Iterable[int] = (2,),
-    **fields: Any,
-) -> Path:
+def write_grid(root, methods=tuple(TOP1), seeds=(0, 1, 2), attentions=(2,), **fields):
     """Write every method at every seed and number of attentions, and the teachers' runs.
 
     Every attention beyond the second widens the distance to the plain student by a third.
@@ -122,12 +112,7 @@ DAP = {"student": (0.10, 0.10), "kd_cls": (0.05, 0.12), "kd_loc": (0.11, 0.04)}
 """What errors of classification and of localisation cost; 0.1 for other methods."""
 
 
-def write_detectors(
-    root: Path,
-    setting: RunConfig,
-    methods: Iterable[str] = tuple(MAP),
-    seeds: Iterable[int] = (0, 1, 2),
-) -> Path:
+def write_detectors(root, setting, methods=tuple(MAP), seeds=(0, 1, 2)):
     """Write some seeds of methods of detectors, and the classifier that taught them."""
     for method, seed in product(methods, seeds):
         run = replace(setting, method=method, data_seed=seed, init_seed=seed)
@@ -141,7 +126,7 @@ def write_detectors(
     return root
 
 
-def edit_record(directory: Path, **changes: Any) -> Path:
+def edit_record(directory, **changes):
     """Change top-level keys of a record on disk, whatever the schema says of them."""
     path = directory / "record.json"
     record = {**json.loads(path.read_text()), **changes}
@@ -149,7 +134,7 @@ def edit_record(directory: Path, **changes: Any) -> Path:
     return path
 
 
-def write_analyses(root: Path) -> list[Path]:
+def write_analyses(root):
     """Analyses of all runs under ``root``; numbers follow from the run's accuracy.
 
     Runs of seed 0 keep attention maps of two images, brighter in the middle, and answers that are
@@ -158,7 +143,7 @@ def write_analyses(root: Path) -> list[Path]:
     return [_write_analysis(path.parent) for path in sorted(Path(root).glob("*/record.json"))]
 
 
-def _write_analysis(directory: Path) -> Path:
+def _write_analysis(directory):
     record = json.loads((directory / "record.json").read_text())
     top1, config = record["results"]["top1"], record["config"]
     if config["init_seed"] == 0:
