@@ -51,16 +51,12 @@ def write_inputs(root: Path) -> None:
     for part, count in (("train", 96), ("test", 48)):
         for number in range(count):
             photograph(root / part / f"kind{number % 3}" / f"{number}.png", number, SIZE)
-    (root / "annotations").mkdir()
-    kinds = [
-        {"id": n, "name": name, "supercategory": ""} for n, name in ((1, "person"), (18, "dog"))
-    ]
+    annotations, named = root / "coco" / "annotations", {"person": 1, "dog": 18}.items()
+    annotations.mkdir(parents=True)
+    kinds = [{"id": number, "name": name, "supercategory": ""} for name, number in named]
     for part, count in (("train2017", 32), ("val2017", 16)):
-        numbers = range(1, count + 1)
-        images = [
-            {"id": n, "file_name": f"{n:012}.jpg", "width": SIZE[0], "height": SIZE[1]}
-            for n in numbers
-        ]
+        numbers, size = range(1, count + 1), {"width": SIZE[0], "height": SIZE[1]}
+        images = [{"id": n, "file_name": f"{n:012}.jpg", **size} for n in numbers]
         for image in images:
             photograph(root / "coco" / part / image["file_name"], image["id"] - 1, SIZE)
         found = [
@@ -70,7 +66,7 @@ def write_inputs(root: Path) -> None:
             for i, box in enumerate(BOXES[: n % 4])
         ]
         content = {"images": images, "annotations": found, "categories": kinds}
-        (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
+        (annotations / f"instances_{part}.json").write_text(json.dumps(content))
 
 
 def digest(tensor: Tensor) -> str:
