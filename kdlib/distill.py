@@ -151,8 +151,7 @@ def create_distiller(config: "RunConfig", pair: "Pair | None" = None) -> Distill
 
 def method_loss(name: str, options: Mapping[str, Any], pair: "Pair | None") -> Loss | None:
     """The loss of a method, from its options; ``None`` where it has none of its own."""
-    method = method_of(name)
-    given = signature(method.maker).parameters
+    method, given = method_of(name), signature(method_of(name).maker).parameters
     if not any(one.kind is one.VAR_KEYWORD for one in given.values()):  # which are checked there
         kinds = {option: given[option].annotation for option in method.options}
         checked_values(options, kinds, f"method '{name}'")

@@ -181,8 +181,7 @@ def pointing_hit(maps: Tensor, relevance: Tensor) -> Tensor:
 
 
 # Structural similarity of attention maps (Wang et al. 2004, doi 10.1109/TIP.2003.819861).
-WINDOW, SIGMA = 11, 1.5
-C1, C2 = 0.01**2, 0.03**2
+WINDOW, SIGMA, C1, C2 = 11, 1.5, 0.01**2, 0.03**2
 
 
 def ssim_per_image(first: Tensor, second: Tensor) -> Tensor:

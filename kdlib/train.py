@@ -211,6 +211,4 @@ def _conclude(trainees: Sequence[Trainee]) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
-    sys.exit(resolve_name("kdlib.launch:main")())
+    raise SystemExit(resolve_name("kdlib.launch:main")())

@@ -103,7 +103,6 @@ class Trainee:
         return FrozenTeacher(network.to(device).to(memory_format=torch.channels_last))
 
     def _build(self) -> nn.Module:
-        """All that has weights: the student, and its distiller."""
         self.student = self._untrained()
         self.distiller = self._distiller(self.student, self.outputs)
         return Learner(self.student, self.distiller)
