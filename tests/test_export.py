@@ -53,12 +53,6 @@ def exports(root, tmp_path_factory):
     return export
 
 
-@pytest.fixture
-def copied(root, tmp_path):
-    """The runs, to be damaged."""
-    return shutil.copytree(root, tmp_path / "copied")
-
-
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_file_answers_as_the_network_and_says_what_it_is(name, root, exports):
     path, record = exports(name)
@@ -146,21 +140,6 @@ def test_a_file_that_answers_otherwise_is_not_left(root, tmp_path, capsys, monke
     assert earlier.read_text() == "earlier"
 
 
-def test_weights_that_do_not_score_what_their_record_says_are_not_exported(copied):
-    directory = copied / STUDENT.run_id
-    (copied / TEACHER.run_id / "weights.safetensors").unlink()
-    record = export_run(directory, copied, QUICK, progress=False)
-    assert set(record["networks"]) == {"student"}  # a teacher without weights is left out
-    for file in directory.glob("student*"):
-        file.unlink()
-    record = read_record(directory / "record.json")
-    record["results"]["top1"] += 0.5
-    write_record(directory, record)
-    with pytest.raises(ExportError, match="not the weights of that record"):
-        export_run(directory, copied, QUICK, progress=False)
-    assert not list(directory.glob("student*"))
-
-
 REFUSED = [
     (["scenes-a2-scenes_student-dct+kd-s0-2e43"], f"Did you mean '{DCT_KD}'"),
     (["scenes-a2-scenes_student-dct+kd-s"], "which?"),
@@ -184,14 +163,25 @@ def test_what_cannot_be_exported_is_refused_in_words(capsys, monkeypatch):
     assert json.loads(student[1])["methods"] == ["dct+kd"]
 
 
-def test_unfinished_runs_missing_packages_and_plans_without_work_are_refused(copied, monkeypatch):
-    with pytest.raises(KdlibError, match="no folder nowhere to look for it in"):
-        export_run(Path("some-run"), Path("nowhere"), QUICK)
+def test_damaged_runs_and_plans_without_packages_or_work_are_refused(root, tmp_path, monkeypatch):
+    copied = shutil.copytree(root, tmp_path / "copied")
+    run, nowhere = Path(STUDENT.run_id), tmp_path / "nowhere"
+    (copied / TEACHER.run_id / "weights.safetensors").unlink()
+    found = export_run(run, copied, QUICK, progress=False)
+    assert set(found["networks"]) == {"student"}  # a teacher without weights is left out
+    record = read_record(copied / run / "record.json")
+    record["results"]["top1"] += 0.5
+    write_record(copied / run, record)
+    with pytest.raises(ExportError, match="not the weights of that record"):
+        export_run(run, copied, replace(QUICK, to=nowhere), progress=False)
+    assert not nowhere.exists()
+    with pytest.raises(KdlibError, match="no folder .*nowhere to look for it in"):
+        export_run(run, nowhere, QUICK)
     with pytest.raises(KdlibError, match="is a folder"):
         export_run(Path(STUDENT.run_id[:-5]), copied, Plan(to=copied))
-    (copied / STUDENT.run_id / "record.json").unlink()
+    (copied / run / "record.json").unlink()
     with pytest.raises(KdlibError, match="not finished"):
-        export_run(Path(STUDENT.run_id), copied, QUICK)
+        export_run(run, copied, QUICK)
     monkeypatch.setattr("study.export.find_spec", lambda name: None)
     with pytest.raises(KdlibError, match="pip install onnx onnxscript onnxruntime"):
         format_of("onnx")

@@ -143,32 +143,27 @@ def test_what_is_missing_is_said_with_what_there_is(mixed, detectors, tmp_path):
             choose()
 
 
-@pytest.mark.parametrize(
-    ("config", "changes", "says"),
-    [
-        (DCT, {"results": {"top1": 0.5}}, "results"),
-        (DCT, {"ssim": [7.0]}, r"ssim\.0"),
-        (DCT, {"config_hash": "?"}, "config_hash"),
-        (DCT, {"cost": None}, "cost"),
-        (DCT, {"run_id": "another-0000000000"}, "is the record of 'another"),
-        (DCT, {"results.top1": float("nan")}, "not finite"),
-        (PIXELS, {"results": synthetic_record(RunConfig())["results"]}, "results"),
-        (BOXES, {"results.map": 1.5}, "results.map: 1.5"),
-        (BOXES, {"results.map75": None}, "results.map75"),
-        (BOXES, {"results.ap_by_iou": [0.5] * 9}, "results.ap_by_iou"),
-        (BOXES, {"results.errors": {"cls": {"count": 1, "dap": 0.1}}}, "errors: 'loc' is a requi"),
-        (BOXES, {"results.top1": 0.5}, "results"),
-        (BOXES, {"results.map_small": -1}, "results.map_small: -1"),
-        (CROPS, {"results.top5": None}, "results.top5"),
-    ],
-)
-def test_a_record_that_does_not_fit_names_file_and_place(config, changes, says, tmp_path):
+ANOTHER, IMAGES = "another-0000000000", synthetic_record(RunConfig())["results"]
+UNFIT = [
+    (DCT, "results", {"top1": 0.5}, "results"), (DCT, "ssim", [7.0], r"ssim\.0"),
+    (DCT, "config_hash", "?", "config_hash"), (DCT, "cost", None, "cost"),
+    (DCT, "run_id", ANOTHER, "is the record of 'another"), (PIXELS, "results", IMAGES, "results"),
+    (DCT, "results.top1", float("nan"), "not finite"), (BOXES, "results.top1", 0.5, "results"),
+    (BOXES, "results.map", 1.5, "map: 1.5"), (BOXES, "results.map75", None, "results.map75"),
+    (BOXES, "results.ap_by_iou", [0.5] * 9, "results.ap_by_iou"),
+    (BOXES, "results.errors", {"cls": {"count": 1, "dap": 0.1}}, "errors: 'loc' is a required"),
+    (BOXES, "results.map_small", -1, "results.map_small: -1"),
+    (CROPS, "results.top5", None, "results.top5"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "name", "value", "says"), UNFIT)
+def test_a_record_that_does_not_fit_names_file_and_place(config, name, value, says, tmp_path):
     record = synthetic_record(config, 0.4)
     path = tmp_path / record["run_id"] / "record.json"
     records.validate_record(record, path)
-    for name, value in changes.items():
-        *place, key = name.split(".")
-        (record[place[0]] if place else record)[key] = value
+    *place, key = name.split(".")
+    (record[place[0]] if place else record)[key] = value
     with pytest.raises(KdlibError, match=rf"record\.json.*{says}"):
         records.validate_record(record, path)
 
