@@ -1,15 +1,15 @@
 """The command line: each function is a command, and its signature is what the command takes."""
 
 import json
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter, Token
+from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
-from kdlib.errors import EXIT_FAILED, KdlibError, ended
+from kdlib.errors import KdlibError, ended, quoted
 
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 Flag = Annotated[bool, Parameter(negative=())]
@@ -37,6 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return ended(command)
 
 
+def json_object(text: str) -> dict[str, Any]:
+    """The mapping that a text in JSON holds; a KdlibError if it holds none."""
+    with suppress(ValueError, RecursionError):
+        if isinstance(value := json.loads(text), dict):
+            return value
+    raise KdlibError(f"{quoted(text)} is not a JSON object, such as '{{\"epochs\": 3}}'.")
+
+
 def called(program: App, arguments: Sequence[str] | None) -> Any:
     """Run a command; words that it does not take are a :class:`KdlibError`."""
     try:
@@ -45,32 +53,12 @@ def called(program: App, arguments: Sequence[str] | None) -> Any:
         raise KdlibError(f"{error} See --help.") from error
 
 
-def _fail(error: Exception) -> NoReturn:
-    print(error, file=sys.stderr)
-    raise SystemExit(EXIT_FAILED) from error
-
-
-def _object(_: Any, tokens: Sequence[Token]) -> dict[str, Any]:
-    try:
-        value = json.loads(tokens[0].value)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
-    return value
-
-
-Object = Annotated[
-    dict[str, Any] | None, Parameter(converter=_object, accepts_keys=False, n_tokens=1, negative=())
-]
-
-
 @app.command
 def run(
     notebook: str,
     *,
     parameter: Pairs = (),
-    parameters: Object = None,
+    parameters: str = "{}",
     output: Path | None = None,
     time_limit: float = 24 * 3600,
     store: Flag = False,
@@ -96,7 +84,8 @@ def run(
     from study import notebooks
 
     found = notebooks.find_notebook(notebook)
-    given = (parameters or {}) | {name: notebooks.parse_value(text) for name, text in parameter}
+    given = json_object(parameters)
+    given |= {name: notebooks.parse_value(text) for name, text in parameter}
     if list_:
         defaults = notebooks.parameter_defaults(found).items()
         return print("\n".join(f"{name} = {value!r}" for name, value in defaults))
@@ -113,7 +102,7 @@ def run(
         else:
             done = notebooks.execute_notebook(found, target, given, time_limit)
     except notebooks.ExecutionError as error:
-        _fail(error)
+        raise SystemExit(str(error)) from error
     return print(f"{found.stem}: {done}")
 
 
@@ -192,49 +181,8 @@ def ledger(*roots: Path, to: Path = LEDGER, check: Flag = False) -> None:
     try:
         check_page(to, chosen)
     except KdlibError as error:
-        _fail(error)
+        raise SystemExit(str(error)) from error
     print(f"{to} is what the records give")
-
-
-@app.command
-def export(
-    run: Path,
-    *,
-    runs: Path = Path("runs"),
-    format: str = "onnx",
-    to: Path | None = None,
-    data_root: Path | None = None,
-    threads: Count = 1,
-    batch_sizes: Sizes = (1, 64),
-    rounds: Count = 30,
-    no_measure: Flag = False,
-) -> None:
-    """Write a trained student to a file that runs without kdlib.
-
-    The file is checked against PyTorch, scored and timed beside its teacher. It takes RGB images,
-    uint8, in batches of any size, and gives logits; what was found goes to FILE.json.
-
-    Example: kdlib export scenes-a2-scenes_student-dct+kd-s0 --format onnx
-
-    Args:
-        run: a run's directory, its id or how its id begins.
-        runs: folder of all runs.
-        format: onnx (onnxruntime) or torch (.pt2).
-        to: the file; by default student.onnx in the run's directory.
-        data_root: folder of the real data sets; by default $KDLIB_DATA.
-        threads: of the processor.
-        batch_sizes: in which it is checked and timed.
-        rounds: how often each is timed.
-        no_measure: only write and check; no scores, no times.
-    """
-    from study.export import ExportError, Plan, export_run, report
-
-    plan = Plan(format, to, threads, tuple(batch_sizes), rounds, not no_measure)
-    try:
-        record = export_run(run, runs, plan, data_root=data_root, progress=sys.stderr.isatty())
-    except ExportError as error:
-        _fail(error)
-    print(report(record))
 
 
 @app.command
@@ -269,6 +217,10 @@ ELSEWHERE = (
     (app, "analyse", "analyses.measure:analyse", "Measure what trained networks show beyond "
      "their accuracy.\n\nCalibration, robustness, spectra and attention maps of finished runs, "
      "written beside their records. It goes on where it was stopped."),
+    (app, "export", "export:export", "Write a trained student to a file that runs without kdlib."
+     "\n\nThe file is checked against PyTorch, scored and timed beside its teacher. It takes RGB "
+     "images, uint8, in batches of any size, and gives logits; what was found goes to FILE.json."
+     "\n\nExample: kdlib export scenes-a2-scenes_student-dct+kd-s0 --format onnx"),
     (data, "check", "data_commands:check_dataset", "Load a data set and tell what it holds."),
     (data, "import", "data_commands:import_dataset", "Bring files on this machine into place."),
     (data, "cache", "data_commands:cache_dataset", "Resize photographs once, so that epochs need "

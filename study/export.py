@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from glob import escape
@@ -22,15 +22,14 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+from cyclopts import Parameter
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from tqdm.auto import tqdm
 
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
-from kdlib.errors import KdlibError, kindly, unknown
+from kdlib.errors import KdlibError, unknown
 from kdlib.evaluate import BATCH_SIZE, images_at_once, marks_of
 from kdlib.files import load_weights, write_atomic, write_json
 from kdlib.methods import parse_method
@@ -38,6 +37,7 @@ from kdlib.models import create_model
 from kdlib.models.output import count_parameters, flops
 from kdlib.runs import RunConfig, data_of, earlier, provenance, read_record, run_directory
 from kdlib.tasks import TASKS
+from study.cli import Count, Sizes
 from study.jobs import plain_job, students_job
 from study.records import validate_record
 from study.results import markdown_table, metric_name, number
@@ -48,31 +48,45 @@ STUDENT, TEACHER, PYTORCH = "student", "teacher", "PyTorch"
 MOST_SHOWN = 8  # runs that an error lists
 # By which a score may differ from its record's, which can be of bfloat16; or so many images.
 MOST_LOST, MOST_IMAGES = 0.01, 2
+TOLERANCE = 1e-4  # of a logit, in units of the largest (of 1 if that is less)
 ENOUGH_S = 10.0  # after so many seconds a latency is not measured again
 Answer = Callable[[Tensor], Tensor]
 """From images (B, 3, H, W) uint8 to logits, with any B."""
 Record = dict[str, Any]
 Clock = Callable[[], float]
 Work = Callable[[], object]
-Count = Annotated[int, Field(ge=1)]
 
 
 class ExportError(KdlibError):
     """An exported network does not answer as PyTorch's does, or not as well as its record says."""
 
 
-@kindly("export option")
 @dataclass(frozen=True)
 class Plan:
-    """What to write, and what to measure."""
+    """What to write, and what to measure.
 
-    format: str = "onnx"  # one of ``FORMATS``
-    to: Path | None = None  # by default ``student`` and the suffix, in the run's directory
-    threads: Count = 1  # of the processor, for all that is measured
-    batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 64)  # checked and timed
-    rounds: Count = 30  # how often each network is timed in each
-    tolerance: float = 1e-4  # of a logit, in units of the largest (of 1 if that is less)
-    measure: bool = True  # score and time student and teacher too, beyond the check of the logits
+    Args:
+        format: onnx (onnxruntime) or torch (.pt2).
+        to: the file; by default student.onnx in the run's directory.
+        threads: of the processor.
+        batch_sizes: in which it is checked and timed.
+        rounds: how often each is timed.
+        measure: score and time student and teacher too, beyond the check of the logits.
+    """
+
+    format: str = "onnx"
+    to: Path | None = None
+    threads: Count = 1
+    batch_sizes: Sizes = (1, 64)
+    rounds: Count = 30
+    measure: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.threads, self.rounds, *self.batch_sizes or (0,)) < 1:
+            raise KdlibError(f"Threads, rounds and one or more batch sizes are at least 1: {self}.")
+
+
+USUAL = Plan()
 
 
 class Trained(NamedTuple):
@@ -247,10 +261,30 @@ def format_of(name: str) -> Format:
     return FORMATS[name]
 
 
+def export(
+    run: Path,
+    *,
+    runs: Path = Path("runs"),
+    plan: Annotated[Plan, Parameter("*")] = USUAL,
+    data_root: Path | None = None,
+) -> None:
+    """Write a student's file and what was found of it; print that.
+
+    Args:
+        run: a run's directory, its id or how its id begins.
+        runs: folder of all runs.
+        plan: what to write and to measure.
+        data_root: folder of the real data sets; by default $KDLIB_DATA.
+    """
+    try:
+        record = export_run(run, runs, plan, data_root)
+    except ExportError as error:
+        raise SystemExit(str(error)) from error
+    print(report(record))
+
+
 # The export: to a folder of its own first; the file appears when all checks have passed.
-def export_run(
-    run: Path, root: Path, plan: Plan, *, data_root: Path | None = None, progress: bool = True
-) -> Record:
+def export_run(run: Path, root: Path, plan: Plan, data_root: Path | None = None) -> Record:
     """Write the student of a finished run to one file, and the record that it returns beside it.
 
     ``run`` is as of :func:`find_student`. On the run's own test images (real ones are in
@@ -264,14 +298,14 @@ def export_run(
     data = data_of(student.config, "test", data_root)
     with limited_threads(plan.threads), TemporaryDirectory(prefix="kdlib-export-") as folder:
         write = partial(_exported, data=data, plan=plan, folder=Path(folder))
-        if progress:  # of large networks this takes a minute
+        if sys.stderr.isatty():  # of large networks this takes a minute
             print(f"{student.config.run_id}: writing and loading it", file=sys.stderr)
         networks = {STUDENT: write(student)}
         found: Record = {"check": _compare(networks[STUDENT], data, plan)}
         if plan.measure:
             teacher = _find_teacher(student.config, student.weights.parent.parent)
             networks |= {TEACHER: write(teacher)} if teacher else {}
-            found["networks"] = _measured(networks, data, plan, progress)
+            found["networks"] = _measured(networks, data, plan)
         record = {"file": path.name, **_head(student, data, plan), **found}
         write_atomic(path, partial(copyfile, networks[STUDENT].file))
     write_json(path.with_name(f"{path.name}.json"), record)
@@ -353,25 +387,23 @@ def _compare(network: Exported, data: ImageData, plan: Plan) -> Record:
     for size in plan.batch_sizes:
         logits = torch.cat([network.answer(batch) for batch in images.split(size)])
         found[str(size)] = difference = (logits - wanted).abs().max().item()
-        if not difference <= plan.tolerance * max(1.0, largest):
+        if not difference <= TOLERANCE * max(1.0, largest):
             raise ExportError(
                 f"In batches of {size} the exported network's logits differ from PyTorch's by up "
                 f"to {difference:.2g}, where the largest is {largest:.3g}. Nothing was written."
             )
-    known = {"largest_logit": largest, "tolerance": plan.tolerance, "images": len(images)}
+    known = {"largest_logit": largest, "tolerance": TOLERANCE, "images": len(images)}
     return {"largest_difference": found, **known}
 
 
-def _measured(
-    networks: Mapping[str, Exported], data: ImageData, plan: Plan, progress: bool
-) -> dict[str, Record]:
+def _measured(networks: Mapping[str, Exported], data: ImageData, plan: Plan) -> dict[str, Record]:
     """Size, score on all of ``data`` and speed of each network, by its name."""
     found: dict[str, Record] = {}
     works: dict[tuple[str, str, str], Work] = {}
     images, runtime = first_images(data, max(plan.batch_sizes)), format_of(plan.format).runtime
     for name, network in networks.items():
         config = network.trained.config
-        score, recorded = _scores(name, network, data, progress)
+        score, recorded = _scores(name, network, data)
         found[name] = {
             "run_id": config.run_id, "model": config.student,
             "parameters": count_parameters(network.deployed),
@@ -382,20 +414,16 @@ def _measured(
         for size in plan.batch_sizes:
             works[name, PYTORCH, str(size)] = partial(network.deployed, images[:size])
             works[name, runtime, str(size)] = partial(network.answer, images[:size])
-    with tqdm(total=plan.rounds, desc="speed", unit="round", disable=not progress) as bar:
-        latencies = _median_ms(works, plan, bar.update)
-    for (name, run_by, size), latency in latencies.items():
+    for (name, run_by, size), latency in _median_ms(works, plan).items():
         found[name]["latency_ms"].setdefault(run_by, {})[size] = latency
     return found
 
 
 @torch.inference_mode()
-def _scores(
-    name: str, network: Exported, data: ImageData, progress: bool
-) -> tuple[float, float | None]:
+def _scores(name: str, network: Exported, data: ImageData) -> tuple[float, float | None]:
     """The metric that the task is judged by, 0 to 1: the file's over all images, the record's."""
     marks, metric = marks_of(data), TASKS[data.task].metric
-    with tqdm(total=len(data), desc=f"{name}'s score", disable=not progress) as bar:
+    with tqdm(total=len(data), desc=f"{name}'s score", disable=None) as bar:
         for images, labels in _pixel_batches(data, images_at_once(data, BATCH_SIZE)):
             marks.add(network.answer(images), labels)
             bar.update(len(images))
@@ -413,18 +441,17 @@ def _scores(
 
 
 @torch.inference_mode()
-def _median_ms(works: Mapping[Any, Work], plan: Plan, tick: Work) -> dict[Any, float]:
+def _median_ms(works: Mapping[Any, Work], plan: Plan) -> dict[Any, float]:
     """Median milliseconds of each, measured in turn: a machine whose speed drifts favours none."""
     clock = processor_clock(plan.threads)[1]
     seconds: dict[Any, list[float]] = {timed: [] for timed in works}
-    for _ in range(plan.rounds):
+    for _ in tqdm(range(plan.rounds), desc="speed", unit="round", disable=None):
         for timed, work in works.items():
             if len(seconds[timed]) < 2 or sum(seconds[timed]) < ENOUGH_S:
                 work()  # unmeasured: what was done before leaves caches and threads as it likes
                 start = clock()
                 work()
                 seconds[timed].append(clock() - start)
-        tick()
     return {timed: round(1000 * median(values), 4) for timed, values in seconds.items()}
 
 

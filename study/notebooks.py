@@ -35,6 +35,7 @@ from study import of_clone
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 STARTUP_LIMIT_S = 180
 DAY_S = 24 * 3600
+NONE: Mapping[str, Any] = {}  # parameters
 QUIET = "--log-level=CRITICAL"  # a kernel that is stopped would log that as an error
 LONGEST_SOCKET_PATH = 90  # the system's limit is 108 bytes on Linux, 104 on macOS
 
@@ -135,10 +136,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def execute_notebook(
-    notebook: Path,
-    output: Path,
-    parameters: Mapping[str, Any] | None = None,
-    timeout_s: float = DAY_S,
+    notebook: Path, output: Path, parameters: Mapping[str, Any] = NONE, timeout_s: float = DAY_S
 ) -> Path:
     """Execute a notebook in its own folder; write it, with its outputs, to ``output``.
 
@@ -146,8 +144,7 @@ def execute_notebook(
     the whole notebook is over (:class:`ExecutionError`), the notebook as far as it came is kept
     beside it, as ``<output>.failed.ipynb``.
     """
-    given = dict(parameters or {})
-    check_parameters(notebook, given)
+    check_parameters(notebook, parameters)
     output = output.absolute()
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +159,7 @@ def execute_notebook(
     temporary = output.with_name(f".{output.stem}.{os.getpid()}.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     try:
-        _execute(notebook, temporary, given, timeout_s)
+        _execute(notebook, temporary, dict(parameters), timeout_s)
     except BaseException as error:
         if temporary.exists():
             temporary.replace(failed)

@@ -18,22 +18,13 @@ from kdlib.data import DATASETS
 from kdlib.files import write_text
 from kdlib.methods import METHODS, STAGES
 from kdlib.runs import RunConfig
-from study import export
+from study import export, results
 from study.figures.comparison import method_accuracy_table
 from study.ledger.page import Ledger, counts_markdown, make_ledger, nine_cells
 from study.ledger.rows import AGREES, DISAGREES, UNDECIDED
 from study.names import name_of
 from study.profiles import profile_names, read_profile
 from study.records import load_tables, runs_of, summary_table, teacher_runs, with_teachers
-from study.results import (
-    amount,
-    check_texts,
-    claims_markdown,
-    markdown_table,
-    number,
-    summary_markdown,
-    teachers_markdown,
-)
 from study.statistics import STUDENT, akin, judged_families, main_runs
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -81,12 +72,13 @@ class Evidence:
         """A table of each setting: every method's accuracy and maps."""
         table = self.tables[task]
         rows = summary_table(main_runs(table) if task == "detection" else table)
-        return summary_markdown(self._main(rows, task))
+        return results.summary_markdown(self._main(rows, task))
 
     def claims(self, task: str) -> str:
         """A table of each family and setting: the claims and their verdicts."""
-        families = self.families[task].items()
-        return "\n".join(f"### {title}\n\n{claims_markdown(rows)}" for title, rows in families)
+        titled = self.families[task].items()
+        tables = ((title, results.claims_markdown(rows)) for title, rows in titled)
+        return "\n".join(f"### {title}\n\n{table}" for title, table in tables)
 
     def claim(self, text: str, task: str = "classification", place: int = 0) -> dict[Any, Any]:
         """The verdict on a claim in the first setting of a task, or another; empty if none."""
@@ -126,7 +118,7 @@ class Evidence:
     def crop_classifiers(self) -> str:
         """How good the classifiers are that taught the detectors of the main comparisons."""
         crops, main = self.tables["crops"], self._main(self.tables["detection"], "detection")
-        return teachers_markdown(crops[crops["setting"].isin(set(main["teacher_setting"]))])
+        return results.teachers_markdown(crops[crops["setting"].isin(set(main["teacher_setting"]))])
 
     @cached_property
     def accuracies(self) -> pd.DataFrame:
@@ -182,13 +174,13 @@ def environment() -> Environment:
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     made.filters |= {
-        "table": aligned, "fmt": number, "amount": amount, "name": name_of,
+        "table": aligned, "fmt": results.number, "amount": results.amount, "name": name_of,
         "method_row": method_row,
     }  # fmt: skip
     made.globals |= {
         "METHODS": METHODS, "STAGES": STAGES, "DATASETS": DATASETS,
         "profile_names": profile_names, "read_profile": read_profile,
-        "export": export, "counts": counts_markdown, "markdown_table": markdown_table,
+        "export": export, "counts": counts_markdown, "markdown_table": results.markdown_table,
     }  # fmt: skip
     return made
 
@@ -217,13 +209,11 @@ def aligned(text: str) -> str:
     """Lines of cells between bars as a markdown table; the first line is its head."""
     lines = [line.split(" | ") for line in text.splitlines() if line.strip()]
     head, *rows = [[cell.strip() for cell in line] for line in lines]
-    return markdown_table(head, rows)
+    return results.markdown_table(head, rows)
 
 
-SPEED = {
-    **{name: name for name in ("steps", "goals", "methods", "pairs")}, "ratios": "pairs",
-    **{name: name for name in ("floor", "breakdown", "loading", "notebooks")},
-}  # fmt: skip
+SPEED = {name: name for name in ("steps", "goals", "methods", "pairs")} | {"ratios": "pairs"}
+SPEED |= {name: name for name in ("floor", "breakdown", "loading", "notebooks")}
 """The tables of ``docs/speed.md``, and the section of a machine's record that each shows."""
 
 
@@ -253,9 +243,3 @@ def update_readme(readme: Path, roots: Sequence[Path]) -> list[str]:
             write_text(path, text)
             changed.append(path.relative_to(Path(readme).parent).as_posix())
     return changed
-
-
-def check_readme(readme: Path, roots: Sequence[Path]) -> None:
-    """Refuse a README, or a page beside it, that is not what the records give."""
-    command = f"python -m kdlib results {' '.join(map(str, roots))} --readme {readme}"
-    check_texts(rendered(readme, roots), command)

@@ -10,17 +10,10 @@ from tabulate import tabulate
 
 from kdlib.errors import KdlibError
 from kdlib.tasks import TASKS
+from study import statistics
 from study.names import difference_name, name_of
 from study.records import METRICS, OF_DETECTORS, STAGE_MEASURES, load_tables, summary_table
-from study.statistics import (
-    ALPHA,
-    POWER,
-    Claim,
-    Comparison,
-    judged_families,
-    seeds_to_resolve,
-    smallest_effect,
-)
+from study.statistics import POWER, Claim, Comparison
 
 SMALL_P = 0.001
 _OF_IMAGES = {
@@ -145,18 +138,13 @@ def claims_markdown(claims: pd.DataFrame) -> str:
 def teachers_markdown(crops: pd.DataFrame) -> str:
     """How well the classifiers that teach detectors (runs of the task ``crops``) know objects."""
     groups = crops.groupby(["split", "dataset", "student", "crop_size", "setting"])
-    body = [
-        {
-            "crop classifier": student,
-            "objects of": dataset + (", dev split" if split == "dev" else ""),
-            "crop size": size,
-            "n": len(top1),
-            "top-1 %": _share(top1.mean(), "top1"),
-            "std": _share(top1.std(), "top1_std"),
-        }
-        for (split, dataset, student, size, _), top1 in groups["top1"]
-    ]
-    return markdown_table("keys", body)
+    head = ["crop classifier", "objects of", "crop size", "n", "top-1 %", "std"]
+    rows = []
+    for (split, dataset, student, size, _), top1 in groups["top1"]:
+        where = dataset + (", dev split" if split == "dev" else "")
+        shares = _share(top1.mean(), "top1"), _share(top1.std(), "top1_std")
+        rows.append([student, where, size, len(top1), *shares])
+    return markdown_table(head, rows)
 
 
 # Sentences that read a result. They are made from its table, so they cannot say more than it.
@@ -181,14 +169,14 @@ def read_comparison(row: Mapping[Any, Any]) -> str:
 def _reason(row: Mapping[Any, Any]) -> str:
     """Why the rule gives this verdict."""
     if row["verdict"] == "holds":
-        return f"The interval lies above 0 and the corrected p is below {ALPHA}."
+        return f"The interval lies above 0 and the corrected p is below {statistics.ALPHA}."
     if row["high"] < 0:
         return "The interval lies wholly below 0: the reverse is what was seen."
-    least = amount(smallest_effect(row["metric"]), row["metric"], sign="")
+    least = amount(statistics.smallest_effect(row["metric"]), row["metric"], sign="")
     if row["verdict"] == "does not hold":
         return f"The interval lies wholly below {least}, the smallest difference that matters."
     if row["low"] > 0:
-        return f"The interval lies above 0, but the corrected p is not below {ALPHA}."
+        return f"The interval lies above 0, but the corrected p is not below {statistics.ALPHA}."
     return f"The interval has room for no gain and for one that matters, {least}."
 
 
@@ -221,8 +209,8 @@ def read_noise(noise: Comparison) -> str:
     """How much a method differs from its twin, by nothing but noise, and what that means for n."""
     if noise.n < 2:
         return "The noise cannot be measured: that takes two seeds of both methods or more."
-    least = smallest_effect(noise.metric)
-    needed = seeds_to_resolve(least, noise.std)
+    least = statistics.smallest_effect(noise.metric)
+    needed = statistics.seeds_to_resolve(least, noise.std)
     seeds = f"{needed} seeds" if needed else "more than 200 seeds"
     return (
         f"{name_of(noise.method)} and {name_of(noise.baseline)} have the same loss, and still "
@@ -267,7 +255,7 @@ def print_results(roots: Sequence[Path], profile: str | None = None, **cut: int 
             print(f"Classifiers that teach detectors:\n\n{teachers_markdown(table)}")
             continue
         print(summary_markdown(summary_table(table)))
-        for title, judged in judged_families(table):
+        for title, judged in statistics.judged_families(table):
             print(f"{title}. {claims_markdown(judged)}")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,20 @@ MAPS_OF = ("teacher", "student", "at", "dct")
 SPECTRA_OF = ("teacher", "student", "kd", "at", "release_a", "dct")
 
 
-def ssim_by_stage_table(table: pd.DataFrame) -> pd.DataFrame:
-    """SSIM to the teacher's map: ``label``, ``stage``, ``mean``, ``low``, ``high``, ``n``."""
-    return _by_stage(table, ["ssim"])
+def _by_stage(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    """Of attention maps: ``measure``, ``label``, ``stage``; mean with interval, and ``chance``."""
+    stages = stage_table(tables.students_of(table))
+    chosen = stages[stages["measure"].isin(measures) & stages["label"].isin(tables.KEY_METHODS)]
+    # Every student's record repeats its teacher's measures; one run's are enough.
+    teachers = chosen[chosen["network"] == "teacher"].assign(label="teacher")
+    teachers = teachers.drop_duplicates(["measure", "stage", "value"])
+    rows = pd.concat([chosen[chosen["network"] == "student"], teachers])
+    found = tables.with_interval(rows, ["measure", "label", "stage"], "value")
+    return found if found.empty else found.assign(chance=rows["chance"].mean())
+
+
+ssim_by_stage_table = partial(_by_stage, measures=["ssim"])
+relevance_by_stage_table = partial(_by_stage, measures=["energy_share", "pointing"])
 
 
 @drawn_from(ssim_by_stage_table)
@@ -37,11 +49,6 @@ def ssim_by_stage(data: pd.DataFrame) -> Figure:
     axes.set_ylabel("SSIM to the teacher's map")
     style.legend(figure, style.methods_of(data))
     return figure
-
-
-def relevance_by_stage_table(table: pd.DataFrame) -> pd.DataFrame:
-    """As :func:`ssim_by_stage_table`, for both relevance measures, with teacher and ``chance``."""
-    return _by_stage(table, ["energy_share", "pointing"])
 
 
 @drawn_from(relevance_by_stage_table)
@@ -56,17 +63,6 @@ def relevance_by_stage(data: pd.DataFrame) -> Figure:
     panels[1].set_ylabel("pointing game (%)")
     style.legend(figure, style.methods_of(data), [Line2D([], [], label="chance", **line)])
     return figure
-
-
-def _by_stage(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    stages = stage_table(tables.students_of(table))
-    chosen = stages[stages["measure"].isin(measures) & stages["label"].isin(tables.KEY_METHODS)]
-    # Every student's record repeats its teacher's measures; one run's are enough.
-    teachers = chosen[chosen["network"] == "teacher"].assign(label="teacher")
-    teachers = teachers.drop_duplicates(["measure", "stage", "value"])
-    rows = pd.concat([chosen[chosen["network"] == "student"], teachers])
-    found = tables.with_interval(rows, ["measure", "label", "stage"], "value")
-    return found if found.empty else found.assign(chance=rows["chance"].mean())
 
 
 def _stage_dots(axes: Axes, data: pd.DataFrame, scale: float) -> None:

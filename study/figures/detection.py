@@ -1,6 +1,7 @@
 """Detectors that a classifier of crops teaches: what they gain, and which errors they lose."""
 
 import json
+from functools import partial
 from math import nan
 from typing import Any
 
@@ -33,9 +34,21 @@ SWITCHES = {
 WIDTH = 4.6  # inches: the names of choices need room
 
 
-def detection_gain_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Gains of each method (``label``) over the detector alone in each of ``METRICS``."""
-    return _over_student(table, list(METRICS))
+def _detectors(table: pd.DataFrame) -> pd.DataFrame:
+    """The students of the table's one setting; none of another task."""
+    return tables.students_of(table[table["task"] == "detection"])
+
+
+def _over_student(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    """Of each method and metric the comparison with the detector alone."""
+    runs, rows = main_runs(_detectors(table)), list[dict]()
+    for label in OF_DETECTORS:
+        for metric in metrics:
+            rows += tables.gains(runs, [(label, "student")], metric, label=label)
+    return pd.DataFrame(rows)
+
+
+detection_gain_table = partial(_over_student, metrics=list(METRICS))
 
 
 @drawn_from(detection_gain_table)
@@ -55,7 +68,7 @@ def detection_gain(data: pd.DataFrame) -> Figure:
 
 
 def detection_iou_table(table: pd.DataFrame) -> pd.DataFrame:
-    """As :func:`detection_gain_table`, in the AP at each ``iou`` that a detection must reach."""
+    """As ``detection_gain_table``, in the AP at each ``iou`` that a detection must reach."""
     found = _over_student(table, [f"ap{percent}" for percent in IOUS])
     if len(found):
         found.insert(1, "iou", found["metric"].str.removeprefix("ap").astype(int) / 100)
@@ -71,20 +84,6 @@ def detection_iou(data: pd.DataFrame) -> Figure:
     axes.set(xlabel="IoU from which a detection is right", ylabel="gain in AP (points)")
     style.legend(figure, style.methods_of(data), columns=2)
     return figure
-
-
-def _over_student(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
-    """Of each method and metric the comparison with the detector alone."""
-    runs, rows = main_runs(_detectors(table)), list[dict]()
-    for label in OF_DETECTORS:
-        for metric in metrics:
-            rows += tables.gains(runs, [(label, "student")], metric, label=label)
-    return pd.DataFrame(rows)
-
-
-def _detectors(table: pd.DataFrame) -> pd.DataFrame:
-    """The students of the table's one setting; none of another task."""
-    return tables.students_of(table[table["task"] == "detection"])
 
 
 def error_types_table(table: pd.DataFrame) -> pd.DataFrame:

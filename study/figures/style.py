@@ -92,8 +92,8 @@ def save_figure(figure: Figure, path: Path, provenance: Mapping[str, Any]) -> li
     figure.set_layout_engine("none")  # laid out once, and not for each file and resolution
     # Appended, not replaced: a name may hold a dot.
     pdf, png, beside = (Path(f"{path}{suffix}") for suffix in (".pdf", ".png", ".json"))
-    undated: dict[str, Any] = {"format": "pdf", "metadata": {"CreationDate": None}}
-    write_atomic(pdf, lambda file: figure.savefig(file, **undated))
+    undated = {"CreationDate": None}
+    write_atomic(pdf, lambda file: figure.savefig(file, format="pdf", metadata=undated))
     write_atomic(png, lambda file: _save_small_png(figure, file))
     write_json(beside, provenance)
     return [pdf, png, beside]

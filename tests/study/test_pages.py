@@ -12,7 +12,8 @@ from kdlib.errors import KdlibError
 from kdlib.runs import RunConfig
 from study.cli import main
 from study.notebooks import NOTEBOOKS, notebook_names
-from study.pages import PAGES, check_readme, page, update_readme
+from study.pages import PAGES, page, rendered, update_readme
+from study.results import check_texts
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -29,7 +30,7 @@ LOADING = {
 
 
 def test_the_pages_and_the_records_agree():
-    check_readme(README, [ROOT / "records"])
+    check_texts(rendered(README, [ROOT / "records"]), "make it")
 
 
 @pytest.mark.parametrize("path", [README, ROOT / "RESULTS.md", *DOCS], ids=lambda path: path.name)
@@ -68,12 +69,12 @@ def written(tmp_path_factory) -> Path:
 
 def test_pages_agree_until_a_number_changes(written, capsys):
     roots = [written.parent / "records"]
-    check_readme(written, roots)
+    check_texts(rendered(written, roots), "make it")
     results = written.parent / "RESULTS.md"
     row = next(line for line in results.read_text().splitlines() if line.startswith("| dct "))
     results.write_text(results.read_text().replace(row, row.replace("| 3 ", "| 5 "), 1))
     with pytest.raises(KdlibError, match=r"RESULTS\.md.*line \d+"):
-        check_readme(written, roots)
+        check_texts(rendered(written, roots), "make it")
     command = ["results", str(roots[0]), "--readme", str(written)]
     assert main(command) == 0 and "RESULTS.md changed" in capsys.readouterr().out
     assert main(command) == 0 and "nothing changed" in capsys.readouterr().out
