@@ -135,15 +135,12 @@ def edit_record(directory, **changes):
 
 
 def write_analyses(root):
-    """Analyses of all runs under ``root``; numbers follow from the run's accuracy.
-
-    Runs of seed 0 keep attention maps of two images, brighter in the middle, and answers that are
-    right up to the share that is their accuracy; the teacher keeps its pictures.
-    """
+    """Analyses of all runs under ``root``; numbers follow from the run's accuracy."""
     return [_write_analysis(path.parent) for path in sorted(Path(root).glob("*/record.json"))]
 
 
 def _write_analysis(directory):
+    """With maps, brighter in the middle, and answers at seed 0; the teacher keeps its pictures."""
     record = json.loads((directory / "record.json").read_text())
     top1, config = record["results"]["top1"], record["config"]
     if config["init_seed"] == 0:
@@ -151,11 +148,10 @@ def _write_analysis(directory):
         for stage in maps:
             stage[:, stage.shape[1] // 2, stage.shape[2] // 2] = 255
         images = (torch.full((3, 16, 16), 200, dtype=torch.uint8),) * 2
-        pair = (("beach", "farm"), ("beach", "city"))
-        save_maps(directory, AttentionMaps(images, maps, (0, 7), *pair))
+        names = (("beach", "farm"), ("beach", "city"))
+        save_maps(directory, AttentionMaps(images, maps, (0, 7), *names))
         labels, wrong = torch.arange(20) % 4, torch.arange(20) >= round(20 * top1)
-        kept = (torch.full((3, 16, 16), 90, dtype=torch.uint8),) * 20
-        kept = kept if config["teacher"] == "none" else ()
+        kept = images * 10 if config["teacher"] == "none" else ()
         classes = ("beach", "city", "farm", "port")
         save_answers(directory, Answers(labels, (labels + wrong) % 4, classes, kept))
     analysis = {

@@ -204,9 +204,7 @@ def test_a_mistake_is_told_without_a_traceback(tmp_path, capsys, words, message)
     assert re.search(message, capsys.readouterr().err) and not list(tmp_path.iterdir())
 
 
-def test_photographs_are_loaded_both_ways_and_commands_timed_in_a_fresh_clone(
-    tmp_path, monkeypatch
-):
+def test_loading_of_photographs_and_commands_in_a_fresh_clone_are_timed(tmp_path, monkeypatch):
     monkeypatch.setenv("KDLIB_CACHE", "somewhere")
     path = tmp_path / "found.json"
     assert main(f"loading --images 4 --epochs 1 --to {path}".split()) == 0

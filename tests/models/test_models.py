@@ -53,7 +53,7 @@ def images(size: int = 32, batch: int = 2) -> torch.Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def test_every_classifier_is_among_the_published_facts():
+def test_every_classifier_has_published_facts_and_the_first_names_still_hold():
     classifiers = {name for name, model in MODELS.items() if model.task == "classification"}
     assert set(NETWORKS) == classifiers <= set(model_names())
     for first in FIRST_NAMES.values():
@@ -145,9 +145,7 @@ def test_measuring_counts_a_multiply_add_as_two_and_leaves_a_network_as_it_was()
     ("scenes_segmenter", "classification", "'scenes_segmenter' is not for task 'classification'"),
     ("scenes_segmentr", "segmentation", "Did you mean 'scenes_segmenter'"),
 ])  # fmt: skip
-def test_what_a_network_cannot_be_built_with_or_for_is_refused_with_what_it_can(
-    name, options, says
-):
+def test_what_a_network_cannot_be_built_with_or_for_is_refused(name, options, says):
     with pytest.raises(KdlibError, match=says):
         check_task(name, options) if isinstance(options, str) else create_model(name, 9, **options)
 
@@ -217,7 +215,7 @@ def test_what_gives_stages_returns_an_output(name, registered):
             parameter.zero_()
     output = network(batch)
     assert isinstance(output, Output) and output.logits.shape == (3, 5)
-    assert [stage.ndim for stage in output.stages] == [4] * len(output.stages)
+    assert {stage.ndim for stage in output.stages} == {4}
     torch.testing.assert_close(output.embedding, output.stages[-1].mean((2, 3)))
     (output.logits.logsumexp(1).sum() + output.stages[0].sum()).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
@@ -266,7 +264,6 @@ def test_timm_s_networks_are_ours_as_the_page_says(registered):
     made: dict[str, object] = {}
     exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], made)
     assert [s.shape[1] for s in made["output"].stages] == [64, 128, 256, 512]
-    names = ("resnet34_maps", "resnet10_timm")
-    listed, one = (create_model(name, 5)(images(64)) for name in names)
+    listed, one = (create_model(n, 5)(images(64)) for n in ("resnet34_maps", "resnet10_timm"))
     assert [stage.shape[1] for stage in listed.stages] == [64, 64, 128, 256, 512]
     assert listed.logits.shape == one.logits.shape == (2, 5)

@@ -115,7 +115,6 @@ def learned(configs: list[Any], place: Path, folder: str) -> list[Entry]:
 
 
 def plain(name: str, place: Path) -> Entry:
-    """One of ``RUNS``, alone."""
     return learned([config_of(name)], place, "runs")[0]
 
 
