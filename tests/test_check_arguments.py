@@ -1,25 +1,14 @@
 """Wrong arguments of make are refused by Python alone, and its names are the registries' own."""
 
-import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
+import check_arguments
 import pytest
 
 from kdlib.errors import KdlibError
 from kdlib.methods import METHODS, MODIFIERS, modifiers_of, parse_method
 from study.profiles import profile_names
-
-SCRIPT = Path(__file__).parents[1] / "workflow" / "check_arguments.py"
-
-
-@pytest.fixture(scope="module")
-def check():
-    spec = importlib.util.spec_from_file_location("check_arguments", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def accepts(check, method):
@@ -31,12 +20,12 @@ def accepts(check, method):
 
 
 @pytest.mark.parametrize("modifier", MODIFIERS)
-def test_names_are_accepted_where_the_library_accepts_them(check, modifier):
-    assert tuple(check.profiles()) == profile_names()
+def test_names_are_accepted_where_the_library_accepts_them(modifier):
+    assert tuple(check_arguments.profiles()) == profile_names()
     for method in METHODS:
-        assert accepts(check.check_methods, method)
+        assert accepts(check_arguments.check_methods, method)
         valid = modifier in modifiers_of(method)
-        assert accepts(check.check_methods, f"{method}+{modifier}") == valid
+        assert accepts(check_arguments.check_methods, f"{method}+{modifier}") == valid
         assert accepts(lambda names: [*map(parse_method, names)], f"{method}+{modifier}") == valid
 
 
@@ -57,18 +46,18 @@ def test_names_are_accepted_where_the_library_accepts_them(check, modifier):
         (["PROFLE=full"], {}, "Did you mean 'PROFILE'?"),
     ],
 )
-def test_a_wrong_value_is_refused(check, capsys, words, variables, message):
-    assert check.main(words, variables) == 2
+def test_a_wrong_value_is_refused(capsys, words, variables, message):
+    assert check_arguments.main(words, variables) == 2
     assert message in capsys.readouterr().err
 
 
-def test_right_values_pass_without_any_package_and_another_python_is_refused(check):
+def test_right_values_pass_without_any_package_and_another_python_is_refused():
     variables = {"PROFILE": "full", "METHODS": "at, dct+gate+kd", "SEEDS": "0,1", "EPOCHS": "1"}
     # -S and -I: as on a machine where nothing has been installed.
-    command = [sys.executable, "-I", "-S", str(SCRIPT), "PROFILE=full"]
+    command = [sys.executable, "-I", "-S", check_arguments.__file__, "PROFILE=full"]
     environment = {**variables, "EXECUTOR": "slurm"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     for version in ((3, 10), (3, 14)):
         with pytest.raises(KdlibError, match="make PYTHON="):
-            check.check_version(version)
+            check_arguments.check_version(version)

@@ -9,10 +9,7 @@ from torch._dynamo.utils import counters
 from training import tiny
 
 from benchmarks.steps import Bench, CompiledLearner, CompiledTeacher, folded
-from kdlib.data import load_data
-from kdlib.distill import FrozenTeacher
-from kdlib.errors import KdlibError
-from kdlib.models import create_model
+from kdlib import FrozenTeacher, KdlibError, create_model, load_data
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +67,8 @@ def test_a_folded_teacher_says_the_same(name):
         layer.running_mean.uniform_(-1.0, 2.0)
         layer.running_var.uniform_(0.5, 2.0)
     teacher = FrozenTeacher(network)
-    before, other, images = (
-        deepcopy(teacher.state_dict()),
-        folded(teacher),
-        torch.randn(2, 3, 32, 32),
-    )
+    before, other = deepcopy(teacher.state_dict()), folded(teacher)
+    images = torch.randn(2, 3, 32, 32)
     mine, theirs = teacher(images), other(images)
     for one, same in zip((mine.logits, *mine.stages), (theirs.logits, *theirs.stages), strict=True):
         assert (one - same).abs().max() <= 1e-5 * one.abs().max()

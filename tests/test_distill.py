@@ -18,11 +18,10 @@ from losses.networks import (
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
+from kdlib import Output, RunConfig
 from kdlib.data.batches import Batch, Mixed
 from kdlib.distill import Distiller, TeacherOutput, create_distiller, label_loss
 from kdlib.methods import METHODS, Weights
-from kdlib.models.output import Output
-from kdlib.runs import RunConfig
 
 # Those of detectors read what no classifier says; tests/detection has them.
 CLASSIFYING = {name: line for name, line in METHODS.items() if "classification" in line.tasks}

@@ -15,16 +15,16 @@ from study.records import load_records
 
 RECORDS = Path(__file__).parents[1] / "records"
 DCT = RunConfig(method="dct")
-NEW = {
-    "start": "DEFAULT", "teacher_start": "DEFAULT", "teacher_learning_rate": 0.01,
-    "task": "segmentation", "gradient_clip": 2.0, "crop_size": 24,
-}  # fmt: skip
 
 
 def test_every_change_of_a_run_gives_it_another_directory_and_no_change_the_same():
-    changes = [{"weight": 2.0}, {"epochs": 3}, {"init_seed": 1}, *({n: v} for n, v in NEW.items())]
-    names = {replace(DCT, **change).run_id for change in changes}
-    assert len(names | {DCT.run_id}) == 1 + len(changes) and set(NEW) == set(ADDED_LATER)
+    new = {
+        "start": "DEFAULT", "teacher_start": "DEFAULT", "teacher_learning_rate": 0.01,
+        "task": "segmentation", "gradient_clip": 2.0, "crop_size": 24,
+    }  # fmt: skip
+    changes = {"weight": 2.0, "epochs": 3, "init_seed": 1, **new}.items()
+    names = {replace(DCT, **{name: value}).run_id for name, value in changes}
+    assert len(names | {DCT.run_id}) == 1 + len(changes) and set(new) == set(ADDED_LATER)
     assert RunConfig(method="dct").run_id == DCT.run_id
     plain = RunConfig(method="student")  # does not depend on the teacher
     changed = replace(plain, teacher_epochs=99, temperature=2.0, teacher_start="IMAGENET1K_V1")

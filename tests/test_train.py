@@ -1,6 +1,7 @@
 """The loop: lock-step equals separate, resume equals never stopped, the teacher never moves."""
 
 import csv
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
@@ -10,16 +11,11 @@ import torch
 from torch import nn, optim
 from training import check_like, stop_after_an_epoch, tiny
 
-from kdlib import trainee
-from kdlib.data import load_data
-from kdlib.distill import FrozenTeacher
-from kdlib.errors import KdlibError
+from kdlib import FrozenTeacher, KdlibError, create_model, fit, load_data, trainee
 from kdlib.evaluate import attention_on, predicted, trained_network
 from kdlib.files import load_tensors, save_tensors
-from kdlib.models import create_model
 from kdlib.runs import RunConfig, run_directory
 from kdlib.seeds import derive_seed, seed_everything
-from kdlib.train import fit
 from kdlib.trainee import Trainee, create_optimiser, learning_rate, resolve_precision
 from study.records import validate_record
 
@@ -36,7 +32,7 @@ def together(taught, tmp_path_factory) -> tuple[Path, list[dict], list, list]:
 
     def remember(*given):
         held.append(load(*given))
-        held.append({name: value.clone() for name, value in held[0].state_dict().items()})
+        held.append(deepcopy(held[0].state_dict()))
         return held[0]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -87,19 +83,16 @@ def test_a_run_resumes_to_the_same_bits_when_stopped_after_any_epoch(changes, un
     check_like(run_directory(config, root), undisturbed(config))
 
 
-@pytest.mark.parametrize(
-    ("config", "file", "tensors", "says"),
-    [
-        (TEACHER, "weights", create_model("scenes_small", 7).state_dict(), "7 classes.*16"),
-        (TEACHER, "weights", create_model("resnet8", 16).state_dict(), "do not fit"),
-        (tiny(), "checkpoint", {"model.a": torch.zeros(3)}, "no checkpoint.*Delete"),
-    ],
-)
-def test_files_of_other_networks_are_refused(config, file, tensors, says, root):
-    path, classes = run_directory(config, root) / f"{file}.safetensors", 7 if "7" in says else 16
-    save_tensors(path, tensors, {"classes": classes} if file == "weights" else {})
-    with pytest.raises(KdlibError, match=rf"{path.name}.*{says}"):
-        fit(tiny(), root, progress=False)
+def test_files_of_other_networks_are_refused(root):
+    small, other = create_model("scenes_small", 7).state_dict(), create_model("resnet8", 16)
+    for config, file, tensors, facts, says in (
+        (tiny(), "checkpoint", {"model.a": torch.zeros(3)}, {}, "no checkpoint.*Delete"),
+        (TEACHER, "weights", small, {"classes": 7}, "7 classes.*16"),
+        (TEACHER, "weights", other.state_dict(), {"classes": 16}, "do not fit"),
+    ):
+        save_tensors(run_directory(config, root) / f"{file}.safetensors", tensors, facts)
+        with pytest.raises(KdlibError, match=rf"{file}\.safetensors.*{says}"):
+            fit(tiny(), root, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -154,19 +147,15 @@ def test_a_network_comes_back_and_scores_again_what_its_record_says(together):
 
 
 # What a run asks for is how it learns: optimisers, learning rates as published, precision.
-@pytest.mark.parametrize(
-    ("name", "kind", "own"),
-    [("adam", optim.Adam, {"betas": (0.8, 0.999)}), ("sgd", optim.SGD, {"momentum": 0.8})],
-)
-def test_an_optimiser_has_the_values_of_the_run_and_leaves_alone_what_is_frozen(name, kind, own):
-    config = RunConfig(optimiser=name, momentum=0.8, weight_decay=1e-4, learning_rate=1e-3)
-    layer = nn.Linear(2, 2)
+def test_an_optimiser_has_the_values_of_the_run_and_leaves_alone_what_is_frozen():
+    values, layer = {"weight_decay": 1e-4, "lr": 1e-3}, nn.Linear(2, 2)
     layer.bias.requires_grad_(False)
-    made = create_optimiser(config, layer)
-    (group,) = made.param_groups
-    assert isinstance(made, kind)
-    assert group.items() >= {"weight_decay": 1e-4, "lr": 1e-3, **own}.items()
-    assert [parameter is layer.weight for parameter in group["params"]] == [True]
+    for kind, own in ((optim.Adam, {"betas": (0.8, 0.999)}), (optim.SGD, {"momentum": 0.8})):
+        fields = {"optimiser": kind.__name__.lower(), "momentum": 0.8, "weight_decay": 1e-4}
+        made = create_optimiser(RunConfig(**fields, learning_rate=1e-3), layer)
+        (group,) = made.param_groups
+        assert isinstance(made, kind) and group.items() >= {**values, **own}.items()
+        assert [parameter is layer.weight for parameter in group["params"]] == [True]
 
 
 def rates(steps_per_epoch: int = 1, **fields) -> list[float]:

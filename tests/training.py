@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from kdlib.runs import RunConfig, read_record
-from kdlib.train import fit
+from kdlib import RunConfig, fit, read_record
 
 TINY: dict[str, Any] = {
     "student": "scenes_small", "teacher": "scenes_small", "train_size": 64, "test_size": 32,

@@ -21,13 +21,11 @@ from torchvision import models
 from training import stop_after_an_epoch, tiny
 
 import kdlib
+from kdlib import KdlibError, create_model, fit
 from kdlib.data import listed
 from kdlib.data.photographs import Resized, open_source
-from kdlib.errors import KdlibError
 from kdlib.files import cached, load_tensors, save_tensors
-from kdlib.models import create_model
 from kdlib.runs import read_record, run_directory
-from kdlib.train import fit
 from study.analyses.files import load_answers, read_analysis
 from study.cli import main
 from study.notebooks import parse_value

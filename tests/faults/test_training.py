@@ -24,11 +24,9 @@ from processes import (
 )
 from training import TINY, check_like, result_of, tiny
 
-from kdlib import files, train
-from kdlib.errors import KdlibError
+from kdlib import KdlibError, files, fit, train
 from kdlib.files import PARTIAL, UnwritableError, load_tensors
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory
-from kdlib.train import fit
 from kdlib.trainee import Trainee
 from study.jobs import plan
 
