@@ -16,7 +16,7 @@ from kdlib.models.output import Output
 
 if TYPE_CHECKING:
     from kdlib.data.batches import Batch
-    from kdlib.losses.pair import Pair
+    from kdlib.models.output import Pair
     from kdlib.runs import RunConfig
 
 Loss = Callable[..., Tensor]  # (student, teacher, batch) -> (B,); a module if it has weights

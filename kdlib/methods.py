@@ -42,7 +42,7 @@ class Method:
     of: str | None = None
     arguments: tuple[Any, ...] = ()  # positional ones of `build`
     fixed: dict[str, Any] = field(default_factory=dict)  # options other than `build`'s defaults
-    fitted: bool = False  # `build` takes a kdlib.losses.pair.Pair first, for layers of its own
+    fitted: bool = False  # `build` takes a kdlib.models.output.Pair first, for layers of its own
     warmup: float = 0.0  # share of the training over which the weight grows
     ramp: Callable[[float], float] = float  # the warm-up's share to the weight's: grows evenly
     ce_weight: float = 1.0  # of the cross-entropy beside this loss, by default

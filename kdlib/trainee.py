@@ -20,9 +20,8 @@ from kdlib.distill import FrozenTeacher, Learner, create_distiller
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, predict
 from kdlib.files import cache_root, load_tensors, load_weights, save_tensors, write_text
-from kdlib.losses.pair import Pair
 from kdlib.models import create_model
-from kdlib.models.output import latency, measure_cost, output_shapes
+from kdlib.models.output import Pair, latency, measure_cost, output_shapes
 from kdlib.runs import SCHEMA_VERSION, RunConfig, provenance, run_directory
 from kdlib.seeds import derive_seed, seed_everything
 from kdlib.tasks import TASKS

@@ -19,7 +19,7 @@ from torch.nn import functional
 from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.errors import KdlibError, unknown
 from kdlib.seeds import derive_seed, generator
-from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING, MIXTURES
+from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING
 from kdlib.team import ALONE, Portion, Team
 
 CROP_PADDING = 4
@@ -133,13 +133,8 @@ def _check(augmentation: tuple[str, ...], data: ImageData) -> None:
     for name in augmentation:
         if name not in AUGMENTATIONS:
             raise unknown("augmentation", name, AUGMENTATIONS)
-    if set(MIXTURES) <= mixing:
-        raise KdlibError(f"Choose one of {' and '.join(MIXTURES)}: an image is mixed once.")
-    if mixing and data.task == "segmentation":
-        raise KdlibError(
-            f"The augmentation '{min(mixing)}' changes the label of an image, and here pixels have "
-            f"labels. Valid: {', '.join(name for name in AUGMENTATIONS if name not in MIXING)}."
-        )
+    if mixing:
+        resolve_name("kdlib.frskd.mixing:check")(mixing, data.task)
     if "random_crop" in augmentation and whole:
         raise KdlibError(
             "The augmentation 'random_crop' cuts a window out of a larger photograph, and these "

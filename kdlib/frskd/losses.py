@@ -17,12 +17,11 @@ from kdlib.errors import KdlibError, unknown
 from kdlib.evaluate import evaluate_students, trained_network
 from kdlib.files import load_weights, save_tensors
 from kdlib.frskd.self_teacher import RefinedNetwork, SelfTeacher
-from kdlib.losses.attention import ATLoss, for_layer
+from kdlib.losses.attention import ATLoss, for_layer, pool_to_common_size, working_precision
 from kdlib.losses.dct import DCTLoss
-from kdlib.losses.hints import feature_mse, overhaul_per_image
+from kdlib.losses.hints import feature_mse
 from kdlib.losses.logits import counted_pixels, kd_per_image
-from kdlib.losses.pair import Pair
-from kdlib.models.output import Output, count_parameters, flops, output_shapes
+from kdlib.models.output import Output, Pair, count_parameters, flops, output_shapes
 from kdlib.runs import RunConfig, run_directory
 from kdlib.trainee import Trainee
 
@@ -48,6 +47,22 @@ class ConnectedLoss(nn.Module):
 
 def _fitnet(channels: Sequence[tuple[int, int]]) -> nn.Module:
     return ConnectedLoss(feature_mse, [nn.Conv2d(*pair, kernel_size=1) for pair in channels])
+
+
+def overhaul_per_image(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean partial squared difference to the teacher's margin ReLU: (B, C, H, W) twice -> (B,).
+
+    The margin is the mean of a channel's negative values in this batch. Where the target is not
+    positive, a student's lower value counts nothing: an activation would hide the difference. The
+    mean is in place of the sum of Heo 2019, arXiv 1904.01866, equation 5.
+    """
+    mine, theirs = pool_to_common_size(working_precision(student), working_precision(teacher))
+    negative, of_channel = theirs < 0, (0, 2, 3)
+    total = torch.where(negative, theirs, 0).sum(of_channel, keepdim=True)
+    margin = total / negative.sum(of_channel, keepdim=True).clamp_min(1)
+    target = torch.maximum(theirs, margin)
+    hidden = (mine <= target) & (target <= 0)
+    return torch.where(hidden, 0, (mine - target).square()).flatten(1).mean(dim=1)
 
 
 def _overhaul(channels: Sequence[tuple[int, int]]) -> nn.Module:

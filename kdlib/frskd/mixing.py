@@ -5,7 +5,19 @@ import torch
 from torch import Tensor
 
 from kdlib.data.batches import ROTATIONS, Batch, Mixed
-from kdlib.tasks import JOINT, MIXTURES
+from kdlib.errors import KdlibError
+from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING, MIXTURES
+
+
+def check(names: set[str], task: str) -> None:
+    """Refuse two mixtures at once, and any where pixels have labels."""
+    if set(MIXTURES) <= names:
+        raise KdlibError(f"Choose one of {' and '.join(MIXTURES)}: an image is mixed once.")
+    if task == "segmentation":
+        raise KdlibError(
+            f"The augmentation '{min(names)}' changes the label of an image, and here pixels have "
+            f"labels. Valid: {', '.join(name for name in AUGMENTATIONS if name not in MIXING)}."
+        )
 
 
 def mixed(

@@ -7,8 +7,7 @@ from torch.nn import functional
 from kdlib.data.batches import Batch
 from kdlib.errors import KdlibError
 from kdlib.losses.attention import for_layer, working_precision
-from kdlib.losses.pair import Pair
-from kdlib.models.output import Output
+from kdlib.models.output import Output, Pair
 from kdlib.seeds import generator
 
 

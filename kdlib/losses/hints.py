@@ -1,4 +1,4 @@
-"""Features compared behind learned layers: FitNets, VID, SemCKD; and Overhaul's distance."""
+"""Features compared behind learned layers: FitNets, VID, SemCKD."""
 
 import math
 from itertools import product
@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdlib.losses.attention import aligned, for_layer, pool_to_common_size, working_precision
-from kdlib.losses.pair import Pair
 from kdlib.models.cifar import conv_norm
-from kdlib.models.output import Output
+from kdlib.models.output import Output, Pair
 
 
 def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
@@ -126,19 +125,3 @@ class SemanticLoss(nn.Module):
             mine, theirs = pool_to_common_size(*pair)  # before the projection, which costs less
             distances.append(feature_mse(layers(for_layer(layers, mine)), theirs))
         return (shares.flatten(1) * torch.stack(distances, dim=1)).sum(dim=1) / len(student.stages)
-
-
-def overhaul_per_image(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean partial squared difference to the teacher's margin ReLU: (B, C, H, W) twice -> (B,).
-
-    The margin is the mean of a channel's negative values in this batch. Where the target is not
-    positive, a student's lower value counts nothing: an activation would hide the difference. The
-    mean is in place of the sum of Heo 2019, arXiv 1904.01866, equation 5.
-    """
-    mine, theirs = pool_to_common_size(working_precision(student), working_precision(teacher))
-    negative, of_channel = theirs < 0, (0, 2, 3)
-    total = torch.where(negative, theirs, 0).sum(of_channel, keepdim=True)
-    margin = total / negative.sum(of_channel, keepdim=True).clamp_min(1)
-    target = torch.maximum(theirs, margin)
-    hidden = (mine <= target) & (target <= 0)
-    return torch.where(hidden, 0, (mine - target).square()).flatten(1).mean(dim=1)

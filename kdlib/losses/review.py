@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdlib.losses.attention import aligned, for_layer, pool_to_common_size, working_precision
-from kdlib.losses.pair import Pair
 from kdlib.models.cifar import conv_norm
-from kdlib.models.output import Output
+from kdlib.models.output import Output, Pair
 
 Turn = Callable[[int, int, tuple[int, int]], nn.Module]
 """From fused features to the teacher's, by their channels and the size of maps."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdlib.errors import KdlibError, unknown
+from kdlib.losses.attention import aligned
 
 
 class Output(NamedTuple):
@@ -26,6 +28,32 @@ class Shapes(NamedTuple):
 
     stages: tuple[tuple[int, int, int], ...]
     embedding: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A student and a teacher, by their shapes, and the data that they meet."""
+
+    student: Shapes
+    given: Shapes | None  # the teacher, if any
+    labels: Tensor  # (N,), of the whole training set, in the order of Batch.indices
+    batch_size: int  # of full batches
+    seed: int  # of draws during training
+    classes: int  # the student's logits
+    pixels: int | None = None  # height and width of the logits in segmentation
+
+    @property
+    def teacher(self) -> Shapes:
+        """The teacher's shapes; a KdlibError where there is no teacher."""
+        if self.given is None:
+            raise KdlibError("This method is made for a teacher; name one, not teacher='none'.")
+        return self.given
+
+    @property
+    def channels(self) -> list[tuple[int, int]]:
+        """Student's and teacher's channels of each pair of stages that are compared."""
+        pairs = aligned(self.student.stages, self.teacher.stages)
+        return [(mine[0], theirs[0]) for mine, theirs in pairs]
 
 
 class StagedBackbone(nn.Module):

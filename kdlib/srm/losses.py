@@ -15,8 +15,7 @@ from torch.nn import functional
 from kdlib.data.batches import Batch
 from kdlib.distill import TeacherOutput
 from kdlib.losses.attention import aligned, pool_to_common_size, working_precision
-from kdlib.losses.pair import Pair
-from kdlib.models.output import Output, Shapes
+from kdlib.models.output import Output, Pair, Shapes
 from kdlib.srm.options import SrmOptions
 
 SAFE = 1e-6

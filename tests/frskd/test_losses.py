@@ -16,16 +16,15 @@ from kdlib.data.batches import Batch
 from kdlib.data.image_data import IGNORED
 from kdlib.distill import Distiller, TeacherOutput, create_distiller
 from kdlib.errors import KdlibError
-from kdlib.frskd.losses import FEATURES, RefinementLoss
+from kdlib.frskd.losses import FEATURES, RefinementLoss, overhaul_per_image
 from kdlib.frskd.segmentation import SegmentationMarks
 from kdlib.frskd.self_teacher import EPSILON, PixelHead, SelfTeacher, enlarged, reduced
 from kdlib.losses.attention import ATLoss
 from kdlib.losses.dct import DCTLoss
-from kdlib.losses.hints import feature_mse, overhaul_per_image
+from kdlib.losses.hints import feature_mse
 from kdlib.losses.logits import counted_pixels, kd_per_image
-from kdlib.losses.pair import Pair
 from kdlib.models import MODELS, create_model
-from kdlib.models.output import Output, Shapes, count_parameters, output_shapes
+from kdlib.models.output import Output, Pair, Shapes, count_parameters, output_shapes
 from kdlib.runs import RunConfig
 
 BATCH, CLASSES, SIDE = 6, 5, 32

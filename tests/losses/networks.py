@@ -7,8 +7,7 @@ from torch import Tensor
 
 from kdlib.data.batches import Batch
 from kdlib.distill import Distiller, TeacherOutput
-from kdlib.losses.pair import Pair
-from kdlib.models.output import Output, Shapes
+from kdlib.models.output import Output, Pair, Shapes
 
 BATCH, CLASSES, IMAGES = 6, 5, 40
 LABELS = torch.arange(IMAGES) % CLASSES

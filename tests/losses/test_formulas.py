@@ -6,11 +6,12 @@ import torch
 from losses import reference
 from torch.nn import functional
 
+from kdlib.frskd.losses import overhaul_per_image
 from kdlib.losses import logits
 from kdlib.losses.attention import at_loss_per_image, attention_map
 from kdlib.losses.contrastive import nce_per_image
 from kdlib.losses.dct import spectral_distance
-from kdlib.losses.hints import feature_mse, gaussian_nll, overhaul_per_image
+from kdlib.losses.hints import feature_mse, gaussian_nll
 from kdlib.losses.logits import dkd_per_image, kd_per_image
 from kdlib.losses.relations import batch_similarity, pkt_per_image, rkd_per_image, sp_per_image
 from kdlib.losses.review import hcl_per_image

@@ -14,9 +14,8 @@ from torch.nn import functional
 from kdlib.data.batches import Batch
 from kdlib.distill import FrozenTeacher, TeacherOutput, create_distiller
 from kdlib.errors import KdlibError
-from kdlib.losses.pair import Pair
 from kdlib.models import create_model
-from kdlib.models.output import Output, Shapes, output_shapes
+from kdlib.models.output import Output, Pair, Shapes, output_shapes
 from kdlib.runs import RunConfig
 from kdlib.srm import losses as srm
 from kdlib.srm import probe
