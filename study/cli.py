@@ -55,17 +55,11 @@ def called(program: App, arguments: Sequence[str] | None) -> Any:
 
 @app.command
 def run(
-    notebook: str,
-    *,
-    parameter: Pairs = (),
-    parameters: str = "{}",
-    output: Path | None = None,
-    time_limit: float = 24 * 3600,
-    store: Flag = False,
+    notebook: str, *, parameter: Pairs = (), parameters: str = "{}", output: Path | None = None,
+    time_limit: float = 24 * 3600, store: Flag = False,
     list_: Annotated[bool, Parameter("--list", negative=())] = False,
-    attempt: int = 0,
-    gpus: int = 0,
-) -> int | None:
+    attempt: int = 0, gpus: int = 0,
+) -> int | None:  # fmt: skip
     """Execute one notebook in its own folder, with checked parameters.
 
     Example: kdlib run 05_distill -p methods '[student, dct+kd]' -p data_seed 1
@@ -108,14 +102,10 @@ def run(
 
 @app.command
 def results(
-    *roots: Path,
-    profile: str | None = None,
-    epochs: Count | None = None,
-    images: Count | None = None,
-    publish: Path | None = None,
-    tune: str | None = None,
+    *roots: Path, profile: str | None = None, epochs: Count | None = None,
+    images: Count | None = None, publish: Path | None = None, tune: str | None = None,
     readme: Path | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Print the results table, or do with records what one of the last three options says.
 
     Args:

@@ -71,12 +71,9 @@ def _checked(name: str, split: str, task: str, data_root: Path | None) -> str:
 
 
 def cache_dataset(
-    dataset: str,
-    *,
-    image_size: Count = 224,
-    workers: Count | None = None,
+    dataset: str, *, image_size: Count = 224, workers: Count | None = None,
     data_root: Path | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Resize the photographs of both splits, and tell where they are.
 
     Args:
@@ -117,11 +114,9 @@ the sums are torchvision's, so the content is the published one."""
 
 
 def import_dataset(
-    dataset: str,
-    *,
-    source: Annotated[Path | None, Parameter("--from")] = None,
+    dataset: str, *, source: Annotated[Path | None, Parameter("--from")] = None,
     data_root: Path | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Check the four files of Fashion-MNIST, plain or gzipped, and unpack them into place.
 
     Args:

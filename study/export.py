@@ -262,12 +262,9 @@ def format_of(name: str) -> Format:
 
 
 def export(
-    run: Path,
-    *,
-    runs: Path = Path("runs"),
-    plan: Annotated[Plan, Parameter("*")] = USUAL,
+    run: Path, *, runs: Path = Path("runs"), plan: Annotated[Plan, Parameter("*")] = USUAL,
     data_root: Path | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Write a student's file and what was found of it; print that.
 
     Args:

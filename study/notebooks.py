@@ -33,10 +33,8 @@ from kdlib.files import write_text, writing
 from study import of_clone
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-STARTUP_LIMIT_S = 180
 DAY_S = 24 * 3600
 NONE: Mapping[str, Any] = {}  # parameters
-QUIET = "--log-level=CRITICAL"  # a kernel that is stopped would log that as an error
 LONGEST_SOCKET_PATH = 90  # the system's limit is 108 bytes on Linux, 104 on macOS
 
 
@@ -174,17 +172,11 @@ def execute_notebook(
 def _execute(notebook: Path, output: Path, parameters: dict[str, Any], timeout_s: float) -> None:
     end = time.monotonic() + timeout_s
     executed = papermill.execute_notebook(
-        str(notebook),
-        str(output),
-        parameters,
-        kernel_name="python3",
-        cwd=str(notebook.parent),
-        progress_bar=False,
-        start_timeout=STARTUP_LIMIT_S,
-        extra_arguments=[QUIET],
-        kernel_manager_class=PrivateKernelManager,
+        str(notebook), str(output), parameters, cwd=str(notebook.parent), progress_bar=False,
+        kernel_name="python3", kernel_manager_class=PrivateKernelManager, start_timeout=180,
+        extra_arguments=["--log-level=CRITICAL"],  # it would log that it is stopped
         timeout_func=lambda cell: max(0.1, end - time.monotonic()),  # what is left for the next
-    )
+    )  # fmt: skip
     # A kernel that leaves by itself can still look like one whose cells are done.
     for cell in executed.cells:
         if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:

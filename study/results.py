@@ -114,15 +114,13 @@ def _comparison(row: Mapping[Any, Any]) -> dict[str, str]:
     what = "" if headline else f", {metric_name(metric)}"
     low, high = (amount(row[end], metric, unit="") for end in ("low", "high"))
     return {
-        "claim": row["claim"],
-        "compared": f"{row['method']} − {row['baseline']}{what}",
-        "n": row["n"],
-        "difference": amount(row["difference"], metric, unit=""),
+        "claim": row["claim"], "compared": f"{row['method']} − {row['baseline']}{what}",
+        "n": row["n"], "difference": amount(row["difference"], metric, unit=""),
         "95 % interval": "–" if pd.isna(row["low"]) else f"{low} to {high}",
         "p (Holm)": _probability(row["p_holm"]),
         "n could resolve": amount(row["resolvable"], metric, sign="", unit=""),
         "verdict": row["verdict"],
-    }
+    }  # fmt: skip
 
 
 def _probability(p: float) -> str:
@@ -225,9 +223,8 @@ def read_noise(noise: Comparison) -> str:
 def read_stages(data: pd.DataFrame) -> str:
     """The highest student and its runner-up at each stage, as a list; of one measure's table."""
     stages = data[data["label"] != "teacher"].sort_values("mean", ascending=False).groupby("stage")
-    return "\n".join(
-        f"* Stage {stage}: {_leaders(rows.to_dict('records'))}" for stage, rows in stages
-    )
+    lines = (f"* Stage {stage}: {_leaders(rows.to_dict('records'))}" for stage, rows in stages)
+    return "\n".join(lines)
 
 
 def _leaders(ranked: list[dict[Any, Any]]) -> str:

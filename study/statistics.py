@@ -24,16 +24,9 @@ from scipy import optimize, stats
 from kdlib.errors import KdlibError, unknown
 from kdlib.runs import RunConfig
 from kdlib.tasks import TASKS
+from study import records
 from study.names import name_of
-from study.records import (
-    METRICS,
-    OF_DETECTORS,
-    SEEDS,
-    VARIANT,
-    config_columns,
-    describe_setting,
-    student_settings,
-)
+from study.records import METRICS, OF_DETECTORS, SEEDS, VARIANT
 
 CONFIDENCE, ALPHA, POWER = 0.95, 0.05, 0.8
 PAIR = ["data_seed", "init_seed"]
@@ -265,14 +258,14 @@ def verdicts(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFr
     ``description``; may be empty. The dev split is for choosing, not for judging.
     """
     found = []
-    for setting in student_settings(table) if len(table) else []:
+    for setting in records.student_settings(table) if len(table) else []:
         runs = table[(table["setting"] == setting) & (table["split"] == "train")]
         metrics = {claim.metric for claim in claims} & set(runs)
         known = {one: set(runs.loc[runs[one].notna(), "label"]) for one in metrics}
         tested = [c for c in claims if {c.method, c.baseline} <= known.get(c.metric, set())]
         if tested:
             judged = judge({claim.text: paired_comparison(runs, *claim[1:]) for claim in tested})
-            name = describe_setting(table, setting)
+            name = records.describe_setting(table, setting)
             found.append(judged.assign(setting=setting, description=name))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
@@ -378,7 +371,7 @@ def longer_students(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame
 def akin(table: pd.DataFrame, students: pd.DataFrame, field: str) -> pd.DataFrame:
     """Runs that differ from those of a setting in ``field``, method and seeds alone."""
     own = {"method", field, *VARIANT, *SEEDS}
-    values = table[[name for name in config_columns(table) if name not in own]]
+    values = table[[name for name in records.config_columns(table) if name not in own]]
     values = values.astype(str).fillna("")  # what is missing in both is alike
     wanted = values[table["run_id"] == students["run_id"].iloc[0]].iloc[0]
     return table[values.eq(wanted).all(axis=1)]

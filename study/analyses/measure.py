@@ -41,13 +41,9 @@ DATA = ("dataset", "attentions", "distractors", "image_size", "test_size")
 
 
 def analyse(
-    root: Path,
-    *,
-    methods: Words = None,
-    dataset: str | None = None,
-    maps_seed: int = 0,
+    root: Path, *, methods: Words = None, dataset: str | None = None, maps_seed: int = 0,
     data_root: Path | None = None,
-) -> list[Path]:
+) -> list[Path]:  # fmt: skip
     """Analyse the finished runs of a folder that were tested on a test set; returns what it wrote.
 
     What is done stays done: killed and repeated, it goes on where it was. Runs without weights

@@ -1,7 +1,6 @@
 """What happens when one thing is changed: a method's weight, a switch of the DCT loss."""
 
 import json
-from dataclasses import fields
 from typing import Any
 
 import pandas as pd
@@ -9,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kdlib.losses.dct import DCT, PRESETS, SpectralOptions, options_from
+from kdlib.losses.dct import DCT, PRESETS, options_from
 from kdlib.methods import method_of, parse_method, tuned_field
 from kdlib.runs import RunConfig
 from study.figures import style, tables
@@ -19,7 +18,6 @@ from study.statistics import smallest_effect
 
 METRICS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "mca": "class mean (%)"}
 ACROSS = 5  # panels in a row of the sensitivities
-OPTIONS = [option.name for option in fields(SpectralOptions)]
 SWITCHES = {
     "transform": "transform", "normalise": "normaliser", "normalise_when": "normalised",
     "drop_dc": "DC dropped", "distance": "distance", "band": "band", "level_weights": "levels",
@@ -123,7 +121,7 @@ def transform_ablation_table(table: pd.DataFrame) -> pd.DataFrame:
             switch, value = next(iter(changed.items())) if len(changed) == 1 else ("several", "")
             named = {"switch": switch, "value": value, "label": label}
             rows += tables.gains(runs, [(label, "dct")], **named)
-    switches = [*OPTIONS, "level_weights", "gate", "several"]
+    switches = [*SWITCHES, "several"]
     found = pd.DataFrame(rows)
     return tables.in_order(found, "switch", switches, "difference") if rows else found
 

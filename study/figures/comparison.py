@@ -256,16 +256,13 @@ def read_costs(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         plan = {name: record["plan"][name] for name in ("teacher", *SAME)}
-        costs = {}
-        for method, one in record["methods"].items():
-            times = (one["time"][name] for name in ("median", "low", "high"))
-            costs[method] = (*times, one["memory"]["ratio"])
+        costs = pd.json_normalize(list(record["methods"].values())).set_axis(record["methods"])
+        costs = costs[["time.median", "time.low", "time.high", "memory.ratio"]].astype(float)
+        return plan, costs.set_axis(["time", "time_low", "time_high", "memory"], axis=1).T
     except (ValueError, KeyError, TypeError) as error:
         raise KdlibError(
             f"{path} holds no costs ({error!r}); make it anew: python -m benchmarks methods"
         ) from error
-    names = ["time", "time_low", "time_high", "memory"]
-    return plan, pd.DataFrame(costs, names, dtype=float)
 
 
 def _against_cost(data: pd.DataFrame, gained: str) -> Figure:

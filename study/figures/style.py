@@ -21,6 +21,7 @@ from kdlib.errors import KdlibError
 from kdlib.files import write_atomic, write_json
 from study.names import NEUTRAL, look, method_order, name_of
 
+Table = Callable[[pd.DataFrame], pd.DataFrame]
 COLUMN, PAGE = 3.5, 7.16  # widths in inches of a column and of a page of the journal
 ROW, TALLEST = 0.21, 8.3  # height in inches of a method's row, and of all rows together
 NO_EFFECT = "#e8e8e8"  # the band in which a difference does not matter
@@ -41,9 +42,6 @@ def figure_style() -> Iterator[None]:
     style = {**sns.axes_style("whitegrid"), **sns.plotting_context("paper"), **STYLE}
     with mpl.rc_context({name: value for name, value in style.items() if name in mpl.rcParams}):
         yield
-
-
-Table = Callable[[pd.DataFrame], pd.DataFrame]
 
 
 @dataclass(frozen=True)

@@ -14,25 +14,14 @@ from kdlib.errors import KdlibError
 from kdlib.methods import parse_method
 from kdlib.runs import RunConfig
 from kdlib.tasks import TASKS
-from study import of_clone
+from study import of_clone, statistics
 from study.names import OF_DETECTORS
 from study.profiles import profile_names
 from study.records import runs_of, student_settings
-from study.statistics import (
-    FRSKD,
-    OF_PIXELS,
-    STUDENT,
-    Comparison,
-    judge,
-    main_runs,
-    paired_comparison,
-    planned_runs,
-    smallest_effect,
-    verdict,
-)
+from study.statistics import FRSKD, OF_PIXELS, STUDENT, Comparison, main_runs, paired_comparison
 
 PUBLISHED = Path(__file__).parents[2] / "published"
-LEAST = 100 * smallest_effect("top1")
+LEAST = 100 * statistics.smallest_effect("top1")
 """Points that a published difference must exceed to claim anything: every cell is a single run, and
 the paper's own sweep scatters by about as much."""
 
@@ -197,7 +186,7 @@ class Effect:
         if published < 0:  # the same seeds, with the baseline in the method's place
             claim = replace(claim, low=-claim.high, high=-claim.low)
         words = {"holds": AGREES, "does not hold": DISAGREES}
-        return words.get(verdict(claim, self.p_holm), UNDECIDED)
+        return words.get(statistics.verdict(claim, self.p_holm), UNDECIDED)
 
     def columns(self, name: str) -> dict[str, float]:
         """Difference and interval in points, as columns of ours."""
@@ -300,14 +289,14 @@ def judged(
     """Differences of pairs of methods that are one family; those not run are left out."""
     known = set(students["label"])
     run = {pair: paired_comparison(students, *pair, metric) for pair in pairs if {*pair} <= known}
-    corrected = judge({" − ".join(pair): one for pair, one in run.items()})["p_holm"]
+    corrected = statistics.judge({" − ".join(pair): one for pair, one in run.items()})["p_holm"]
     return {pair: Effect(run[pair], p) for pair, p in zip(run, corrected, strict=True)}
 
 
 @cache
 def _smallest_profile(runs: frozenset[str], dataset: str) -> str:
     """The smallest profile that has all these runs; empty if none has."""
-    planned = {name: planned_runs(name, dataset) for name in profile_names()}
+    planned = {name: statistics.planned_runs(name, dataset) for name in profile_names()}
     holding = [(len(ids), name) for name, ids in planned.items() if runs <= ids]
     return min(holding, default=(0, ""))[1]
 
