@@ -15,11 +15,9 @@ from PIL import Image
 from training import tiny
 
 from benchmarks.__main__ import main as benchmark
+from kdlib import KdlibError, fit, trained_network
 from kdlib.data.batches import Batches
-from kdlib.errors import KdlibError
-from kdlib.evaluate import trained_network
 from kdlib.runs import data_of, read_record, write_record
-from kdlib.train import fit
 from study.cli import main
 from study.export import FORMATS, ExportError, Plan, export_run, first_images, format_of, report
 from study.pages import page

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdlib.distill import create_distiller
-from kdlib.errors import KdlibError
+from kdlib import KdlibError, create_distiller
 from kdlib.methods import tuned_field
 from study import profiles
 from study.profiles import (

@@ -12,11 +12,10 @@ import pytest
 import torch
 from data_files import photograph, write_mit67
 
-from kdlib.data import load_data
+from kdlib import KdlibError, load_data
 from kdlib.data.batches import Batches
 from kdlib.data.photographs import Resized, open_source
 from kdlib.data.published import list_mit67
-from kdlib.errors import KdlibError
 from kdlib.files import cache_root, cached
 
 STARTS = [0, 64, 128, 192, 256]

@@ -9,11 +9,10 @@ from data_files import photograph, write_mit67, write_photographs
 from PIL import Image
 from torchvision import transforms
 
-from kdlib.data import load_data
+from kdlib import KdlibError, load_data
 from kdlib.data.batches import Batches
 from kdlib.data.photographs import decoded, open_source, worker_count
 from kdlib.data.published import list_imagefolder
-from kdlib.errors import KdlibError
 
 SIZES = [(60, 40), (40, 60), (33, 32), (200, 31), (32, 32), (29, 47)]
 EXPECTED = {

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib.data import load_data
+from kdlib import KdlibError, load_data
 from kdlib.data import scenes as render
 from kdlib.data.scenes import ATLAS, SCENE_CLASSES, ObjectBank, Recipe, scene_recipe, sprite_bank
-from kdlib.errors import KdlibError
 from kdlib.frskd.segmentation import kinds_seen
 
 SEED = 3

@@ -15,14 +15,11 @@ from torch.nn import functional
 from torchvision import models as tv
 from training import tiny
 
-from kdlib import models
-from kdlib.errors import KdlibError
-from kdlib.evaluate import trained_network
+from kdlib import KdlibError, fit, models, trained_network
 from kdlib.models import FIRST_NAMES, MODELS, check_task, create_model, model_names, register_model
 from kdlib.models.cifar import _ShuffleUnit
 from kdlib.models.output import Output, count_parameters, flops, output_shapes
 from kdlib.srm.probe import classifier_of, install
-from kdlib.train import fit
 
 # Millions of parameters for 100 classes (of CIFAR's networks as in Tian 2020, arXiv 1910.10699),
 # channels of the stages, and the size of the first of them for images of 32.

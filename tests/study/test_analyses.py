@@ -12,10 +12,8 @@ from scipy.fft import dctn
 from torch import nn
 from training import tiny
 
+from kdlib import KdlibError, Output, fit
 from kdlib.data.image_data import ImageData
-from kdlib.errors import KdlibError
-from kdlib.models.output import Output
-from kdlib.train import fit
 from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, MAPS_FILE, measure
 from study.analyses.files import load_answers, load_maps, read_analysis, save_maps
 from study.analyses.measure import BINS, CORRUPTIONS, NOISE, analyse

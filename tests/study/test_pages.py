@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from synthetic import scatter, write_grid, write_run
 
-from kdlib.errors import KdlibError
-from kdlib.runs import RunConfig
+from kdlib import KdlibError, RunConfig
 from study.cli import main
 from study.notebooks import NOTEBOOKS, notebook_names
 from study.pages import PAGES, page, rendered, update_readme

@@ -13,11 +13,10 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from probes import basis_mosaic
 
+from kdlib import KdlibError, dct_2d
 from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.detection.average_precision import ERRORS, error_types
 from kdlib.detection.objects import WholePhotographs
-from kdlib.errors import KdlibError
-from kdlib.losses.dct import dct_2d
 from study.figures.pictures import (
     attention_overlays,
     draw_boxes,

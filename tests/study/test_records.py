@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from synthetic import edit_record, synthetic_record, write_detectors, write_grid, write_run
 
-from kdlib.errors import KdlibError
-from kdlib.runs import RunConfig
+from kdlib import KdlibError, RunConfig
 from study import records
 
 METHODS = ("student", "at", "dct")

@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 from synthetic import write_detectors, write_grid, write_run
 
-from kdlib.errors import KdlibError
-from kdlib.runs import RunConfig
+from kdlib import KdlibError, RunConfig
 from study import results
 from study.figures.attention import ssim_by_stage_table
 from study.figures.comparison import method_accuracy_table

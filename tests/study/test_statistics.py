@@ -8,9 +8,8 @@ import pytest
 from scipy import stats
 from synthetic import edit_record, write_detectors, write_grid, write_run
 
-from kdlib.errors import KdlibError
+from kdlib import KdlibError, RunConfig
 from kdlib.methods import parse_method
-from kdlib.runs import RunConfig
 from study import statistics
 from study.names import OF_DETECTORS
 from study.profiles import plain_epochs
