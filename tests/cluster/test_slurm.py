@@ -155,7 +155,7 @@ class Batch:
         words = ["--snakefile", "workflow/Snakefile", "records", *options, "--config", *asked]
         path = f"{Path(sys.executable).parent}:{environment['PATH']}"
         own = {"PATH": path, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-        self.tree, self.log = tree, tree / "snakemake.log"
+        self.tree, self.log, self.since = tree, tree / "snakemake.log", 0.0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "snakemake", *words], cwd=tree, stdout=log, stderr=log,
@@ -177,7 +177,10 @@ class Batch:
             self.process.wait()
 
     def training_job(self, cluster, finished=0):
-        """Wait for finished records, and for a job between checkpoint and record; its number."""
+        """Wait for finished records, and for a job between two epochs; its number.
+
+        An epoch has passed since the last such job, so that it is none that was just killed.
+        """
         found = []
 
         def trains():
@@ -187,6 +190,7 @@ class Batch:
             return found
 
         cluster.wait_until(trains, "training", LIMIT_S)
+        self.since = time.time()
         return found[0]
 
     def halfway(self, cluster):
@@ -196,8 +200,10 @@ class Batch:
         running = cluster.ask("squeue", "-h", "-t", "RUNNING", "-o", "%i %k").splitlines()
         for number, rule in (line.split() for line in running):
             missing = [self.tree / path for path in makes[rule] if not (self.tree / path).exists()]
-            if any(path.with_name("checkpoint.safetensors").exists() for path in missing):
-                yield number
+            for checkpoint in (path.with_name("checkpoint.safetensors") for path in missing):
+                with suppress(FileNotFoundError):  # not yet written, or no longer needed
+                    if checkpoint.stat().st_mtime > self.since:
+                        yield number
 
 
 def outcome(runs):
