@@ -12,10 +12,8 @@ from kdlib.models import MODELS, create_model
 
 DETECTORS = [name for name, model in MODELS.items() if model.task == "detection"]
 CLASSES, SIZE = 20, 64
-SIZES = {"fasterrcnn_resnet50_fpn": 32}
-"""Of the network that would take seconds a step otherwise."""
+SIZES = {"fasterrcnn_resnet50_fpn": 32}  # which would take seconds a step otherwise
 NOTHING = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-"""The target of an image without objects."""
 
 
 @cache
@@ -33,12 +31,8 @@ def images() -> list[Tensor]:
 
 def targets() -> list[dict[str, Tensor]]:
     """Two objects in the first image and one in the second."""
-    first, second = (
-        torch.tensor([[4.0, 5, 20, 22], [30, 30, 50, 46]]),
-        torch.tensor([[2.0, 6, 42, 44]]),
-    )
-    labels = torch.tensor([1, 5]), torch.tensor([2])
-    return [{"boxes": first, "labels": labels[0]}, {"boxes": second, "labels": labels[1]}]
+    found = (([4.0, 5, 20, 22], [30.0, 30, 50, 46]), [1, 5]), (([2.0, 6, 42, 44],), [2])
+    return [{"boxes": torch.tensor(b), "labels": torch.tensor(k)} for b, k in found]
 
 
 def objects_of(boxes, kinds, crowd=None, counts=None, sizes=COCO_SIZES):
@@ -55,33 +49,28 @@ def detections_of(boxes, kinds, scores):
     return Detections(boxes.float().view(-1, 4), kinds.long(), scores.float())
 
 
-def random_case(seed, images=30, classes=5, crowds=0.15, most=12):
-    """Detections of each image and the objects; image 0 has no object, image 1 no detection."""
+def random_case(seed, images=30, classes=5, most=12):
+    """Detections, near objects and anywhere, and objects: image 0 has none, 1 no detection."""
     random = np.random.default_rng(seed)
-    counts = random.integers(0, 7, images)
+    counts, found = random.integers(0, 7, images), []
     counts[0] = 0
     boxes, kinds = _anywhere(random, counts.sum()), random.integers(0, classes, counts.sum())
-    crowd = random.random(len(kinds)) < crowds
+    crowd = random.random(len(kinds)) < 0.15
     objects = objects_of(boxes, kinds, crowd, counts, (20.0**2, 40.0**2))
-    sizes = [0 if image == 1 else most for image in range(images)]
-    found = [_answers(random, objects.of(i), classes, size) for i, size in enumerate(sizes)]
+    for image in range(images):
+        number = int(random.integers(0, 1 if image == 1 else most + 1))
+        mine, labels = _anywhere(random, number), random.integers(0, classes, number)
+        if counts[image]:
+            present, known, _ = (values.numpy() for values in objects.of(image))
+            near, like = random.random(number) < 0.75, random.integers(0, len(known), number)
+            shifts = random.integers(-5, 6, (number, 4)) * random.random((number, 1))
+            mine[near] = np.round(present[like] + shifts)[near]
+            labels = np.where(random.random(number) < 0.7, known[like], labels)
+        mine[:, 2:] = np.maximum(mine[:, 2:], mine[:, :2] + 1)
+        found.append(detections_of(mine, labels, random.integers(1, 20, number) / 20))
     return found, objects
 
 
 def _anywhere(random, count):
     corners = random.integers(0, 100, (count, 2))
     return np.concatenate([corners, corners + random.integers(5, 60, (count, 2))], axis=1)
-
-
-def _answers(random, present, classes, most):
-    """Up to ``most`` detections of one image: its objects, shifted, and boxes anywhere."""
-    boxes, kinds, _ = (values.numpy() for values in present)
-    number = int(random.integers(0, most + 1))
-    mine, labels = _anywhere(random, number).astype(float), random.integers(0, classes, number)
-    if len(kinds):
-        near, like = random.random(number) < 0.75, random.integers(0, len(kinds), number)
-        shifted = boxes[like] + random.integers(-5, 6, (number, 4)) * (random.random((number, 1)))
-        mine[near] = np.round(shifted)[near]
-        labels = np.where(random.random(number) < 0.7, kinds[like], labels)
-    mine[:, 2:] = np.maximum(mine[:, 2:], mine[:, :2] + 1)
-    return detections_of(mine, labels, random.integers(1, 20, number) / 20)

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from copy import deepcopy
+from unittest.mock import Mock
 from urllib.error import URLError
 
 import pytest
@@ -22,8 +23,7 @@ from kdlib.models import create_model
 from kdlib.models.output import count_parameters, flops
 
 HEAVY = ("ssd300_vgg16", "retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn")
-LIGHT = [name for name in DETECTORS if name not in HEAVY]
-"""One of each kind at least: what the heavy ones share with these is tested on these."""
+LIGHT = [name for name in DETECTORS if name not in HEAVY]  # one of each kind at least
 LITE, FASTER = "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_fpn"
 SMALL = ["scenes_ssd_tiny", "scenes_retinanet_tiny", FASTER]
 FETCH = "torchvision.models._api.load_state_dict_from_url"
@@ -56,13 +56,17 @@ def true_boxes(positives) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_losses_and_detections_are_torchvisions_to_the_bit(name):
+def test_losses_and_detections_are_torchvisions_to_the_bit_and_every_weight_learns(name):
     network = detector(name)
     theirs = plain(network)
     losses, _, scores = answered(network)
     torch.manual_seed(1)
     expected = theirs(images(), targets())
     assert losses.keys() == expected.keys() and same(losses.values(), expected.values())
+    network.zero_grad()
+    sum(losses.values()).backward()
+    gradients = [p.grad for p in network.parameters() if p.requires_grad]
+    assert all(g is not None and g.isfinite().all() for g in gradients)
     with torch.no_grad():
         pairs = zip(network.eval()(images()), theirs.eval()(images()), strict=True)
         for found, their in pairs:
@@ -75,15 +79,11 @@ def test_losses_and_detections_are_torchvisions_to_the_bit(name):
 @pytest.mark.parametrize("name", LIGHT)
 def test_losses_and_positives_reach_what_they_should_with_objects_or_without(name):
     network = detector(name)
-    losses, positives, _ = answered(network)
+    positives = answered(network).positives
     count = len(positives.images)
     assert count > 0 and network.classes == CLASSES
     assert positives.logits.shape == (count, CLASSES + 1) and positives.boxes.shape == (count, 4)
     assert positives.images.dtype == positives.objects.dtype == torch.int64
-    network.zero_grad()
-    sum(losses.values()).backward(retain_graph=True)
-    gradients = [p.grad for p in network.parameters() if p.requires_grad]
-    assert all(g is not None and g.isfinite().all() for g in gradients)
     first = next(p for p in network.network.backbone.parameters() if p.dim() == 4)
     for tensor in (positives.logits, positives.boxes):
         network.zero_grad()
@@ -109,25 +109,20 @@ def test_positives_are_the_anchors_that_torchvision_matches(name, monkeypatch):
     features = list(theirs.backbone(batch.tensors).values())
     anchors, logits = theirs.anchor_generator(batch, features), theirs.head(features)["cls_logits"]
     pairs = [*zip((one["boxes"] for one in resized), anchors, strict=True)]
-    objects = [theirs.proposal_matcher(box_iou(boxes, own)) for boxes, own in pairs]
+    objects = torch.stack([theirs.proposal_matcher(box_iou(boxes, own)) for boxes, own in pairs])
     positives = answered(network).positives
-    for image, of_anchor in enumerate(objects):
-        (chosen,) = torch.where(of_anchor >= 0)
-        here = positives.images == image
-        assert torch.equal(positives.objects[here], of_anchor[chosen])
-        assert torch.equal(positives.logits[here], logits[image, chosen])
+    chosen = torch.where(objects >= 0)  # image after image
+    parts = positives.images, positives.objects, positives.logits
+    assert same(parts, (chosen[0], objects[chosen], logits[chosen]))
     # A perfect regression gives the boxes of the targets; one that is wide off is left as it is.
     encode, forward = theirs.box_coder.encode_single, head.forward
     matched = zip(pairs, objects, strict=True)
     codes = torch.stack([encode(boxes[o.clamp(min=0)], own) for (boxes, own), o in matched])
-    for off in (0, 30):
-        output = {"bbox_regression": codes + off}
-        monkeypatch.setattr(head, "forward", lambda given, output=output: forward(given) | output)
-        positives = answered(network).positives
-        if off:
-            assert (positives.boxes[:, 2:] > 1).all()
-        else:
-            torch.testing.assert_close(positives.boxes, true_boxes(positives), atol=1e-4, rtol=0)
+    monkeypatch.setattr(head, "forward", lambda given: forward(given) | {"bbox_regression": codes})
+    positives = answered(network).positives
+    torch.testing.assert_close(positives.boxes, true_boxes(positives), atol=1e-4, rtol=0)
+    codes += 30
+    assert (answered(network).positives.boxes[:, 2:] > 1).all()
 
 
 def test_positive_proposals_overlap_their_objects_and_take_the_box_of_their_class(monkeypatch):
@@ -182,9 +177,8 @@ def test_a_copy_is_whole_and_its_own_in_any_memory_format_and_precision(name):
     assert not torch.equal(answered(copy).positives.logits, expected.positives.logits)
     copy.load_state_dict(network.state_dict())
     assert same(answered(copy).positives, expected.positives)
-    close = dict.fromkeys(("rtol", "atol"), 1e-3)
     losses = answered(copy.to(memory_format=torch.channels_last)).losses
-    torch.testing.assert_close(losses, expected.losses, **close)
+    torch.testing.assert_close(losses, expected.losses, rtol=1e-3, atol=1e-3)
     # Losses, anchors and boxes are float32 in bfloat16 too.
     with torch.autocast("cpu", torch.bfloat16):
         losses, positives, _ = answered(network)
@@ -200,17 +194,16 @@ def test_a_copy_is_whole_and_its_own_in_any_memory_format_and_precision(name):
     ("scenes_ssd", 320, 0.9, 0.15e6, 0.18e6), ("scenes_retinanet", 160, 0.8, 0.25e6, 0.35e6),
 ])  # fmt: skip
 def test_detectors_of_scenes_are_small_with_few_anchors_that_fit(name, count, low, least, most):
+    assert least < count_parameters(detector(name)) < most and flops(detector(name), SIZE) > 1e5
+    assert count_parameters(detector(f"{name}_tiny")) < 0.03e6
     maps = [torch.zeros(1, 1, side, side) for side in (8, 4)]
     batch = ImageList(torch.zeros(1, 3, 64, 64), [(64, 64)])
     (found,) = detector(name).network.anchor_generator(batch, maps)
-    assert least < count_parameters(detector(name)) < most and flops(detector(name), SIZE) > 1e5
-    assert count_parameters(detector(f"{name}_tiny")) < 0.03e6
-    assert found.shape == (count, 4)
-    generator = torch.Generator().manual_seed(0)
-    sides = 13 + 12 * torch.rand(500, 2, generator=generator)  # of what is within 64 x 64
-    corners = (64 - sides) * torch.rand(500, 2, generator=generator)
+    sides, corners = torch.rand(2, 500, 2, generator=torch.Generator().manual_seed(0))
+    sides = 13 + 12 * sides  # of what is within 64 x 64
+    corners *= 64 - sides
     best = box_iou(torch.cat([corners, corners + sides], dim=1), found).amax(1)
-    assert (best >= 0.5).float().mean() > low
+    assert found.shape == (count, 4) and (best >= 0.5).float().mean() > low
 
 
 def test_without_options_a_detector_is_the_one_that_torchvision_builds():
@@ -221,15 +214,11 @@ def test_without_options_a_detector_is_the_one_that_torchvision_builds():
     assert list(ours.state_dict()) == list(theirs.state_dict())
     assert same(ours.state_dict().values(), theirs.state_dict().values())
     assert repr(ours.transform) == repr(theirs.transform)
-    published = detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["num_params"]
-    assert count_parameters(ours) == published
+    assert count_parameters(ours) == tv.get_model_weights(LITE).DEFAULT.meta["num_params"]
 
 
 def test_ssd300_has_its_published_size_and_fewer_levels_on_small_images(monkeypatch):
-    def offline(*_args, **_kwargs):
-        raise URLError("no route to host")
-
-    monkeypatch.setattr(FETCH, offline)
+    monkeypatch.setattr(FETCH, Mock(side_effect=URLError("no route to host")))
     with torch.device("meta"):
         whole = create_model("ssd300_vgg16", 90)
         backbone = create_model("ssd300_vgg16", 1, image_size=SSD_SMALLEST).network.backbone
@@ -238,11 +227,10 @@ def test_ssd300_has_its_published_size_and_fewer_levels_on_small_images(monkeypa
         with pytest.raises(RuntimeError, match="[Kk]ernel size"):
             backbone(torch.zeros(1, 3, SSD_SMALLEST - 1, SSD_SMALLEST - 1))
         # Its default weights are the original's, and the message says where they go.
-        says = r"no route to host.*vgg16_features-\S+\.pth in .*points"
-        with pytest.raises(KdlibError, match=says):
+        with pytest.raises(KdlibError, match=r"no route.*vgg16_features-\S+\.pth in .*points"):
             create_model("ssd300_vgg16", CLASSES, weights="DEFAULT")
-    published = detection.SSD300_VGG16_Weights.COCO_V1.meta["num_params"]
-    assert count_parameters(whole) == published
+    published = tv.get_model_weights("ssd300_vgg16").DEFAULT.meta
+    assert count_parameters(whole) == published["num_params"]
     assert whole.network.transform.fixed_size == (300, 300)
     assert whole.network.anchor_generator.steps is not None
     small = detector("ssd300_vgg16").network
@@ -254,8 +242,8 @@ def test_images_are_resized_and_normalised_as_asked():
     lite, faster = (detector(name).network.transform.eval() for name in (LITE, FASTER))
     assert lite(images())[0].image_sizes == [(64, 64), (64, 64)]
     assert faster(images())[0].image_sizes == [(64, 64), (64, 85)]
-    long = faster([torch.rand(3, 20, 200)])[0].image_sizes[0]
-    assert long == (10, 107)  # the longer side is bounded, in torchvision's proportion
+    # The longer side is bounded, in torchvision's proportion.
+    assert faster([torch.rand(3, 20, 200)])[0].image_sizes == [(10, 107)]
     network = create_model("scenes_ssd_tiny", 5, mean=(0.1, 0.2, 0.3), std=torch.tensor([1, 2, 4]))
     batch, _ = network.network.transform([torch.full((3, 64, 64), 0.5)])
     torch.testing.assert_close(batch.tensors.mean((0, 2, 3)), torch.tensor([0.4, 0.15, 0.05]))
@@ -265,7 +253,7 @@ def test_images_are_resized_and_normalised_as_asked():
 @pytest.mark.parametrize("name", [LITE, FASTER])
 def test_a_backbone_begins_with_the_weights_that_are_named(name, monkeypatch):
     state = tv.mobilenet_v3_large().state_dict()
-    monkeypatch.setattr(FETCH, lambda *_args, **_kwargs: state)
+    monkeypatch.setattr(FETCH, Mock(return_value=state))
     network = create_model(name, CLASSES, image_size=SIZE, weights="IMAGENET1K_V1")
     first = next(p for p in network.network.backbone.parameters() if p.dim() == 4)
     assert torch.equal(first, state["features.0.0.weight"])

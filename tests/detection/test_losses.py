@@ -1,5 +1,7 @@
 """KD_cls and KD_loc: what they are, where their gradients go, and what the teacher sees."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from detection.detectors import NOTHING
@@ -11,6 +13,7 @@ from torchvision.transforms.v2 import functional as tv
 from kdlib.detection.batches import DetectionBatch
 from kdlib.detection.losses import RECOGNITION, CropLoss, crop_distance, pooled
 from kdlib.detection.teacher import CropTeacher, early_stages, sampled_crops
+from kdlib.errors import KdlibError
 from kdlib.losses.logits import kd_per_image
 from kdlib.models import create_model
 
@@ -27,9 +30,8 @@ OWNERS = torch.tensor([1, 0, 1])
 @pytest.fixture
 def logits():
     stream = torch.Generator().manual_seed(0)
-    student = torch.randn(POSITIVES, CLASSES + 1, generator=stream, dtype=torch.float64) * 3
-    teacher = torch.randn(POSITIVES, CLASSES, generator=stream, dtype=torch.float64) * 3
-    return student.requires_grad_(), teacher.requires_grad_()
+    sizes, options = (CLASSES + 1, CLASSES), {"generator": stream, "dtype": torch.float64}
+    return tuple((3 * torch.randn(POSITIVES, k, **options)).requires_grad_() for k in sizes)
 
 
 @pytest.mark.parametrize("form", RECOGNITION)
@@ -98,19 +100,19 @@ def test_a_crop_is_what_slicing_and_torchvision_give_out_of_its_own_image(images
 
 def test_numeric_gradients_of_boxes_and_distance_agree(images):
     boxes = BOXES[:2].clone().requires_grad_()
-    target = sampled_crops(images, BOXES[:2] + 0.03, OWNERS[:2], SIZE)
 
-    def distance(boxes):
-        return crop_distance(sampled_crops(images, boxes, OWNERS[:2], SIZE), target)
+    def crops(boxes):
+        return sampled_crops(images, boxes, OWNERS[:2], 5)
 
-    assert gradcheck(lambda b: sampled_crops(images, b, OWNERS[:2], 5), boxes, eps=1e-7, atol=1e-4)
-    assert gradcheck(distance, boxes, eps=1e-7, atol=1e-4)
+    target = crops(BOXES[:2] + 0.03)
+    for checked in (crops, lambda boxes: crop_distance(crops(boxes), target)):
+        assert gradcheck(checked, boxes, eps=1e-7, atol=1e-4)
     assert not crop_distance(target, target.clone()).any()
 
 
 def test_a_box_without_area_or_outside_stays_finite_and_pooling_leaves_small_maps_alone(images):
-    empty, outside = [0.4, 0.2, 0.4, 0.6], [[1.2, 0.1, 1.5, 0.4], [-3.0, -2.0, -1.0, -1.0]]
-    boxes = torch.tensor([empty, *outside, [-0.2, 0.1, 0.5, 1.3]]).double().requires_grad_()
+    odd = [0.4, 0.2, 0.4, 0.6], [1.2, 0.1, 1.5, 0.4], [-3, -2, -1, -1], [-0.2, 0.1, 0.5, 1.3]
+    boxes = torch.tensor(odd).double().requires_grad_()
     crops = sampled_crops(images[:1], boxes, FIRST.repeat(4), SIZE)
     crops.pow(2).sum().backward()
     assert torch.isfinite(crops).all() and torch.isfinite(boxes.grad).all()
@@ -121,10 +123,9 @@ def test_a_box_without_area_or_outside_stays_finite_and_pooling_leaves_small_map
     torch.testing.assert_close(pooled(maps, 1)[..., 0, 0], maps.mean((2, 3)))
 
 
-@pytest.mark.parametrize(
-    ("name", "stops"),
-    [("scenes_small", True), ("resnet18", True), ("mobilenet_v2", True), ("wrn_16_2", False)],
-)
+@pytest.mark.parametrize(("name", "stops"), [
+    ("scenes_small", True), ("resnet18", True), ("mobilenet_v2", True), ("wrn_16_2", False),
+])  # fmt: skip
 def test_early_stages_are_those_of_the_whole_network_and_cost_less(name, stops):
     network = create_model(name, 5).eval().requires_grad_(False)
     images, costs = torch.rand(2, 3, SIDE, SIDE, requires_grad=True), []
@@ -165,14 +166,8 @@ def scene(request):
 
 
 def terms_of(scene, answer=None, batch=None, **options):
-    _, teacher, own, answered, _ = scene
-    batch = batch or own
-    return CropLoss(**options)(answer or answered, teacher.teach(batch), batch)
-
-
-def reached(module):
-    """Whether any gradient that is not zero has come to a module's parameters."""
-    return any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
+    batch = batch or scene[2]
+    return CropLoss(**options)(answer or scene[3], scene[1].teach(batch), batch)
 
 
 @pytest.mark.parametrize(("options", "names", "branch"), [
@@ -186,12 +181,16 @@ def test_each_term_reaches_its_branch_alone_and_never_the_teacher(scene, options
     teacher.train()
     terms = terms_of(scene, **options)
     torch.stack(list(terms.values())).sum().backward(retain_graph=True)
-    assert set(terms) == names and reached(detector.network.backbone)
-    assert [reached(one) for one in branches] == [branch == 0, branch == 1]
+    parts = detector.network.backbone, *branches
+    learnt = [any(p.grad is not None and p.grad.any() for p in part.parameters()) for part in parts]
+    assert set(terms) == names and learnt == [True, branch == 0, branch == 1]
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     known = teacher(batch)
     assert not any(one.requires_grad for one in (known.crops, known.logits, *known.stages))
+    pixels = CropTeacher(None, CROP, HALF, HALF).teach(batch)  # enough for those alone
+    with nullcontext() if names == {"loc"} else pytest.raises(KdlibError, match="name (a|one)"):
+        CropLoss(**options)(scene[3], pixels, batch)
 
 
 def test_a_predicted_box_equal_to_its_target_costs_nothing(scene):
@@ -207,9 +206,8 @@ def test_a_predicted_box_equal_to_its_target_costs_nothing(scene):
 def test_images_without_objects_change_nothing_and_batches_without_any_cost_nothing(scene):
     """Rows of the targets are found by image, so an empty one in front must shift nothing."""
     detector, _, batch, answer, _ = scene
-    longer = batch._replace(
-        images=[torch.rand(3, SIDE, SIDE), *batch.images], targets=[NOTHING, *batch.targets]
-    )
+    targets = [NOTHING, *batch.targets]
+    longer = batch._replace(images=[torch.rand(3, SIDE, SIDE), *batch.images], targets=targets)
     shifted = answer.positives._replace(images=answer.positives.images + 1)
     beside = terms_of(scene, answer._replace(positives=shifted), longer)
     for name, term in terms_of(scene).items():

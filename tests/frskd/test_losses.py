@@ -104,9 +104,8 @@ def test_the_whole_loss_is_its_parts_and_its_weight_leaves_the_self_teacher_alon
     assert weighted["self_ce"] == terms["self_ce"] and weighted["ce"] == terms["ce"]
 
 
-# Method options, term -> the parts that get a gradient from it: of the student its stages and what
-# is on top of them; of the method its pyramids, the classifier on them, and the layers between the
-# features that are compared.
+# Task, options, term -> the parts that get a gradient from it: of the student its stages and what
+# is on top; of the method its pyramids, their classifier, and what connects compared features.
 WHOLE, SELF = {"stages", "classifier"}, {"pyramids", "self-classifier"}
 WHO_LEARNS = [
     *(("segmentation", {}, *case) for case in (
@@ -161,11 +160,9 @@ def test_features_without_content_are_finite(feature, dtype):
     made = distiller(method_options={"feature": feature})
     for value, sides in ((v, s) for v in (0.0, 1.0, 100.0) for s in ((8, 4), (1, 1))):
         made.zero_grad()
-        sizes = zip((6, 12), sides, strict=True)
-        stages = [torch.full((BATCH, c, s, s), value, dtype=dtype) for c, s in sizes]
-        leaves = [torch.zeros(BATCH, CLASSES, dtype=dtype), *stages]
-        leaves = [leaf.requires_grad_() for leaf in leaves]
-        terms = made(Output(leaves[0], tuple(stages), stages[-1].mean((2, 3))), None, GIVEN)
+        shapes = [(CLASSES,), *((c, s, s) for c, s in zip((6, 12), sides, strict=True))]
+        leaves = [torch.full((BATCH, *s), value, dtype=dtype, requires_grad=True) for s in shapes]
+        terms = made(Output(leaves[0], tuple(leaves[1:]), leaves[2].mean((2, 3))), None, GIVEN)
         sum(terms.values()).backward()
         assert all(term.isfinite() for term in terms.values())
         # A batch norm of a constant magnifies a gradient by 316, which float16 cannot hold twice.
@@ -194,9 +191,6 @@ def test_features_without_content_are_finite(feature, dtype):
 def test_options_and_labels_that_a_method_cannot_read_are_refused_and_no_others(changes, says):
     with pytest.raises(KdlibError, match=says) if says else nullcontext():
         distiller(**changes)
-
-
-SEGMENTERS = [name for name, model in MODELS.items() if model.task == "segmentation"]
 
 
 # Millions of parameters for 100 classes, of the released code (Ji 2021, arXiv 2103.08273).
@@ -268,7 +262,7 @@ def test_levels_are_resized_by_the_nearest_and_the_largest_and_a_head_sums_them(
     torch.testing.assert_close(head((fine, coarse), (16, 24)), expected)
 
 
-@pytest.mark.parametrize("name", SEGMENTERS)
+@pytest.mark.parametrize("name", [n for n, one in MODELS.items() if one.task == "segmentation"])
 def test_each_pixel_gets_a_class_and_each_level_halves_the_one_before(name):
     size = 32 if name.startswith("scenes") else 128  # the coarsest of six levels is one pixel
     network, images = create_model(name, 7), torch.rand(4, 3, size, size)

@@ -1,43 +1,49 @@
-"""Runs whose teacher is made of the student, of images and of pixels: nothing of it is deployed."""
+"""Runs whose teacher is the student's own, of images and of pixels; the masks of Pascal VOC."""
 
+from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from data_files import write_voc
+from PIL import Image
 from training import history_of, result_of, tiny
 
 from kdlib.data import load_data
+from kdlib.data.batches import Batches
+from kdlib.data.image_data import IGNORED
 from kdlib.errors import KdlibError
-from kdlib.evaluate import evaluate_students, predict, trained_network
+from kdlib.evaluate import evaluate_students, images_at_once, predict, trained_network
 from kdlib.files import load_tensors
 from kdlib.frskd.losses import refined_network
+from kdlib.frskd.voc import MARGIN, list_voc
 from kdlib.models import create_model
 from kdlib.models.output import count_parameters, flops
 from kdlib.runs import RunConfig, run_directory
 from kdlib.team import ALONE
 from kdlib.train import fit, prepare
 from kdlib.trainee import Trainee
+from study.cli import main
 from study.jobs import plan
 from study.profiles import expand, plain_epochs, training_flops
 from study.records import load_records, load_tables, validate_record
 
 SIDE, KINDS = 32, 69  # 68 kinds of objects, and the background
-NETWORK = "scenes_segmenter_tiny"
-USUAL = {"task": "segmentation", "student": NETWORK, "teacher": NETWORK, "method": "frskd_pixels"}
 
 
 def masks(**changes) -> RunConfig:
     """A tiny run of segmentation."""
-    return tiny(**{**USUAL, "epochs": 2, **changes})
+    networks = dict.fromkeys(("student", "teacher"), "scenes_segmenter_tiny")
+    own = {"task": "segmentation", "method": "frskd_pixels", "epochs": 2}
+    return tiny(**{**networks, **own, **changes})
 
 
 @pytest.mark.parametrize(("config", "classes", "keys", "watched"), [
     (tiny(method="frskd", epochs=2), 16, ["top1", "top5", "mca"], "accuracy"),
     (masks(), KINDS, ["miou", "pixel_accuracy"], "miou"),
 ], ids=["classification", "segmentation"])  # fmt: skip
-def test_a_self_teacher_is_measured_and_kept_and_not_deployed(
-    config, classes, keys, watched, tmp_path
-):
+def test_a_self_teacher_is_kept_and_not_deployed(config, classes, keys, watched, tmp_path):
     task, best, of_pixels = config.task, keys[0], config.task == "segmentation"
     configs = [replace(config, method="student").canonical(), config]
     plain, taught = fit(configs, tmp_path, progress=False)
@@ -47,15 +53,14 @@ def test_a_self_teacher_is_measured_and_kept_and_not_deployed(
         validate_record(record, run_directory(one, tmp_path) / "record.json")
         results = record["results"]
         assert 0 <= results[best] <= results[f"best_monitored_{best}"] + 1e-6 <= 1 + 1e-6
-        assert len(results["per_class"]) == classes
-        assert ("top1" in results) != of_pixels
-    found, relevance = taught["self_teacher"], taught["relevance"]
+        assert len(results["per_class"]) == classes and ("top1" in results) != of_pixels
+    found = taught["self_teacher"]
     assert plain["self_teacher"] is None and taught["ssim"] is None
     assert set(found) == {*keys, "relevance", "parameters", "flops"}
     assert all(0 <= found[key] <= 1 for key in keys)
-    assert (relevance is None) == (found["relevance"] is None) == of_pixels
-    assert found["relevance"] is None or len(found["relevance"]["energy_share"]) == 3
     assert found["parameters"] > 0 and found["flops"] > 0
+    assert (taught["relevance"] is None) == (found["relevance"] is None) == of_pixels
+    assert of_pixels or len(found["relevance"]["energy_share"]) == 3
     assert taught["cost"]["parameters"] == plain["cost"]["parameters"]
     header = history_of(run_directory(config, tmp_path))[0]
     assert header == f"epoch,learning_rate,ce,self_ce,{config.method},{watched}"
@@ -69,9 +74,7 @@ def test_a_self_teacher_is_measured_and_kept_and_not_deployed(
         load_records(tmp_path, task="detection")
     # The deployed network is plain, and its self-teacher can be looked at.
     tensors, _ = load_tensors(run_directory(config, tmp_path) / "weights.safetensors")
-    empty = create_model(config.student, classes).state_dict()
-    kinds = [{n: (t.shape, t.dtype) for n, t in some.items()} for some in (tensors, empty)]
-    assert kinds[0] == kinds[1]
+    create_model(config.student, classes).load_state_dict(tensors)
     data = load_data("scenes", "test", size=32, image_size=SIDE, task=task)
     (quality,) = evaluate_students([refined_network(config, tmp_path, classes)], None, data)
     assert quality["results"][best] == pytest.approx(found[best])
@@ -84,8 +87,8 @@ def test_only_a_method_that_names_one_has_a_teacher_and_mixed_images_have_that_o
     assert (config.canonical().teacher, config.canonical().weight) == ("none", 0.5)
     assert config.run_id == RunConfig(method="frskd", weight=0.5).run_id
     assert replace(config, method="frskd+kd").canonical().teacher == "scenes_large"
-    jobs = plan(expand("quick", methods=["frskd", "student"], seeds=[0]), tmp_path, 7)
-    assert [job.notebook for job in jobs] == ["05_distill"] and jobs[0].needs == ()
+    (job,) = plan(expand("quick", methods=["frskd", "student"], seeds=[0]), tmp_path, 7)
+    assert (job.notebook, job.needs) == ("05_distill", ())
     mixed, whole = (RunConfig(method="kd", augmentation=some) for some in (("mixup",), ()))
     assert mixed.teacher_config() == whole.teacher_config() and mixed.run_id != whole.run_id
 
@@ -114,16 +117,14 @@ def test_what_tells_rotations_is_deployed_as_a_plain_classifier(tmp_path):
 
 
 def test_a_step_costs_three_forwards_and_the_self_teacher_its_own():
-    plain, taught = RunConfig(method="student"), RunConfig(method="frskd", epochs=10)
-    forward = flops(create_model("scenes_medium", 100), 64)
+    taught, cost = RunConfig(method="frskd", epochs=10), training_flops(RunConfig(method="student"))
+    small, large = (flops(create_model(f"scenes_{size}", 100), 64) for size in ("medium", "large"))
     # Backward is twice the forward, but for the gradient of the images, which nobody needs.
-    assert 2.5 * forward < training_flops(plain) < 3 * forward
+    assert 2.5 * small < cost < 3 * small
     joint = replace(taught, method="frskd_options", method_options={"alpha": 0.0, "beta": 0.0})
-    assert training_flops(plain) < training_flops(joint) == training_flops(taught)
-    with_teacher = training_flops(RunConfig(method="kd")) - training_flops(plain)
-    assert with_teacher == flops(create_model("scenes_large", 100), 64)
-    ratio = training_flops(taught) / training_flops(RunConfig())
-    assert plain_epochs(taught) == round(10 * ratio) > 10
+    assert cost < training_flops(joint) == training_flops(taught)
+    assert training_flops(RunConfig(method="kd")) == cost + large
+    assert plain_epochs(taught) == round(10 * training_flops(taught) / cost) > 10
     assert plain_epochs(replace(taught, method="student")) == 10
 
 
@@ -146,13 +147,85 @@ def test_what_means_nothing_for_pixels_is_refused(changes, says, tmp_path):
         fit([masks(teacher="none", **changes)], tmp_path, progress=False)
 
 
-def test_gradients_are_clipped_to_their_norm(tmp_path):
-    for clip, moved in ((1e-3, 1e-4), (None, None)):
-        config = masks(weight_decay=0.0, method="student", gradient_clip=clip)
-        group = prepare([config], tmp_path, None, "cpu", ALONE)
-        one, batch = Trainee(config, group, tmp_path), next(group.batches.epoch(0, 0))
-        before = [parameter.detach().clone() for parameter in one.student.parameters()]
-        one.step(batch, None, 0.1, 1.0)
-        pairs = zip(before, one.student.parameters(), strict=True)
-        found = sum((new - old).square().sum() for old, new in pairs).sqrt().item()
-        assert found == pytest.approx(moved, rel=1e-2) if moved else found > 1e-3
+@pytest.mark.parametrize(("clip", "low", "high"), [(1e-3, 0.99e-4, 1.01e-4), (None, 1e-3, 1e3)])
+def test_gradients_are_clipped_to_their_norm(clip, low, high, tmp_path):
+    config = masks(weight_decay=0.0, method="student", gradient_clip=clip)
+    group = prepare([config], tmp_path, None, "cpu", ALONE)
+    one, batch = Trainee(config, group, tmp_path), next(group.batches.epoch(0, 0))
+    before = deepcopy(one.student).parameters()
+    one.step(batch, None, 0.1, 1.0)
+    moved = [(new - old).norm() for new, old in zip(one.student.parameters(), before, strict=True)]
+    assert low < torch.stack(moved).norm() < high
+
+
+FOLDER, LIST = "VOCdevkit/VOC2007", "ImageSets/Segmentation/test.txt"
+MASK = "SegmentationClass/000004.png"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
+    return write_voc(tmp_path)
+
+
+def loaded(root: Path, split: str = "test", image_size: int = 512):
+    return load_data("voc", split, image_size=image_size, data_root=root, task="segmentation")
+
+
+def test_each_photograph_is_trained_on_once_and_none_that_is_tested(root, capsys):
+    names = [Path(name).name for name in list_voc("segmentation", "train", root).names]
+    stems = ("2007_000001", "2008_000010", "000002")
+    assert names == [f"{stem}.{kind}" for kind in ("jpg", "png") for stem in stems]
+    assert len(list_voc("segmentation", "test", root).names) == 4
+    assert main(["data", "check", "voc", "--data-root", str(root)]) == 0
+    assert "voc, test: readable; 21 classes (background, aeroplane" in capsys.readouterr().out
+
+
+def test_a_window_of_the_full_size_shows_every_pixel_at_its_own_resolution(root):
+    data = loaded(root)
+    (batch,) = Batches(data, 8).in_order()
+    assert (data.task, len(data.classes)) == ("segmentation", 21)
+    assert batch.images.shape == (2, 3, 512, 512)
+    for labels in batch.labels:
+        places = torch.nonzero(labels != IGNORED)
+        assert (places.amax(0) - places.amin(0) + 1).tolist() == [36, 60]  # all but the border
+        _, counts = labels[labels != IGNORED].unique(return_counts=True)
+        assert counts.tolist() == [36 * 30, 36 * 30]
+    colour = batch.images[:, :, 0, 0] * torch.tensor(data.std) + torch.tensor(data.mean)
+    assert (255 * colour).round().long().tolist() == [list(MARGIN)] * 2
+    # Few large photographs are evaluated at once.
+    assert [images_at_once(one, 250) for one in (data, loaded(root, image_size=64))] == [12, 250]
+
+
+def test_random_windows_move_scale_and_mirror_both_alike(root):
+    data, sizes = loaded(root, "train", 64), set()
+    batches = Batches(data, 3, ("flip", "random_crop"))
+    for epoch in range(6):
+        (batch,), (again,) = batches.epoch(0, epoch), batches.epoch(0, epoch)
+        assert torch.equal(batch.images, again.images) and torch.equal(batch.labels, again.labels)
+        values = 255 * (batch.images * torch.tensor(data.std)[0] + torch.tensor(data.mean)[0])
+        told, inside = ((values[:, 0] - 5) / 10).round().long(), batch.labels != IGNORED
+        assert (told == batch.labels)[inside].float().mean() > 0.8  # but where two classes meet
+        sizes |= set(inside.flatten(1).sum(1).tolist())
+    assert len(sizes) > 6
+
+
+@pytest.mark.parametrize(("file", "content", "says"), [
+    ("JPEGImages/000004.jpg", b"JFIF", r"000004\.jpg cannot be read"),
+    (MASK, b"PNG", r"000004\.png cannot be read"),
+    (MASK, Image.new("RGB", (60, 40)), r"000004\.png is of shape \(40, 60, 3\)"),
+    (MASK, Image.new("L", (30, 40)), r"000004\.png is of shape \(40, 30\)"),
+    (MASK, Image.new("L", (60, 40), 21), r"000004\.png has the values 21; valid: 0 to 20"),
+    (MASK, None, r"1 of 4 photographs are missing(.|\n)*000004\.png"),
+    (LIST, None, r"test\.txt is missing(.|\n)*Segmentation(.|\n)*VOCDetection"),
+    (LIST, b"", r"test\.txt is empty"),
+])  # fmt: skip
+def test_what_is_missing_or_damaged_is_named(file, content, says, root):
+    path = root / FOLDER / file
+    path.unlink()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        content.save(path)
+    with pytest.raises(KdlibError, match=says):
+        next(Batches(loaded(root), 8).in_order())

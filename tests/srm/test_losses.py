@@ -19,7 +19,6 @@ from kdlib.models.output import Output, Pair, Shapes, output_shapes
 from kdlib.runs import RunConfig
 from kdlib.srm import losses as srm
 from kdlib.srm import probe
-from kdlib.srm.losses import SparseBlock
 
 SIZE, CLASSES, BATCH, CHANNELS, ATOMS, KEPT = 32, 16, 6, 4, 7, 2
 SHAPES = Shapes(((4, 4, 4), (6, 2, 2)), 6)
@@ -42,11 +41,11 @@ def by_hand(block, features):
 
 def outputs(student, teacher):
     stream, nothing = torch.Generator().manual_seed(1), torch.zeros(BATCH, 5)
-    both = (
+    mine, theirs = (
         tuple(torch.rand(BATCH, *shape, generator=stream) for shape in one.stages)
         for one in (student, teacher)
     )
-    return Output(nothing, next(both), nothing), TeacherOutput(nothing, next(both), nothing)
+    return Output(nothing, mine, nothing), TeacherOutput(nothing, theirs, nothing)
 
 
 def test_codes_labels_and_errors_are_those_of_the_largest_similarities():
@@ -93,9 +92,8 @@ def test_the_initialisation_is_both_losses_summed_over_stages(shapes, release, t
     torch.manual_seed(0)
     given = {"mu": 2, "sparsity": 0.25, "release": release, "targets": targets}
     loss, (student, teacher) = srm.InitialisationLoss(pair_of(*shapes), **given), outputs(*shapes)
-    expected = dict.fromkeys(targets.split("-"), 0.0)
     blocks = zip(loss.students, list(loss.teachers)[-2:], strict=True)
-    stages = zip(student.stages, teacher.stages[-2:], strict=True)
+    stages, expected = zip(student.stages, teacher.stages[-2:], strict=True), {}
     for (mine, theirs), pair in zip(blocks, stages, strict=True):
         # The larger map is pooled, and labels are made of the pooled teacher's features.
         pooled = torch.nn.AdaptiveAvgPool2d(min(stage.shape[-1] for stage in pair))
@@ -105,45 +103,27 @@ def test_the_initialisation_is_both_losses_summed_over_stages(shapes, release, t
             "global": srm.image_loss(logits.sigmoid(), codes.mean((1, 2))),
             "local": srm.pixel_loss(logits.sigmoid() if release else logits, codes.argmax(-1)),
         }
-        expected = {name: total + parts[name] for name, total in expected.items()}
-    found = loss.terms(student, teacher)
-    assert set(found) == set(expected)
-    for name, value in expected.items():
-        assert_allclose(found[name].detach(), value, rtol=1e-5)
-    total = loss(student, teacher, None).detach()
-    assert_allclose(total, sum(expected.values()), rtol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def networks():
-    """A student and its frozen teacher."""
-    torch.manual_seed(0)
-    student = create_model("scenes_small", CLASSES)
-    return student, FrozenTeacher(create_model("scenes_medium", CLASSES))
-
-
-def distiller(method, networks, **options):
-    torch.manual_seed(2)
-    student, teacher = networks
-    pair = pair_of(output_shapes(student, SIZE), output_shapes(teacher.network, SIZE))
-    return create_distiller(RunConfig(method=method, method_options=options), pair)
+        for name in targets.split("-"):
+            expected[name] = expected.get(name, 0) + parts[name]
+    torch.testing.assert_close(loss.terms(student, teacher), expected)
+    torch.testing.assert_close(loss(student, teacher, None), sum(expected.values()))
 
 
 # Method and term -> the groups of parameters that it reaches; all others get no gradient at all.
 REACHED = {
     ("srm_dictionary", "srm_dictionary"): {"blocks"},
-    ("srm_init", "global"): {"features", "students"},
-    ("srm_init", "local"): {"features", "students"},
-    ("srm", "ce"): {"features", "classifier"},
-    ("srm+kd", "ce"): {"features", "classifier"},
-    ("srm+kd", "kd"): {"features", "classifier"},
+    **{("srm_init", name): {"features", "students"} for name in ("global", "local")},
+    **{("srm+kd", name): {"features", "classifier"} for name in ("ce", "kd")},
 }
 
 
 @pytest.mark.parametrize(("method", "term"), REACHED)
-def test_a_term_reaches_exactly_these_parameters(method, term, networks):
-    (student, teacher), made = networks, distiller(method, networks, sparsity=0.2)
-    student.zero_grad()
+def test_a_term_reaches_exactly_these_parameters(method, term):
+    torch.manual_seed(0)
+    student = create_model("scenes_small", CLASSES)
+    teacher = FrozenTeacher(create_model("scenes_medium", CLASSES))
+    pair = pair_of(output_shapes(student, SIZE), output_shapes(teacher.network, SIZE))
+    made = create_distiller(RunConfig(method=method, method_options={"sparsity": 0.2}), pair)
     answer, taught, loss = student(IMAGES), teacher(IMAGES), made.method_loss
     terms = made(taught if method == "srm_dictionary" else answer, taught, GIVEN)
     if method == "srm_init":
@@ -151,27 +131,23 @@ def test_a_term_reaches_exactly_these_parameters(method, term, networks):
         terms = loss.terms(answer, taught)
     assert set(terms) == {name for one, name in REACHED if one == method}
     terms[term].mean().backward()
-    groups = {
-        "features": [*student.stem.parameters(), *student.stages.parameters()],
-        "classifier": [*student.classifier.parameters()],
-        "teacher": [*teacher.parameters()],
-    }
+    features = torch.nn.ModuleList([student.stem, student.stages])
+    groups = {"features": features, "classifier": student.classifier, "teacher": teacher}
     for name in ("blocks", "students", "teachers"):  # of the loss
-        groups[name] = [*getattr(loss, name, torch.nn.Identity()).parameters()]
-    for name, parameters in groups.items():
-        learns = [parameter.grad is not None for parameter in parameters]
-        assert any(learns) == (name in REACHED[method, term]), name
-        if any(learns):
-            assert all(learns) and any(p.grad.any() for p in parameters)
+        groups[name] = getattr(loss, name, torch.nn.Identity())
+    for name, group in groups.items():
+        gradients = [parameter.grad for parameter in group.parameters()]
+        if name in REACHED[method, term]:
+            assert any(gradient.any() for gradient in gradients), name
+        else:
+            assert gradients == [None] * len(gradients), name
 
 
 FEATURES = {
-    "zeros": torch.zeros(2, 3, 4, 4),
-    "constant": torch.full((2, 3, 4, 4), 5.0),
-    "huge": 3e4 * torch.rand(2, 3, 4, 4),
-    "negative": -3e4 * torch.rand(2, 3, 4, 4),
+    "zeros": torch.zeros(2, 3, 4, 4), "constant": torch.full((2, 3, 4, 4), 5.0),
+    "huge": 3e4 * torch.rand(2, 3, 4, 4), "negative": -3e4 * torch.rand(2, 3, 4, 4),
     "one pixel": torch.rand(2, 3, 1, 1),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -214,7 +190,7 @@ def test_the_probe_is_a_logistic_regression_whatever_the_features_look_like():
 
 def test_a_tally_adds_up_energy_error_and_dead_atoms():
     torch.manual_seed(0)
-    block, features = SparseBlock(3, 5, 2), torch.rand(6, 3, 4, 4)
+    block, features = srm.SparseBlock(3, 5, 2), torch.rand(6, 3, 4, 4)
     torch.nn.init.constant_(block.atoms[:, 4], -50.0)
     tally, nothing = probe.StageTally(block), probe.StageTally(block)
     for part in features.split([2, 4]):
@@ -230,7 +206,7 @@ def test_a_tally_adds_up_energy_error_and_dead_atoms():
 
 def test_codings_are_compared_at_the_same_sparsity():
     torch.manual_seed(0)
-    block, held_out = SparseBlock(4, 6, 2), torch.rand(50, 4)
+    block, held_out = srm.SparseBlock(4, 6, 2), torch.rand(50, 4)
     found = probe.compare_with_centroids(block, torch.rand(80, 4), held_out)
     table = pd.DataFrame(found).set_index(["dictionary", "code"])
     assert table["kept"].tolist() == [2, 1, 2, 2, 2]
