@@ -14,13 +14,13 @@ from kdlib.data import load_data
 from kdlib.data.image_data import ImageData
 from kdlib.detection.batches import DetectionBatch, DetectionBatches
 from kdlib.detection.teacher import CropTeacher
-from kdlib.detection.trainee import DetectorTrainee
+from kdlib.detection.train_state import DetectorState
 from kdlib.errors import KdlibError
 from kdlib.methods import METHODS, STAGES, parse_method, run_before
 from kdlib.models import create_model
 from kdlib.runs import RunConfig, provenance
 from kdlib.seeds import seed_everything
-from kdlib.trainee import Group
+from kdlib.train_state import Group
 from study.export import limited_threads, machine_name
 from study.figures.comparison import COSTS, DETECTOR_COSTS
 from study.profiles import expand
@@ -110,7 +110,7 @@ def _of_images(
         steps = [kinds[kind] for kind in parts for _ in range(parts[kind].epochs // share)]
         found = timed(plain, {"all": lambda steps=steps: [step() for step in steps]})["all"]
         floor = peak_bytes(plain, scope.device)
-        kept = {kind: state_bytes(bench.trainees[kind].distiller) for kind in kinds}
+        kept = {kind: state_bytes(bench.states[kind].distiller) for kind in kinds}
         peak = max(peak_bytes(step, scope.device) + kept[kind] for kind, step in kinds.items())
         yield method, _cost(Ratio(*(value / len(steps) for value in found)), peak, floor)
         torch.compiler.reset()
@@ -136,15 +136,15 @@ def _of_detectors(
     cutter = CropTeacher(None, *crop).to(device)  # for methods that compare pixels alone
     group = Group(data, device, precision=PRECISION)
     plain = replace(config, method=PLAIN, method_options={}, weight=None).canonical()
-    trainees = {n: DetectorTrainee(r, group, NOWHERE) for n, r in {**runs, PLAIN: plain}.items()}
-    teachers = {n: cutter if t.config.teacher == "none" else teacher for n, t in trainees.items()}
-    for trainee in trainees.values():
-        trainee.parts.train()
+    states = {n: DetectorState(r, group, NOWHERE) for n, r in {**runs, PLAIN: plain}.items()}
+    teachers = {n: cutter if t.config.teacher == "none" else teacher for n, t in states.items()}
+    for state in states.values():
+        state.parts.train()
 
     def step(method: str, batch: DetectionBatch) -> None:
-        trainee = trainees[method]
-        lesson = teachers[method].teach(batch) if trainee.distiller.needs_teacher else None
-        trainee.step(batch, lesson, trainee.config.learning_rate / 10, HALFWAY)
+        state = states[method]
+        lesson = teachers[method].teach(batch) if state.distiller.needs_teacher else None
+        state.step(batch, lesson, state.config.learning_rate / 10, HALFWAY)
 
     def floor(method: str, batch: DetectionBatch) -> None:
         if teachers[method] is teacher:
@@ -152,8 +152,8 @@ def _of_detectors(
         step(PLAIN, batch)
 
     def peak(work: Work) -> int:
-        for trainee in trainees.values():  # how gradients' end counts depends on their beginning
-            trainee.optimiser.zero_grad(set_to_none=True)
+        for state in states.values():  # how gradients' end counts depends on their beginning
+            state.optimiser.zero_grad(set_to_none=True)
         return peak_bytes(work)
 
     batch = next(endless(DetectionBatches(data, config.batch_size, config.augmentation, device), 0))
@@ -161,7 +161,7 @@ def _of_detectors(
         own = partial(step, method, batch)
         floors = (partial(floor, method, batch), partial(step, PLAIN, batch))
         times = [timed(work, {"own": own})["own"] for work in floors]
-        most = peak(own) + state_bytes(trainees[method].distiller)
+        most = peak(own) + state_bytes(states[method].distiller)
         cost, beside = (
             _cost(time, most, peak(work)) for time, work in zip(times, floors, strict=True)
         )

@@ -58,7 +58,7 @@ def torchdistill_step(
     logging.getLogger("torchdistill").setLevel(logging.WARNING)
     from torchdistill.core.distillation import get_distillation_box
 
-    networks = bench.teacher.network, bench.trainees[method].student
+    networks = bench.teacher.network, bench.states[method].student
     teacher, student = (copy.deepcopy(one).to(memory_format=layout) for one in networks)
     stage = _stage(bench, method)
     box = get_distillation_box(teacher, student, {}, stage, bench.device, None, False, 1)
@@ -76,7 +76,7 @@ def torchdistill_step(
 
 def _stage(bench: Bench, method: str) -> dict[str, Any]:
     """torchdistill's configuration of a training stage, with the weights of our method."""
-    run, ours = bench.trainees[method].config, bench.trainees[method].distiller
+    run, ours = bench.states[method].config, bench.states[method].distiller
     hooks = {"input": [], "output": [*STAGES, LOGITS] if method == "at" else [LOGITS]}
     seen = {"forward_proc": "forward_batch_only", "forward_hook": hooks}
     sgd = {"lr": LEARNING_RATE, "momentum": run.momentum, "weight_decay": run.weight_decay}
@@ -202,7 +202,7 @@ def _ways(create: partial, data: ImageData) -> dict[str, Work]:
     check_same_loss(first, METHOD, torchdistill_step(first, METHOD))
     plain = torchdistill_step(create([METHOD]), METHOD, torch.contiguous_format)
     same = torchdistill_step(ours, METHOD)
-    batches = their_batches(data, ours.trainees[METHOD].config.batch_size, ours.device)
+    batches = their_batches(data, ours.states[METHOD].config.batch_size, ours.device)
     works[f"{THEIRS}, {precision}"] = lambda: plain(next(batches))
     works[f"{IN_OUR_LAYOUT}, {precision}"] = lambda: same(ours.batch())
     return works

@@ -29,7 +29,7 @@ from kdlib.errors import KdlibError
 from kdlib.files import CHUNK, write_json
 from kdlib.models.output import flops
 from kdlib.runs import RunConfig, provenance
-from kdlib.trainee import resolve_precision
+from kdlib.train_state import resolve_precision
 from study.export import limited_threads, machine_name
 from study.notebooks import execute_notebook
 from study.pages import SPEED, section_text
@@ -142,7 +142,7 @@ def _beside_torchdistill(bench: Bench, timed: partial) -> dict[str, Any] | None:
 
 def _scenes(bench: Bench, clock: Clock) -> dict[str, int]:
     """Scenes per second: composed, and read in batches from memory."""
-    compose = partial(scenes, "train", 2, 4, bench.trainees["student"].config.image_size)
+    compose = partial(scenes, "train", 2, 4, bench.states["student"].config.image_size)
     chunks = [torch.arange(CHUNK) + chunk * CHUNK for chunk in range(CHUNKS)]
     compose(chunks[0])  # reads the atlas
     composing = seconds(lambda: [compose(chunk) for chunk in chunks], clock)
@@ -212,7 +212,7 @@ def share_of_floor(
     bench = Bench(config, [pairs.METHOD], data, **how)
     works = {"": partial(bench.step, bench.batch(), pairs.METHOD)}
     (spent,) = rounds_of(works, scope.rounds, scope.clock, tick).values()
-    own = (1 + BACKWARD) * flops(bench.trainees[pairs.METHOD].student, side)
+    own = (1 + BACKWARD) * flops(bench.states[pairs.METHOD].student, side)
     work = batch * (flops(bench.teacher.network, side) + own)
     rate = matrix_rate(device, torch.bfloat16, scope.clock)
     return {
@@ -246,7 +246,7 @@ def breakdown(bench: Bench, method: str) -> dict[str, float]:
     """Share of each kind of work in a step with its loader, 0 to 1; largest first."""
     on_gpu = bench.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    distiller = bench.trainees[method].distiller
+    distiller = bench.states[method].distiller
     marked = record_function("kdlib::loss")(distiller.forward)
     with patch.object(distiller, "forward", marked), profile(activities=activities) as found:
         for _ in range(STEPS):

@@ -26,7 +26,7 @@ from kdlib.models import create_model
 from kdlib.models.output import Output
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything
-from kdlib.trainee import Group, Trainee
+from kdlib.train_state import Group, TrainState
 
 NOWHERE = Path("no-runs")
 LEARNING_RATE = 0.01
@@ -53,7 +53,7 @@ class Compiled:
 
 
 class CompiledLearner(nn.Module):
-    """Runs a learner compiled; ``parts`` is what has the weights: ``Trainee.parts``."""
+    """Runs a learner compiled; ``parts`` is what has the weights: ``TrainState.parts``."""
 
     def __init__(self, parts: nn.Module) -> None:
         super().__init__()
@@ -108,17 +108,17 @@ class Bench:
         network = create_model(config.teacher, len(data.classes))
         self.teacher = FrozenTeacher(network.to(device).to(memory_format=torch.channels_last))
         self.device, self.precision = device, precision
-        group, self.trainees = Group(data, device, self.teacher, precision), {}
+        group, self.states = Group(data, device, self.teacher, precision), {}
         for method in methods:
             run = replace(config, method=method, method_options=dict(options.get(method, {})))
-            self.trainees[method] = Trainee(run, group, NOWHERE)
-            self.trainees[method].parts.train()
+            self.states[method] = TrainState(run, group, NOWHERE)
+            self.states[method].parts.train()
         if fold:
             self.teacher = folded(self.teacher)
         if compiled:
             self.teacher = CompiledTeacher(self.teacher)
-            for trainee in self.trainees.values():
-                trainee.learner = CompiledLearner(trainee.parts)
+            for state in self.states.values():
+                state.learner = CompiledLearner(state.parts)
         batches = Batches(data, config.batch_size, config.augmentation, device)
         self._batches = endless(batches, config.data_seed)
 
@@ -135,17 +135,17 @@ class Bench:
 
     def own_step(self, batch: Batch, method: str) -> Tensor:
         """One step of a method's student, with a teacher forward if the method reads it."""
-        if self.trainees[method].distiller.needs_teacher:
+        if self.states[method].distiller.needs_teacher:
             return self.step(batch, method)[method]
         return self._step(batch, None, method)
 
     def _step(self, batch: Batch, teacher: TeacherOutput | None, method: str) -> Tensor:
-        terms = self.trainees[method].step(batch, teacher, LEARNING_RATE, HALFWAY)
+        terms = self.states[method].step(batch, teacher, LEARNING_RATE, HALFWAY)
         return torch.stack(list(terms.values())).sum()
 
     def weights(self, method: str) -> dict[str, Tensor]:
         """All that a method's student has learnt."""
-        return self.trainees[method].parts.state_dict()
+        return self.states[method].parts.state_dict()
 
 
 def endless(batches: Any, seed: int) -> Iterator[Any]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kdlib.models.output import Output
     from kdlib.runs import RunConfig, read_record
     from kdlib.train import fit
-    from kdlib.trainee import DivergedError
+    from kdlib.train_state import DivergedError
 
 __version__ = "0.1.0"
 __all__ = [
@@ -47,8 +47,9 @@ __all__ = [
 ]  # fmt: skip
 _PLACES = {
     "data": ("dataset_names", "load_data"), "errors": ("KdlibError",), "train": ("fit",),
-    "distill": ("Distiller", "FrozenTeacher", "create_distiller"), "trainee": ("DivergedError",),
-    "evaluate": ("predict", "trained_network"), "methods": ("METHODS", "register_method"),
+    "distill": ("Distiller", "FrozenTeacher", "create_distiller"),
+    "evaluate": ("predict", "trained_network"), "train_state": ("DivergedError",),
+    "methods": ("METHODS", "register_method"),
     "losses.attention": ("ATLoss", "at_loss", "attention_map"), "models.output": ("Output",),
     "losses.dct": ("DCTLoss", "SpectralOptions", "dct_2d", "dct_loss"),
     "losses.logits": ("KDLoss", "dkd_loss", "kd_loss"), "runs": ("RunConfig", "read_record"),

@@ -16,7 +16,7 @@ from kdlib.models.output import Output
 
 if TYPE_CHECKING:
     from kdlib.data.batches import Batch
-    from kdlib.models.output import Pair
+    from kdlib.models.output import NetworkPair
     from kdlib.runs import RunConfig
 
 Loss = Callable[..., Tensor]  # (student, teacher, batch) -> (B,); a module if it has weights
@@ -137,7 +137,7 @@ class Learner(nn.Module):
         return self.distiller(self.student(batch.images), teacher, batch, progress)
 
 
-def create_distiller(config: "RunConfig", pair: "Pair | None" = None) -> Distiller:
+def create_distiller(config: "RunConfig", pair: "NetworkPair | None" = None) -> Distiller:
     """Build the distiller of a run; a ``pair`` tells of networks and data where layers fit them.
 
     A ``KdlibError`` for an unknown method, modifier or option, and whatever it cannot learn with.
@@ -149,7 +149,7 @@ def create_distiller(config: "RunConfig", pair: "Pair | None" = None) -> Distill
     return Distiller(base, *made, *growth, temperature=config.temperature, gate=gate)
 
 
-def method_loss(name: str, options: Mapping[str, Any], pair: "Pair | None") -> Loss | None:
+def method_loss(name: str, options: Mapping[str, Any], pair: "NetworkPair | None") -> Loss | None:
     """The loss of a method, from its options; ``None`` where it has none of its own."""
     method, given = method_of(name), signature(method_of(name).maker).parameters
     if not any(one.kind is one.VAR_KEYWORD for one in given.values()):  # which are checked there

@@ -18,9 +18,9 @@ from kdlib.errors import KdlibError
 from kdlib.files import load_weights
 from kdlib.losses.attention import attention_maps, paired_maps, pool_to_common_size
 from kdlib.models import create_model
+from kdlib.process_group import ALONE, ProcessGroup
 from kdlib.runs import RunConfig, is_finished, run_directory
 from kdlib.tasks import TASKS
-from kdlib.team import ALONE, Team
 
 BATCH_SIZE = 250
 MOST_CONFUSED = 200  # classes for all confusions in a record; ADE20K's would be a million numbers
@@ -45,13 +45,13 @@ def answers(
     *,
     device: torch.device | str = "cpu",
     precision: str = "float32",
-    team: Team = ALONE,
+    world: ProcessGroup = ALONE,
 ) -> Iterator[tuple[Batch, int, Any]]:
     """What each model, in eval mode, says of each batch: the batch, the model's number, its output.
 
-    All models see a batch before the next. Several processes (``team``) each take some batches.
+    All models see a batch before the next. Several processes (``world``) each take some batches.
     """
-    batches, mixed = Batches(data, batch_size, device=device, team=team), precision == "bfloat16"
+    batches, mixed = Batches(data, batch_size, device=device, world=world), precision == "bfloat16"
     with evaluating(*models):
         for batch in map(channels_last, batches.in_order()):
             for number, model in enumerate(models):
@@ -70,13 +70,13 @@ def channels_last(batch: Any) -> Any:
 def predict(
     model: nn.Module, data: ImageData, batch_size: int = BATCH_SIZE, **place: Any
 ) -> Tensor:
-    """Logits (N, K) of all images in order, float32, on the CPU, whoever of a team made them.
+    """Logits (N, K) of all images in order, float32, on the CPU, whichever process made them.
 
-    ``place`` may be ``device``, ``precision`` (``float32`` or ``bfloat16``) and ``team``.
+    ``place`` may be ``device``, ``precision`` (``float32`` or ``bfloat16``) and ``world``.
     """
     outputs = (output for _, _, output in answers([model], data, batch_size, **place))
     logits = [output.logits.float().cpu() for output in outputs]
-    return torch.cat(place.get("team", ALONE).in_order(logits))
+    return torch.cat(place.get("world", ALONE).in_order(logits))
 
 
 def trained_network(config: RunConfig, root: Path, classes: int, **options: Any) -> nn.Module:
@@ -139,8 +139,8 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
 class ClassificationMarks:
     """The answers to all images, of which several processes each add a part."""
 
-    def __init__(self, classes: int, team: Team = ALONE) -> None:
-        self.team, self.answers = team, list[tuple[Tensor, Tensor]]()
+    def __init__(self, classes: int, world: ProcessGroup = ALONE) -> None:
+        self.world, self.answers = world, list[tuple[Tensor, Tensor]]()
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Keep a batch: logits (B, K), labels (B,)."""
@@ -148,13 +148,13 @@ class ClassificationMarks:
 
     def results(self) -> dict[str, Any]:
         """See :func:`classification_metrics`."""
-        logits, labels = zip(*self.team.in_order(self.answers), strict=True)
+        logits, labels = zip(*self.world.in_order(self.answers), strict=True)
         return classification_metrics(torch.cat(logits), torch.cat(labels))
 
 
-def marks_of(data: ImageData, team: Team = ALONE) -> Any:
+def marks_of(data: ImageData, world: ProcessGroup = ALONE) -> Any:
     """What counts the answers to a data set: ``add(logits, labels)``, then ``results()``."""
-    return resolve_name(TASKS[data.task].marks)(len(data.classes), team)
+    return resolve_name(TASKS[data.task].marks)(len(data.classes), world)
 
 
 # Does attention lie on the objects that define the class? Measured against ground truth.
@@ -232,7 +232,7 @@ def evaluate_students(
     teacher: nn.Module | None,
     data: ImageData,
     batch_size: int = BATCH_SIZE,
-    team: Team = ALONE,
+    world: ProcessGroup = ALONE,
     **place: Any,
 ) -> list[dict[str, Any]]:
     """All that a record says of each student's quality, in one pass; ``place`` as for `predict`.
@@ -242,18 +242,18 @@ def evaluate_students(
     ``teacher``) with ``energy_share`` and ``pointing`` of each stage, and ``chance``, the score of
     attention that knows nothing.
     """
-    marks = [marks_of(data, team) for _ in students]
+    marks = [marks_of(data, world) for _ in students]
     sums: list[list[dict[str, Any]]] = [[] for _ in students]
     size, taught = images_at_once(data, batch_size), None
     networks = [*students] if teacher is None else [teacher, *students]
-    for batch, number, output in answers(networks, data, size, team=team, **place):
+    for batch, number, output in answers(networks, data, size, world=world, **place):
         student = number - (len(networks) - len(students))
         if student < 0:  # the teacher, who answers before all students
             taught = output
         else:
             marks[student].add(output.logits, batch.labels)
             sums[student].append(_attention_sums(output, taught, batch, data))
-    attention = [_means(team.in_order(own), len(data)) for own in sums]
+    attention = [_means(world.in_order(own), len(data)) for own in sums]
     return [{"results": own.results(), **more} for own, more in zip(marks, attention, strict=True)]
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from kdlib.errors import EXIT_MISTAKE, KdlibError, ended
+from kdlib.process_group import ALONE, ProcessGroup, launched_world
 from kdlib.runs import RunConfig, earlier, run_directory
 from kdlib.tasks import TASKS
-from kdlib.team import ALONE, Team, launched_team
 from kdlib.train import fit
-from kdlib.trainee import DivergedError
+from kdlib.train_state import DivergedError
 
 LOST = ("gloo", "nccl", "connection", "peer", "recv")  # words of who has lost another process
 
@@ -42,36 +42,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def launch(options: Namespace) -> int:
     """Train in this process's place in a launch; what all processes meet, one of them reports."""
-    team = ALONE
+    world = ALONE
     try:
-        team = launched_team(options.device, options.sync_batch_norm)
-        team.gathered(None)  # before all have come, none may leave
-        train(options, team)
+        world = launched_world(options.device, options.sync_batch_norm)
+        world.gathered(None)  # before all have come, none may leave
+        train(options, world)
     except KdlibError as error:
-        if team.is_main:
+        if world.is_main:
             raise
         if not isinstance(error, DivergedError):  # which all meet
-            raise KdlibError(f"process {team.rank} of {team.size}: {error}") from error
+            raise KdlibError(f"process {world.rank} of {world.size}: {error}") from error
     except RuntimeError as error:
-        if team.size == 1 or not any(word in str(error).lower() for word in LOST):
+        if world.size == 1 or not any(word in str(error).lower() for word in LOST):
             raise
-        if team.is_main:
+        if world.is_main:
             print("Another process of this launch has ended; see what it said.", file=sys.stderr)
     else:
         return 0
     return EXIT_MISTAKE
 
 
-def train(options: Namespace, team: Team) -> None:
+def train(options: Namespace, world: ProcessGroup) -> None:
     """Train the run of ``options.config`` and, first, those whose files it reads."""
-    with team.main_first():  # the main process says what is wrong with it
+    with world.main_first():  # the main process says what is wrong with it
         run = read_config(options.config)
         runs = [*earlier([run]), run]
     root, bar = options.runs, not options.no_progress
     how: dict[str, Any] = {"data_root": options.data_root, "device": options.device}
     for config in runs:
-        record = fit(config, root, progress=bar, team=team, **how)
-        if team.is_main:  # a dictionary's run has no accuracy
+        record = fit(config, root, progress=bar, world=world, **how)
+        if world.is_main:  # a dictionary's run has no accuracy
             metric = TASKS[config.task].metric
             reached, folder = record.get("results", {}).get(metric), run_directory(config, root)
             said = "finished" if reached is None else f"{metric} {100 * reached:.2f} %"

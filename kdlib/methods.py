@@ -42,7 +42,7 @@ class Method:
     of: str | None = None
     arguments: tuple[Any, ...] = ()  # positional ones of `build`
     fixed: dict[str, Any] = field(default_factory=dict)  # options other than `build`'s defaults
-    fitted: bool = False  # `build` takes a kdlib.models.output.Pair first, for layers of its own
+    fitted: bool = False  # `build` takes a NetworkPair first, which its layers are made for
     warmup: float = 0.0  # share of the training over which the weight grows
     ramp: Callable[[float], float] = float  # the warm-up's share to the weight's: grows evenly
     ce_weight: float = 1.0  # of the cross-entropy beside this loss, by default
@@ -50,7 +50,7 @@ class Method:
     reads: tuple[str, ...] = ()  # what limits the augmentations, see REFUSED
     tasks: tuple[str, ...] = IMAGES
     after: str | None = None  # from a run to the one that must be finished before it begins
-    trainee: str = "kdlib.trainee:Trainee"  # what trains a run of the method
+    state: str = "kdlib.train_state:TrainState"  # what trains a run of the method
     couples: bool = False  # an image's loss depends on the images beside it (in its process)
     undivided: str = ""  # why several processes cannot train it together
     settings: str | None = None  # takes the options of a method without a loss, refuses bad ones
@@ -89,12 +89,12 @@ def _dct(preset: str, *line: Any, **more: Any) -> Method:
 # SRM in its three runs: dictionaries of a teacher, an initialised student, the task.
 _srm = partial(Method, source="Tran 2021, arXiv 2103.17012", reads=("codes",))
 _srm_task = partial(
-    _srm, settings="kdlib.srm.options:SrmOptions", trainee="kdlib.srm.stages:Continued")
+    _srm, settings="kdlib.srm.options:SrmOptions", state="kdlib.srm.stages:Continued")
 _srm_stage = partial(_srm, weight=1.0, fitted=True, ce_weight=0.0,
     undivided="when it has learnt, it looks at all training images at once")
 # FRSKD, some of whose options are changed: they are parts or controls of one method.
 _frskd = partial(Method, "kdlib.frskd.losses:RefinementLoss", 1.0, fitted=True, self_taught=True,
-    tasks=DENSE, trainee="kdlib.frskd.losses:SelfTaught")
+    tasks=DENSE, state="kdlib.frskd.losses:SelfTaught")
 # A classifier in a detector: p of a crop by the teacher, of a positive by the student.
 _crops = partial(Method, "kdlib.detection.losses:CropLoss", tasks=("detection",))
 # The release weighs its DCT loss by 1. Variants differ in scale (over three stages of random
@@ -182,10 +182,10 @@ METHODS: dict[str, Method] = {
 STAGES: dict[str, Method] = {
     "srm_dictionary": _srm_stage("kdlib.srm.losses:ReconstructionLoss",
         formula="sum mean (C k - F_t)^2, k the s largest of sigmoid(C^T F_t + b)",
-        trainee="kdlib.srm.stages:DictionaryLearner"),
+        state="kdlib.srm.stages:DictionaryLearner"),
     "srm_init": _srm_stage("kdlib.srm.losses:InitialisationLoss",
         formula="sum BCE(mean k_s, mean k_t) + CE(k_s, argmax k_t)",
-        after="kdlib.srm.options:dictionary_of", trainee="kdlib.srm.stages:Initialised"),
+        after="kdlib.srm.options:dictionary_of", state="kdlib.srm.stages:Initialised"),
 }
 # fmt: on
 BUILT_IN = frozenset(METHODS | STAGES)

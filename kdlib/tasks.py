@@ -9,7 +9,7 @@ class Measures(NamedTuple):
     metric: str  # of a record's results, the one that runs are judged by
     metrics: tuple[str, ...]  # all that are one number, in the order in which tables show them
     monitored: str  # column of history.csv with that metric on some of the evaluation set
-    trainee: str | None = None  # what trains its networks, where methods do not say it
+    state: str | None = None  # what trains its networks, where methods do not say it
     marks: str = "kdlib.evaluate:ClassificationMarks"  # what counts a network's answers
 
 
@@ -19,7 +19,7 @@ TASKS: dict[str, Measures] = {
     "classification": _IMAGES,
     "segmentation": _PIXELS._replace(marks="kdlib.frskd.segmentation:SegmentationMarks"),
     "detection": Measures(
-        "map", ("map", "map50", "map75"), "map50", "kdlib.detection.trainee:DetectorTrainee"
+        "map", ("map", "map50", "map75"), "map50", "kdlib.detection.train_state:DetectorState"
     ),
     "crops": _IMAGES,  # classification of objects that are cut out by their boxes
 }

@@ -1,7 +1,7 @@
 """The one training loop: one student or several in lock-step, sharing the teacher's forward.
 
 Each student has its own network, optimiser and random streams: its numbers are, to the bit, those
-of a run by itself. Several processes (:mod:`kdlib.team`) each take a part of every batch.
+of a run by itself. Several processes (:mod:`kdlib.process_group`) each take a part of every batch.
 """
 
 import time
@@ -21,10 +21,10 @@ from kdlib.evaluate import channels_last
 from kdlib.files import locked, write_json
 from kdlib.methods import method_of, parse_method
 from kdlib.models import check_task
+from kdlib.process_group import ALONE, LEAST, ProcessGroup
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory, write_record
 from kdlib.tasks import TASKS
-from kdlib.team import ALONE, LEAST, Team
-from kdlib.trainee import Group, Trainee, resolve_precision
+from kdlib.train_state import Group, TrainState, resolve_precision
 
 OWN_FIELDS = {
     "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
@@ -41,7 +41,7 @@ def fit(
     data_root: Path | None = None,
     device: str | None = None,
     progress: bool = True,
-    team: Team = ALONE,
+    world: ProcessGroup = ALONE,
     on_epoch: OnEpoch = None,
 ) -> Any:
     """Train every run of ``configs`` that is not finished; return the record of each.
@@ -52,29 +52,29 @@ def fit(
     ``KdlibError`` says what cannot be trained, what is missing, or which loss is not finite.
 
     Real data sets lie in ``data_root``; ``device`` is by default the GPU if there is one; all of a
-    ``team`` call this alike; ``on_epoch`` is called in the main process with the configuration and
+    ``world`` call this alike; ``on_epoch`` is called in the main process with the configuration and
     the row of ``history.csv`` when an epoch is saved.
     """
     root, single = Path(root), isinstance(configs, RunConfig)
     configs = [configs] if isinstance(configs, RunConfig) else configs
     with ExitStack() as locks:
-        with team.main_first():
+        with world.main_first():
             check_group(configs)
-            check_team(configs, team)
+            check_world(configs, world)
             directories = [run_directory(config, root) for config in configs]
-            for directory in sorted(set(directories)) if team.is_main else ():
+            for directory in sorted(set(directories)) if world.is_main else ():
                 locks.enter_context(locked(directory.parent / f".{directory.name}.lock"))
-        waiting = team.from_main([one for one in configs if not is_finished(one, root)])
+        waiting = world.from_main([one for one in configs if not is_finished(one, root)])
         if waiting:
-            group = prepare(waiting, root, data_root, device, team)
-            train(waiting, group, root, progress and team.is_main, on_epoch)
-        records = [read_record(one / "record.json") for one in directories if team.is_main]
-        return team.from_main(records[0] if single and records else records)
+            group = prepare(waiting, root, data_root, device, world)
+            train(waiting, group, root, progress and world.is_main, on_epoch)
+        records = [read_record(one / "record.json") for one in directories if world.is_main]
+        return world.from_main(records[0] if single and records else records)
 
 
-def trainee_of(config: RunConfig) -> type[Trainee]:
+def state_of(config: RunConfig) -> type[TrainState]:
     """What trains a run: the class that its task or its method names."""
-    return resolve_name(TASKS[config.task].trainee or method_of(config.method).trainee)
+    return resolve_name(TASKS[config.task].state or method_of(config.method).state)
 
 
 def check_group(configs: Sequence[RunConfig]) -> None:
@@ -95,55 +95,59 @@ def check_group(configs: Sequence[RunConfig]) -> None:
             )
 
 
-def check_team(configs: Sequence[RunConfig], team: Team) -> None:
+def check_world(configs: Sequence[RunConfig], world: ProcessGroup) -> None:
     """Refuse methods, batch norms and batches that several processes cannot share."""
-    if team.size == 1:
+    if world.size == 1:
         return
     for config in configs:
         if reason := method_of(config.method).undivided:
             raise KdlibError(
-                f"'{config.method}' cannot be trained by {team.size} processes: {reason}. Train it "
-                "in one: python -m kdlib.train with the same configuration, without a launcher."
+                f"'{config.method}' cannot be trained by {world.size} processes: {reason}. Train "
+                "it in one: python -m kdlib.train with the same configuration, without a launcher."
             )
-    if team.synchronised and (team.device is None or team.device.type != "cuda"):
+    if world.synchronised and (world.device is None or world.device.type != "cuda"):
         raise KdlibError(
             f"Batch norms are synchronised between GPUs alone, and this launch is on "
-            f"'{team.device}'; leave --sync-batch-norm out: each process then has its own."
+            f"'{world.device}'; leave --sync-batch-norm out: each process then has its own."
         )
     images = configs[0].batch_size
-    if images < LEAST * team.size:
+    if images < LEAST * world.size:
         raise KdlibError(
-            f"A batch of {images} images is too small for {team.size} processes, which need "
+            f"A batch of {images} images is too small for {world.size} processes, which need "
             f"{LEAST} each; start at most {images // LEAST}, or raise batch_size."
         )
 
 
 def prepare(
-    configs: Sequence[RunConfig], root: Path, data_root: Path | None, device: str | None, team: Team
+    configs: Sequence[RunConfig],
+    root: Path,
+    data_root: Path | None,
+    device: str | None,
+    world: ProcessGroup,
 ) -> Group:
     """Load the data and the teacher that a group of runs shares."""
-    place = team.device or torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    first, kind = configs[0], trainee_of(configs[0])
-    with team.main_first():  # which fills the caches that the others then read
+    place = world.device or torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    first, kind = configs[0], state_of(configs[0])
+    with world.main_first():  # which fills the caches that the others then read
         data = runs.data_of(first, "train", data_root)
         evaluation = runs.data_of(first, "test", data_root)
         if data.classes != evaluation.classes:
             raise KdlibError("Training and evaluation data have different classes; see the data.")
-        batches = kind.batches(data, first.batch_size, first.augmentation, place, team=team)
+        batches = kind.batches(data, first.batch_size, first.augmentation, place, world=world)
         teacher = kind.teacher_for(configs, root, data, place)
         precision = resolve_precision(first.precision, place)
-    return Group(data, place, teacher, team.from_main(precision), team, batches, evaluation)
+    return Group(data, place, teacher, world.from_main(precision), world, batches, evaluation)
 
 
 def train(
     configs: Sequence[RunConfig], group: Group, root: Path, progress: bool, on_epoch: OnEpoch
 ) -> None:
     """Train the students of a group in lock-step, from where each was stopped, to their records."""
-    trainees = [trainee_of(config)(config, group, root) for config in configs]
-    for trainee in trainees if group.team.is_main else ():
-        write_json(trainee.directory / "config.json", trainee.config.to_file())
-    epochs = [trainee.epoch for trainee in trainees]
-    if epochs != group.team.from_main(epochs):
+    states = [state_of(config)(config, group, root) for config in configs]
+    for state in states if group.world.is_main else ():
+        write_json(state.directory / "config.json", state.config.to_file())
+    epochs = [state.epoch for state in states]
+    if epochs != group.world.from_main(epochs):
         raise KdlibError(
             "This process sees other checkpoints than the main one. The folder of runs must be one "
             "that all machines share; give --runs a folder on a shared disk."
@@ -152,62 +156,62 @@ def train(
     total = (last - first) * len(group.batches)
     with tqdm(total=total, disable=not progress, unit="batch", mininterval=1) as bar:
         for epoch in range(first, last):
-            if learning := _sound(one for one in trainees if one.epoch == epoch):
+            if learning := _sound(one for one in states if one.epoch == epoch):
                 train_epoch(learning, group, epoch, bar, on_epoch)
-    alike: dict[Any, list[Trainee]] = defaultdict(list)  # a resumed run keeps its own precision
-    for one in trainees:
+    alike: dict[Any, list[TrainState]] = defaultdict(list)  # a resumed run keeps its own precision
+    for one in states:
         if one.failure is None or one.config.split == "dev":
             alike[one.measure, one.teacher is None, one.precision].append(one)
     for some in alike.values():
         _conclude(some)
-    for one in trainees:
+    for one in states:
         if one.failure is not None and one.config.split != "dev":
             raise one.failure
 
 
 def train_epoch(
-    trainees: Sequence[Trainee], group: Group, epoch: int, bar: tqdm, on_epoch: OnEpoch
+    states: Sequence[TrainState], group: Group, epoch: int, bar: tqdm, on_epoch: OnEpoch
 ) -> None:
-    """One epoch of every trainee, to a checkpoint; one whose loss is not finite stops before it."""
-    for trainee in trainees:
-        trainee.parts.train()
-    taught = any(trainee.distiller.needs_teacher for trainee in trainees) and group.teacher
+    """One epoch of every state, to a checkpoint; one whose loss is not finite stops before it."""
+    for state in states:
+        state.parts.train()
+    taught = any(state.distiller.needs_teacher for state in states) and group.teacher
     teaching_s = 0.0
-    batches = map(channels_last, group.batches.epoch(trainees[0].config.data_seed, epoch))
+    batches = map(channels_last, group.batches.epoch(states[0].config.data_seed, epoch))
     for done, batch in enumerate(batches, epoch * len(group.batches)):
         start = time.perf_counter()
         with torch.autocast(group.device.type, torch.bfloat16, group.precision == "bfloat16"):
             teacher = group.teacher.teach(batch) if taught else None
         teaching_s += time.perf_counter() - start
-        for trainee in _sound(trainees):
-            terms = trainee.learn(batch, teacher, done, len(group.batches))
+        for state in _sound(states):
+            terms = state.learn(batch, teacher, done, len(group.batches))
             values = " ".join(f"{name}={term.item():.3f}" for name, term in terms.items())
-            where = f"epoch {epoch + 1}/{trainee.config.epochs} {trainee.config.method}"
+            where = f"epoch {epoch + 1}/{state.config.epochs} {state.config.method}"
             bar.set_postfix_str(f"{where}: {values}", refresh=False)
         bar.update()
-    for trainee in _sound(trainees):
-        group.team.share_buffers(trainee.parts)
-        row = trainee.row(epoch, teaching_s)
-        trainee.end_epoch(row)
-        if on_epoch is not None and group.team.is_main:
-            on_epoch(trainee.config, row)
+    for state in _sound(states):
+        group.world.share_buffers(state.parts)
+        row = state.row(epoch, teaching_s)
+        state.end_epoch(row)
+        if on_epoch is not None and group.world.is_main:
+            on_epoch(state.config, row)
 
 
-def _sound(trainees: Iterable[Trainee]) -> list[Trainee]:
-    return [trainee for trainee in trainees if trainee.failure is None]
+def _sound(states: Iterable[TrainState]) -> list[TrainState]:
+    return [state for state in states if state.failure is None]
 
 
-def _conclude(trainees: Sequence[Trainee]) -> None:
+def _conclude(states: Sequence[TrainState]) -> None:
     """Evaluate, and leave weights, history and, last of all, the record of each."""
-    for trainee in trainees:
-        if trainee.failure is not None:  # a result too, of a weight that is searched for on dev
-            trainee.start_over()
-    for trainee, quality in zip(trainees, trainees[0].measure(trainees), strict=True):
-        watched = {} if trainee.history else trainee.monitor()
-        if trainee.team.is_main:
-            trainee.finish()
-            write_record(trainee.directory, trainee.record(quality, watched))
-            trainee.checkpoint.unlink(missing_ok=True)
+    for state in states:
+        if state.failure is not None:  # a result too, of a weight that is searched for on dev
+            state.start_over()
+    for state, quality in zip(states, states[0].measure(states), strict=True):
+        watched = {} if state.history else state.monitor()
+        if state.world.is_main:
+            state.finish()
+            write_record(state.directory, state.record(quality, watched))
+            state.checkpoint.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ def training_flops(config: RunConfig) -> int:
     from kdlib.data.image_data import ImageData
     from kdlib.distill import FrozenTeacher
     from kdlib.models import create_model
-    from kdlib.trainee import Group, Trainee
+    from kdlib.train_state import Group, TrainState
 
     if config.task == "detection":
         raise KdlibError(
@@ -226,12 +226,12 @@ def training_flops(config: RunConfig) -> int:
     teacher = None if untaught else FrozenTeacher(create_model(config.teacher, CLASSES))
     names = tuple(map(str, range(CLASSES)))
     data = ImageData(images, labels, names, mean=(0.0,) * 3, std=(1.0,) * 3, fingerprint="")
-    trainee = Trainee(config, Group(data, torch.device("cpu"), teacher), Path("no-runs"))
-    trainee.parts.train()
+    state = TrainState(config, Group(data, torch.device("cpu"), teacher), Path("no-runs"))
+    state.parts.train()
     with FlopCounterMode(display=False) as counter:
         taught = None if teacher is None else teacher(images)
         batch = Batch(images, truth, labels[:IMAGES])
-        terms = trainee.distiller(trainee.student(images), taught, batch)
+        terms = state.distiller(state.student(images), taught, batch)
         torch.stack(list(terms.values())).sum().backward()
     return counter.get_total_flops() // IMAGES
 

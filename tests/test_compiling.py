@@ -38,7 +38,7 @@ def weights_after(one, method, steps=3):
     for step in range(steps):
         batch = one.batch()
         teacher = one.teacher(batch.images)
-        one.trainees[method].step(batch, teacher, 0.01 * (step + 1), 0.1 * (step + 1))
+        one.states[method].step(batch, teacher, 0.01 * (step + 1), 0.1 * (step + 1))
     return one.weights(method)
 
 
@@ -48,7 +48,7 @@ def weights_after(one, method, steps=3):
 def test_a_compiled_student_ends_with_the_same_weights(data, method, frames):
     plain, other = bench(data, method), bench(data, method, compiled=True)
     assert isinstance(other.teacher, CompiledTeacher)
-    assert isinstance(other.trainees[method].learner, CompiledLearner)
+    assert isinstance(other.states[method].learner, CompiledLearner)
     mine, theirs = weights_after(plain, method), weights_after(other, method)
     assert all(torch.allclose(value, theirs[name], atol=1e-6) for name, value in mine.items())
     batch = plain.batch()

@@ -32,11 +32,11 @@ from kdlib.distill import TeacherOutput
 from kdlib.evaluate import evaluate_students, predict
 from kdlib.files import load_tensors, save_tensors
 from kdlib.launch import main
+from kdlib.process_group import ALONE, ProcessGroup, Shard, launched_world
 from kdlib.runs import RunConfig, read_record, run_directory
 from kdlib.seeds import seed_everything
-from kdlib.team import ALONE, Portion, Team, launched_team
-from kdlib.train import check_team, fit
-from kdlib.trainee import Trainee
+from kdlib.train import check_world, fit
+from kdlib.train_state import TrainState
 from study.records import validate_record
 
 
@@ -55,15 +55,15 @@ def launched(work: Callable[[], Any]) -> list[Callable[[], Any]]:
     return [partial(act, rank) for rank in "01"]
 
 
-def together(work: Callable[[Team], Any]) -> list[Any]:
+def together(work: Callable[[ProcessGroup], Any]) -> list[Any]:
     """What ``work`` returns in each of two processes, or the error that it raises there."""
 
     def act() -> Any:
-        team = launched_team("cpu")
+        world = launched_world("cpu")
         try:
-            return work(team)
+            return work(world)
         finally:
-            team.gathered(None)  # whoever ends at once takes the others' connections along
+            world.gathered(None)  # whoever ends at once takes the others' connections along
 
     return outcomes(*launched(act))
 
@@ -72,12 +72,12 @@ def together(work: Callable[[Team], Any]) -> list[Any]:
 @pytest.mark.parametrize("count", [2, 3, 5, 16, 33])
 def test_every_image_of_a_batch_counts_once(count, size):
     batch = torch.randperm(count)
-    parts = [Team(rank, size).own(batch) for rank in range(size)]
-    counted = [part for part, portion in parts if portion.counted]
+    parts = [ProcessGroup(rank, size).own(batch) for rank in range(size)]
+    counted = [part for part, shard in parts if shard.counted]
     assert torch.equal(torch.cat(counted), batch) and parts[0][1].counted
     assert all(len(part) >= 2 for part, _ in parts)
-    assert sum(portion.counted for _, portion in parts) == count
-    assert {portion.whole for _, portion in parts} == {count}
+    assert sum(shard.counted for _, shard in parts) == count
+    assert {shard.whole for _, shard in parts} == {count}
     assert ALONE.own(batch) == (batch, None)
     assert ALONE.in_order([1, 2]) == [1, 2] and ALONE.from_main(3) == 3
 
@@ -86,12 +86,12 @@ def test_every_image_of_a_batch_counts_once(count, size):
 @pytest.mark.parametrize(
     "augmentation", [("flip", "crop"), ("flip", "mixup"), ("crop", "cutmix"), ("cutmix", "sla")]
 )
-def test_an_image_is_augmented_the_same_in_every_team(augmentation, size):
+def test_an_image_is_augmented_the_same_in_every_launch(augmentation, size):
     scenes = load_data("scenes", "train", size=27, image_size=32)
-    teams = [ALONE, *(Team(rank, size) for rank in range(size))]
-    epochs = [Batches(scenes, 12, augmentation, team=team).epoch(3, 1) for team in teams]
+    launches = [ALONE, *(ProcessGroup(rank, size) for rank in range(size))]
+    epochs = [Batches(scenes, 12, augmentation, world=world).epoch(3, 1) for world in launches]
     for batch, *shares in zip(*epochs, strict=True):
-        counted = [share for share in shares if share.portion.counted]
+        counted = [share for share in shares if share.shard.counted]
         for position in batch.indices.unique():  # of joint labels every image is there four times
             rows = batch.indices == position
             (own,) = [share for share in counted if (share.indices == position).any()]
@@ -105,10 +105,10 @@ def test_an_image_is_augmented_the_same_in_every_team(augmentation, size):
 
 def test_objects_are_shared_out_with_their_images():
     scenes = load_data("scenes", "train", size=9, image_size=32, task="detection")
-    teams = (ALONE, Team(0, 2), Team(1, 2))
-    epochs = [DetectionBatches(scenes, 9, ("flip",), team=team).epoch(0, 0) for team in teams]
+    launches = (ALONE, ProcessGroup(0, 2), ProcessGroup(1, 2))
+    epochs = [DetectionBatches(scenes, 9, ("flip",), world=world).epoch(0, 0) for world in launches]
     whole, *parts = map(next, epochs)
-    assert [part.portion for part in parts] == [Portion(5, 9), Portion(4, 9)]
+    assert [part.shard for part in parts] == [Shard(5, 9), Shard(4, 9)]
     assert all(map(torch.equal, [image for part in parts for image in part.images], whole.images))
     targets = [target for part in parts for target in part.targets]
     boxes = [[target["boxes"] for target in some] for some in (targets, whole.targets)]
@@ -125,10 +125,10 @@ def test_objects_are_shared_out_with_their_images():
         ),
     ],
 )
-def test_what_a_team_cannot_share_is_refused(fields, size, fits, says):
+def test_what_a_launch_cannot_share_is_refused(fields, size, fits, says):
     with pytest.raises(KdlibError, match=says):
-        check_team([tiny(**fields)], Team(0, size))
-    check_team([tiny(**fields)], Team(0, fits))
+        check_world([tiny(**fields)], ProcessGroup(0, size))
+    check_world([tiny(**fields)], ProcessGroup(0, fits))
 
 
 def test_processes_of_a_machine_share_the_cores_that_read_photographs(monkeypatch):
@@ -139,7 +139,7 @@ def test_processes_of_a_machine_share_the_cores_that_read_photographs(monkeypatc
         assert worker_count() == workers
 
 
-class InParts(Trainee):
+class InParts(TrainState):
     """One process in the place of two: it takes each one's part by itself, and adds gradients."""
 
     def step(self, batch: Batch, teacher: Any, lr: float, progress: float) -> dict[str, Tensor]:
@@ -163,13 +163,13 @@ class InParts(Trainee):
         return told
 
 
-def trained(configs: list[RunConfig], root: Path, team: Team) -> Any:
+def trained(configs: list[RunConfig], root: Path, world: ProcessGroup) -> Any:
     """The records of runs that several processes train; all but the main one cannot write."""
-    if not team.is_main:
+    if not world.is_main:
         files.secrets.token_hex = None  # only the main process writes
     heard: list[Any] = []
-    records = fit(configs, root, progress=False, team=team, on_epoch=lambda *it: heard.append(it))
-    assert bool(heard) == team.is_main
+    records = fit(configs, root, progress=False, world=world, on_epoch=lambda *it: heard.append(it))
+    assert bool(heard) == world.is_main
     return records
 
 
@@ -182,7 +182,7 @@ def test_losses_are_those_of_one_process_within_1e_5(taught, tmp_path, monkeypat
     configs = [tiny(method=m, teacher_weights=str(teacher), **sizes) for m in methods]
     mine, theirs = together(partial(trained, configs, tmp_path / "two"))
     assert mine == theirs
-    monkeypatch.setattr(train, "trainee_of", lambda config: InParts)
+    monkeypatch.setattr(train, "state_of", lambda config: InParts)
     one = fit(configs, tmp_path / "one", progress=False)
     for config, record, reference in zip(configs, mine, one, strict=True):
         two, alone = (run_directory(config, tmp_path / name) for name in ("two", "one"))
@@ -201,7 +201,7 @@ def test_losses_are_those_of_one_process_within_1e_5(taught, tmp_path, monkeypat
         torch.testing.assert_close(weights, others, atol=1e-4, rtol=1e-4)
 
 
-def measured(task: str, team: Team) -> Any:
+def measured(task: str, world: ProcessGroup) -> Any:
     """What evaluation says of 33 images in batches of 8: five batches, the last of one image."""
     data = load_data("scenes", "test", size=33, image_size=32, task=task)
     names = {"detection": "ssd_tiny", "segmentation": "segmenter_tiny", "classification": "small"}
@@ -209,11 +209,11 @@ def measured(task: str, team: Team) -> Any:
     seed_everything(0)
     student, teacher = (create_model(name, len(data.classes), **options).eval() for _ in range(2))
     if task == "detection":
-        return evaluate_detectors([student], data, 8, team=team)
+        return evaluate_detectors([student], data, 8, world=world)
     if task == "segmentation":
-        return evaluate_students([student], None, data.first(5), 2, team=team)
-    logits = predict(student, data, 8, team=team).tolist()
-    return logits, evaluate_students([student, teacher], teacher, data, 8, team=team)
+        return evaluate_students([student], None, data.first(5), 2, world=world)
+    logits = predict(student, data, 8, world=world).tolist()
+    return logits, evaluate_students([student, teacher], teacher, data, 8, world=world)
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation", "detection"])
@@ -323,18 +323,18 @@ def whole(tmp_path_factory) -> Path:
 def test_when_one_is_killed_the_other_ends_and_the_next_launch_goes_on(
     victim, moment, whole, tmp_path, monkeypatch
 ):
-    usual, seen = getattr(Trainee, moment), []
+    usual, seen = getattr(TrainState, moment), []
 
-    def fatal(trainee: Trainee, *given: Any) -> Any:
+    def fatal(state: TrainState, *given: Any) -> Any:
         """The fourth step, or end of an epoch, is the last of one process."""
         seen.append(moment)
-        found = usual(trainee, *given)
-        if trainee.team.rank == victim and len(seen) == 4:
+        found = usual(state, *given)
+        if state.world.rank == victim and len(seen) == 4:
             os.kill(os.getpid(), signal.SIGKILL)
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainee, moment, fatal)
+        patch.setattr(TrainState, moment, fatal)
         ends, said = launch(tmp_path, **SHORT)
     assert ends[victim] == -signal.SIGKILL and ends[1 - victim] == 2
     mine = run_directory(tiny(**SHORT), tmp_path / "runs")

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize("name", [*METHODS, *STAGES])
 def test_every_entry_says_where_it_comes_from_and_refuses_unknown_options(name):
     line = method_of(name)
-    assert line.source and line.formula and line.trainee
+    assert line.source and line.formula and line.state
     assert line.weight > 0 or line.build is None
     assert {"reduction", "preset", "pair"}.isdisjoint(line.options)
     if "classification" in line.tasks:

@@ -10,7 +10,7 @@ from training import tiny
 
 import kdlib
 from kdlib.train import fit
-from kdlib.trainee import Trainee
+from kdlib.train_state import TrainState
 
 ROOT = Path(kdlib.__file__).parent
 STEP, FIT = 8, 20
@@ -18,7 +18,7 @@ STEP, FIT = 8, 20
 
 def test_a_step_of_a_dct_student_opens_eight_files_and_a_whole_fit_twenty(root, monkeypatch):
     config = tiny(method="dct", epochs=1)
-    step, inside, steps = Trainee.step, [], []
+    step, inside, steps = TrainState.step, [], []
     files: dict[bool, set[str]] = {False: set(), True: set()}
 
     def traced(*given):
@@ -31,7 +31,7 @@ def test_a_step_of_a_dct_student_opens_eight_files_and_a_whole_fit_twenty(root, 
         if event == "call":
             files[bool(inside)].add(frame.f_code.co_filename)
 
-    monkeypatch.setattr(Trainee, "step", traced)
+    monkeypatch.setattr(TrainState, "step", traced)
     sys.setprofile(note)
     try:
         fit(config, root)

@@ -11,12 +11,12 @@ import torch
 from torch import nn, optim
 from training import check_like, stop_after_an_epoch, tiny
 
-from kdlib import FrozenTeacher, KdlibError, create_model, fit, load_data, trainee
+from kdlib import FrozenTeacher, KdlibError, create_model, fit, load_data, state
 from kdlib.evaluate import attention_on, predicted, trained_network
 from kdlib.files import load_tensors, save_tensors
 from kdlib.runs import RunConfig, run_directory
 from kdlib.seeds import derive_seed, seed_everything
-from kdlib.trainee import Trainee, create_optimiser, learning_rate, resolve_precision
+from kdlib.train_state import TrainState, create_optimiser, learning_rate, resolve_precision
 from study.records import validate_record
 
 METHODS = ("student", "kd", "at+kd", "dct+gate+kd", "crd", "vid+kd")
@@ -28,7 +28,7 @@ WILD = {"method": "kd", "kd_weight": 1e39}
 def together(taught, tmp_path_factory) -> tuple[Path, list[dict], list, list]:
     """A folder of all methods in lock-step, records, what was said of epochs, and the teacher."""
     root = copytree(taught, tmp_path_factory.mktemp("together") / "runs")
-    rows, held, load = [], [], Trainee.teacher_for
+    rows, held, load = [], [], TrainState.teacher_for
 
     def remember(*given):
         held.append(load(*given))
@@ -36,7 +36,7 @@ def together(taught, tmp_path_factory) -> tuple[Path, list[dict], list, list]:
         return held[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainee, "teacher_for", remember)
+        patch.setattr(TrainState, "teacher_for", remember)
         found = fit(CONFIGS, root, progress=False, on_epoch=lambda *said: rows.append(said))
     return root, found, rows, held
 
@@ -181,6 +181,6 @@ def test_precision_is_measured_once_on_a_machine(gain, chosen, tmp_path, monkeyp
     cpu, times = torch.device("cpu"), iter([gain, 1.0])
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(trainee, "latency", lambda step: step() or next(times))
+        patch.setattr(state, "latency", lambda step: step() or next(times))
         assert [resolve_precision("auto", cpu) for _ in range(3)] == [chosen] * 3
     assert resolve_precision("float32", cpu) == "float32"

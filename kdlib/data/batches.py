@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.errors import KdlibError, unknown
+from kdlib.process_group import ALONE, ProcessGroup, Shard
 from kdlib.seeds import derive_seed, generator
 from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING
-from kdlib.team import ALONE, Portion, Team
 
 CROP_PADDING = 4
 ROTATIONS = 4
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     labels: Tensor  # (B,) int64; where pixels have classes (B, H, W), ``IGNORED`` if none counts
     indices: Tensor  # (B,) positions in the data set
     mixed: Mixed | None = None  # what was mixed into them, if anything was
-    portion: Portion | None = None  # which part of a batch they are; ``None``: the whole
+    shard: Shard | None = None  # which part of a batch they are; ``None``: the whole
 
 
 class Batches:
@@ -50,8 +50,8 @@ class Batches:
     Augmentation: ``flip`` mirrors half of the images, ``crop`` pads by four pixels with the mean
     colour and cuts a random window, ``random_crop`` cuts one out of a photograph; masks move with
     their images. ``mixup``, ``cutmix`` and ``sla`` are in :mod:`kdlib.frskd.mixing`. What does not
-    fit the images is refused. Each process of a ``team`` has its part of every batch of an epoch,
-    and in order every ``team.size``-th batch as a whole.
+    fit the images is refused. Each process of a ``world`` has its part of every batch of an epoch,
+    and in order every ``world.size``-th batch as a whole.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Batches:
         batch_size: int,
         augmentation: tuple[str, ...] = (),
         device: torch.device | str = "cpu",
-        team: Team = ALONE,
+        world: ProcessGroup = ALONE,
     ) -> None:
         _check(augmentation, data)
         device, images = torch.device(device), data.images
@@ -71,7 +71,7 @@ class Batches:
             images = images.to(device) if images.nbytes <= DEVICE_SHARE * free else images
         self.images: Any = images  # a tensor, or photographs
         self.labels, self.classes = data.labels.to(device), len(data.classes)
-        self.batch_size, self.augmentation, self.team = batch_size, augmentation, team
+        self.batch_size, self.augmentation, self.world = batch_size, augmentation, world
         shades = torch.tensor([data.mean, data.std], device=device).view(2, 1, 3, 1, 1)
         self._mean, self._std = shades
 
@@ -91,14 +91,14 @@ class Batches:
         mixing = set(MIXING) & set(self.augmentation)
         mixed = resolve_name("kdlib.frskd.mixing:mixed") if mixing else None
         # A part that is mixed needs the image before its first one, which another process has.
-        looks_back = self.team.size > 1 and bool(mixing - {JOINT})
+        looks_back = self.world.size > 1 and bool(mixing - {JOINT})
         parts = parts_of(order, self.batch_size)
-        own = [self.team.own(part, neighbour=looks_back) for part in parts]
+        own = [self.world.own(part, neighbour=looks_back) for part in parts]
         stored = self._stored([indices for indices, _ in own], places)
-        for (indices, portion), pixels in zip(own, stored, strict=True):
+        for (indices, shard), pixels in zip(own, stored, strict=True):
             if "flip" in self.augmentation:  # of whole numbers: a quarter of the bytes
                 pixels = torch.where(flips[indices].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
-            batch = self._batch(pixels, indices)._replace(portion=portion)
+            batch = self._batch(pixels, indices)._replace(shard=shard)
             if "crop" in self.augmentation:
                 batch = batch._replace(images=_shifted(batch.images, shifts[indices]))
                 if batch.labels.ndim > 1:
@@ -111,7 +111,7 @@ class Batches:
     def in_order(self) -> Iterator[Batch]:
         """Every image once, in its place, not augmented; of several processes, in their turn."""
         order = torch.arange(len(self.labels), device=self.labels.device)
-        parts = parts_of(order, self.batch_size)[self.team.rank :: self.team.size]
+        parts = parts_of(order, self.batch_size)[self.world.rank :: self.world.size]
         return map(self._batch, self._stored(parts, None), parts)
 
     def _stored(self, parts: Sequence[Tensor], places: Tensor | None) -> Iterator[Tensor]:

@@ -21,8 +21,8 @@ from kdlib.data.image_data import ImageData
 from kdlib.data.photographs import Photographs, worker_count
 from kdlib.detection.objects import Objects, WholePhotographs, picture_at
 from kdlib.errors import KdlibError, unknown
+from kdlib.process_group import ALONE, ProcessGroup, Shard
 from kdlib.seeds import derive_seed, generator
-from kdlib.team import ALONE, Portion, Team
 
 DISTORTIONS = ("photometric", "zoom_out", "iou_crop", "scale_jitter")
 AUGMENTATIONS = ("flip", *DISTORTIONS)
@@ -34,7 +34,7 @@ class DetectionBatch(NamedTuple):
     images: list[Tensor]  # (3, h, w) float32 each, 0 to 1; detectors normalise them
     targets: list[dict[str, Tensor]]  # boxes (n, 4) float32, labels (n,) int64: the kinds + 1
     indices: Tensor  # (B,) int64, positions in the data set
-    portion: Portion | None = None  # of the whole batch; None where they are the whole
+    shard: Shard | None = None  # of the whole batch; None where they are the whole
 
 
 class DetectionBatches:
@@ -55,10 +55,10 @@ class DetectionBatches:
         augmentation: tuple[str, ...] = (),
         device: torch.device | str = "cpu",
         workers: int | None = None,
-        team: Team = ALONE,
+        world: ProcessGroup = ALONE,
     ) -> None:
         self._images, self.labels = _checked(data, augmentation), data.labels.to(device)
-        self.batch_size, self.augmentation, self.team = batch_size, augmentation, team
+        self.batch_size, self.augmentation, self.world = batch_size, augmentation, world
         own = 0 if isinstance(data.images, Tensor) else worker_count()
         self._workers = own if workers is None else workers
         if self._workers < 0:
@@ -74,16 +74,16 @@ class DetectionBatches:
         order = torch.randperm(count, generator=generator(seed, "order", epoch))
         flips = torch.rand(count, generator=generator(seed, "augmentation", epoch)) < 0.5
         flips &= torch.tensor("flip" in self.augmentation)
-        own = [self.team.own(part) for part in parts_of(order, self.batch_size)]
+        own = [self.world.own(part) for part in parts_of(order, self.batch_size)]
         images = replace(self._images, flips=flips, stream=(seed, epoch))
         made = self._batches([part for part, _ in own], images)
-        for batch, (_, portion) in zip(made, own, strict=True):
-            yield batch._replace(portion=portion)
+        for batch, (_, shard) in zip(made, own, strict=True):
+            yield batch._replace(shard=shard)
 
     def in_order(self) -> Iterator[DetectionBatch]:
         """Every image once, in its place, not augmented; of several processes, in their turn."""
         parts = parts_of(torch.arange(len(self.labels)), self.batch_size)
-        parts = parts[self.team.rank :: self.team.size]
+        parts = parts[self.world.rank :: self.world.size]
         return self._batches(parts, replace(self._images, names=()))
 
     def _batches(self, parts: Sequence[Tensor], images: "_Images") -> Iterator[DetectionBatch]:

@@ -16,7 +16,7 @@ from kdlib.detection.objects import Objects
 from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluating
 from kdlib.models.output import count_parameters, latency
-from kdlib.team import ALONE, Team
+from kdlib.process_group import ALONE, ProcessGroup
 
 BATCH_SIZE = 50
 
@@ -56,7 +56,7 @@ def evaluate_detectors(
     *,
     device: torch.device | str = "cpu",
     precision: str = "float32",
-    team: Team = ALONE,
+    world: ProcessGroup = ALONE,
 ) -> list[dict[str, Any]]:
     """What a record says of each detector's quality: ``results``, see :func:`measured`.
 
@@ -65,10 +65,10 @@ def evaluate_detectors(
     """
     if data.objects is None:
         raise KdlibError("There is no truth to compare detections with: load task='detection'.")
-    batches = DetectionBatches(data, batch_size, device=device, team=team)
+    batches = DetectionBatches(data, batch_size, device=device, world=world)
     qualities = []
     for own in _found(detectors, batches, precision):
-        found = [one for of_batch in team.in_order(own) for one in of_batch]
+        found = [one for of_batch in world.in_order(own) for one in of_batch]
         results = measured(found, data.objects, len(data.classes))
         qualities.append({"results": results, "ssim": None, "relevance": None})
     return qualities

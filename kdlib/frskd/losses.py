@@ -21,9 +21,9 @@ from kdlib.losses.attention import ATLoss, for_layer, pool_to_common_size, worki
 from kdlib.losses.dct import DCTLoss
 from kdlib.losses.hints import feature_mse
 from kdlib.losses.logits import counted_pixels, kd_per_image
-from kdlib.models.output import Output, Pair, count_parameters, flops, output_shapes
+from kdlib.models.output import NetworkPair, Output, count_parameters, flops, output_shapes
 from kdlib.runs import RunConfig, run_directory
-from kdlib.trainee import Trainee
+from kdlib.train_state import TrainState
 
 FILE = "self_teacher.safetensors"
 ACCURACIES = {"classification": ("top1", "top5", "mca"), "segmentation": ("miou", "pixel_accuracy")}
@@ -94,7 +94,7 @@ class RefinementLoss(nn.Module):
 
     def __init__(
         self,
-        pair: Pair,
+        pair: NetworkPair,
         *,
         alpha: float = 2.0,
         beta: float | None = None,
@@ -141,7 +141,7 @@ class RefinementLoss(nn.Module):
         return total
 
 
-class SelfTaught(Trainee):
+class SelfTaught(TrainState):
     """A student whose loss holds a self-teacher: that is measured and kept, but not deployed."""
 
     @property
@@ -150,10 +150,10 @@ class SelfTaught(Trainee):
         return cast("RefinementLoss", self.distiller.method_loss).self_teacher
 
     @staticmethod
-    def measure(trainees: Sequence[Trainee]) -> list[dict[str, Any]]:
+    def measure(states: Sequence[TrainState]) -> list[dict[str, Any]]:
         """As of any student, with ``self_teacher``."""
-        qualities = Trainee.measure(trainees)
-        pairs = zip(cast("Sequence[SelfTaught]", trainees), qualities, strict=True)
+        qualities = TrainState.measure(states)
+        pairs = zip(cast("Sequence[SelfTaught]", states), qualities, strict=True)
         return [{**found, "self_teacher": one._self_measured()} for one, found in pairs]
 
     def _self_measured(self) -> dict[str, Any] | None:
@@ -189,7 +189,7 @@ def refined_network(config: RunConfig, root: Path, classes: int) -> RefinedNetwo
     student = trained_network(config, root, classes)
     outputs = output_count(classes, config.augmentation)
     shapes = output_shapes(student, config.image_size)
-    pair = Pair(shapes, None, torch.zeros(0), config.batch_size, 0, outputs, config.pixels)
+    pair = NetworkPair(shapes, None, torch.zeros(0), config.batch_size, 0, outputs, config.pixels)
     loss = create_distiller(config, pair).method_loss
     if not isinstance(loss, RefinementLoss):
         raise KdlibError(f"'{config.method}' has no self-teacher; ask for one such as 'frskd'.")

@@ -36,7 +36,7 @@ def mixed(
     if batch.mixed is not None and looks_back:
         images, labels, indices = (part[1:] for part in batch[:3])
         before = Mixed(batch.mixed.labels[1:], batch.mixed.share)
-        batch = Batch(images, labels, indices, before, batch.portion)
+        batch = Batch(images, labels, indices, before, batch.shard)
     return with_rotations(batch, classes) if JOINT in names else batch
 
 

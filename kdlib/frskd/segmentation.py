@@ -18,7 +18,7 @@ from kdlib.errors import KdlibError
 from kdlib.frskd.self_teacher import BiFPN, PixelHead, reduced
 from kdlib.models.cifar import Widths, basic_resnet, initialise
 from kdlib.models.output import Output, StagedBackbone
-from kdlib.team import ALONE, Team
+from kdlib.process_group import ALONE, ProcessGroup
 
 EFFICIENT_STAGES = {"2": "p2", "3": "p3", "5": "p4", "7": "p5"}
 EFFICIENT_CHANNELS = (24, 40, 112, 320, 320, 320)
@@ -94,8 +94,8 @@ def efficientdet(classes: int, backbone: str, width: int, weights: str | None = 
 class SegmentationMarks:
     """How well masks of K classes fit the batches of all processes: IoU from a confusion table."""
 
-    def __init__(self, classes: int, team: Team = ALONE) -> None:
-        self.classes, self.team = classes, team
+    def __init__(self, classes: int, world: ProcessGroup = ALONE) -> None:
+        self.classes, self.world = classes, world
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
@@ -117,7 +117,7 @@ class SegmentationMarks:
         ``miou``, the mean over the classes that occur in the truth or in the answers;
         ``pixel_accuracy``; ``per_class``, the IoU of each, ``None`` where it occurs in neither.
         """
-        confusion = torch.stack(self.team.gathered(self.confusion)).sum(0)
+        confusion = torch.stack(self.world.gathered(self.confusion)).sum(0)
         if confusion.sum() == 0:
             raise KdlibError(
                 f"No pixel of these masks counts (all are {IGNORED}); evaluate at least one mask "

@@ -7,7 +7,7 @@ from torch.nn import functional
 from kdlib.data.batches import Batch
 from kdlib.errors import KdlibError
 from kdlib.losses.attention import for_layer, working_precision
-from kdlib.models.output import Output, Pair
+from kdlib.models.output import NetworkPair, Output
 from kdlib.seeds import generator
 
 
@@ -81,7 +81,7 @@ class ContrastiveLoss(nn.Module):
 
     def __init__(
         self,
-        pair: Pair,
+        pair: NetworkPair,
         *,
         negatives: int = 16384,
         temperature: float = 0.07,

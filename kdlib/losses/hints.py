@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from kdlib.losses.attention import aligned, for_layer, pool_to_common_size, working_precision
 from kdlib.models.cifar import conv_norm
-from kdlib.models.output import Output, Pair
+from kdlib.models.output import NetworkPair, Output
 
 
 def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ class HintLoss(nn.Module):
     Learned with the task, as in later benchmarks; Romero 2015 (arXiv 1412.6550) fits it first.
     """
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: NetworkPair) -> None:
         super().__init__()
         self.middle = len(pair.channels) // 2
         self.regressor = nn.Conv2d(*pair.channels[self.middle], kernel_size=1)
@@ -69,7 +69,7 @@ class Predictor(nn.Module):
 class VariationalLoss(nn.Module):
     """VID (Ahn 2019, arXiv 1904.05835): the stages' negative log-likelihood, summed, per image."""
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: NetworkPair) -> None:
         super().__init__()
         self.predictors = nn.ModuleList(Predictor(*channels) for channels in pair.channels)
 
@@ -103,7 +103,7 @@ class SemanticLoss(nn.Module):
     Source: Chen 2021, arXiv 2012.03236.
     """
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: NetworkPair) -> None:
         super().__init__()
         mine, theirs = pair.student.stages, pair.teacher.stages
         self.queries = nn.ModuleList(Embedding(pair.batch_size) for _ in mine)

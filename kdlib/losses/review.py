@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from kdlib.losses.attention import aligned, for_layer, pool_to_common_size, working_precision
 from kdlib.models.cifar import conv_norm
-from kdlib.models.output import Output, Pair
+from kdlib.models.output import NetworkPair, Output
 
 Turn = Callable[[int, int, tuple[int, int]], nn.Module]
 """From fused features to the teacher's, by their channels and the size of maps."""
@@ -60,7 +60,7 @@ class ReviewLoss(nn.Module):
     """
 
     def __init__(
-        self, pair: Pair, to_teacher: Turn = convolution, /, *, middle: int | None = None
+        self, pair: NetworkPair, to_teacher: Turn = convolution, /, *, middle: int | None = None
     ) -> None:
         super().__init__()
         middle = middle or min(512, max(64, pair.student.embedding))
@@ -113,6 +113,6 @@ class FrequencyAttention(nn.Module):
         return self.shares[0] * filtered + self.shares[1] * local
 
 
-def frequency_review(pair: Pair, *, middle: int | None = None) -> ReviewLoss:
+def frequency_review(pair: NetworkPair, *, middle: int | None = None) -> ReviewLoss:
     """ReviewKD with frequency attention for its last convolutions; the paper's fusion differs."""
     return ReviewLoss(pair, FrequencyAttention, middle=middle)

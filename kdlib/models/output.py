@@ -31,7 +31,7 @@ class Shapes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pair:
+class NetworkPair:
     """A student and a teacher, by their shapes, and the data that they meet."""
 
     student: Shapes

@@ -15,7 +15,7 @@ from torch.nn import functional
 from kdlib.data.batches import Batch
 from kdlib.distill import TeacherOutput
 from kdlib.losses.attention import aligned, pool_to_common_size, working_precision
-from kdlib.models.output import Output, Pair, Shapes
+from kdlib.models.output import NetworkPair, Output, Shapes
 from kdlib.srm.options import SrmOptions
 
 SAFE = 1e-6
@@ -113,7 +113,7 @@ def dictionaries(teacher: Shapes, options: SrmOptions) -> Blocks:
 class ReconstructionLoss(nn.Module):
     """How badly the sparse codes describe the teacher's stages: summed over stages, per image."""
 
-    def __init__(self, pair: Pair, **given: Any) -> None:
+    def __init__(self, pair: NetworkPair, **given: Any) -> None:
         super().__init__()
         self.blocks = dictionaries(pair.teacher, SrmOptions(**given))
 
@@ -130,7 +130,7 @@ class InitialisationLoss(nn.Module):
     teacher's features.
     """
 
-    def __init__(self, pair: Pair, **given: Any) -> None:
+    def __init__(self, pair: NetworkPair, **given: Any) -> None:
         super().__init__()
         self.options = SrmOptions(**given)
         # Learned before, by a run of their own; frozen here.

@@ -1,4 +1,4 @@
-"""The three runs of SRM, as trainees: dictionaries, initialised student, student that goes on."""
+"""The three runs of SRM, as states: dictionaries, initialised student, student that goes on."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from kdlib.runs import RunConfig, is_finished, read_record, run_directory
 from kdlib.srm import probe
 from kdlib.srm.losses import Blocks, InitialisationLoss, ReconstructionLoss, dictionaries
 from kdlib.srm.options import SrmOptions
-from kdlib.trainee import MONITORED, Trainee
+from kdlib.train_state import MONITORED, TrainState
 
 DRAWN, DRAWN_FROM = 8000, 400
 """Pixels, and the images that they are drawn from, for the comparison with k-means."""
@@ -58,7 +58,7 @@ class DictionaryStep(nn.Module):
         return self.distiller(teacher, teacher, batch, progress)
 
 
-class DictionaryLearner(Trainee):
+class DictionaryLearner(TrainState):
     """Learns the dictionaries of a frozen teacher; what is kept is the state of least loss."""
 
     loss: ReconstructionLoss
@@ -103,9 +103,9 @@ class DictionaryLearner(Trainee):
         return probe.stage_pixels(self.teacher, data.first(DRAWN_FROM), DRAWN, **self.shared)
 
     @staticmethod
-    def measure(trainees: Sequence[Trainee]) -> list[dict[str, Any]]:
+    def measure(states: Sequence[TrainState]) -> list[dict[str, Any]]:
         """Quality of each stage's dictionary on held-out images, instead of accuracies."""
-        return [cast("DictionaryLearner", one).quality() for one in trainees]
+        return [cast("DictionaryLearner", one).quality() for one in states]
 
     def quality(self) -> dict[str, Any]:
         """What the record says of the dictionaries; no codings of fewer pixels than atoms."""
@@ -128,7 +128,7 @@ class DictionaryLearner(Trainee):
         return {"parameters": count_parameters(self.best), "flops": None, "latency_ms": {}}
 
 
-class Initialised(Trainee):
+class Initialised(TrainState):
     """A student that learns from the labels of the teacher's codes; a linear probe judges it."""
 
     def _build(self) -> nn.Module:
@@ -143,16 +143,16 @@ class Initialised(Trainee):
         return {}
 
     @staticmethod
-    def measure(trainees: Sequence[Trainee]) -> list[dict[str, Any]]:
+    def measure(states: Sequence[TrainState]) -> list[dict[str, Any]]:
         """As of any student, whose classifier is a linear probe of the frozen features."""
-        for one in trainees:
+        for one in states:
             data = one.group.data
             features = probe.embeddings(one.student, data, **one.shared)
             probe.install(one.student, *probe.fit_probe(features, data.labels.cpu(), one.classes))
-        return Trainee.measure(trainees)
+        return TrainState.measure(states)
 
 
-class Continued(Trainee):
+class Continued(TrainState):
     """A student that learns its task from where its initialisation left it."""
 
     def _build(self) -> nn.Module:

@@ -21,7 +21,7 @@ from losses.networks import pair
 from processes import outcomes
 
 from kdlib import KdlibError, create_distiller
-from kdlib.detection.trainee import create_crop_loss
+from kdlib.detection.train_state import create_crop_loss
 from kdlib.methods import METHODS, parse_method
 from kdlib.runs import RunConfig, configs_of
 from study import cli, profiles

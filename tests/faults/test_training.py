@@ -27,7 +27,7 @@ from training import TINY, check_like, result_of, tiny
 from kdlib import KdlibError, files, fit, train
 from kdlib.files import PARTIAL, UnwritableError, load_tensors
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory
-from kdlib.trainee import Trainee
+from kdlib.train_state import TrainState
 from study.jobs import plan
 
 CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights.safetensors"
@@ -98,8 +98,8 @@ def test_killed_within_every_single_write(root, undisturbed, monkeypatch, tally)
 @pytest.mark.parametrize(
     ("what", "owner", "act", "size", "kept"),
     [
-        (CHECKPOINT, Trainee, "end_epoch", 20_000, []),
-        (f"a later {CHECKPOINT}", Trainee, "end_epoch", 20_000, [CHECKPOINT]),
+        (CHECKPOINT, TrainState, "end_epoch", 20_000, []),
+        (f"a later {CHECKPOINT}", TrainState, "end_epoch", 20_000, [CHECKPOINT]),
         ("record.json", train, "write_record", 500, [CHECKPOINT, "history.csv", WEIGHTS]),
     ],
 )
@@ -158,17 +158,17 @@ def test_a_folder_of_runs_that_cannot_be_written_to_is_told(tmp_path, tally):
 
 
 def test_a_loss_that_is_not_finite_after_a_good_epoch(root, undisturbed, monkeypatch, tally):
-    config, step = tiny(epochs=2), Trainee.step
+    config, step = tiny(epochs=2), TrainState.step
     directory = run_directory(config, root)
 
-    def spoilt(trainee, *given):
-        if trainee.history:  # in the second epoch
-            torch.nn.init.constant_(next(trainee.student.parameters()), float("nan"))
-        return step(trainee, *given)
+    def spoilt(state, *given):
+        if state.history:  # in the second epoch
+            torch.nn.init.constant_(next(state.student.parameters()), float("nan"))
+        return step(state, *given)
 
     says = r"not finite in epoch 2, step 1 .*ce nan.*learning rate 0\.\d+.*last good epoch is kept"
     with monkeypatch.context() as patch:
-        patch.setattr(Trainee, "step", spoilt)
+        patch.setattr(TrainState, "step", spoilt)
         with pytest.raises(KdlibError, match=says):
             fit(config, root, progress=False)
     assert len(load_tensors(directory / CHECKPOINT)[1]["history"]) == 1

@@ -24,7 +24,7 @@ from kdlib.losses.dct import DCTLoss
 from kdlib.losses.hints import feature_mse
 from kdlib.losses.logits import counted_pixels, kd_per_image
 from kdlib.models import MODELS, create_model
-from kdlib.models.output import Output, Pair, Shapes, count_parameters, output_shapes
+from kdlib.models.output import NetworkPair, Output, Shapes, count_parameters, output_shapes
 from kdlib.runs import RunConfig
 
 BATCH, CLASSES, SIDE = 6, 5, 32
@@ -33,7 +33,7 @@ REFINED = Shapes(((12, 8, 8), (24, 4, 4)), 24)  # twice the student's channels
 PYRAMID = Shapes(((8, 8, 8), (8, 4, 4)), 8)  # a segmenter's stages have equally many
 LABELS = torch.tensor([0, 1, 2, 3, 4, 1])
 GIVEN = Batch(torch.empty(BATCH, 0), LABELS, torch.arange(BATCH))
-PAIR = Pair(STUDENT, STUDENT, LABELS, BATCH, 0, CLASSES)
+PAIR = NetworkPair(STUDENT, STUDENT, LABELS, BATCH, 0, CLASSES)
 OF_PIXELS = {"method": "frskd_pixels", "task": "segmentation"}
 
 
@@ -288,8 +288,8 @@ def test_a_backbone_begins_with_torchvisions_weights_and_the_published_grow(tmp_
     assert 3e6 < count_parameters(first) < larger < 8e6
 
 
-def measured(predicted: np.ndarray, truth: np.ndarray, *team: object) -> dict:
-    marks = SegmentationMarks(CLASSES, *team)
+def measured(predicted: np.ndarray, truth: np.ndarray, *world: object) -> dict:
+    marks = SegmentationMarks(CLASSES, *world)
     for some, labels in zip(np.array_split(predicted, 2), np.array_split(truth, 2), strict=True):
         logits = functional.one_hot(torch.from_numpy(some), CLASSES).permute(0, 3, 1, 2).float()
         marks.add(logits, torch.from_numpy(labels))

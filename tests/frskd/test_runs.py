@@ -20,10 +20,10 @@ from kdlib.frskd.losses import refined_network
 from kdlib.frskd.voc import MARGIN, list_voc
 from kdlib.models import create_model
 from kdlib.models.output import count_parameters, flops
+from kdlib.process_group import ALONE
 from kdlib.runs import RunConfig, run_directory
-from kdlib.team import ALONE
 from kdlib.train import fit, prepare
-from kdlib.trainee import Trainee
+from kdlib.train_state import TrainState
 from study.cli import main
 from study.jobs import plan
 from study.profiles import expand, plain_epochs, training_flops
@@ -151,7 +151,7 @@ def test_what_means_nothing_for_pixels_is_refused(changes, says, tmp_path):
 def test_gradients_are_clipped_to_their_norm(clip, low, high, tmp_path):
     config = masks(weight_decay=0.0, method="student", gradient_clip=clip)
     group = prepare([config], tmp_path, None, "cpu", ALONE)
-    one, batch = Trainee(config, group, tmp_path), next(group.batches.epoch(0, 0))
+    one, batch = TrainState(config, group, tmp_path), next(group.batches.epoch(0, 0))
     before = deepcopy(one.student).parameters()
     one.step(batch, None, 0.1, 1.0)
     moved = [(new - old).norm() for new, old in zip(one.student.parameters(), before, strict=True)]

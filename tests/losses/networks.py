@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdlib.data.batches import Batch
 from kdlib.distill import Distiller, TeacherOutput
-from kdlib.models.output import Output, Pair, Shapes
+from kdlib.models.output import NetworkPair, Output, Shapes
 
 BATCH, CLASSES, IMAGES = 6, 5, 40
 LABELS = torch.arange(IMAGES) % CLASSES
@@ -38,9 +38,9 @@ def taught(shapes: Shapes = TEACHER, seed: int = 1, **kind: torch.dtype) -> Teac
     return TeacherOutput(*output(shapes, seed, **kind))
 
 
-def pair(student: Shapes = STUDENT, teacher: Shapes = TEACHER, **changes: Any) -> Pair:
+def pair(student: Shapes = STUDENT, teacher: Shapes = TEACHER, **changes: Any) -> NetworkPair:
     """What a fitted method is built from."""
-    return Pair(
+    return NetworkPair(
         student, teacher, LABELS, **{"batch_size": BATCH, "seed": 0, "classes": CLASSES, **changes}
     )
 

@@ -15,7 +15,7 @@ from kdlib.data.batches import Batch
 from kdlib.distill import FrozenTeacher, TeacherOutput, create_distiller
 from kdlib.errors import KdlibError
 from kdlib.models import create_model
-from kdlib.models.output import Output, Pair, Shapes, output_shapes
+from kdlib.models.output import NetworkPair, Output, Shapes, output_shapes
 from kdlib.runs import RunConfig
 from kdlib.srm import losses as srm
 from kdlib.srm import probe
@@ -28,8 +28,8 @@ IMAGES = torch.randn(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_se
 GIVEN = Batch(IMAGES, torch.arange(BATCH) % CLASSES, torch.arange(BATCH))
 
 
-def pair_of(student: Shapes, teacher: Shapes) -> Pair:
-    return Pair(student, teacher, GIVEN.labels, BATCH, 0, CLASSES)
+def pair_of(student: Shapes, teacher: Shapes) -> NetworkPair:
+    return NetworkPair(student, teacher, GIVEN.labels, BATCH, 0, CLASSES)
 
 
 def by_hand(block, features):

@@ -12,10 +12,10 @@ from kdlib import train
 from kdlib.errors import KdlibError
 from kdlib.files import load_tensors
 from kdlib.methods import run_before
+from kdlib.process_group import ALONE
 from kdlib.runs import RunConfig, earlier, run_directory
 from kdlib.srm.options import SrmOptions
 from kdlib.srm.stages import Continued
-from kdlib.team import ALONE
 from study.jobs import plan
 from study.profiles import expand, lockstep_groups
 from study.records import find_records, load_records, validate_record
@@ -40,8 +40,8 @@ def whole(tmp_path_factory) -> Path:
     return root
 
 
-def trainee(run: RunConfig, root: Path):
-    return train.trainee_of(run)(run, train.prepare([run], root, None, "cpu", ALONE), root)
+def state(run: RunConfig, root: Path):
+    return train.state_of(run)(run, train.prepare([run], root, None, "cpu", ALONE), root)
 
 
 def test_the_stages_share_out_the_epochs_and_share_what_they_can():
@@ -92,7 +92,7 @@ def test_records_tell_of_each_stage(whole):
 
 def test_the_state_of_least_training_loss_is_kept(whole):
     run = srm(method_options={**OPTIONS, "mu": 1.0})
-    made, kept = trainee(run_before(run_before(run)), whole), []
+    made, kept = state(run_before(run_before(run)), whole), []
     for loss in (0.5, 0.7, 0.3, 0.4):
         with torch.no_grad():
             made.loss.blocks[0].atoms.fill_(loss)
@@ -106,10 +106,10 @@ def test_the_state_of_least_training_loss_is_kept(whole):
 
 
 def test_the_rate_of_the_dictionaries_falls_twice_and_that_of_the_task_has_its_own_cycle(whole):
-    made = trainee(DICTIONARY, whole)
+    made = state(DICTIONARY, whole)
     rates = [made.rate(done, 10) for done in (0, 2, 3, 20, 21, 29)]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
-    task, alone = trainee(srm(), whole), trainee(tiny(method="student", epochs=2), whole)
+    task, alone = state(srm(), whole), state(tiny(method="student", epochs=2), whole)
     assert task.first == 2
     for step in (0, 7, 19):
         assert task.rate(20 + step, 10) == alone.rate(step, 10)
@@ -118,10 +118,10 @@ def test_the_rate_of_the_dictionaries_falls_twice_and_that_of_the_task_has_its_o
 
 @pytest.mark.parametrize("classifier", ["fresh", "probe"])
 def test_the_student_starts_from_the_initialised_features(whole, classifier):
-    made = trainee(srm(method_options={**OPTIONS, "classifier": classifier}), whole)
+    made = state(srm(method_options={**OPTIONS, "classifier": classifier}), whole)
     assert isinstance(made, Continued)
     left, _ = load_tensors(run_directory(INITIALISATION, whole) / "weights.safetensors")
-    plain = trainee(tiny(method="student"), whole).student.state_dict()
+    plain = state(tiny(method="student"), whole).student.state_dict()
     for name, value in made.student.state_dict().items():
         source = plain if name.startswith("classifier") and classifier == "fresh" else left
         assert torch.equal(value, source[name]), name

@@ -18,13 +18,13 @@ from kdlib.errors import KdlibError
 from kdlib.methods import check_method, weights_of
 from kdlib.models import MODELS
 from kdlib.runs import RunConfig
-from kdlib.trainee import Trainee
+from kdlib.train_state import TrainState
 
 MONITORED, TIMED = 200, 64
 """Images on which an epoch's row is measured, and a finished detector's latency."""
 
 
-class DetectorTrainee(Trainee):
+class DetectorState(TrainState):
     """A student that finds objects; otherwise as any other."""
 
     student: Detector
@@ -36,7 +36,7 @@ class DetectorTrainee(Trainee):
         configs: Sequence[RunConfig], root: Path, data: ImageData, device: torch.device
     ) -> CropTeacher | None:
         """The classifier of a group with what cuts its crops; the latter alone for pixels."""
-        found = Trainee.teacher_for(configs, root, data, device)
+        found = TrainState.teacher_for(configs, root, data, device)
         sides = [config.crop_size for config in configs if config.method != "student"]
         network = None if found is None else found.network
         return CropTeacher(network, sides[0], data.mean, data.std).to(device) if sides else found
@@ -58,13 +58,13 @@ class DetectorTrainee(Trainee):
         return {name: quality["results"][name]}
 
     @staticmethod
-    def measure(trainees: Sequence[Trainee]) -> list[dict[str, Any]]:
+    def measure(states: Sequence[TrainState]) -> list[dict[str, Any]]:
         """What the records say of the quality of detectors, and images to time them with."""
-        own, data = cast("Sequence[DetectorTrainee]", trainees), trainees[0].evaluation
+        own, data = cast("Sequence[DetectorState]", states), states[0].evaluation
         (shown,) = DetectionBatches(data.first(TIMED), TIMED, device=own[0].device).in_order()
-        for trainee in own:
-            trainee.shown = shown.images
-        return evaluate_detectors([trainee.student for trainee in own], data, **own[0].shared)
+        for state in own:
+            state.shown = shown.images
+        return evaluate_detectors([state.student for state in own], data, **own[0].shared)
 
     def cost(self) -> dict[str, Any]:
         """Parameters, operations and latency, from images of the evaluation to detections."""

@@ -1,6 +1,6 @@
 """Processes that ``accelerate launch`` starts to train one student, each on a part of each batch.
 
-One process by itself is a team of one, for which nothing here changes anything.
+One process by itself is a world of one, for which nothing here changes anything.
 """
 
 import os
@@ -19,7 +19,7 @@ PATIENCE = timedelta(hours=1)  # with one of the processes, or another launch of
 Item = TypeVar("Item")
 
 
-class Portion(NamedTuple):
+class Shard(NamedTuple):
     """How many of a whole batch's images a process has."""
 
     counted: int  # 0 where a small batch leaves it none, and it takes the step with another's
@@ -27,7 +27,7 @@ class Portion(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """One of ``size`` processes that train together; that of ``rank`` 0 alone writes files.
 
     ``device=None`` leaves that to whoever trains. ``synchronised`` batch norms take means over all
@@ -50,7 +50,7 @@ class Team:
         norms = {"batch_norm": "all" if self.synchronised else "own"} if self.size > 1 else {}
         return {"processes": self.size, **norms}
 
-    def own(self, batch: Tensor, neighbour: bool = False) -> tuple[Tensor, Portion | None]:
+    def own(self, batch: Tensor, neighbour: bool = False) -> tuple[Tensor, Shard | None]:
         """The part of a batch's positions (B,) that this process has, and which part that is.
 
         With ``neighbour`` the image before it (cyclically) is put in front of it, not counted.
@@ -61,7 +61,7 @@ class Team:
         parts, counts = torch.arange(len(batch)).tensor_split(busy), self.rank < busy
         rows = parts[self.rank] if counts else parts[0][:LEAST]
         seen = torch.cat([rows[:1] - 1, rows]) if neighbour else rows
-        return batch[seen], Portion(len(rows) if counts else 0, len(batch))
+        return batch[seen], Shard(len(rows) if counts else 0, len(batch))
 
     def in_order(self, mine: list[Item]) -> list[Item]:
         """What all processes made of ``items[rank::size]``, in the order of the items."""
@@ -82,15 +82,15 @@ class Team:
             distributed.broadcast_object_list(held, src=0, device=self.device)
         return held[0]
 
-    def means(self, terms: Mapping[str, Tensor], portion: Portion) -> dict[str, Tensor]:
+    def means(self, terms: Mapping[str, Tensor], shard: Shard) -> dict[str, Tensor]:
         """Loss terms (scalars without a graph) as means over the whole batch's images."""
-        total = torch.stack(list(terms.values())).double() * (portion.counted / portion.whole)
+        total = torch.stack(list(terms.values())).double() * (shard.counted / shard.whole)
         distributed.all_reduce(total)
         return dict(zip(terms, total, strict=True))
 
-    def weighted(self, loss: Tensor, portion: Portion) -> Tensor:
+    def weighted(self, loss: Tensor, shard: Shard) -> Tensor:
         """A loss whose gradients' mean over processes is that of the whole batch's mean."""
-        return loss * (self.size * (portion.counted / portion.whole))
+        return loss * (self.size * (shard.counted / shard.whole))
 
     def wrapped(self, parts: nn.Module, some_unused: bool = False) -> nn.Module:
         """What a step calls: the parts, with the main process's tensors, their gradients averaged.
@@ -121,12 +121,12 @@ class Team:
             distributed.barrier()
 
 
-ALONE = Team()
+ALONE = ProcessGroup()
 
 
-def launched_team(device: str | None = None, synchronised: bool = False) -> Team:
-    """The team that ``accelerate launch`` started; ``device=None``: GPUs if there are any."""
-    alone = Team(device=torch.device(device) if device else None)
+def launched_world(device: str | None = None, synchronised: bool = False) -> ProcessGroup:
+    """The world that ``accelerate launch`` started; ``device=None``: GPUs if there are any."""
+    alone = ProcessGroup(device=torch.device(device) if device else None)
     if find_spec("accelerate") is None and os.environ.get("WORLD_SIZE", "1") == "1":
         return alone
     from accelerate import PartialState
@@ -134,4 +134,4 @@ def launched_team(device: str | None = None, synchronised: bool = False) -> Team
     state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
     if state.num_processes == 1:
         return alone
-    return Team(state.process_index, state.num_processes, state.device, synchronised)
+    return ProcessGroup(state.process_index, state.num_processes, state.device, synchronised)

@@ -21,11 +21,11 @@ from kdlib.errors import KdlibError
 from kdlib.evaluate import evaluate_students, predict
 from kdlib.files import cache_root, load_tensors, load_weights, save_tensors, write_text
 from kdlib.models import create_model
-from kdlib.models.output import Pair, latency, measure_cost, output_shapes
+from kdlib.models.output import NetworkPair, latency, measure_cost, output_shapes
+from kdlib.process_group import ALONE, ProcessGroup
 from kdlib.runs import SCHEMA_VERSION, RunConfig, provenance, run_directory
 from kdlib.seeds import derive_seed, seed_everything
 from kdlib.tasks import TASKS
-from kdlib.team import ALONE, Team
 
 MONITORED = 2000  # images of the evaluation that an epoch's row is measured on
 NO_EPOCHS = ("epoch", "learning_rate", "accuracy", "seconds")  # columns of an empty history
@@ -43,12 +43,12 @@ class Group:
     device: torch.device
     teacher: Any = None
     precision: str = "float32"
-    team: Team = ALONE
+    world: ProcessGroup = ALONE
     batches: Any = None
     evaluation: Any = None
 
 
-class Trainee:
+class TrainState:
     """A student with all that its training changes, saved as one; a paper's own are subclasses."""
 
     student: nn.Module
@@ -60,7 +60,7 @@ class Trainee:
     first, first_s = 0, 0.0  # epochs of the budget, and seconds, that a run before this one took
 
     def __init__(self, config: RunConfig, group: Group, root: Path) -> None:
-        self.config, self.group, self.root, self.team = config, group, root, group.team
+        self.config, self.group, self.root, self.world = config, group, root, group.world
         self.device, self.precision = group.device, group.precision
         self.evaluation, self.measures = group.evaluation, TASKS[config.task]
         self.teacher: Any = None if config.teacher == "none" else group.teacher
@@ -76,10 +76,10 @@ class Trainee:
         self.optimiser = self._optimise()
         if self.checkpoint.exists():
             self._restore()
-        self.shared = {"device": self.device, "precision": self.precision, "team": self.team}
+        self.shared = {"device": self.device, "precision": self.precision, "world": self.world}
         # Without cross-entropy nothing reads a classifier's logits; a detector's parts may rest.
         unread = not getattr(self.distiller, "ce_weight", 0)
-        self.learner = self.team.wrapped(self.parts, some_unused=unread)
+        self.learner = self.world.wrapped(self.parts, some_unused=unread)
 
     @staticmethod
     def teacher_for(
@@ -112,7 +112,7 @@ class Trainee:
         shapes = partial(output_shapes, image_size=config.input_size)
         given = None if self.teacher is None else shapes(self.teacher.network)
         sizes = (self.group.data.labels, config.batch_size, seed, outputs, config.pixels)
-        return create_distiller(config, Pair(shapes(student), given, *sizes)).to(self.device)
+        return create_distiller(config, NetworkPair(shapes(student), given, *sizes)).to(self.device)
 
     def _optimise(self) -> optim.Optimizer:
         return create_optimiser(self.config, self.parts)
@@ -151,7 +151,7 @@ class Trainee:
         except DivergedError as error:
             self.failure = error
             return {}
-        images = batch.portion.whole if batch.portion else len(batch.indices)
+        images = batch.shard.whole if batch.shard else len(batch.indices)
         for name, term in terms.items():
             self.sums[name] += term.item() * images
         self.images += images
@@ -169,9 +169,9 @@ class Trainee:
             terms = self.learner(batch, teacher, progress)
         loss = torch.stack(list(terms.values())).sum()
         logged = {name: term.detach() for name, term in terms.items()}
-        if batch.portion is not None:  # one of several processes'
-            loss = self.team.weighted(loss, batch.portion)
-            logged = self.team.means(logged, batch.portion)
+        if batch.shard is not None:  # one of several processes'
+            loss = self.world.weighted(loss, batch.shard)
+            logged = self.world.means(logged, batch.shard)
         if not math.isfinite(torch.stack(list(logged.values())).sum().item()):
             values = ", ".join(f"{name} {term.item():.4g}" for name, term in logged.items())
             kept = f"; the last good epoch is kept in {self.checkpoint}" if self.history else ""
@@ -208,13 +208,17 @@ class Trainee:
         """Add a row of history and save a checkpoint that a killed run goes on from."""
         self.history.append(row)
         self._begin_epoch()
-        if self.team.is_main:
+        if self.world.is_main:
             tensors = {f"model.{name}": value for name, value in self.parts.state_dict().items()}
             for position, memory in self.optimiser.state_dict()["state"].items():
                 for name, value in memory.items():
                     if isinstance(value, Tensor):
                         tensors[f"momentum.{position}.{name}"] = value
-            facts = {"history": self.history, "precision": self.precision, "team": self.team.facts}
+            facts = {
+                "history": self.history,
+                "precision": self.precision,
+                "world": self.world.facts,
+            }
             save_tensors(self.checkpoint, tensors, facts)
 
     def _restore(self) -> None:
@@ -228,7 +232,7 @@ class Trainee:
             self.parts.load_state_dict(parts)
             self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": memory})
             self.history, self.precision = facts["history"], facts["precision"]
-            began, now = facts["team"], self.team.facts
+            began, now = facts["world"], self.world.facts
         except (KeyError, ValueError, RuntimeError) as error:
             raise KdlibError(
                 f"{self.checkpoint} is no checkpoint of this run ({type(error).__name__}). "
@@ -256,9 +260,9 @@ class Trainee:
         return plain.to(self.device).to(memory_format=torch.channels_last)
 
     @staticmethod
-    def measure(trainees: "Sequence[Trainee]") -> list[dict[str, Any]]:
-        """What the records say of the quality of trainees of this kind, one an entry."""
-        first, students = trainees[0], [trainee.deployed() for trainee in trainees]
+    def measure(states: "Sequence[TrainState]") -> list[dict[str, Any]]:
+        """What the records say of the quality of states of this kind, one an entry."""
+        first, students = states[0], [state.deployed() for state in states]
         qualities = evaluate_students(students, first.teacher, first.evaluation, **first.shared)
         return [{**quality, "self_teacher": None} for quality in qualities]
 
@@ -293,7 +297,7 @@ class Trainee:
             **measured,
             "diverged": str(self.failure) if self.failure else None,
             "cost": {**self.cost(), "train_seconds": seconds, "images_per_second": speed},
-            "provenance": {**source, **self.team.facts},
+            "provenance": {**source, **self.world.facts},
         }
 
     def _epochs(self, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
