@@ -14,7 +14,8 @@ from benchmarks import RESULTS
 from kdlib.errors import ended
 from kdlib.files import write_json
 from kdlib.runs import RunConfig
-from study.cli import QUIET, Count, Flag, Sizes, Words, called
+from study.arguments import Count, Flag, Sizes, Words
+from study.cli import QUIET, called
 
 Section = Literal["steps", "methods", "pairs", "floor", "breakdown", "loading", "notebooks"]
 Sections = Annotated[list[Section] | None, Parameter(consume_multiple=True, negative=())]

@@ -7,17 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
-from cyclopts.validators import Number
 
 from kdlib.errors import KdlibError, ended, quoted
+from study.arguments import Count, Flag, Pairs
 
-Count = Annotated[int, Parameter(validator=Number(gte=1))]
-Flag = Annotated[bool, Parameter(negative=())]
-Words = Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())]
-Sizes = Annotated[tuple[Count, ...], Parameter(consume_multiple=True, negative=())]
-Pairs = Annotated[
-    tuple[tuple[str, str], ...], Parameter(["-p", "--parameter"], negative=(), json_list=False)
-]
 RECORDS, FIGURES, LEDGER = Path("records"), Path("figures"), Path("LEDGER.md")
 
 QUIET: Any = {"result_action": "return_value", "version_flags": (), "help_format": "markdown"}

@@ -19,7 +19,7 @@ from kdlib.detection.batches import DetectionBatches
 from kdlib.errors import KdlibError, unknown
 from kdlib.files import write_atomic
 from kdlib.frskd.voc import LISTS
-from study.cli import Count
+from study.arguments import Count
 
 CHECKED, SHOWN = 64, 6  # images of a split that are read; class names that are shown
 PUBLISHED = {

@@ -37,7 +37,7 @@ from kdlib.models import create_model
 from kdlib.models.output import count_parameters, flops
 from kdlib.runs import RunConfig, data_of, earlier, provenance, read_record, run_directory
 from kdlib.tasks import TASKS
-from study.cli import Count, Sizes
+from study.arguments import Count, Sizes
 from study.jobs import plain_job, students_job
 from study.records import validate_record
 from study.results import markdown_table, metric_name, number

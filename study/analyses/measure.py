@@ -23,7 +23,7 @@ from kdlib.runs import RunConfig, provenance, read_record
 from kdlib.seeds import generator
 from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, KEY_METHODS, MAPS_FILE, files
 from study.analyses.files import Answers, AttentionMaps
-from study.cli import Words
+from study.arguments import Words
 from study.records import load_records, student_settings, teacher_runs
 
 if TYPE_CHECKING:
