@@ -11,7 +11,7 @@ import torch
 from torch import nn, optim
 from training import check_like, stop_after_an_epoch, tiny
 
-from kdlib import FrozenTeacher, KdlibError, create_model, fit, load_data, state
+from kdlib import FrozenTeacher, KdlibError, create_model, fit, load_data, train_state
 from kdlib.evaluate import attention_on, predicted, trained_network
 from kdlib.files import load_tensors, save_tensors
 from kdlib.runs import RunConfig, run_directory
@@ -181,6 +181,6 @@ def test_precision_is_measured_once_on_a_machine(gain, chosen, tmp_path, monkeyp
     cpu, times = torch.device("cpu"), iter([gain, 1.0])
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(state, "latency", lambda step: step() or next(times))
+        patch.setattr(train_state, "latency", lambda step: step() or next(times))
         assert [resolve_precision("auto", cpu) for _ in range(3)] == [chosen] * 3
     assert resolve_precision("float32", cpu) == "float32"
