@@ -41,7 +41,7 @@ def coco_measures(
     where there is none at all. An object's size is the area of its box (COCO's own tables take
     that of its mask); crowds, and detections that lie on them, do not count.
     """
-    counted = evaluated(detected_rows(detections), truth_rows(objects), objects, classes)
+    counted = evaluated(*_rows(detections, objects), objects, classes)
     precision, recall = counted["precision"][..., -1], counted["recall"][..., -1]
     everything = precision[..., 0]
     return {
@@ -106,14 +106,19 @@ def detected_rows(detections: Sequence[Detections]) -> Detected:
 
 
 def truth_rows(objects: Objects) -> Truth:
-    """The objects as rows; a ``KdlibError`` if none counts."""
+    """The objects as rows."""
+    boxes = _sized(objects.boxes.double().numpy())
+    return Truth(objects.owners.numpy(), objects.kinds.numpy(), boxes, objects.crowd.numpy())
+
+
+def _rows(detections: Sequence[Detections], objects: Objects) -> tuple[Detected, Truth]:
+    """Both as rows; a ``KdlibError`` if no object counts."""
     if objects.crowd.all():  # also where there is none
         raise KdlibError(
             f"None of the {len(objects)} images has an object that counts; evaluate "
             "at least one image with an object that is not part of a crowd."
         )
-    boxes = _sized(objects.boxes.double().numpy())
-    return Truth(objects.owners.numpy(), objects.kinds.numpy(), boxes, objects.crowd.numpy())
+    return detected_rows(detections), truth_rows(objects)
 
 
 def _sized(boxes: np.ndarray) -> np.ndarray:
@@ -195,7 +200,7 @@ def error_types(
     without objects have no AP, detections on a crowd are no errors, at most 100 per class and image
     count. A ``KdlibError`` if there is nothing to detect.
     """
-    found, truth = detected_rows(detections), truth_rows(objects)
+    found, truth = _rows(detections, objects)
     verdicts = judged(found, truth)
     totals = np.bincount(truth.kinds[~truth.crowd], minlength=classes)
     base = ap50(curve_points(found, verdicts), totals, totals > 0)
