@@ -68,8 +68,8 @@ def _lines(path, lines):
 def write_mit67(root, count=4):
     """Two classes, ``count`` photographs of each in both splits."""
     for part, split in enumerate(("train", "test")):
-        names = [f"{scene}/{split}_{number}.jpg" for scene in ("airport_inside", "bakery")
-                 for number in range(count)]  # fmt: skip
+        scenes = ("airport_inside", "bakery")
+        names = [f"{scene}/{split}_{number}.jpg" for scene in scenes for number in range(count)]
         for number, name in enumerate(names):
             photograph(root / "mit67" / "Images" / name, 1000 * part + number)
         _lines(root / "mit67" / f"{split.title()}Images.txt", names)
@@ -82,10 +82,7 @@ def write_photographs(root, monkeypatch):
     ADE20K has one class in both splits, one to train and two to test on only. The lists of
     Places365 are made the published ones by their MD5 sums.
     """
-    folder, classes = (
-        write_mit67(root) / "SUN397",
-        ("/a/abbey", "/b/bow_window/indoor", "/a/airport"),
-    )
+    folder, classes = root / "SUN397", ("/a/abbey", "/b/bow_window/indoor", "/a/airport")
     _lines(folder / "ClassName.txt", classes)
     for split in ("Training", "Testing"):
         names = [f"{scene}/sun_{split[:3]}{n}.jpg" for scene in classes for n in range(3)]
@@ -115,7 +112,7 @@ def write_photographs(root, monkeypatch):
     for (name, _), images in zip((train, val), ("data_256_standard", "val_256"), strict=True):
         for line in lists[name]:
             photograph(folder / f"{images}{line.split()[0]}", len(line), (256, 256))
-    return root
+    return write_mit67(root)
 
 
 def write_voc(root):
@@ -135,9 +132,8 @@ def write_voc(root):
             colours = np.repeat(10 * classes[..., None] + 5, 3, axis=2)
             classes[:2], classes[-2:] = 255, 255
             _save(folder / "JPEGImages" / f"{name}.jpg", Image.fromarray(colours), quality=100)
-            _save(
-                folder / "SegmentationClass" / f"{name}.png", Image.fromarray(classes).convert("P")
-            )
+            masks = Image.fromarray(classes).convert("P")
+            _save(folder / "SegmentationClass" / f"{name}.png", masks)
     return root
 
 

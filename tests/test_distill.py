@@ -51,17 +51,6 @@ def finite(values) -> bool:
     return all(value.isfinite().all() for value in values)
 
 
-def slopes(method: str, teacher: TeacherOutput) -> list[Tensor]:
-    """Gradients at the student's output: a term of constant scale shows a change in these alone.
-
-    The batch is seen twice, since a memory teaches only what it has seen before.
-    """
-    student, made = output(STUDENT), guided(distiller(method), teacher)
-    made(student, teacher, batch())
-    sum(made(student, teacher, batch()).values()).backward()
-    return [t.grad for t in tensors(student) if t.grad is not None]
-
-
 @pytest.mark.parametrize("method", EVERY)
 def test_gradients_reach_the_student_and_never_the_teacher_and_a_smaller_batch_will_do(method):
     student, source, made = output(STUDENT), output(TEACHER, seed=1), distiller(method)
@@ -83,7 +72,13 @@ def test_a_different_teacher_teaches_something_else(method):
     right, teachers = 9 * one_hot(batch().labels, CLASSES).float(), [taught(seed=s) for s in (1, 2)]
     if "kd" not in method and "logit" not in method:
         teachers = [TeacherOutput(right + t.logits / 9, t.stages, t.embedding) for t in teachers]
-    pairs = zip(*(slopes(method, teacher) for teacher in teachers), strict=True)
+    slopes = []  # a term of constant scale shows a change in its gradients alone
+    for teacher in teachers:
+        student, made = output(STUDENT), guided(distiller(method), teacher)
+        made(student, teacher, batch())  # a memory teaches only what it has seen before
+        sum(made(student, teacher, batch()).values()).backward()
+        slopes.append([t.grad for t in tensors(student) if t.grad is not None])
+    pairs = zip(*slopes, strict=True)
     assert any(not torch.allclose(one, two, rtol=1e-4, atol=0) for one, two in pairs)
 
 
@@ -120,11 +115,9 @@ def test_half_precision_and_autocast_are_close_to_full_and_constant_maps_are_fin
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(terms(method)[method].item(), rel=0.05, abs=1e-3)
     for value in (0.0, 1.0, 1e3):
-        student, teacher = (
-            changed(output(shapes), lambda t, v=value: torch.full_like(t, v).requires_grad_())
-            for shapes in (STUDENT, TEACHER)
-        )
-        made = distiller(method)
+        made, (student, teacher) = distiller(method), map(output, (STUDENT, TEACHER))
+        for tensor in (*tensors(student), *tensors(teacher)):
+            torch.nn.init.constant_(tensor, value)
         found = made(student, TeacherOutput(*teacher), batch()).values()
         sum(found).backward()
         gradients = [t.grad for t in (*tensors(student), *made.parameters()) if t.grad is not None]
@@ -134,11 +127,9 @@ def test_half_precision_and_autocast_are_close_to_full_and_constant_maps_are_fin
 @of_each_loss
 def test_the_gate_counts_only_what_the_teacher_gets_right(method):
     right, made = one_hot(batch().labels, CLASSES).float(), distiller(f"{method}+gate")
-    some = torch.cat([right[:3], right[3:].roll(1, dims=1)])
-    half, none = (
-        TeacherOutput(logits, taught().stages, taught().embedding)
-        for logits in (some, right.roll(1, dims=1))
-    )
+    wrong, (_, *features) = right.roll(1, dims=1), output(TEACHER, seed=1)
+    half = TeacherOutput(torch.cat([right[:3], wrong[3:]]), *features)
+    none = TeacherOutput(wrong, *features)
     per_image = distiller(method).method_loss(output(STUDENT), half, batch())
     assert per_image.shape == (BATCH,) and per_image.dtype == torch.float32
     expected = made.weight * per_image[:3].sum() / BATCH

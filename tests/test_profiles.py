@@ -9,16 +9,7 @@ import yaml
 from kdlib import KdlibError, create_distiller
 from kdlib.methods import tuned_field
 from study import profiles
-from study.profiles import (
-    expand,
-    lockstep_groups,
-    parse_list,
-    plain_epochs,
-    profile_names,
-    read_profile,
-    teachers,
-    tuned_weights,
-)
+from study.profiles import expand, read_profile, teachers, tuned_weights
 
 RECORDS = Path(__file__).parents[1] / "records"
 TUNED = {"dct": {"weight": 7.0}, "dct+kd": {"weight": 5.0}, "kd": {"kd_weight": 2.0}}
@@ -51,7 +42,7 @@ def found(runs, *fields):
     return [tuple(getattr(run, name) for name in fields) for run in runs]
 
 
-@pytest.mark.parametrize("name", profile_names())
+@pytest.mark.parametrize("name", profiles.profile_names())
 def test_every_profile_expands_and_says_what_it_is(name):
     runs = expand(name)
     assert len(ids(runs)) == len(runs) > 0
@@ -150,12 +141,12 @@ def test_the_published_weights_and_the_release_s_gate_on_scenes_alone():
 
 def test_every_method_of_a_seed_sees_the_same_batches_and_one_teacher():
     runs = of_task("classification", expand("quick", seeds=[0]))
-    assert len(lockstep_groups([run for run in runs if run.teacher != "none"])) == 1
+    assert len(profiles.lockstep_groups([run for run in runs if run.teacher != "none"])) == 1
     assert len(teachers(runs)) == 1
     untaught = expand("quick", methods=["frskd", "student"], seeds=[0])
-    assert teachers(untaught) == [] and len(lockstep_groups(untaught)) == 1
+    assert teachers(untaught) == [] and len(profiles.lockstep_groups(untaught)) == 1
     mixed = expand("full", methods=["frskd"], seeds=[0])
-    assert len(lockstep_groups(mixed)) == len({run.augmentation for run in mixed})
+    assert len(profiles.lockstep_groups(mixed)) == len({run.augmentation for run in mixed})
 
 
 @pytest.mark.parametrize("profile", ["tune", "retune", "tune_segmentation", "tune_detection"])
@@ -193,7 +184,7 @@ def test_a_plain_student_gets_the_epochs_that_frskd_costs(profile, dataset, meth
     taught = expand(profile, dataset, [method], [0])[0]
     plain = expand(profile, dataset, ["student"], [0])
     equal = [run.epochs for run in plain if run.augmentation == taught.augmentation]
-    assert equal == [taught.epochs, plain_epochs(taught)] and equal[1] > taught.epochs
+    assert equal == [taught.epochs, profiles.plain_epochs(taught)] and equal[1] > taught.epochs
 
 
 def test_a_tuned_weight_reaches_its_method_its_gated_form_and_its_twin(mine):
@@ -205,22 +196,14 @@ def test_a_tuned_weight_reaches_its_method_its_gated_form_and_its_twin(mine):
         assert chosen[run.method].items() <= vars(run).items()
 
 
-def test_a_profile_s_own_weight_replaces_the_tuned_one_of_that_method(mine):
+def test_weights_grids_methods_and_sweeps_of_a_profile_s_own_replace_the_usual_ones(mine):
     dct, kd = expand(mine(methods=["dct", "kd"], weights={"kd": {"kd_weight": 0.8}}))
     assert (dct.weight, kd.kd_weight) == (7.0, 0.8)
-
-
-def test_a_grid_multiplies_the_default_or_a_weight_that_is_given_and_not_a_list(mine):
+    # A grid multiplies the default or a weight that is given, and not a list.
     weights = {"dct": {"weight": 5.0}, "at+kd": {"weight": [3.0]}}
     runs = expand(mine(methods=["at", "kd", "dct", "at+kd"], grid=[0.5, 2.0], weights=weights))
-    of_at, of_kd, of_dct = ([run for run in runs if run.method == m] for m in ("at", "kd", "dct"))
-    assert found(of_at, "weight") == [(500.0,), (2000.0,)]
-    assert found(of_kd, "kd_weight") == [(0.5,), (2.0,)]
-    assert found(of_dct, "weight") == [(2.5,), (10.0,)]
-    assert found(runs, "method", "weight")[6:] == [("at+kd", 3.0)]
-
-
-def test_methods_and_sweeps_can_be_of_some_data_sets(mine):
+    chosen = [run.kd_weight if run.method == "kd" else run.weight for run in runs]
+    assert chosen == [500.0, 2000.0, 0.5, 2.0, 2.5, 10.0, 3.0]
     sweeps = [{"datasets": ["cifar100"], "fields": {"epochs": 3}}]
     mine(methods_of={"cifar100": ["dct"]}, datasets={"cifar100": {"epochs": 5}}, sweeps=sweeps)
     assert found(expand("mine"), "method", "epochs") == [("at", 15)]
@@ -266,6 +249,6 @@ def test_unknown_profiles_methods_and_empty_lists_are_refused_before_anything_ru
         read_profile("quik")
     with pytest.raises(KdlibError, match="Unknown method 'dtc'"):
         expand("quick", methods=["dtc"])
-    assert parse_list("0, 1 2", "seeds") == ["0", "1", "2"]
+    assert profiles.parse_list("0, 1 2", "seeds") == ["0", "1", "2"]
     with pytest.raises(KdlibError, match="list of seeds is empty"):
-        parse_list(" ", "seeds")
+        profiles.parse_list(" ", "seeds")

@@ -64,7 +64,7 @@ def test_an_epoch_is_a_function_of_seed_and_number_alone(data, cut):
     assert len(set(map(tuple, orders))) == 3
 
 
-def test_flip_mirrors_some_images_and_crop_shifts_them_by_four_pixels_at_most():
+def test_flip_mirrors_some_images_and_crop_shifts_them_by_four_pixels_masks_with_their_images():
     data = images()
     made, _, indices = epoch(data, 5, "flip")
     plain = data.images[indices].float()
@@ -75,9 +75,6 @@ def test_flip_mirrors_some_images_and_crop_shifts_them_by_four_pixels_at_most():
     for image, wide in zip(made.round(), padded, strict=True):
         windows = wide.unfold(1, 6, 1).unfold(2, 6, 1)  # (3, 9, 9, 6, 6)
         assert (windows == image[:, None, None]).all(4).all(3).all(0).any()
-
-
-def test_masks_are_mirrored_and_shifted_with_their_images():
     data, moved = masked(), 0
     for batch in Batches(data, 16, ("flip", "crop")).epoch(0, 0):
         inside = batch.labels != IGNORED
@@ -87,13 +84,18 @@ def test_masks_are_mirrored_and_shifted_with_their_images():
     assert moved > 30
 
 
-def test_images_in_order_are_normalised_and_nothing_else():
+def test_images_in_order_are_normalised_and_nothing_else_and_none_is_left_alone_in_a_batch():
     data = images()
     held = Batches(data, 4, ("flip", "crop", "mixup", "sla"))
     made = list(held.in_order())
     assert len(held) == len(made) == 3 and all(batch.mixed is None for batch in made)
     assert held.images is data.images
     torch.testing.assert_close(torch.cat([b.images for b in made]), data.images.float())
+    # A batch norm of maps of one pixel would have one value, and nothing to take a mean of.
+    for count, size, lengths in ((8, 4, [4, 4]), (9, 4, [4, 5]), (3, 1, [1, 1, 1]), (1, 4, [1])):
+        parts = parts_of(torch.arange(count), size)
+        assert [len(part) for part in parts] == lengths
+        assert torch.cat(parts).tolist() == list(range(count))
 
 
 @pytest.mark.parametrize(("data", "names", "says"), [
@@ -108,25 +110,12 @@ def test_an_augmentation_that_does_not_fit_is_refused(data, names, says):
         Batches(data, 3, names)
 
 
-def test_no_image_is_left_alone_in_the_last_batch():
-    """A batch norm of maps of one pixel would have one value, and nothing to take a mean of."""
-    for count, size, lengths in ((8, 4, [4, 4]), (9, 4, [4, 5]), (10, 4, [4, 4, 2]),
-                                 (3, 1, [1, 1, 1]), (1, 4, [1])):  # fmt: skip
-        parts = parts_of(torch.arange(count), size)
-        assert [len(part) for part in parts] == lengths
-        assert torch.cat(parts).tolist() == list(range(count))
-
-
 def test_a_random_crop_is_a_window_that_reaches_every_edge_and_moves_nothing_else():
     def pixels(*augmentation: str) -> torch.Tensor:
-        batches = Batches(numbered(250), 4, augmentation).epoch(1, 0)
-        images, labels = zip(*((batch.images, batch.labels) for batch in batches), strict=True)
-        made = torch.cat(images).round().int()
-        if "crop" not in augmentation:
-            assert (made[:, 0] == torch.cat(labels)[:, None, None]).all()
-        return made
+        return epoch(numbered(250), 4, *augmentation)[0].round().int()
 
-    made = pixels("random_crop")
+    made, labels = pixels("random_crop"), epoch(numbered(250), 4)[1]
+    assert (made[:, 0] == labels[:, None, None]).all()
     tops, lefts = made[:, 1, 0, 0], made[:, 2, 0, 0]
     assert (made[:, 1, -1, 0] == tops + 27).all() and (made[:, 2, 0, -1] == lefts + 27).all()
     assert (tops.unique().tolist(), lefts.unique().tolist()) == ([*range(13)], [*range(5)])

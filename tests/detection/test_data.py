@@ -84,11 +84,11 @@ def test_every_image_comes_once_with_its_objects_in_order_or_not(read):
     ordered = rows(batches.in_order())
     for whole, order in ((epoch(DATA, 7), theirs), (ordered, [*range(30)])):
         assert [int(row[0]) for row in whole] == order and sorted(order) == [*range(30)]
-        for index, image, found, labels in whole:
+        for index, *found in whole:
             boxes, kinds, crowd = DATA.objects.of(int(index))
             expected = DATA.images[index].float() / 255, boxes[~crowd], kinds[~crowd] + 1
-            assert all(map(torch.equal, (image, found, labels), expected))
-            assert (found.shape[1], labels.dtype) == (4, torch.int64)
+            assert all(map(torch.equal, found, expected))
+            assert (found[1].shape[1], found[2].dtype) == (4, torch.int64)
     assert any(not len(labels) for *_, labels in ordered)
     assert equal(ordered, rows(DetectionBatches(read, 30, workers=0).in_order()))
 
@@ -107,10 +107,9 @@ def test_distortions_leave_the_order_and_the_flips_alone():
     kinds = ("flip",), ("flip", "photometric"), ("iou_crop",)
     for plain, shaded, moved in zip(*(epoch(DATA, 7, *names) for names in kinds), strict=True):
         assert torch.equal(plain[2], shaded[2]) and plain[0] == moved[0]
-    pairs, data = [], drawn(200)
-    for index, image, *_ in epoch(data, 50, "flip"):
-        pairs.append((image, data.images[index].float() / 255))
-    assert 100 < sum(torch.equal(*pair) for pair in pairs) < 140  # half; every fifth is black
+    plain = drawn(200)
+    kept = [torch.equal(row[1], plain.images[row[0]] / 255) for row in epoch(plain, 50, "flip")]
+    assert 100 < sum(kept) < 140  # half; every fifth is black
 
 
 @pytest.mark.parametrize("names", [
@@ -131,11 +130,8 @@ def test_boxes_move_with_their_objects(names):
     assert moved > 10
 
 
-SHAPES = [(64, 48), (20, 10), (30, 30)]
-OF_ONE = st.lists(
-    st.builds(Found, st.tuples(*[st.integers(-20, 90)] * 4), st.integers(0, 9), st.booleans()),
-    max_size=4,
-)
+SHAPES, CORNERS = [(64, 48), (20, 10), (30, 30)], st.tuples(*[st.integers(-20, 90)] * 4)
+OF_ONE = st.lists(st.builds(Found, CORNERS, st.integers(0, 9), st.booleans()), max_size=4)
 
 
 def loaded(split: str = "test", size: int = 10, **options) -> ImageData:
@@ -287,14 +283,10 @@ def test_photographs_belong_to_their_objects_and_parts_to_their_split(photograph
     assert torch.equal(few.objects.of(2)[0], whole.objects.of(2)[0])
     batches = DetectionBatches(whole, 3, ("zoom_out", "iou_crop"), workers=2)
     assert len({image.shape for batch in batches.epoch(0, 0) for image in batch.images}) > 3
-    brightest, empty = {"person": 0, "dog": 1, "train": 2}, 0
-    for batch in batches.in_order():
-        for image, target in zip(batch.images, batch.targets, strict=True):
-            empty += target["boxes"].shape == (0, 4)
-            for box, label in zip(target["boxes"], target["labels"], strict=True):
-                x, y = ((box[:2] + box[2:]) / 2).int().tolist()
-                assert int(image[:, y, x].argmax()) == brightest[whole.classes[int(label) - 1]]
-    assert empty == 2
+    brightest = {"person": 0, "dog": 1, "train": 2}
+    for _, image, boxes, labels in rows(batches.in_order()):
+        for (x, y), label in zip(((boxes[:, :2] + boxes[:, 2:]) / 2).int(), labels, strict=True):
+            assert int(image[:, y, x].argmax()) == brightest[whole.classes[int(label) - 1]]
 
 
 def edit(root: Path, name: str, pattern: str, new: str, count: int = 1) -> None:
@@ -314,21 +306,12 @@ def test_categories_of_coco_go_by_their_names_and_voc_takes_both_years(tmp_path)
     assert int(on_disk("voc", tmp_path).objects.crowd.sum()) == 1  # that of another photograph
 
 
-@pytest.mark.parametrize("name", WRITERS)
-def test_the_fingerprint_knows_the_content_and_not_the_place(name, tmp_path):
-    roots = [WRITERS[name](tmp_path / place) for place in "ab"]
-    prints = [on_disk(name, root).fingerprint for root in roots]
-    edit(roots[1], name, *{"voc": ("xmin>11", "xmin>12"), "coco": (r"\[10, ", "[11, ")}[name])
-    assert prints[0] == prints[1] != on_disk(name, roots[1]).fingerprint
-
-
 BOX = r'"bbox": \[.*?\]'
 
 
 @pytest.mark.parametrize(("name", "how", "says"), [
     ("coco", (f"{BOX}, ", ""), r"annotations\.0\.bbox: Field required"),
     ("coco", (BOX, '"bbox": [1, 2, 3]'), r"annotations\.0\.bbox\.3: Field required"),
-    ("coco", (BOX, '"bbox": [1, 2, 3, "x"]'), r"valid number.*, not x\. Get"),
     ("coco", (BOX, '"bbox": [1, 2, 3, Infinity]'), "be a finite number"),
     ("coco", (r'_id": \d+, "bbox', '_id": 5, "bbox'), "annotation 10000: there is no category 5"),
     ("coco", (r'image_id": \d+', 'image_id": 5'), "annotation 10000: there is no image 5"),
@@ -362,8 +345,12 @@ def test_a_damaged_annotation_and_a_missing_file_are_named(name, how, says, tmp_
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_photograph_that_is_damaged_is_named_when_it_is_read(name, tmp_path):
+def test_content_alone_makes_the_fingerprint_and_a_damaged_photograph_is_named(name, tmp_path):
+    copy = WRITERS[name](tmp_path / "copy")
     data, path = on_disk(name, WRITERS[name](tmp_path)), tmp_path / PHOTOGRAPH[name]
+    assert data.fingerprint == on_disk(name, copy).fingerprint
+    edit(copy, name, *{"voc": ("xmin>11", "xmin>12"), "coco": (r"\[10, ", "[11, ")}[name])
+    assert data.fingerprint != on_disk(name, copy).fingerprint
     Image.new("RGB", (48, 64)).save(path)
     with pytest.raises(KdlibError, match=rf"{path.name} is 48 x 64 pixels.*says 64 x 48"):
         list(DetectionBatches(data, 4, workers=1).in_order())

@@ -18,6 +18,10 @@ CHOICES = (TRANSFORMS, dct.NORMALISERS, ("before", "after"), (True, False), dct.
 EVERY_OPTION = [SpectralOptions(*chosen) for chosen in product(*CHOICES)] + list(PRESETS.values())
 
 
+def loss(name):
+    return lambda student, teacher: spectral_distance(student, teacher, PRESETS[name])
+
+
 @pytest.mark.parametrize("shape", [(7, 7), (28, 28), (1, 1), (8, 5)])
 def test_transforms_equal_scipy_s_and_numpy_s(draw, shape):
     maps = draw(3, *shape, dtype=torch.float64)
@@ -31,25 +35,19 @@ def test_transforms_equal_scipy_s_and_numpy_s(draw, shape):
     assert dct.dct_matrix(shape[0], torch.float64) is basis
 
 
-@pytest.mark.parametrize("first", ["inference mode", "another gradient"])
-def test_a_basis_first_made_elsewhere_still_trains(first):
-    size, loss = {"inference mode": 11, "another gradient": 13}[first], DCTLoss("dct_low")
-    features = torch.rand(1, 2, size, size)
-    if first == "inference mode":
-        with torch.inference_mode():
-            loss(features, features.flip(2))
-    else:
-        torch.func.grad(loss)(features, features.flip(2))
+@pytest.mark.parametrize(("mode", "size"), [(torch.inference_mode(), 11), (torch.func.grad, 13)])
+def test_a_basis_first_made_elsewhere_still_trains(mode, size):
+    features, loss = torch.rand(1, 2, size, size), DCTLoss("dct_low")
+    mode(loss.forward)(features, features.flip(2))
     loss(features.requires_grad_(), features.flip(2)).backward()
     assert features.grad.any()
 
 
-def kept(shape, transform, band, drop_dc=False):
-    mask = dct.frequency_mask(shape, transform, band, drop_dc, torch.device("cpu"))
-    return torch.ones(shape) if mask is None else mask.float()
-
-
 def test_bands_of_a_dct_and_of_an_fft_where_a_frequency_has_a_mirror():
+    def kept(shape, transform, band, drop_dc=False):
+        mask = dct.frequency_mask(shape, transform, band, drop_dc, torch.device("cpu"))
+        return torch.ones(shape) if mask is None else mask.float()
+
     low = kept((4, 6), "dct", ("low", 2))
     assert low[:2, :2].sum() == 4 == low.sum()
     half = kept((4, 6), "dct", ("low", 0.5))
@@ -69,13 +67,12 @@ def test_bands_of_a_dct_and_of_an_fft_where_a_frequency_has_a_mirror():
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_differ_from_dct_where_they_should_and_ignore_autocast(draw, name):
     pair = draw(8, 14, 14), draw(8, 14, 14)
-    loss = spectral_distance(*pair, PRESETS[name])
-    exact = [spectral_distance(*map(torch.Tensor.double, pair), PRESETS[n]) for n in ("dct", name)]
-    assert torch.allclose(*exact, rtol=1e-12, atol=0) == (name in ("dct", "parseval_twin"))
-    assert torch.allclose(*exact, rtol=1e-3) == (name in ("dct", "parseval_twin"))
+    exact = [loss(one)(*map(torch.Tensor.double, pair)) for one in ("dct", name)]
+    for tolerance in ({"rtol": 1e-12, "atol": 0}, {"rtol": 1e-3}):
+        assert torch.allclose(*exact, **tolerance) == (name in ("dct", "parseval_twin"))
     with torch.autocast("cpu", torch.bfloat16):
-        found = spectral_distance(*pair, PRESETS[name])
-    assert found.dtype == torch.float32 and torch.equal(found, loss)
+        found = loss(name)(*pair)
+    assert found.dtype == torch.float32 and torch.equal(found, loss(name)(*pair))
 
 
 @pytest.mark.parametrize("options", EVERY_OPTION[::-11] + list(PRESETS.values()), ids=repr)
@@ -85,20 +82,11 @@ def test_the_gradient_is_the_numeric_one(draw, options):
     assert torch.autograd.gradcheck(lambda s: spectral_distance(s, teacher, options), student)
 
 
-def degenerate_maps():
-    maps = torch.rand(6, 8, 8, generator=torch.Generator().manual_seed(1))
-    maps[1] = 0
-    maps[2] = 3.7
-    maps[3] = 0.1 + 1e-7 * maps[3]
-    maps[4] = 0
-    maps[4, 2, 5] = 1
-    maps[5] *= 1e-12
-    return maps
-
-
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_finite_for_equal_constant_zero_and_one_hot_maps(transform):
-    maps = degenerate_maps()
+    some, zero = torch.rand(8, 8, generator=torch.Generator().manual_seed(1)), torch.zeros(8, 8)
+    one_hot = zero.index_put((torch.tensor(2), torch.tensor(5)), torch.tensor(1.0))
+    maps = torch.stack([some, zero, zero + 3.7, 0.1 + 1e-7 * some, one_hot, 1e-12 * some])
     equal = slice(None, None, len(maps) + 1)
     student = maps.repeat_interleave(len(maps), 0).requires_grad_()
     for options in (one for one in EVERY_OPTION if one.transform == transform):
@@ -112,9 +100,8 @@ def test_finite_for_equal_constant_zero_and_one_hot_maps(transform):
 def test_flat_maps_have_no_spectrum_whatever_their_level(name, draw):
     for size in (7, 28):
         flat = (1000 * draw(64)[:, None, None]).expand(-1, size, size).clone().requires_grad_()
-        loss = spectral_distance(flat, torch.zeros(64, size, size), PRESETS[name])
-        (gradient,) = torch.autograd.grad(loss.sum(), flat)
-        assert not loss.any() and not gradient.any()
+        found = loss(name)(flat, torch.zeros(64, size, size))
+        assert not found.any() and not torch.autograd.grad(found.sum(), flat)[0].any()
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
@@ -126,29 +113,26 @@ def test_scale_and_offset_of_a_map_do_not_matter_once_both_are_removed(draw, tra
     torch.testing.assert_close(spectral_distance(5 * student + 2, teacher, options), expected)
 
 
-def smooth(size):
-    at = (torch.arange(size, dtype=torch.float64) + 0.5) / size
-    return (torch.cos(3 * at)[:, None] * torch.exp(at) + torch.sin(4 * at)).expand(2, -1, -1)
-
-
 @pytest.mark.parametrize("name", PRESETS)
 def test_maps_of_unequal_size_compare_as_the_same_picture(name, draw):
-    for pair in ((smooth(28), smooth(14)), (smooth(7), smooth(56))):
-        same = spectral_distance(*pair, PRESETS[name])
-        other = spectral_distance(pair[0], pair[1].flip(2), PRESETS[name])
+    def smooth(size):
+        at = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+        return (torch.cos(3 * at)[:, None] * torch.exp(at) + torch.sin(4 * at)).expand(2, -1, -1)
+
+    for first, second in ((smooth(28), smooth(14)), (smooth(7), smooth(56))):
+        same, other = loss(name)(first, second), loss(name)(first, second.flip(2))
         assert same.shape == (2,) and same.isfinite().all()
         assert (same < 0.25 * other).all() or name in ("dct_abs", "ours", "dct_high", "release_a")
-    assert spectral_distance(draw(2, 8, 4), draw(2, 4, 8), PRESETS[name]).isfinite().all()
+    assert loss(name)(draw(2, 8, 4), draw(2, 4, 8)).isfinite().all()
     for options in (SpectralOptions(normalise=normalise) for normalise in ("none", "l2")):
         gap, whole = (spectral_distance(k * smooth(64), smooth(16), options) for k in (1, 0))
         assert (gap < 0.05 * whole).all()
 
 
-def loss(name):
-    return lambda student, teacher: spectral_distance(student, teacher, PRESETS[name])
-
-
 def test_the_release_sees_the_even_part_about_half_of_a_smooth_map():
+    fine, coarse = (probes.smooth_maps(3, size, seed=5) for size in (56, 28))
+    assert torch.equal(fine, probes.smooth_maps(3, 56, seed=5))
+    assert (torch.nn.functional.avg_pool2d(fine, 2) - coarse).abs().mean() < 0.02, "same pictures"
     for size in (56, 7):
         maps = probes.smooth_maps(4, size, seed=0)
         even = torch.fft.fft2(probes.even_part(maps), norm="ortho")
@@ -187,21 +171,14 @@ def test_a_release_does_not_see_circular_reversal_and_ranks_pairs_unlike_a_true_
 
 def test_how_the_levels_are_balanced():
     losses = {name: loss(name) for name in ("release_a", "release_b", "newl2", "dct")}
-    balance = {
-        name: probes.mean_loss_by_size(one, (56, 28, 14, 7), count=100, seed=0)
-        for name, one in {**losses, "at": at_loss_per_image}.items()
-    }
+    losses["at"], sizes, balance = at_loss_per_image, (56, 28, 14, 7), {}
+    for name, one in losses.items():
+        balance[name] = probes.mean_loss_by_size(one, sizes, count=100, seed=0)
     spread = {name: means[56] / means[7] for name, means in balance.items()}
     assert spread["dct"] == pytest.approx(1, abs=0.05)
     assert spread["release_a"] == pytest.approx(1, abs=0.2)
     assert spread["release_b"] > 2 and spread["newl2"] > 4 and spread["at"] < 1 / 50
     assert list(balance["release_a"].values()) == pytest.approx([2.95, 2.82, 2.8, 2.66], rel=0.1)
-
-
-def test_smooth_maps_are_the_same_pictures_at_every_size():
-    fine, coarse = (probes.smooth_maps(3, size, seed=5) for size in (56, 28))
-    assert torch.equal(fine, probes.smooth_maps(3, 56, seed=5))
-    assert (torch.nn.functional.avg_pool2d(fine, 2) - coarse).abs().mean() < 0.02
 
 
 def test_options_are_named():

@@ -17,13 +17,7 @@ from kdlib import KdlibError, dct_2d
 from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.detection.average_precision import ERRORS, error_types
 from kdlib.detection.objects import WholePhotographs
-from study.figures.pictures import (
-    attention_overlays,
-    draw_boxes,
-    image_grid,
-    mask_pictures,
-    named_maps,
-)
+from study.figures import pictures
 
 IMAGES = torch.arange(3 * 3 * 8 * 8).view(3, 3, 8, 8).remainder(256).to(torch.uint8)
 CLASSES = ("cat", "dog", "bird", "a name that is rather long", "cow")
@@ -35,18 +29,14 @@ def drawn(figure, number=0):
     return [axes.images[number].get_array() for axes in figure.axes if axes.images[number:]]
 
 
-def titles(figure):
-    return [axes.get_title() for axes in figure.axes]
-
-
 def test_panels_show_images_under_their_titles_and_leave_no_figure_open():
-    figure = image_grid(IMAGES, ["a", "b", "c"], columns=2)
-    assert titles(figure)[:3] == ["a", "b", "c"] and len(drawn(figure)) == 3
+    figure = pictures.image_grid(IMAGES, ["a", "b", "c"], columns=2)
+    assert [axes.get_title() for axes in figure.axes][:3] == ["a", "b", "c"]
+    assert len(drawn(figure)) == 3
     assert (drawn(figure)[1] == IMAGES[1].permute(1, 2, 0).numpy()).all()
-    maps = [torch.rand(4, 4), torch.rand(2, 2)]
-    figure = attention_overlays(IMAGES[0], {"teacher": maps, "student": maps})
-    stages = ["stage 1: 4 px", "stage 2: 2 px"]
-    assert titles(figure) == ["teacher", *stages, "student", *stages]
+    maps, stages = [torch.rand(4, 4), torch.rand(2, 2)], ["stage 1: 4 px", "stage 2: 2 px"]
+    figure = pictures.attention_overlays(IMAGES[0], {"teacher": maps, "student": maps})
+    assert [a.get_title() for a in figure.axes] == ["teacher", *stages, "student", *stages]
     assert drawn(figure, 1)[0].shape == (8, 8)
     maps = {"stage 1": torch.arange(48).view(3, 4, 4) + 20, "stage 2": torch.ones(3, 2, 2).long()}
     found = drawn(label_pictures(IMAGES, maps))
@@ -55,20 +45,23 @@ def test_panels_show_images_under_their_titles_and_leave_no_figure_open():
 
 
 def test_classes_of_masks_have_colours_of_their_own_and_scales_are_shared_if_asked():
-    colours = mask_pictures(torch.arange(256).view(1, 16, 16))[0].flatten(1).T
+    colours = pictures.mask_pictures(torch.arange(256).view(1, 16, 16))[0].flatten(1).T
     assert colours.dtype == torch.uint8 and colours[IGNORED].tolist() == [255] * 3
     assert int(colours[0].max()) < 50
     assert len({tuple(colour) for colour in colours[:70].tolist()}) == 70
     maps = {"x": torch.tensor([[-1.0, 3.0, float("nan")]]), "flat": torch.zeros(2, 2)}
-    first, flat = (axes.images[0].get_clim() for axes in named_maps(maps, signed=True).axes)
-    assert first == (-3, 3) and flat[0] < flat[1]
-    limits = [axes.images[0].get_clim() for axes in named_maps(maps, one_scale=True).axes]
-    assert limits == [(-1, 3), (-1, 3)]
+    signed, shared = (
+        [axes.images[0].get_clim() for axes in pictures.named_maps(maps, **{name: True}).axes]
+        for name in ("signed", "one_scale")
+    )
+    assert signed[0] == (-3, 3) and signed[1][0] < signed[1][1] and shared == [(-1, 3), (-1, 3)]
 
 
 def test_boxes_of_the_class_stand_out_and_each_basis_picture_has_one_coefficient():
     _, axes = plt.subplots()
-    draw_boxes(axes, torch.tensor([[0, 0, 2, 2], [4, 4, 8, 6]]), ["car", "key"], relevant=1)
+    pictures.draw_boxes(
+        axes, torch.tensor([[0, 0, 2, 2], [4, 4, 8, 6]]), ["car", "key"], relevant=1
+    )
     first, second = axes.patches
     assert first.get_edgecolor() != second.get_edgecolor()
     assert (second.get_width(), second.get_height()) == (4, 2)
@@ -80,10 +73,9 @@ def test_boxes_of_the_class_stand_out_and_each_basis_picture_has_one_coefficient
 
 
 def data_of(objects, images=None):
-    count, same = len(objects), (0.5, 0.5, 0.5)
     if images is None:
-        images = torch.arange(count * 3 * 48 * 64).remainder(256).byte().view(count, 3, 48, 64)
-    labels = torch.zeros(count, dtype=torch.int64)
+        images = torch.zeros(len(objects), 3, 48, 64, dtype=torch.uint8)
+    labels, same = torch.zeros(len(objects)).long(), (0.5, 0.5, 0.5)
     return ImageData(images, labels, CLASSES, same, same, "0", objects=objects)
 
 
@@ -106,7 +98,7 @@ def test_every_box_has_its_verdict_and_image_by_image_there_are_the_errors_of_al
     assert len(counts) == len(found)
 
 
-def test_a_row_a_detector_and_a_column_an_image():
+def test_a_row_a_detector_and_a_column_an_image_and_photographs_are_read_when_drawn(tmp_path):
     found, objects = random_case(0)
     figure = detection_grid(data_of(objects), {"alone": found, "taught": found}, [0, 4, 1])
     grid = np.array(figure.axes).reshape(3, 3)
@@ -121,9 +113,6 @@ def test_a_row_a_detector_and_a_column_an_image():
     grids = (detection_grid(data, {}, [0], names=names) for names in (True, False))
     texts = [[text.get_text() for text in figure.axes[0].texts] for figure in grids]
     assert texts == [["a name that is r", "truth"], ["truth"]] and not plt.get_fignums()
-
-
-def test_photographs_are_read_when_they_are_drawn(tmp_path):
     sizes, paths = [(30, 20), (60, 40)], [tmp_path / "a.png", tmp_path / "b.png"]
     for path, size in zip(paths, sizes, strict=True):
         Image.new("RGB", size).save(path)
