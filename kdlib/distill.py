@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from inspect import signature
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -145,8 +146,9 @@ def create_distiller(config: "RunConfig", pair: "NetworkPair | None" = None) -> 
     check_method(config)
     (base, _, gate), method = parse_method(config.method), method_of(config.method)
     made = method_loss(base, config.method_options, pair), weights_of(config)
-    growth = method.warmup, method.ramp
-    return Distiller(base, *made, *growth, temperature=config.temperature, gate=gate)
+    ramp = resolve_name(method.ramp) if isinstance(method.ramp, str) else method.ramp
+    grows = {"warmup": method.warmup, "ramp": ramp}
+    return Distiller(base, *made, **grows, temperature=config.temperature, gate=gate)
 
 
 def method_loss(name: str, options: Mapping[str, Any], pair: "NetworkPair | None") -> Loss | None:

@@ -92,11 +92,6 @@ def trained_network(config: RunConfig, root: Path, classes: int, **options: Any)
     return network.eval()
 
 
-def predicted(network: nn.Module, data: ImageData) -> Tensor:
-    """The class (N,) that a network gives each image of ``data``."""
-    return predict(network, data).argmax(1)
-
-
 @torch.no_grad()
 def attention_on(network: nn.Module, data: ImageData) -> tuple[Tensor, ...]:
     """Attention maps (N, h, w) of each stage, fine to coarse, for all images of ``data``."""

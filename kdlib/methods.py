@@ -5,7 +5,6 @@ To add one to kdlib, write its loss and one entry here; from anywhere else, call
 """
 
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,11 +19,6 @@ if TYPE_CHECKING:
 
 IMAGES = ("classification", "crops")
 DENSE = (*IMAGES, "segmentation")  # of methods that read stages, or logits pixel by pixel
-
-
-def bell(share: float) -> float:
-    """exp(-5 (1 - t)^2): a weight that grows as in Laine, Aila 2017 (arXiv 1610.02242)."""
-    return math.exp(-5 * (1 - share) ** 2)
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class Method:
     fixed: dict[str, Any] = field(default_factory=dict)  # options other than `build`'s defaults
     fitted: bool = False  # `build` takes a NetworkPair first, which its layers are made for
     warmup: float = 0.0  # share of the training over which the weight grows
-    ramp: Callable[[float], float] = float  # the warm-up's share to the weight's: grows evenly
+    ramp: str | Callable[[float], float] = float  # the warm-up's share to the weight's: grows evenly
     ce_weight: float = 1.0  # of the cross-entropy beside this loss, by default
     self_taught: bool = False  # no teacher is needed: the loss brings its own, or needs none
     reads: tuple[str, ...] = ()  # what limits the augmentations, see REFUSED
@@ -165,7 +159,8 @@ METHODS: dict[str, Method] = {
         "2 T^2 KL + 0.5 dct", fixed={"feature": "dct"}),
     "frskd_pixels": _frskd(f"{FRSKD}, as published for segmentation",
         "KL(q ‖ p_s) of pixels + 50 AT(F_s, F_q), ramped by exp(-5 (1 - t)^2)",
-        fixed={"alpha": 1.0, "beta": 50.0, "temperature": 1.0}, warmup=40 / 60, ramp=bell),
+        fixed={"alpha": 1.0, "beta": 50.0, "temperature": 1.0}, warmup=40 / 60,
+        ramp="kdlib.frskd.losses:bell"),
     "frskd_options": _frskd("any options of FRSKD, by name", "as frskd"),
     "kd_cls": _crops(0.4, f"{CROPS}, recognition",
         "T^2 KL(p_t of the object's crop ‖ p_s), mean of positives, T = 2",

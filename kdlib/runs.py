@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator
 from pydantic.dataclasses import dataclass
 
 from kdlib.data import load_data
-from kdlib.errors import KdlibError, check_kind, kindly, shown
+from kdlib.errors import KdlibError, kindly, shown
 from kdlib.files import remove_remains, write_json
 from kdlib.methods import is_self_taught, run_before
 from kdlib.models import FIRST_NAMES, current_name
@@ -189,23 +189,6 @@ def as_hashed(config: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {name: getattr(RunConfig, name) for name in ADDED_LATER}
     kept = {n: v for n, v in config.items() if n not in defaults or v != defaults[n]}
     return _renamed(kept, FIRST_NAMES)
-
-
-def configs_of(
-    methods: Sequence[str], options: Sequence[Mapping[str, Any]], shared: Mapping[str, Any]
-) -> list[RunConfig]:
-    """One run per method, with ``options`` of its own (none of them, or one per method)."""
-    check_kind("methods", methods, list[str])
-    check_kind("options", options, list[dict])
-    if not methods:
-        raise KdlibError("The list of methods is empty; give at least one, such as [student].")
-    if options and len(options) != len(methods):
-        raise KdlibError(
-            f"There are {len(methods)} methods but {len(options)} options; give one for each "
-            "method, in the same order ({} where it has none), or [] if none has any."
-        )
-    each = zip(methods, options or [{}] * len(methods), strict=True)
-    return [RunConfig(**{**shared, "method": name, **own}).canonical() for name, own in each]
 
 
 def needed_by(runs: Iterable[RunConfig]) -> list[RunConfig]:

@@ -1,5 +1,7 @@
 """What every method of the registry must do in a step, whatever its formula."""
 
+from pkgutil import resolve_name
+
 import pytest
 import torch
 from losses.networks import (
@@ -148,7 +150,8 @@ def test_the_weight_scales_the_methods_term_alone_and_warms_up_where_the_source_
         made(output(STUDENT), taught(), batch(), progress)[method].item()
         for progress in (0.0, line.warmup / 2, 1.0)
     )
-    expected = (line.ramp(0) * end, line.ramp(0.5) * end) if line.warmup else (end, end)
+    ramp = resolve_name(line.ramp) if isinstance(line.ramp, str) else line.ramp
+    expected = (ramp(0) * end, ramp(0.5) * end) if line.warmup else (end, end)
     assert (start, half) == pytest.approx(expected, rel=0.2 if method == "crd" else 1e-4)
 
 

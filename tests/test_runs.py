@@ -7,9 +7,10 @@ from shutil import copytree
 from typing import get_args, get_type_hints
 
 import pytest
+from grids import configs_of
 
 from kdlib.errors import KdlibError
-from kdlib.runs import ADDED_LATER, RunConfig, configs_of, earlier, read_record, write_record
+from kdlib.runs import ADDED_LATER, RunConfig, earlier, read_record, write_record
 from kdlib.tasks import TASKS
 from study.records import load_records
 

@@ -12,7 +12,7 @@ from torch import nn, optim
 from training import check_like, stop_after_an_epoch, tiny
 
 from kdlib import FrozenTeacher, KdlibError, create_model, fit, load_data, train_state
-from kdlib.evaluate import attention_on, predicted, trained_network
+from kdlib.evaluate import attention_on, predict, trained_network
 from kdlib.files import load_tensors, save_tensors
 from kdlib.runs import RunConfig, run_directory
 from kdlib.seeds import derive_seed, seed_everything
@@ -137,7 +137,7 @@ def test_a_network_comes_back_and_scores_again_what_its_record_says(together):
     root, config, record = together[0], CONFIGS[1], together[1][1]
     data = load_data("scenes", "test", size=32, image_size=32)
     network = trained_network(config, root, len(data.classes))
-    right = (predicted(network, data) == data.labels).double().mean().item()
+    right = (predict(network, data).argmax(1) == data.labels).double().mean().item()
     assert right == pytest.approx(record["results"]["top1"])
     maps = attention_on(network, data.first(5))
     assert all(len(stage) == 5 and stage.ndim == 3 and stage.isfinite().all() for stage in maps)

@@ -5,7 +5,7 @@ i of a split is always the same image, and which object is seen at each of its p
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -375,9 +375,3 @@ def load_scenes(found: Callable[..., Composition], split: str, **options: Any) -
     mean, std = (tuple(round(value, 3) for value in values) for values in moments)
     facts = (tuple(recipe.classes), mean, std, composition.fingerprint)
     return ImageData(images, labels, *facts, relevance)
-
-
-def unlabelled(data: ImageData, truth: str, **changes: Any) -> ImageData:
-    """The same images with another ``truth`` in the place of their labels."""
-    labels, digest = torch.zeros_like(data.labels), fingerprint((truth, data.fingerprint))
-    return replace(data, labels=labels, fingerprint=digest, relevance=None, **changes)

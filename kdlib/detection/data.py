@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, FiniteFloat, PositiveInt, ValidationError
 
 from kdlib.data.image_data import ImageData, checked_root, fingerprint, missing
 from kdlib.data.photographs import MEAN, STD, Listing
-from kdlib.data.scenes import Composition, Scenes, load_scenes, unlabelled
+from kdlib.data.scenes import Composition, Scenes, load_scenes
 from kdlib.detection.objects import Found, Objects, WholePhotographs, tabled
 from kdlib.errors import KdlibError, shown
 from kdlib.files import Arrays
@@ -36,7 +36,9 @@ def load_scene_objects(found: Callable[..., Composition], split: str, **options:
     seen = torch.from_numpy(arrays["seen"]).flatten() >= SMALLEST_SEEN * side**2
     objects = Objects(boxes, kinds, crowd, starts, sizes).chosen(seen)
     data = load_scenes(found, split, **options)
-    return unlabelled(data, "objects", classes=composition.bank.kinds, objects=objects)
+    labels, digest = torch.zeros_like(data.labels), fingerprint(("objects", data.fingerprint))
+    facts = (composition.bank.kinds, data.mean, data.std, digest)
+    return ImageData(data.images, labels, *facts, objects=objects)
 
 
 def _seen(scenes: Scenes) -> Arrays:

@@ -4,6 +4,7 @@ No teacher is trained beforehand: a small pyramid on the student's own stages is
 labels beside it, and its refined maps and soft labels are what the student matches.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,11 @@ from kdlib.train_state import TrainState
 
 FILE = "self_teacher.safetensors"
 ACCURACIES = {"classification": ("top1", "top5", "mca"), "segmentation": ("miou", "pixel_accuracy")}
+
+
+def bell(share: float) -> float:
+    """exp(-5 (1 - t)^2): a weight that grows as in Laine, Aila 2017 (arXiv 1610.02242)."""
+    return math.exp(-5 * (1 - share) ** 2)
 
 
 class ConnectedLoss(nn.Module):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdlib.data.image_data import IGNORED, ImageData
-from kdlib.data.scenes import Composition, Scenes, load_scenes, unlabelled
+from kdlib.data.image_data import IGNORED, ImageData, fingerprint
+from kdlib.data.scenes import Composition, Scenes, load_scenes
 from kdlib.errors import KdlibError
 from kdlib.frskd.self_teacher import BiFPN, PixelHead, reduced
 from kdlib.models.cifar import Widths, basic_resnet, initialise
@@ -36,7 +36,9 @@ def load_scene_masks(found: Callable[..., Composition], split: str, **options: A
     composition = found(split, **options)
     arrays = composition.cached("-masks", lambda batch: {"masks": kinds_seen(batch).numpy()})
     masks, classes = torch.from_numpy(arrays["masks"]), ("background", *composition.bank.kinds)
-    return unlabelled(load_scenes(found, split, **options), "masks", classes=classes, masks=masks)
+    data = load_scenes(found, split, **options)
+    labels, digest = torch.zeros_like(data.labels), fingerprint(("masks", data.fingerprint))
+    return ImageData(data.images, labels, classes, data.mean, data.std, digest, masks=masks)
 
 
 class Segmenter(nn.Module):

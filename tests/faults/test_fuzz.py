@@ -15,6 +15,7 @@ import check_arguments
 import pytest
 import yaml
 from cyclopts import CycloptsError
+from grids import configs_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from losses.networks import pair
@@ -23,7 +24,7 @@ from processes import outcomes
 from kdlib import KdlibError, create_distiller
 from kdlib.detection.train_state import create_crop_loss
 from kdlib.methods import METHODS, parse_method
-from kdlib.runs import RunConfig, configs_of
+from kdlib.runs import RunConfig
 from study import cli, profiles
 from study import notebooks as execute
 from study.cli import app, main
