@@ -147,7 +147,7 @@ def create_distiller(config: "RunConfig", pair: "NetworkPair | None" = None) -> 
     (base, _, gate), method = parse_method(config.method), method_of(config.method)
     made = method_loss(base, config.method_options, pair), weights_of(config)
     ramp = resolve_name(method.ramp) if isinstance(method.ramp, str) else method.ramp
-    grows = {"warmup": method.warmup, "ramp": ramp}
+    grows: dict[str, Any] = {"warmup": method.warmup, "ramp": ramp}
     return Distiller(base, *made, **grows, temperature=config.temperature, gate=gate)
 
 

@@ -38,7 +38,7 @@ class Method:
     fixed: dict[str, Any] = field(default_factory=dict)  # options other than `build`'s defaults
     fitted: bool = False  # `build` takes a NetworkPair first, which its layers are made for
     warmup: float = 0.0  # share of the training over which the weight grows
-    ramp: str | Callable[[float], float] = float  # the warm-up's share to the weight's: grows evenly
+    ramp: str | Callable[[float], float] = float  # of the warm-up's share to the weight's
     ce_weight: float = 1.0  # of the cross-entropy beside this loss, by default
     self_taught: bool = False  # no teacher is needed: the loss brings its own, or needs none
     reads: tuple[str, ...] = ()  # what limits the augmentations, see REFUSED

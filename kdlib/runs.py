@@ -275,7 +275,10 @@ def provenance(config: RunConfig, device: str, precision: str, fingerprint: str)
     import torch
 
     packages = [name for name in ("torch", "torchvision", "numpy") if find_spec(name)]
-    commit, _, dirty = _described().partition("-")
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
+    how: dict[str, Any] = {"cwd": Path(__file__).parent, "capture_output": True, "text": True}
+    found = subprocess.run(command, **how).stdout if which("git") else ""  # outside git: nothing
+    commit, _, dirty = found.strip().partition("-")
     return {
         "commit": commit or None,
         "dirty": bool(dirty),
@@ -287,13 +290,6 @@ def provenance(config: RunConfig, device: str, precision: str, fingerprint: str)
         "data_fingerprint": fingerprint,
         "utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _described() -> str:
-    """The commit of the running code, ``-dirty`` if files differ; empty outside a repository."""
-    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
-    how: dict[str, Any] = {"cwd": Path(__file__).parent, "capture_output": True, "text": True}
-    return subprocess.run(command, **how).stdout.strip() if which("git") else ""
 
 
 def data_of(config: RunConfig, split: str, data_root: Path | None) -> "ImageData":

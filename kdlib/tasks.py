@@ -23,10 +23,8 @@ TASKS: dict[str, Measures] = {
     ),
     "crops": _IMAGES,  # classification of objects that are cut out by their boxes
 }
-MIXTURES = {"mixup": 0.2, "cutmix": 1.0}
-"""Both parameters of the Beta distribution of the share, as FRSKD's paper has them."""
 JOINT = "sla"
-MIXING = (*MIXTURES, JOINT)
+MIXING = ("mixup", "cutmix", JOINT)
 """Augmentations that change what an image is labelled: rotations are classes with ``sla``."""
 AUGMENTATIONS = ("flip", "crop", "random_crop", *MIXING)
 IGNORED = 255

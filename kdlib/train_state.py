@@ -214,12 +214,8 @@ class TrainState:
                 for name, value in memory.items():
                     if isinstance(value, Tensor):
                         tensors[f"momentum.{position}.{name}"] = value
-            facts = {
-                "history": self.history,
-                "precision": self.precision,
-                "world": self.world.facts,
-            }
-            save_tensors(self.checkpoint, tensors, facts)
+            way = {"precision": self.precision, "world": self.world.facts}
+            save_tensors(self.checkpoint, tensors, {"history": self.history, **way})
 
     def _restore(self) -> None:
         tensors, facts = load_tensors(self.checkpoint)

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from kdlib import Output, RunConfig
-from kdlib.data.batches import Batch, Mixed
+from kdlib.data.batches import Batch
 from kdlib.distill import Distiller, TeacherOutput, create_distiller, label_loss
+from kdlib.frskd.mixing import Mixed
 from kdlib.methods import METHODS, Weights
 
 # Those of detectors read what no classifier says; tests/detection has them.

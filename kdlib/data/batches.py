@@ -9,7 +9,7 @@ number of students or processes can shift them, and a resumed run meets the very
 from collections.abc import Iterator, Sequence
 from math import inf
 from pkgutil import resolve_name
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,16 +22,12 @@ from kdlib.process_group import ALONE, ProcessGroup, Shard
 from kdlib.seeds import derive_seed, generator
 from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING
 
+if TYPE_CHECKING:
+    from kdlib.frskd.mixing import Mixed
+
 CROP_PADDING = 4
 ROTATIONS = 4
 DEVICE_SHARE = 0.5  # of a GPU's free memory that a data set may take
-
-
-class Mixed(NamedTuple):
-    """Labels (B,) of the images that were mixed in, and the share, 0 to 1, that is not theirs."""
-
-    labels: Tensor
-    share: float
 
 
 class Batch(NamedTuple):
@@ -40,7 +36,7 @@ class Batch(NamedTuple):
     images: Tensor  # (B, 3, H, W) float32
     labels: Tensor  # (B,) int64; where pixels have classes (B, H, W), ``IGNORED`` if none counts
     indices: Tensor  # (B,) positions in the data set
-    mixed: Mixed | None = None  # what was mixed into them, if anything was
+    mixed: "Mixed | None" = None  # what was mixed into them, if anything was
     shard: Shard | None = None  # which part of a batch they are; ``None``: the whole
 
 

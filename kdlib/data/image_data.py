@@ -50,7 +50,6 @@ class ImageData:
         return "segmentation" if annotated or self.masks is not None else "classification"
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.labels)
 
     def part(self, start: int, stop: int) -> "ImageData":

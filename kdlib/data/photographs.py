@@ -89,9 +89,8 @@ class Listing:
             except OSError:
                 lacking.append(name)
         if lacking:
-            told = (
-                f"{len(lacking):,} of {len(self.names):,} photographs are missing in {self.folder}"
-            )
+            count = f"{len(lacking):,} of {len(self.names):,}"
+            told = f"{count} photographs are missing in {self.folder}"
             remedy = f"To get them:\n  {DATASETS[self.dataset].remedy}"
             raise KdlibError(f"{self.dataset}: {told}:\n{few_lines(lacking)}\n{remedy}")
         return np.array(facts, np.int64).reshape(-1, 2)
@@ -200,7 +199,6 @@ class Photographs:
     drawn: ClassVar[int] = 2  # random numbers that place a window
 
     def __len__(self) -> int:
-        """Number of photographs."""
         return len(self.positions)
 
     def __getitem__(self, part: slice) -> "Photographs":

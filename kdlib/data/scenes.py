@@ -78,7 +78,6 @@ class Recipe:
     size: int = 64  # pixels a side, 16 to 512
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         check_range("attentions", self.attentions, 1, 4)
         check_range("distractors", self.distractors, 0, 12)
         check_range("image_size", self.size, *IMAGE_SIZES)

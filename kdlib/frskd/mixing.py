@@ -1,12 +1,24 @@
 """Augmentations that change what an image is labelled, as FRSKD's paper combines them with it."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from kdlib.data.batches import ROTATIONS, Batch, Mixed
+from kdlib.data.batches import ROTATIONS, Batch
 from kdlib.errors import KdlibError
-from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING, MIXTURES
+from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING
+
+MIXTURES = {"mixup": 0.2, "cutmix": 1.0}
+"""Both parameters of the Beta distribution of the share, as FRSKD's paper has them."""
+
+
+class Mixed(NamedTuple):
+    """Labels (B,) of the images that were mixed in, and the share, 0 to 1, that is not theirs."""
+
+    labels: Tensor
+    share: float
 
 
 def check(names: set[str], task: str) -> None:

@@ -13,8 +13,7 @@ from kdlib.data.batches import Batch, Batches, output_count, parts_of
 from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.data.photographs import Photographs
 from kdlib.errors import KdlibError
-from kdlib.frskd.mixing import mixture, with_rotations
-from kdlib.tasks import MIXTURES
+from kdlib.frskd.mixing import MIXTURES, mixture, with_rotations
 
 PLAIN = ((0.0,) * 3, (1 / 255,) * 3, "digest")
 NAMES = tuple(map(str, range(200)))
