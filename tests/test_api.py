@@ -1,17 +1,14 @@
-"""The public names: one lazy list, documented and typed; and the page of one's own loop runs."""
+"""The public names: one lazy list, documented and typed."""
 
 import ast
 import re
-from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 
 import kdlib
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs/your_own_loop.md").read_text(encoding="utf-8")
 
 
 def test_every_name_is_there_documented_and_where_a_type_checker_finds_it():
@@ -26,12 +23,3 @@ def test_every_name_is_there_documented_and_where_a_type_checker_finds_it():
     assert (ROOT / "kdlib/py.typed").exists()
     with pytest.raises(AttributeError, match="no attribute 'dct_los'"):
         kdlib.dct_los  # noqa: B018
-
-
-@pytest.mark.parametrize("script", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
-def test_the_page_of_a_loop_of_one_s_own_runs(script, capsys, monkeypatch):
-    # Generating code takes half a minute; tests/losses has that of every loss.
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    assert len(script.splitlines()) <= 20
-    exec(script, {})
-    assert re.search(r"\d\.\d", capsys.readouterr().out)

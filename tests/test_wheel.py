@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -129,6 +130,15 @@ def test_the_wheel_trains_a_dct_student_and_its_teacher_without_the_repository(s
     refused = run(site, command.format("run.yaml"), tmp_path)
     assert refused.returncode == 2
     assert "pip install pyyaml" in refused.stderr
+
+
+def test_the_scripts_of_a_loop_of_one_s_own_run_beside_the_wheel(site, tmp_path):
+    for found in with_needs(["timm"]).values():
+        link(found, tmp_path)
+    page = (ROOT / "docs/your_own_loop.md").read_text(encoding="utf-8")
+    for script in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        done = run(site, f"sys.path.append({str(tmp_path)!r})\n{script}", tmp_path)
+        assert len(script.split("\n")) <= 20 and re.search(r"\d\.\d", done.stdout), done.stderr
 
 
 def test_the_command_names_what_it_lacks_and_the_metadata_says_what_it_is(site, tmp_path):
