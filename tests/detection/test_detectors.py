@@ -206,7 +206,7 @@ def test_detectors_of_scenes_are_small_with_few_anchors_that_fit(name, count, lo
     assert found.shape == (count, 4) and (best >= 0.5).float().mean() > low
 
 
-def test_without_options_a_detector_is_the_one_that_torchvision_builds():
+def test_detectors_have_torchvisions_parts_and_ssd300_fewer_levels_on_small_images(monkeypatch):
     torch.manual_seed(3)
     ours = create_model(LITE, 90).network
     torch.manual_seed(3)
@@ -214,10 +214,6 @@ def test_without_options_a_detector_is_the_one_that_torchvision_builds():
     assert list(ours.state_dict()) == list(theirs.state_dict())
     assert same(ours.state_dict().values(), theirs.state_dict().values())
     assert repr(ours.transform) == repr(theirs.transform)
-    assert count_parameters(ours) == tv.get_model_weights(LITE).DEFAULT.meta["num_params"]
-
-
-def test_ssd300_has_its_published_size_and_fewer_levels_on_small_images(monkeypatch):
     monkeypatch.setattr(FETCH, Mock(side_effect=URLError("no route to host")))
     with torch.device("meta"):
         whole = create_model("ssd300_vgg16", 90)
@@ -229,8 +225,9 @@ def test_ssd300_has_its_published_size_and_fewer_levels_on_small_images(monkeypa
         # Its default weights are the original's, and the message says where they go.
         with pytest.raises(KdlibError, match=r"no route.*vgg16_features-\S+\.pth in .*points"):
             create_model("ssd300_vgg16", CLASSES, weights="DEFAULT")
-    published = tv.get_model_weights("ssd300_vgg16").DEFAULT.meta
-    assert count_parameters(whole) == published["num_params"]
+    for name, network in ((LITE, ours), ("ssd300_vgg16", whole)):
+        published = tv.get_model_weights(name).DEFAULT.meta["num_params"]
+        assert count_parameters(network) == published
     assert whole.network.transform.fixed_size == (300, 300)
     assert whole.network.anchor_generator.steps is not None
     small = detector("ssd300_vgg16").network

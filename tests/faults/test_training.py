@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 from shutil import copytree, disk_usage
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -123,16 +124,14 @@ def test_no_room_for(what, owner, act, size, kept, root, undisturbed, monkeypatc
     tally(fault, "recovered")
 
 
-def mount(disk: Path, kib: int, *how: str) -> bool:
-    """Make a folder a disk of so many KiB; whether that may be done here."""
-    options = ",".join([*how, f"size={kib}k"])
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
-    return subprocess.run(command, capture_output=True).returncode == 0
-
-
 @pytest.mark.parametrize("kib", [12, 60])
 def test_a_disk_that_is_full_and_then_has_room(kib, taught, tmp_path, undisturbed, tally):
     """A real one, with so many KiB left beside the teacher's files."""
+
+    def mount(disk: Path, kib: int, how: str = "rw") -> bool:
+        command = ["mount", "-t", "tmpfs", "-o", f"{how},size={kib}k", "tmpfs", str(disk)]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
     if not mount(tmp_path, 100_000):
         pytest.skip("no disk may be mounted here")
     try:
@@ -208,16 +207,9 @@ def test_two_processes_train_a_run_once(first_is_killed, root, undisturbed, tmp_
     tally(f"two processes{', one is killed' if first_is_killed else ' on one run'}", "recovered")
 
 
-class BackwardClock(datetime.datetime):
-    """Of a day in the past, though files are of today."""
-
-    @classmethod
-    def now(cls, tz=None):
-        return super().now(tz) - datetime.timedelta(days=1000)
-
-
 def test_a_clock_that_goes_backwards_and_files_of_the_future(root, undisturbed, monkeypatch, tally):
     config, start, calls = tiny(epochs=2), time.time(), iter(range(10**9))
+    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1000)
 
     def from_2038() -> None:
         for path in root.rglob("*"):
@@ -225,7 +217,7 @@ def test_a_clock_that_goes_backwards_and_files_of_the_future(root, undisturbed, 
 
     from_2038()
     monkeypatch.setattr(time, "time", lambda: start - 3600 * next(calls))
-    monkeypatch.setattr("kdlib.runs.datetime", BackwardClock)
+    monkeypatch.setattr("kdlib.runs.datetime", Mock(now=Mock(return_value=past)))
     found = fit(config, root, progress=False)
     assert plan([config], root, 4) == []
     assert found["cost"]["train_seconds"] > 0 and min(found["cost"]["latency_ms"].values()) > 0
