@@ -29,23 +29,20 @@ def test_names_are_accepted_where_the_library_accepts_them(modifier):
         assert accepts(lambda names: [*map(parse_method, names)], f"{method}+{modifier}") == valid
 
 
-@pytest.mark.parametrize(
-    ("words", "variables", "message"),
-    [
-        ([], {"PROFILE": "qick"}, "Did you mean 'quick'?"),
-        ([], {"DATASET": "scene"}, "Did you mean 'scenes'?"),
-        ([], {"METHODS": "at,dtc"}, "Did you mean 'dct'?"),
-        ([], {"METHODS": "dct+gat"}, "Did you mean 'gate'?"),
-        ([], {"SEEDS": "0 -1"}, "whole numbers from 0"),
-        ([], {"DATA_ROOT": "no/such/folder"}, "not a folder"),
-        ([], {"JOBS": "0"}, "valid: all"),
-        ([], {"EXECUTOR": "slrum"}, "Did you mean 'slurm'?"),
-        ([], {"EPOCHS": "0"}, "EPOCHS is '0'; valid: a whole number from 1"),
-        ([], {"EPOCHS": "1.5"}, "EPOCHS is '1.5'"),
-        ([], {"IMAGES": "all"}, "IMAGES is 'all'; valid: a whole number from 1"),
-        (["PROFLE=full"], {}, "Did you mean 'PROFILE'?"),
-    ],
-)
+@pytest.mark.parametrize(("words", "variables", "message"), [
+    ([], {"PROFILE": "qick"}, "Did you mean 'quick'?"),
+    ([], {"DATASET": "scene"}, "Did you mean 'scenes'?"),
+    ([], {"METHODS": "at,dtc"}, "Did you mean 'dct'?"),
+    ([], {"METHODS": "dct+gat"}, "Did you mean 'gate'?"),
+    ([], {"SEEDS": "0 -1"}, "whole numbers from 0"),
+    ([], {"DATA_ROOT": "no/such/folder"}, "not a folder"),
+    ([], {"JOBS": "0"}, "valid: all"),
+    ([], {"EXECUTOR": "slrum"}, "Did you mean 'slurm'?"),
+    ([], {"EPOCHS": "0"}, "EPOCHS is '0'; valid: a whole number from 1"),
+    ([], {"EPOCHS": "1.5"}, "EPOCHS is '1.5'"),
+    ([], {"IMAGES": "all"}, "IMAGES is 'all'; valid: a whole number from 1"),
+    (["PROFLE=full"], {}, "Did you mean 'PROFILE'?"),
+])  # fmt: skip
 def test_a_wrong_value_is_refused(capsys, words, variables, message):
     assert check_arguments.main(words, variables) == 2
     assert message in capsys.readouterr().err

@@ -18,23 +18,20 @@ def test_help_names_every_command(capsys):
         assert f"Usage: kdlib {command}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["run", "05_distil"], "05_distill"),
-        (["run", "05_distill", "-p", "epoch", "3"], "Did you mean 'epochs'?"),
-        (["run", "05_distill", "--store", "-p", "epochs", "3"], "give it no parameters"),
-        (["run", "05_distill", "--parameters", "[1]"], "not a JSON object"),
-        (["results", "no/such/folder"], "no/such/folder"),
-        (["results", "--publish", "a", "--tune", "b"], "Give one of"),
-        (["results", "--epochs", "0"], "--epochs"),
-        (["figures", "no/such/folder"], "no/such/folder"),
-        (["data", "check", "scene"], "Did you mean 'scenes'?"),
-        (["data", "cache", "scenes"], "mit67, sun397"),
-        (["data", "cache", "mit76"], "Did you mean 'mit67'"),
-        (["methods", "dtc"], "Did you mean 'dct'"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["run", "05_distil"], "05_distill"),
+    (["run", "05_distill", "-p", "epoch", "3"], "Did you mean 'epochs'?"),
+    (["run", "05_distill", "--store", "-p", "epochs", "3"], "give it no parameters"),
+    (["run", "05_distill", "--parameters", "[1]"], "not a JSON object"),
+    (["results", "no/such/folder"], "no/such/folder"),
+    (["results", "--publish", "a", "--tune", "b"], "Give one of"),
+    (["results", "--epochs", "0"], "--epochs"),
+    (["figures", "no/such/folder"], "no/such/folder"),
+    (["data", "check", "scene"], "Did you mean 'scenes'?"),
+    (["data", "cache", "scenes"], "mit67, sun397"),
+    (["data", "cache", "mit76"], "Did you mean 'mit67'"),
+    (["methods", "dtc"], "Did you mean 'dct'"),
+])  # fmt: skip
 def test_a_mistake_is_told_in_one_screen_without_a_traceback(arguments, message, capsys):
     assert main(arguments) == 2
     told = capsys.readouterr().err

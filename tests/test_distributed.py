@@ -115,16 +115,13 @@ def test_objects_are_shared_out_with_their_images():
     assert all(map(torch.equal, *boxes)) and len(boxes[0]) == len(boxes[1])
 
 
-@pytest.mark.parametrize(
-    ("fields", "size", "fits", "says"),
-    [
-        ({"batch_size": 16}, 9, 8, "16 images.*9 processes.*at most 8"),
-        *(
-            ({"method": method}, 2, 1, "cannot be trained by 2 processes.*in one")
-            for method in ("crd", "crd+kd", "srm_dictionary", "srm_init")
-        ),
-    ],
-)
+@pytest.mark.parametrize(("fields", "size", "fits", "says"), [
+    ({"batch_size": 16}, 9, 8, "16 images.*9 processes.*at most 8"),
+    *(
+        ({"method": method}, 2, 1, "cannot be trained by 2 processes.*in one")
+        for method in ("crd", "crd+kd", "srm_dictionary", "srm_init")
+    ),
+])  # fmt: skip
 def test_what_a_launch_cannot_share_is_refused(fields, size, fits, says):
     with pytest.raises(KdlibError, match=says):
         check_world([tiny(**fields)], ProcessGroup(0, size))
@@ -262,23 +259,20 @@ def test_one_process_trains_the_teacher_and_the_run(tmp_path, capsys):
         assert record["provenance"]["processes"] == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("tempratur: 3", "Unknown run parameter 'tempratur'.*Did you mean 'temperature'"),
-        ("method: dtc", "Unknown method 'dtc'. Did you mean 'dct'.*parseval"),
-        ("- 1", "no fields of a run"),
-        ("1: 2", "no fields of a run"),
-        ("", "no fields of a run"),
-        ("a: [", "cannot be read as YAML"),
-        (None, r"run\.yaml cannot be read"),
-        ("epochs: many", "epochs"),
-        ("dataset: scene", "Unknown data set 'scene'. Did you mean 'scenes'.*imagefolder"),
-        ("dataset: mit67", "(?s)mit67.*To get it"),
-        ("dataset: fashion_mnist", "train-images-idx3-ubyte"),
-        ("teacher_weights: seven.safetensors", "seven.*7 classes.*16"),
-    ],
-)
+@pytest.mark.parametrize(("text", "said"), [
+    ("tempratur: 3", "Unknown run parameter 'tempratur'.*Did you mean 'temperature'"),
+    ("method: dtc", "Unknown method 'dtc'. Did you mean 'dct'.*parseval"),
+    ("- 1", "no fields of a run"),
+    ("1: 2", "no fields of a run"),
+    ("", "no fields of a run"),
+    ("a: [", "cannot be read as YAML"),
+    (None, r"run\.yaml cannot be read"),
+    ("epochs: many", "epochs"),
+    ("dataset: scene", "Unknown data set 'scene'. Did you mean 'scenes'.*imagefolder"),
+    ("dataset: mit67", "(?s)mit67.*To get it"),
+    ("dataset: fashion_mnist", "train-images-idx3-ubyte"),
+    ("teacher_weights: seven.safetensors", "seven.*7 classes.*16"),
+])  # fmt: skip
 def test_what_is_wrong_is_told_in_one_screen_and_leaves_no_record(
     text, said, tmp_path, capsys, monkeypatch
 ):

@@ -49,16 +49,13 @@ def test_parameters_reach_the_notebook_which_runs_in_its_own_folder(tmp_path):
     assert left_behind(tmp_path) == {"elsewhere"} and left_behind(output.parent) == {"out.ipynb"}
 
 
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"epoch": 5}, "Did you mean 'epochs'?.*epochs, methods, rate, root"),
-        ({"epochs": "many"}, "epochs.*'many'.*like its default, 3"),
-        ({"epochs": True}, "epochs"),
-        ({"methods": "at"}, "methods"),
-        ({"root": float("nan")}, "root"),
-    ],
-)
+@pytest.mark.parametrize(("parameters", "message"), [
+    ({"epoch": 5}, "Did you mean 'epochs'?.*epochs, methods, rate, root"),
+    ({"epochs": "many"}, "epochs.*'many'.*like its default, 3"),
+    ({"epochs": True}, "epochs"),
+    ({"methods": "at"}, "methods"),
+    ({"root": float("nan")}, "root"),
+])  # fmt: skip
 def test_a_wrong_parameter_starts_nothing(tmp_path, parameters, message):
     source = notebook(tmp_path, "open('started', 'w')")
     with pytest.raises(KdlibError, match=message):
@@ -69,17 +66,14 @@ def test_a_wrong_parameter_starts_nothing(tmp_path, parameters, message):
 SLEEP = "import time; time.sleep(1.5)"
 
 
-@pytest.mark.parametrize(
-    ("cells", "says"),
-    [
-        (["wanted = 0", "1 / wanted", "print(1)"], r"(?s)cell 2.*1 / wanted.*ZeroDivisionError"),
-        (["from kdlib.errors import KdlibError\nraise KdlibError('no data')"], "cell 1: no data$"),
-        (["import os; os.kill(os.getpid(), 9)"], "kernel"),
-        (["import os; os._exit(0)", "print('after')"], "kernel"),
-        (["get_ipython().kernel.do_shutdown(False); import os; os._exit(0)"], "kernel"),
-        ([SLEEP, SLEEP, SLEEP, SLEEP], "over its time limit of 4 s"),  # the whole notebook's
-    ],
-)
+@pytest.mark.parametrize(("cells", "says"), [
+    (["wanted = 0", "1 / wanted", "print(1)"], r"(?s)cell 2.*1 / wanted.*ZeroDivisionError"),
+    (["from kdlib.errors import KdlibError\nraise KdlibError('no data')"], "cell 1: no data$"),
+    (["import os; os.kill(os.getpid(), 9)"], "kernel"),
+    (["import os; os._exit(0)", "print('after')"], "kernel"),
+    (["get_ipython().kernel.do_shutdown(False); import os; os._exit(0)"], "kernel"),
+    ([SLEEP, SLEEP, SLEEP, SLEEP], "over its time limit of 4 s"),  # the whole notebook's
+])  # fmt: skip
 def test_what_fails_is_told_and_the_notebook_kept_as_failed(tmp_path, cells, says):
     source, start = notebook(tmp_path, *cells), time.monotonic()
     with pytest.raises(ExecutionError) as caught:

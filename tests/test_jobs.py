@@ -69,16 +69,13 @@ def test_the_parameters_of_a_job_name_its_runs(tmp_path, profile):
     assert len({job.name for job in jobs}) == len(jobs)
 
 
-@pytest.mark.parametrize(
-    ("own", "notebook"),
-    [
-        ({"teacher": "resnet18", "teacher_start": "DEFAULT", "teacher_seed": 3}, TEACHER_NOTEBOOK),
-        ({"teacher_epochs": 7, "teacher_learning_rate": 0.01}, TEACHER_NOTEBOOK),
-        ({"task": "segmentation", "student": "scenes_segmenter"}, STUDENTS_NOTEBOOK),
-        ({"gradient_clip": 2.0}, STUDENTS_NOTEBOOK),
-        ({"optimiser": "adam"}, STUDENTS_NOTEBOOK),
-    ],
-)
+@pytest.mark.parametrize(("own", "notebook"), [
+    ({"teacher": "resnet18", "teacher_start": "DEFAULT", "teacher_seed": 3}, TEACHER_NOTEBOOK),
+    ({"teacher_epochs": 7, "teacher_learning_rate": 0.01}, TEACHER_NOTEBOOK),
+    ({"task": "segmentation", "student": "scenes_segmenter"}, STUDENTS_NOTEBOOK),
+    ({"gradient_clip": 2.0}, STUDENTS_NOTEBOOK),
+    ({"optimiser": "adam"}, STUDENTS_NOTEBOOK),
+])  # fmt: skip
 def test_teachers_are_trained_by_the_notebook_that_has_words_for_them(tmp_path, own, notebook):
     wanted = runs("kd", **own)
     teacher, student = plan(wanted, tmp_path, 6)

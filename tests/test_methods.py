@@ -31,28 +31,25 @@ def test_every_entry_says_where_it_comes_from_and_refuses_unknown_options(name):
                 create_distiller(RunConfig(method=name, method_options={option: "mean"}), pair())
 
 
-@pytest.mark.parametrize(
-    ("method", "options", "says"),
-    [
-        ("dtc", {}, "Unknown method 'dtc'.*Did you mean 'dct'"),
-        ("dct+kdd", {}, "Unknown method modifier 'kdd'.*gate, kd"),
-        ("student+kd", {}, "takes no modifier"),
-        ("kd+gate", {}, "takes no modifier"),
-        ("srm+gate", {}, r"takes \+kd alone"),
-        ("srm_init+kd", {}, "takes no modifier"),
-        ("rkd", {"angle_weight": "50"}, "'angle_weight' of .* should be .*a valid number"),
-        ("dkd", {"temperature": True}, "'temperature' of .* should be .*a valid number"),
-        ("crd", {"negatives": 1.5}, "'negatives' of .* should be .*a valid integer"),
-        ("reviewkd", {"middle": "8"}, "'middle' of .* should be .*a valid integer or None"),
-        ("frskd", {"width": None}, "'width' of .* should be .*a valid integer"),
-        ("frskd", {"detach": "no"}, "'detach' of .* should be .*a valid boolean"),
-        ("at", {"level_weights": 3}, "'level_weights' of .* should be .*list"),
-        ("srm", {"mu": "big"}, "'mu' of .* should be .*a valid number"),
-        ("srm_logits", {"dictionary_steps": 3}, "'dictionary_steps' of .* should be .*list"),
-        ("crd", {"dimensions": -1}, "'crd' cannot be built.*'dimensions': -1"),
-        ("vid", None, "'vid' is made for two networks"),
-    ],
-)
+@pytest.mark.parametrize(("method", "options", "says"), [
+    ("dtc", {}, "Unknown method 'dtc'.*Did you mean 'dct'"),
+    ("dct+kdd", {}, "Unknown method modifier 'kdd'.*gate, kd"),
+    ("student+kd", {}, "takes no modifier"),
+    ("kd+gate", {}, "takes no modifier"),
+    ("srm+gate", {}, r"takes \+kd alone"),
+    ("srm_init+kd", {}, "takes no modifier"),
+    ("rkd", {"angle_weight": "50"}, "'angle_weight' of .* should be .*a valid number"),
+    ("dkd", {"temperature": True}, "'temperature' of .* should be .*a valid number"),
+    ("crd", {"negatives": 1.5}, "'negatives' of .* should be .*a valid integer"),
+    ("reviewkd", {"middle": "8"}, "'middle' of .* should be .*a valid integer or None"),
+    ("frskd", {"width": None}, "'width' of .* should be .*a valid integer"),
+    ("frskd", {"detach": "no"}, "'detach' of .* should be .*a valid boolean"),
+    ("at", {"level_weights": 3}, "'level_weights' of .* should be .*list"),
+    ("srm", {"mu": "big"}, "'mu' of .* should be .*a valid number"),
+    ("srm_logits", {"dictionary_steps": 3}, "'dictionary_steps' of .* should be .*list"),
+    ("crd", {"dimensions": -1}, "'crd' cannot be built.*'dimensions': -1"),
+    ("vid", None, "'vid' is made for two networks"),
+])  # fmt: skip
 def test_a_method_or_an_option_that_means_nothing_is_refused(method, options, says):
     given = pair() if options is not None else None
     with pytest.raises(KdlibError, match=says):

@@ -157,50 +157,44 @@ def roots(name, folder):
     return {"records_root": str(folder), **own}
 
 
-@pytest.mark.parametrize(
-    ("name", "records", "given", "said"),
-    [
-        ("06_compare", "whole", {}, ["**DCT beats AT: holds.**", "**The absolute value helps: ",
-            "has no run on the dev split of scenes",
-            "The highest mean of 13 methods is that of DCT + KD"]),
-        ("06_compare", "one_seed", {}, ["one seed decides nothing",
-            "**DCT beats AT: undecided at n=1.**",
-            "**DCT + KD beats KD: not tested here.** It needs `dct+kd` and `kd`",
-            "this figure needs dct and parseval_twin, each with two seeds"]),
-        ("06_compare", "no_teacher", {}, ["0 of", "this figure needs two methods"]),
-        ("07_attentions", "whole", {}, ["attentions in these records: 1 2 3",
-            "The gain grows (points for each attention more): holds"]),
-        ("07_attentions", "one_seed", {}, ["make reproduce PROFILE=attentions", "at n=1"]),
-        ("07_attentions", "no_teacher", {}, ["dct and at are missing"]),
-        ("08_analyses", "one_seed", {}, [
-            *(f"nothing for {one} yet" for one in ("attention_maps", "map_spectra", "calibration")),
-            "nothing for robustness yet", "make reproduce PROFILE=tune", "PROFILE=full"]),
-        ("08_analyses", "analysed", {}, [
-            "each network gets right: teacher 1, student 1, AT 1, DCT 1", "nearest to the teacher",
-            "Not told apart from it", "best at 0.25 times its default", "too sure: ",
-            "scenes_large → scenes_small: ", "* noise at 0.1: ", " 50%"]),
-        ("14_ledger", "whole", {}, ["release_a: +7", "direction: stand-in: agrees",
-            "methods that both have"]),
-        ("14_ledger", "one_seed", {"cell_method": "AT"}, [
-            " points over the student, n = 1", "was made from other records"]),
-        ("14_ledger", "no_teacher", {"cell_method": "AT"}, ["at: has no runs here"]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "records", "given", "said"), [
+    ("06_compare", "whole", {}, ["**DCT beats AT: holds.**", "**The absolute value helps: ",
+        "has no run on the dev split of scenes",
+        "The highest mean of 13 methods is that of DCT + KD"]),
+    ("06_compare", "one_seed", {}, ["one seed decides nothing",
+        "**DCT beats AT: undecided at n=1.**",
+        "**DCT + KD beats KD: not tested here.** It needs `dct+kd` and `kd`",
+        "this figure needs dct and parseval_twin, each with two seeds"]),
+    ("06_compare", "no_teacher", {}, ["0 of", "this figure needs two methods"]),
+    ("07_attentions", "whole", {}, ["attentions in these records: 1 2 3",
+        "The gain grows (points for each attention more): holds"]),
+    ("07_attentions", "one_seed", {}, ["make reproduce PROFILE=attentions", "at n=1"]),
+    ("07_attentions", "no_teacher", {}, ["dct and at are missing"]),
+    ("08_analyses", "one_seed", {}, [
+        *(f"nothing for {one} yet" for one in ("attention_maps", "map_spectra", "calibration")),
+        "nothing for robustness yet", "make reproduce PROFILE=tune", "PROFILE=full"]),
+    ("08_analyses", "analysed", {}, [
+        "each network gets right: teacher 1, student 1, AT 1, DCT 1", "nearest to the teacher",
+        "Not told apart from it", "best at 0.25 times its default", "too sure: ",
+        "scenes_large → scenes_small: ", "* noise at 0.1: ", " 50%"]),
+    ("14_ledger", "whole", {}, ["release_a: +7", "direction: stand-in: agrees",
+        "methods that both have"]),
+    ("14_ledger", "one_seed", {"cell_method": "AT"}, [
+        " points over the student, n = 1", "was made from other records"]),
+    ("14_ledger", "no_teacher", {"cell_method": "AT"}, ["at: has no runs here"]),
+])  # fmt: skip
 def test_a_notebook_reads_whatever_records_there_are(run, root, name, records, given, said):
     text = run(name, **roots(name, root[records]), **given)
     assert [one for one in said if one not in text] == []
 
 
-@pytest.mark.parametrize(
-    ("name", "given", "message"),
-    [
-        *((name, {"dataset": "fashion_scenes"}, "no run of 'fashion_scenes'.*make reproduce DATA")
-          for name in ("06_compare", "07_attentions", "14_ledger")),
-        ("14_ledger", {"cell_method": "CC"}, "No 'CC' in this cell; valid: teacher, student"),
-        *((name, None, "no record.*make reproduce")
-          for name in ("06_compare", "07_attentions", "08_analyses", "13_figures", "14_ledger")),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "given", "message"), [
+    *((name, {"dataset": "fashion_scenes"}, "no run of 'fashion_scenes'.*make reproduce DATA")
+      for name in ("06_compare", "07_attentions", "14_ledger")),
+    ("14_ledger", {"cell_method": "CC"}, "No 'CC' in this cell; valid: teacher, student"),
+    *((name, None, "no record.*make reproduce")
+      for name in ("06_compare", "07_attentions", "08_analyses", "13_figures", "14_ledger")),
+])  # fmt: skip
 def test_what_is_missing_is_said(run, root, tmp_path, name, given, message):
     folder = tmp_path if given is None else root["one_seed"]
     with pytest.raises(KdlibError, match=message):

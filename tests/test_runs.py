@@ -61,27 +61,24 @@ def test_each_method_is_a_run_with_the_fields_of_its_own():
             configs_of(methods, options, {})
 
 
-@pytest.mark.parametrize(
-    ("fields", "says"),
-    [
-        ({"epoch": 3}, "Unknown run parameter 'epoch'. Did you mean 'epochs'.*batch_size"),
-        ({"precision": "float8"}, "Unknown precision 'float8'. Did you mean 'float32'.*bfloat16"),
-        ({"optimiser": "adamw"}, "Did you mean 'adam'.*adam, sgd"),
-        ({"epochs": 0}, "epochs is 0; it should be greater than or equal to 1"),
-        ({"epochs": 2.0}, "epochs is 2.0; it should be a valid integer"),
-        ({"epochs": True}, "epochs is True"),
-        ({"data_seed": 2**63}, "data_seed is .*less than or equal to"),
-        ({"learning_rate": 0}, "learning_rate is 0; it should be greater than 0"),
-        ({"weight": float("nan")}, "weight is nan; it should be a finite number"),
-        ({"weight": "1"}, "weight is '1'; it should be a valid number"),
-        ({"momentum": 1}, "momentum is 1; it should be less than 1"),
-        ({"milestones": [3, 0]}, "milestones.1 is 0"),
-        ({"augmentation": "flip"}, "augmentation is 'flip'; it should be a valid list"),
-        ({"teacher": "../other"}, "teacher is '../other'; a name has 1 to 80 letters"),
-        ({"method_options": {"a": float("inf")}}, "method_options is .*give numbers, texts"),
-        ({"method_options": {1: 2}}, "method_options"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "says"), [
+    ({"epoch": 3}, "Unknown run parameter 'epoch'. Did you mean 'epochs'.*batch_size"),
+    ({"precision": "float8"}, "Unknown precision 'float8'. Did you mean 'float32'.*bfloat16"),
+    ({"optimiser": "adamw"}, "Did you mean 'adam'.*adam, sgd"),
+    ({"epochs": 0}, "epochs is 0; it should be greater than or equal to 1"),
+    ({"epochs": 2.0}, "epochs is 2.0; it should be a valid integer"),
+    ({"epochs": True}, "epochs is True"),
+    ({"data_seed": 2**63}, "data_seed is .*less than or equal to"),
+    ({"learning_rate": 0}, "learning_rate is 0; it should be greater than 0"),
+    ({"weight": float("nan")}, "weight is nan; it should be a finite number"),
+    ({"weight": "1"}, "weight is '1'; it should be a valid number"),
+    ({"momentum": 1}, "momentum is 1; it should be less than 1"),
+    ({"milestones": [3, 0]}, "milestones.1 is 0"),
+    ({"augmentation": "flip"}, "augmentation is 'flip'; it should be a valid list"),
+    ({"teacher": "../other"}, "teacher is '../other'; a name has 1 to 80 letters"),
+    ({"method_options": {"a": float("inf")}}, "method_options is .*give numbers, texts"),
+    ({"method_options": {1: 2}}, "method_options"),
+])  # fmt: skip
 def test_a_bad_field_is_refused_with_its_name_its_value_and_what_is_valid(fields, says):
     with pytest.raises(KdlibError, match=says):
         RunConfig(**fields)

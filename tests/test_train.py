@@ -95,17 +95,14 @@ def test_files_of_other_networks_are_refused(root):
             fit(tiny(), root, progress=False)
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ([{}], r"teacher's weights are missing.*02_teacher"),
-        ([{"method": "dtc"}], "Unknown method 'dtc'.*'dct'"),
-        ([{"student": "scenes_smal"}], "Unknown model 'scenes_smal'.*'scenes_small'"),
-        ([{}, {"data_seed": 9}], "share 'data_seed', but it is 0 and 9"),
-        ([{}, {"teacher_seed": 9}], "share 'teacher_seed', but it is 0 and 9"),
-        ([], "nothing to train"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "says"), [
+    ([{}], r"teacher's weights are missing.*02_teacher"),
+    ([{"method": "dtc"}], "Unknown method 'dtc'.*'dct'"),
+    ([{"student": "scenes_smal"}], "Unknown model 'scenes_smal'.*'scenes_small'"),
+    ([{}, {"data_seed": 9}], "share 'data_seed', but it is 0 and 9"),
+    ([{}, {"teacher_seed": 9}], "share 'teacher_seed', but it is 0 and 9"),
+    ([], "nothing to train"),
+])  # fmt: skip
 def test_what_cannot_be_trained_is_refused(changes, says, tmp_path):
     with pytest.raises(KdlibError, match=says):
         fit([tiny(**own) for own in changes], tmp_path, progress=False)

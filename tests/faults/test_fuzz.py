@@ -182,17 +182,14 @@ def test_mistakes_are_told_in_a_line(arguments, capsys, tally):
     tally("fuzz: command line", "told")
 
 
-@pytest.mark.parametrize(
-    ("error", "says", "status"),
-    [
-        (OSError(28, "No space left on device"), "system refused.*No space left", 1),
-        (MemoryError(), "Not enough memory", 1),
-        (ModuleNotFoundError("No module named 'x'"), "Install what is missing.*kdlib.study", 1),
-        (ZeroDivisionError("by\nnothing"), "Unexpected ZeroDivisionError.*KDLIB_DEBUG=1", 1),
-        (KdlibError("what to do"), "^what to do$", 2),
-        (KeyboardInterrupt(), "Interrupted; what is finished is kept", 130),
-    ],
-)
+@pytest.mark.parametrize(("error", "says", "status"), [
+    (OSError(28, "No space left on device"), "system refused.*No space left", 1),
+    (MemoryError(), "Not enough memory", 1),
+    (ModuleNotFoundError("No module named 'x'"), "Install what is missing.*kdlib.study", 1),
+    (ZeroDivisionError("by\nnothing"), "Unexpected ZeroDivisionError.*KDLIB_DEBUG=1", 1),
+    (KdlibError("what to do"), "^what to do$", 2),
+    (KeyboardInterrupt(), "Interrupted; what is finished is kept", 130),
+])  # fmt: skip
 def test_any_failure_of_a_command_is_told_in_a_line(error, says, status, monkeypatch, capsys):
     def fail(*given, **more):
         raise error

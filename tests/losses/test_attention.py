@@ -86,22 +86,19 @@ SWIN = maps((2, 28, 28, 64), (2, 14, 14, 128), (2, 7, 7, 256))
 RESNET = maps((2, 64, 28, 28), (2, 128, 14, 14), (2, 256, 7, 7))
 
 
-@pytest.mark.parametrize(
-    ("student", "teacher", "says"),
-    [
-        (SWIN, RESNET, r"student look like \(B, H, W, C\): \(2, 28, 28, 64\), .*permute"),
-        (RESNET, SWIN, "teacher look like"),
-        (SWIN[-1], RESNET[-1], r"look like \(B, H, W, C\)"),
-        (RESNET[-1], SWIN[-1], "look like"),
-        (SWIN[-1], SWIN[-2], "look like"),
-        (RESNET, RESNET[::-1], "opposite orders"),
-        (RESNET, maps((3, 256, 7, 7)), "student has 2 images and the teacher 3"),
-        (maps((2, 49, 256)), RESNET, r"student has the shape \(2, 49, 256\).*tokens"),
-        (RESNET, maps((2, 7, 7)), r"\(B, C, H, W\)"),
-        ([], RESNET, "student's features are .*one per stage"),
-        (RESNET, {"layer4": RESNET[-1]}, "teacher's features are .*one per stage"),
-    ],
-)
+@pytest.mark.parametrize(("student", "teacher", "says"), [
+    (SWIN, RESNET, r"student look like \(B, H, W, C\): \(2, 28, 28, 64\), .*permute"),
+    (RESNET, SWIN, "teacher look like"),
+    (SWIN[-1], RESNET[-1], r"look like \(B, H, W, C\)"),
+    (RESNET[-1], SWIN[-1], "look like"),
+    (SWIN[-1], SWIN[-2], "look like"),
+    (RESNET, RESNET[::-1], "opposite orders"),
+    (RESNET, maps((3, 256, 7, 7)), "student has 2 images and the teacher 3"),
+    (maps((2, 49, 256)), RESNET, r"student has the shape \(2, 49, 256\).*tokens"),
+    (RESNET, maps((2, 7, 7)), r"\(B, C, H, W\)"),
+    ([], RESNET, "student's features are .*one per stage"),
+    (RESNET, {"layer4": RESNET[-1]}, "teacher's features are .*one per stage"),
+])  # fmt: skip
 def test_features_that_would_be_mistaken_are_refused(student, teacher, says):
     for loss in (at_loss, dct_loss, DCTLoss()):
         with pytest.raises(KdlibError, match=says):

@@ -192,22 +192,19 @@ def test_options_are_named():
 BANDS = ["low", ("low",), ("mid", 2), ("range", 1), ("high", -1), ("low", "2"), 3]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"preset": "dcd"}, "Did you mean 'dct'.*release_a"),
-        ({"transform": "dtc"}, "dct_abs"),
-        ({"normalise": "l1"}, "max_ac"),
-        ({"normalise_when": "never"}, "before"),
-        ({"distance": "cosine"}, "squared"),
-        ({"drop_dc": "yes"}, "drop_dc 'yes'.*False, True"),
-        *[({"band": band}, "Valid: null.*high") for band in BANDS],
-        ({"transform": "none", "band": ("low", 2)}, "needs a transform"),
-        ({"bands": ("low", 2)}, "normalise_when"),
-        ({"level_weights": "equal"}, "equal_scale"),
-        ({"reduction": "sum"}, "mean, none"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"preset": "dcd"}, "Did you mean 'dct'.*release_a"),
+    ({"transform": "dtc"}, "dct_abs"),
+    ({"normalise": "l1"}, "max_ac"),
+    ({"normalise_when": "never"}, "before"),
+    ({"distance": "cosine"}, "squared"),
+    ({"drop_dc": "yes"}, "drop_dc 'yes'.*False, True"),
+    *[({"band": band}, "Valid: null.*high") for band in BANDS],
+    ({"transform": "none", "band": ("low", 2)}, "needs a transform"),
+    ({"bands": ("low", 2)}, "normalise_when"),
+    ({"level_weights": "equal"}, "equal_scale"),
+    ({"reduction": "sum"}, "mean, none"),
+])  # fmt: skip
 def test_mistakes_list_what_is_valid(changes, message):
     with pytest.raises(KdlibError, match=message):
         DCTLoss(**changes)
