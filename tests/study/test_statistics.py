@@ -174,10 +174,7 @@ def test_variants_are_named_by_what_they_change_and_gains_count_common_seeds(tau
     assert statistics.gains_by("augmentation", plain, alone).empty
 
 
-JUDGED = [
-    (FRSKD, statistics.FRSKD_CLAIMS),
-    (replace(FRSKD, **OF_PIXELS), statistics.PIXEL_CLAIMS),
-]
+JUDGED = [(FRSKD, statistics.FRSKD_CLAIMS), (replace(FRSKD, **OF_PIXELS), statistics.PIXEL_CLAIMS)]
 
 
 @pytest.mark.parametrize(("frskd", "claims"), JUDGED)
