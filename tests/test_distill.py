@@ -4,19 +4,8 @@ from pkgutil import resolve_name
 
 import pytest
 import torch
-from losses.networks import (
-    BATCH,
-    CLASSES,
-    OTHER_TEACHER,
-    STUDENT,
-    TEACHER,
-    batch,
-    guided,
-    output,
-    pair,
-    taught,
-    tensors,
-)
+from losses import networks
+from losses.networks import CLASSES, STUDENT, TEACHER, batch, guided, output, pair, taught, tensors
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
@@ -94,14 +83,14 @@ def test_a_student_like_its_teacher_has_nothing_to_learn(method):
 
 @of_each_loss
 def test_the_own_term_teaches_a_student_of_another_width_depth_and_size(method):
-    for shapes in (TEACHER, OTHER_TEACHER):
+    for shapes in (TEACHER, networks.OTHER_TEACHER):
         student = output(STUDENT)
         found = terms(method, student, taught(shapes), shapes=shapes)[method]
         found.backward()
         assert torch.isfinite(found)
         assert any(t.grad is not None and t.grad.abs().max() > 0 for t in tensors(student))
-    turned = distiller(method, STUDENT, OTHER_TEACHER)
-    assert torch.isfinite(turned(output(OTHER_TEACHER), taught(STUDENT), batch())[method])
+    turned = distiller(method, STUDENT, networks.OTHER_TEACHER)
+    assert torch.isfinite(turned(output(networks.OTHER_TEACHER), taught(STUDENT), batch())[method])
 
 
 @of_each_loss
@@ -134,8 +123,8 @@ def test_the_gate_counts_only_what_the_teacher_gets_right(method):
     half = TeacherOutput(torch.cat([right[:3], wrong[3:]]), *features)
     none = TeacherOutput(wrong, *features)
     per_image = distiller(method).method_loss(output(STUDENT), half, batch())
-    assert per_image.shape == (BATCH,) and per_image.dtype == torch.float32
-    expected = made.weight * per_image[:3].sum() / BATCH
+    assert per_image.shape == (networks.BATCH,) and per_image.dtype == torch.float32
+    expected = made.weight * per_image[:3].sum() / networks.BATCH
     found = guided(made, half)(output(STUDENT), half, batch())[method]
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
     assert guided(made, none)(output(STUDENT), none, batch())[method] == 0

@@ -10,19 +10,10 @@ from pathlib import Path
 from shutil import copytree, disk_usage
 from unittest.mock import Mock
 
+import processes
 import pytest
 import torch
-from processes import (
-    Act,
-    begin,
-    check_full,
-    forbid,
-    killed,
-    outcomes,
-    statuses,
-    unprivileged,
-    with_room,
-)
+from processes import check_full, outcomes, with_room
 from training import TINY, check_like, result_of, tiny
 
 from kdlib import KdlibError, files, fit, train
@@ -34,7 +25,7 @@ from study.jobs import plan
 CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights.safetensors"
 
 
-def learning(config: RunConfig, root: Path) -> Act:
+def learning(config: RunConfig, root: Path) -> processes.Act:
     """Train a run, or go on training it."""
     return lambda: fit(config, root, progress=False)
 
@@ -62,7 +53,7 @@ def test_killed_at_random_moments(number, trials, taught, tmp_path, undisturbed,
         config, seed, before = tiny(data_seed=seed, epochs=6), seed + 1, kills
         whole, root = undisturbed(config), copytree(taught, tmp_path / f"killed{seed}")
         ends = [(whole / name).stat().st_mtime for name in ("config.json", "record.json")]
-        for _ in killed(learning(config, root), ends[1] - ends[0], number):
+        for _ in processes.killed(learning(config, root), ends[1] - ends[0], number):
             assert number == signal.SIGKILL or not remains(root)
             check_nothing_half_written(run_directory(config, root))
             kills += 1
@@ -84,7 +75,7 @@ def test_killed_within_every_single_write(root, undisturbed, monkeypatch, tally)
 
     monkeypatch.setattr(files.os, "fsync", flush_or_die)
     for died in range(20):
-        status = statuses(learning(config, root))
+        status = processes.statuses(learning(config, root))
         check_nothing_half_written(directory)
         if status == [0]:
             break
@@ -149,7 +140,8 @@ def test_a_disk_that_is_full_and_then_has_room(kib, taught, tmp_path, undisturbe
 
 def test_a_folder_of_runs_that_cannot_be_written_to_is_told(tmp_path, tally):
     (tmp_path / "runs").mkdir()
-    act = unprivileged(learning(tiny(method="student"), forbid(tmp_path / "runs")))
+    folder = processes.forbid(tmp_path / "runs")
+    act = processes.unprivileged(learning(tiny(method="student"), folder))
     (error,) = outcomes(act)
     assert isinstance(error, UnwritableError), repr(error)
     assert "Make it writable, or choose another folder" in str(error) and "\n" not in str(error)
@@ -191,10 +183,10 @@ def test_two_processes_train_a_run_once(first_is_killed, root, undisturbed, tmp_
     def slowly() -> None:
         fit(config, root, progress=False, on_epoch=count)
 
-    first = begin(slowly)
+    first = processes.begin(slowly)
     while not epochs.exists():
         time.sleep(0.01)
-    second = begin(slowly)
+    second = processes.begin(slowly)
     if first_is_killed:
         time.sleep(0.2)
         os.kill(first.pid, signal.SIGKILL)

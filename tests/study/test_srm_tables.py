@@ -2,15 +2,8 @@
 
 import pandas as pd
 import pytest
-from srm_tables import (
-    coding_table,
-    dictionary_table,
-    grid_of,
-    probe_table,
-    read_codings,
-    shares_of,
-    switches_of,
-)
+import srm_tables
+from srm_tables import coding_table, dictionary_table, probe_table
 from synthetic import synthetic_record, write_run
 
 from kdlib.methods import run_before
@@ -77,13 +70,13 @@ def test_the_reading_tells_codes_from_atoms():
         if (name, code) not in {("SRM", "nearest"), ("k-means", "its own")}
         for stage, value in enumerate(pair, 1)
     ]
-    text = read_codings(shares_of(pd.DataFrame(rows)))
+    text = srm_tables.read_codings(srm_tables.shares_of(pd.DataFrame(rows)))
     assert "1 of 2 stages (1)" in text and "at 2 (1, 2)" in text
 
 
 def test_the_grid_has_all_else_at_its_default_and_switches_stand_beside_it(root, tmp_path):
     runs = load_records(root)
-    grid, switches = grid_of(runs), switches_of(runs)
+    grid, switches = srm_tables.grid_of(runs), srm_tables.switches_of(runs)
     assert grid.loc[3.0, 0.05] == 0.7 and grid.loc[2.0, 0.1] == 0.65
     assert grid.loc[2.0, 0.05] == 0.6 and grid.loc[1.5].isna().sum() == 1
     assert switches.columns.tolist() == ["default", "release no", "targets local"]
@@ -93,4 +86,4 @@ def test_the_grid_has_all_else_at_its_default_and_switches_stand_beside_it(root,
     write_run(tmp_path, RunConfig(method="student"), 0.3)
     runs = load_records(tmp_path)
     assert all(make(tmp_path).empty for make in (dictionary_table, coding_table, probe_table))
-    assert grid_of(runs).empty and switches_of(runs).empty
+    assert srm_tables.grid_of(runs).empty and srm_tables.switches_of(runs).empty
