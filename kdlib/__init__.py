@@ -38,13 +38,6 @@ if TYPE_CHECKING:
     from kdlib.train_state import DivergedError
 
 __version__ = "0.1.0"
-__all__ = [
-    "METHODS", "ATLoss", "DCTLoss", "Distiller", "DivergedError", "FrozenTeacher", "KDLoss",
-    "KdlibError", "Output", "RunConfig", "SpectralOptions", "at_loss", "attention_map",
-    "create_distiller", "create_model", "dataset_names", "dct_2d", "dct_loss", "dkd_loss", "fit",
-    "kd_loss", "load_data", "model_names", "pkt_loss", "predict", "read_record", "register_method",
-    "register_model", "rkd_loss", "sp_loss", "trained_network",
-]  # fmt: skip
 _PLACES = {
     "data": ("dataset_names", "load_data"), "errors": ("KdlibError",), "train": ("fit",),
     "distill": ("Distiller", "FrozenTeacher", "create_distiller"),
@@ -56,6 +49,7 @@ _PLACES = {
     "losses.relations": ("pkt_loss", "rkd_loss", "sp_loss"),
     "models": ("create_model", "model_names", "register_model"),
 }  # fmt: skip
+__all__ = sorted(name for names in _PLACES.values() for name in names)
 
 
 def __getattr__(name: str) -> Any:

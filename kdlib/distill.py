@@ -147,8 +147,7 @@ def create_distiller(config: "RunConfig", pair: "NetworkPair | None" = None) -> 
     (base, _, gate), method = parse_method(config.method), method_of(config.method)
     made = method_loss(base, config.method_options, pair), weights_of(config)
     ramp = resolve_name(method.ramp) if isinstance(method.ramp, str) else method.ramp
-    grows: dict[str, Any] = {"warmup": method.warmup, "ramp": ramp}
-    return Distiller(base, *made, **grows, temperature=config.temperature, gate=gate)
+    return Distiller(base, *made, method.warmup, ramp, temperature=config.temperature, gate=gate)
 
 
 def method_loss(name: str, options: Mapping[str, Any], pair: "NetworkPair | None") -> Loss | None:
@@ -160,8 +159,13 @@ def method_loss(name: str, options: Mapping[str, Any], pair: "NetworkPair | None
     if method.fitted and pair is None:
         raise KdlibError(f"'{name}' is made for two networks: give create_distiller their pair.")
     if method.of:
-        function, labelled = partial(method.maker, **options), "label" in method.reads
-        return partial(_loss_of_part, function, method.of, labelled)
+        function, part = partial(method.maker, **options), method.of
+
+        def loss_of_part(student: Any, teacher: Any, batch: "Batch") -> Tensor:
+            labels = [batch.labels] if "label" in method.reads else []
+            return function(getattr(student, part), getattr(teacher, part), *labels)
+
+        return loss_of_part
     try:
         built = method.maker(*[pair] * method.fitted, **options)
     except Exception as error:
@@ -172,10 +176,3 @@ def method_loss(name: str, options: Mapping[str, Any], pair: "NetworkPair | None
             f"({shown(str(error))}); change or leave out what is out of its range."
         ) from error
     return built if method.build else None
-
-
-def _loss_of_part(
-    function: Loss, part: str, labelled: bool, student: Any, teacher: Any, batch: "Batch"
-) -> Tensor:
-    parts = getattr(student, part), getattr(teacher, part)
-    return function(*parts, batch.labels) if labelled else function(*parts)

@@ -91,10 +91,7 @@ def checked_values(given: Mapping[str, object], kinds: Mapping[str, Any], owner:
 
 
 def check_kind(name: str, value: object, annotation: Any) -> None:
-    """Refuse a value that is not what a type annotation says, as JSON: a list fits a tuple.
-
-    True, false, infinity and NaN are no numbers.
-    """
+    """Refuse what a type annotation excludes; a list fits a tuple, True and NaN are no numbers."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     kind = TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
@@ -121,10 +118,7 @@ DEBUG = "KDLIB_DEBUG"
 
 
 def ended(command: Callable[[], int | None]) -> int:
-    """Run a command; returns its exit status (2: the user's mistake, 1: a failure).
-
-    What goes wrong is told in a line, with the variable ``KDLIB_DEBUG`` by its traceback too.
-    """
+    """Run a command; its exit status, after a line on a user's mistake (2) or a failure (1)."""
     leave_when_asked()
     try:
         status = command()

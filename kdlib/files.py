@@ -159,7 +159,6 @@ def load_weights(network: "nn.Module", path: Path, classes: int) -> None:
 
 CHUNK = 64  # rows made at a time: their intermediate arrays stay in the processor's cache
 Arrays = Mapping[str, NDArray]
-Integers = NDArray[np.int64]
 
 
 def cache_root() -> Path:
@@ -167,7 +166,7 @@ def cache_root() -> Path:
     return Path(os.environ.get("KDLIB_CACHE") or "~/.cache/kdlib").expanduser()
 
 
-def cached(name: str, count: int, make: Callable[[Integers], Arrays]) -> Arrays:
+def cached(name: str, count: int, make: Callable[[NDArray[np.int64]], Arrays]) -> Arrays:
     """Arrays of ``count`` rows, read from the cache ``name`` or made and kept there.
 
     The name must change whenever the content would; ``make`` makes, of row numbers (B,), the

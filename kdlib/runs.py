@@ -24,7 +24,7 @@ from kdlib.errors import KdlibError, kindly, shown
 from kdlib.files import remove_remains, write_json
 from kdlib.methods import is_self_taught, run_before
 from kdlib.models import FIRST_NAMES, current_name
-from kdlib.tasks import AUGMENTATIONS, MIXING
+from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING, ROTATIONS
 
 if TYPE_CHECKING:
     from kdlib.data.image_data import ImageData
@@ -147,6 +147,10 @@ class RunConfig:
         """Side in pixels of what the network sees."""
         return self.crop_size if self.task == "crops" else self.image_size
 
+    def outputs(self, classes: int) -> int:
+        """Logits that the student needs: with ``sla`` one for each class in each rotation."""
+        return classes * (ROTATIONS if JOINT in self.augmentation else 1)
+
     @cached_property
     def config_hash(self) -> str:
         """SHA-256 of the canonical configuration, in hexadecimal."""
@@ -162,10 +166,7 @@ class RunConfig:
         return f"{'-'.join(parts)}-{self.config_hash[:10]}"
 
     def teacher_config(self) -> "RunConfig":
-        """The run whose weights teach this one: the teacher network, trained plainly.
-
-        It sees no mixed images; that of a detector learns the objects, cut out.
-        """
+        """The plain run of this one's teacher: no mixed images; a detector's, objects cut out."""
         plain: dict[str, Any] = {
             "student": self.teacher, "start": self.teacher_start, "method": "student",
             "data_seed": self.teacher_seed, "init_seed": self.teacher_seed,

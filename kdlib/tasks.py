@@ -23,7 +23,7 @@ TASKS: dict[str, Measures] = {
     ),
     "crops": _IMAGES,  # classification of objects that are cut out by their boxes
 }
-JOINT = "sla"
+JOINT, ROTATIONS = "sla", 4  # logit r K + k is class k of K, turned by r right angles
 MIXING = ("mixup", "cutmix", JOINT)
 """Augmentations that change what an image is labelled: rotations are classes with ``sla``."""
 AUGMENTATIONS = ("flip", "crop", "random_crop", *MIXING)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from kdlib.data.batches import Batches, output_count
+from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher, Learner, create_distiller
 from kdlib.errors import KdlibError
@@ -65,7 +65,7 @@ class TrainState:
         self.evaluation, self.measures = group.evaluation, TASKS[config.task]
         self.teacher: Any = None if config.teacher == "none" else group.teacher
         self.classes = len(group.data.classes)
-        self.outputs = output_count(self.classes, config.augmentation)
+        self.outputs = config.outputs(self.classes)
         self.directory = run_directory(config, root)
         self.checkpoint = self.directory / "checkpoint.safetensors"
         self.history: list[dict[str, Any]] = []

@@ -98,10 +98,7 @@ class Trained(NamedTuple):
 
 
 class Deployed(nn.Module):
-    """A network with the normalisation of its images inside, and nothing but logits outside.
-
-    Pixels are uint8, as decoders give them: no doubt whether they go to 1 or to 255.
-    """
+    """A network of uint8 pixels, which it normalises, as decoders give them; returns logits."""
 
     mean: Tensor
     std: Tensor

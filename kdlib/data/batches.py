@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from kdlib.frskd.mixing import Mixed
 
 CROP_PADDING = 4
-ROTATIONS = 4
 DEVICE_SHARE = 0.5  # of a GPU's free memory that a data set may take
 
 
@@ -144,12 +143,9 @@ def _check(augmentation: tuple[str, ...], data: ImageData) -> None:
 
 
 def parts_of(order: Tensor, size: int) -> list[Tensor]:
-    """Parts of ``size`` positions; the last may be smaller, but a single one joins that before it.
-
-    For a batch norm of maps of one pixel needs two images at least.
-    """
+    """Parts of ``size`` positions; the last may be smaller, but one alone joins that before it."""
     parts = list(order.split(size))
-    if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
+    if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:  # too few for a batch norm
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
 
@@ -163,11 +159,3 @@ def _shifted(images: Tensor, shifts: Tensor, margin: int = 0) -> Tensor:
     picture = torch.arange(len(images), device=images.device).view(-1, 1, 1)
     windows = padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
     return windows.permute(0, 3, 1, 2)
-
-
-def output_count(classes: int, augmentation: Sequence[str]) -> int:
-    """Logits that a network needs: with ``sla`` one for each class in each rotation.
-
-    Logit ``r * classes + k`` is class k turned by r right angles; upright ones come first.
-    """
-    return classes * (ROTATIONS if JOINT in augmentation else 1)

@@ -117,10 +117,7 @@ def outfits(split: str, size: int | None, image_size: int, **options: Any) -> Co
 
 @cache
 def _garment_bank(root: Path, split: str) -> ObjectBank:
-    """Fifty objects, every garment in every colour; each photograph is dyed in one of them only.
-
-    The training set gives 1,200 of each object (6,000 of each garment), the test set 200.
-    """
+    """Fifty objects, every garment in every colour; a photograph is dyed in one of them only."""
     garments, labels = _read_garments(split, root)
     found, colours = [garments[labels == label] for label in range(len(CLASSES))], len(COLOURS)
     fewest = min(map(len, found))

@@ -99,8 +99,8 @@ class Listing:
 class Resized:
     """A split's photographs as their files are now, for windows of ``image_size`` pixels a side.
 
-    They are decoded, or read from a cache: a folder, whose name changes with any of the files,
-    with the pixels of each in a file whose checksum is compared whenever it is read.
+    They are decoded, or read from a cache: a folder named by what the files are, of pixels in
+    files whose checksums are compared whenever they are read.
     """
 
     def __init__(self, listing: Listing, split: str, image_size: int) -> None:
@@ -127,8 +127,7 @@ class Resized:
     def build(self, workers: int, progress: bool = True) -> Path:
         """Make the cache by so many threads, or go on making it; returns its folder.
 
-        Photographs that cannot be read are told together at the end; the others are kept. Caches
-        of earlier states of the same files are removed.
+        Unreadable photographs are reported at the end; caches of earlier states are removed.
         """
 
         def fault(position: int) -> str:
@@ -202,7 +201,6 @@ class Photographs:
         return len(self.positions)
 
     def __getitem__(self, part: slice) -> "Photographs":
-        """A part of them, nothing read yet."""
         return replace(self, positions=self.positions[part])
 
     def centres(self) -> Tensor:
@@ -245,10 +243,7 @@ def _collected(windows: Pixels, cuts: Iterator[None]) -> Tensor:
 
 
 def placed(room: list[int], place: list[int] | None) -> list[int]:
-    """Top and left of the window at a random place, where there is ``room`` (down, across).
-
-    Without one it is in the middle, rounded as torchvision's CenterCrop does.
-    """
+    """Top, left of a window at a ``place`` in ``room``; in the middle without, as CenterCrop."""
     if place is None:
         return [round(free / 2) for free in room]
     return [share * (free + 1) >> PLACE_BITS for free, share in zip(room, place, strict=False)]

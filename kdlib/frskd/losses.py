@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from kdlib.data.batches import Batch, output_count
+from kdlib.data.batches import Batch
 from kdlib.distill import TeacherOutput, create_distiller
 from kdlib.errors import KdlibError, unknown
 from kdlib.evaluate import evaluate_students, trained_network
@@ -193,7 +193,7 @@ def refined_network(config: RunConfig, root: Path, classes: int) -> RefinedNetwo
     A ``KdlibError`` if the run is not finished, or its method has no self-teacher.
     """
     student = trained_network(config, root, classes)
-    outputs = output_count(classes, config.augmentation)
+    outputs = config.outputs(classes)
     shapes = output_shapes(student, config.image_size)
     pair = NetworkPair(shapes, None, torch.zeros(0), config.batch_size, 0, outputs, config.pixels)
     loss = create_distiller(config, pair).method_loss

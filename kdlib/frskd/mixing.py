@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlib.data.batches import ROTATIONS, Batch
+from kdlib.data.batches import Batch
 from kdlib.errors import KdlibError
-from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING
+from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING, ROTATIONS
 
 MIXTURES = {"mixup": 0.2, "cutmix": 1.0}
 """Both parameters of the Beta distribution of the share, as FRSKD's paper has them."""

@@ -98,10 +98,7 @@ class Embedding(nn.Module):
 
 
 class SemanticLoss(nn.Module):
-    """SemCKD: squared differences of all pairs of stages, weighted by learned attention, per image.
-
-    Source: Chen 2021, arXiv 2012.03236.
-    """
+    """SemCKD (Chen 2021, arXiv 2012.03236): stages' squared differences, by learned attention."""
 
     def __init__(self, pair: NetworkPair) -> None:
         super().__init__()

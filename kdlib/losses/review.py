@@ -10,8 +10,7 @@ from kdlib.losses.attention import aligned, for_layer, pool_to_common_size, work
 from kdlib.models.cifar import conv_norm
 from kdlib.models.output import NetworkPair, Output
 
-Turn = Callable[[int, int, tuple[int, int]], nn.Module]
-"""From fused features to the teacher's, by their channels and the size of maps."""
+Turn = Callable[[int, int, tuple[int, int]], nn.Module]  # by channels before and after, and size
 
 
 def hcl_per_image(student: Tensor, teacher: Tensor) -> Tensor:

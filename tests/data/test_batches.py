@@ -9,11 +9,12 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from kdlib.data.batches import Batch, Batches, output_count, parts_of
+from kdlib.data.batches import Batch, Batches, parts_of
 from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.data.photographs import Photographs
 from kdlib.errors import KdlibError
 from kdlib.frskd.mixing import MIXTURES, mixture, with_rotations
+from kdlib.runs import RunConfig
 
 PLAIN = ((0.0,) * 3, (1 / 255,) * 3, "digest")
 NAMES = tuple(map(str, range(200)))
@@ -171,7 +172,9 @@ def test_cutmix_pastes_one_box_of_the_area_that_was_drawn_and_counts_its_pixels(
 def test_rotations_are_classes_the_first_are_upright_and_mixed_images_turn_too():
     plain = mixture(some(), "mixup", np.random.default_rng(0))
     turned = with_rotations(plain, 16)
-    assert output_count(16, ("flip", "sla")) == 64 and output_count(16, ("flip",)) == 16
+    assert (
+        RunConfig(augmentation=("flip", "sla")).outputs(16) == 64 and RunConfig().outputs(16) == 16
+    )
     for turns in range(4):
         part = slice(6 * turns, 6 * turns + 6)
         assert torch.equal(turned.images[part], torch.rot90(plain.images, turns, (2, 3)))
