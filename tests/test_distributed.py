@@ -273,9 +273,7 @@ def test_one_process_trains_the_teacher_and_the_run(tmp_path, capsys):
     ("dataset: fashion_mnist", "train-images-idx3-ubyte"),
     ("teacher_weights: seven.safetensors", "seven.*7 classes.*16"),
 ])  # fmt: skip
-def test_what_is_wrong_is_told_in_one_screen_and_leaves_no_record(
-    text, said, tmp_path, capsys, monkeypatch
-):
+def test_what_is_wrong_is_told_and_leaves_no_record(text, said, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images = write_fashion(tmp_path) / FASHION / "train-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:-1000])

@@ -9,7 +9,6 @@ import sys
 from functools import cache
 from pathlib import Path
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
@@ -18,12 +17,11 @@ from synthetic import TOP1, write_analyses, write_grid
 from kdlib.errors import KdlibError
 from study.notebooks import NOTEBOOKS
 
-mpl.use("Agg")
+plt.switch_backend("Agg")
 
 MAIN = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
-FEWEST_CELLS, MOST_CELLS, MOST_LINES = 15, 40, 30
-MOST_BYTES = 1 << 20
+FEWEST_CELLS, MOST_CELLS, MOST_LINES, MOST_BYTES = 15, 40, 30, 1 << 20
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ABSOLUTE = re.compile(
     r"(?<![\w.:/])/(?:home|root|work|tmp|Users|private|mnt|opt|usr|var)/\w|\b[A-Z]:\\\w"
@@ -41,21 +39,10 @@ def code_cells(path):
     return [cell for cell in read(path).cells if cell.cell_type == "code"]
 
 
-def of_each(paths):
-    return pytest.mark.parametrize("path", paths, ids=[path.stem for path in paths])
+of_each = pytest.mark.parametrize("path", MAIN + SOLUTIONS, ids=lambda path: path.stem)
 
 
-def texts(path):
-    """Sources, and what the outputs say in words."""
-    for cell in read(path).cells:
-        yield cell.source
-        for output in cell.get("outputs", []):
-            yield output.get("text", "")
-            data = output.get("data", {})
-            yield from (str(data[kind]) for kind in data if kind.startswith("text/"))
-
-
-@of_each(MAIN + SOLUTIONS)
+@of_each
 def test_every_notebook_says_its_title_and_time_and_has_stored_outputs(path):
     first, cells = read(path).cells[0], code_cells(path)
     assert first.cell_type == "markdown" and first.source.startswith("# ")
@@ -64,10 +51,14 @@ def test_every_notebook_says_its_title_and_time_and_has_stored_outputs(path):
     outputs = [output for cell in cells for output in cell.outputs]
     assert outputs and all(output.output_type != "error" for output in outputs)
     assert path.stat().st_size < MOST_BYTES  # quick to read on the web
-    assert [text for text in texts(path) if ABSOLUTE.search(text)] == []  # of anybody's disk
+    texts = [cell.source for cell in read(path).cells]
+    for output in outputs:
+        data = output.get("data", {})
+        texts += [output.get("text", ""), *(str(data[k]) for k in data if k.startswith("text/"))]
+    assert [text for text in texts if ABSOLUTE.search(text)] == []  # of anybody's disk
 
 
-@of_each(MAIN + SOLUTIONS)
+@of_each
 def test_the_second_code_cell_holds_the_parameters_each_with_a_comment_and_no_other_is_long(path):
     tagged = ["parameters" in cell.metadata.get("tags", []) for cell in code_cells(path)]
     assert tagged[1] and sum(tagged) == 1
@@ -79,7 +70,7 @@ def test_the_second_code_cell_holds_the_parameters_each_with_a_comment_and_no_ot
     assert max(len(source.splitlines()) for source in (first, *others)) <= MOST_LINES
 
 
-@of_each(MAIN + SOLUTIONS)
+@of_each
 def test_links_lead_somewhere_and_from_each_notebook_to_its_neighbours_and_solutions(path):
     links = [LINK.findall(c.source) for c in read(path).cells if c.cell_type == "markdown"]
     targets = {link.split("#")[0] for found in links for link in found if "://" not in link}

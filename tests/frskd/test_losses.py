@@ -107,7 +107,9 @@ def test_the_whole_loss_is_its_parts_and_its_weight_leaves_the_self_teacher_alon
 # Task, options, term -> the parts that get a gradient from it: of the student its stages and what
 # is on top; of the method its pyramids, their classifier, and what connects compared features.
 WHOLE, SELF = {"stages", "classifier"}, {"pyramids", "self-classifier"}
-WHO_LEARNS = [
+
+
+@pytest.mark.parametrize(("task", "options", "term", "expected"), [
     *(("segmentation", {}, *case) for case in (
         ("ce", WHOLE), ("self_ce", {"stages"} | SELF), ("frskd_pixels", WHOLE),
     )),
@@ -122,10 +124,7 @@ WHO_LEARNS = [
         ({"alpha": 0.0, "feature": "overhaul"}, "frskd", {"stages", "connectors"}),
         ({"alpha": 0.0, "beta": 0.0}, "frskd", set()),
     )),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("task", "options", "term", "expected"), WHO_LEARNS)
+])  # fmt: skip
 def test_each_term_teaches_whom_it_should(task, options, term, expected):
     torch.manual_seed(0)
     images, labels, changes, pixels = torch.randn(BATCH, 3, SIDE, SIDE), LABELS, {}, None

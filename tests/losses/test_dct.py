@@ -15,6 +15,7 @@ from kdlib.losses.attention import at_loss_per_image
 from kdlib.losses.dct import PRESETS, TRANSFORMS, DCTLoss, SpectralOptions, spectral_distance
 
 CHOICES = (TRANSFORMS, dct.NORMALISERS, ("before", "after"), (True, False), dct.DISTANCES)
+BANDS = ["low", ("low",), ("mid", 2), ("range", 1), ("high", -1), ("low", "2"), 3]  # all invalid
 EVERY_OPTION = [SpectralOptions(*chosen) for chosen in product(*CHOICES)] + list(PRESETS.values())
 
 
@@ -187,9 +188,6 @@ def test_options_are_named():
     assert dct.options_from("dct", transform="none") == PRESETS["parseval_twin"]
     assert DCTLoss(level_weights="equal_scale").balance.level_weights == "equal_scale"
     assert hash(replace(PRESETS["dct"], band=("high", 3)))
-
-
-BANDS = ["low", ("low",), ("mid", 2), ("range", 1), ("high", -1), ("low", "2"), 3]
 
 
 @pytest.mark.parametrize(("changes", "message"), [

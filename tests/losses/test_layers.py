@@ -73,9 +73,7 @@ def test_a_review_sums_over_the_embedding_and_every_stage_each_fused_with_the_de
     torch.testing.assert_close(fuse(features, deeper), own * maps[:, :1] + enlarged * maps[:, 1:])
 
     made, student, teacher = review.ReviewLoss(pair()).eval(), output(STUDENT), taught()
-    mine, theirs = (
-        (out.embedding[..., None, None], *out.stages[::-1]) for out in (student, teacher)
-    )
+    mine, theirs = ((o.embedding[..., None, None], *o.stages[::-1]) for o in (student, teacher))
     fused, expected = [None], 0
     for one, two, fuse, turn in zip(mine, theirs, made.fusions, made.to_teacher, strict=True):
         fused.append(fuse(one, fused[-1]))

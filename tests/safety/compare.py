@@ -26,9 +26,7 @@ def remake(tree: Path, out: Path, only: str) -> None:
     """Remake with the code of a tree; tell what it says if anything is wrong."""
     own = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(tree)}
     command = [sys.executable, HERE / "remake.py", out, only]
-    done = subprocess.run(
-        command, cwd=tree, env={**os.environ, **own}, capture_output=True, text=True
-    )
+    done = subprocess.run(command, cwd=tree, env=os.environ | own, capture_output=True, text=True)
     if done.returncode:
         sys.stderr.write(done.stdout + done.stderr)
 

@@ -59,9 +59,7 @@ def test_classes_of_masks_have_colours_of_their_own_and_scales_are_shared_if_ask
 
 def test_boxes_of_the_class_stand_out_and_each_basis_picture_has_one_coefficient():
     _, axes = plt.subplots()
-    pictures.draw_boxes(
-        axes, torch.tensor([[0, 0, 2, 2], [4, 4, 8, 6]]), ["car", "key"], relevant=1
-    )
+    pictures.draw_boxes(axes, torch.tensor([[0, 0, 2, 2], [4, 4, 8, 6]]), ["a", "b"], relevant=1)
     first, second = axes.patches
     assert first.get_edgecolor() != second.get_edgecolor()
     assert (second.get_width(), second.get_height()) == (4, 2)

@@ -143,7 +143,9 @@ def test_what_is_missing_is_said_with_what_there_is(mixed, detectors, tmp_path):
 
 
 ANOTHER, IMAGES = "another-0000000000", synthetic_record(RunConfig())["results"]
-UNFIT = [
+
+
+@pytest.mark.parametrize(("config", "name", "value", "says"), [
     (DCT, "results", {"top1": 0.5}, "results"), (DCT, "ssim", [7.0], r"ssim\.0"),
     (DCT, "config_hash", "?", "config_hash"), (DCT, "cost", None, "cost"),
     (DCT, "run_id", ANOTHER, "is the record of 'another"), (PIXELS, "results", IMAGES, "results"),
@@ -153,10 +155,7 @@ UNFIT = [
     (BOXES, "results.errors", {"cls": {"count": 1, "dap": 0.1}}, "errors: 'loc' is a required"),
     (BOXES, "results.map_small", -1, "results.map_small: -1"),
     (CROPS, "results.top5", None, "results.top5"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("config", "name", "value", "says"), UNFIT)
+])  # fmt: skip
 def test_a_record_that_does_not_fit_names_file_and_place(config, name, value, says, tmp_path):
     record = synthetic_record(config, 0.4)
     path = tmp_path / record["run_id"] / "record.json"

@@ -20,7 +20,7 @@ def runs(tmp_path_factory):
     return load_records(write_grid(tmp_path_factory.mktemp("runs"), seeds=range(4)))
 
 
-SENTENCES = [
+@pytest.mark.parametrize(("differences", "metric", "says"), [
     ((0.02, 0.021, 0.022), "top1", ["helps: holds", "above 0 and the corrected p"]),
     ((-0.02, -0.021, -0.022), "top1", ["the reverse is what was seen"]),
     ((0.001, 0.0, -0.001), "top1", ["wholly below 0.50 points"]),
@@ -30,10 +30,7 @@ SENTENCES = [
     ((0.019, 0.02, 0.021), "top1", ["(DCT + KD) − AT is +2.00 points (95 % interval +1.75 to"]),
     ((0.19, 0.2, 0.21), "ssim", ["is +0.200 (95 % interval"]),
     ((0.01, 0.02, 0.03), "energy_share", ["is +2.00 points (95 % interval"]),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("differences", "metric", "says"), SENTENCES)
+])  # fmt: skip
 def test_every_verdict_has_its_numbers_and_its_reason(differences, metric, says):
     one = comparison_of(pd.Series(differences), "dct+kd", "at", metric)
     text = results.read_comparison(judge({"It helps": one}).iloc[0])
@@ -67,13 +64,10 @@ def test_claims_best_methods_and_stages_are_read_from_their_tables(runs):
     assert "the only one" in results.read_stages(only)
 
 
-NOISE = [
+@pytest.mark.parametrize(("differences", "says"), [
     ((0.004, -0.004, 0.001), "DCT and Parseval twin"), ((0.4, -0.4, 0.1), "more than 200 seeds"),
     ((0.01,), "two seeds"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("differences", "says"), NOISE)
+])  # fmt: skip
 def test_the_noise_says_how_many_seeds_it_takes(differences, says):
     noise = comparison_of(pd.Series(differences), "dct", "parseval_twin")
     text, needed = results.read_noise(noise), seeds_to_resolve(0.005, noise.std)

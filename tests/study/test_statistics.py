@@ -55,13 +55,10 @@ def test_only_common_seeds_of_one_setting_are_paired(table, students):
             paired_comparison(runs, "dct", "at")
 
 
-HOLM = [
+@pytest.mark.parametrize(("p", "expected"), [
     ([0.01, 0.01, 0.04], [0.03, 0.03, 0.04]), ([0.5, NAN, 0.2], [0.5, NAN, 0.4]),
     ([0.6, 0.9], [1.0, 1.0]), ([0.03, 0.01, 0.02], [0.04, 0.03, 0.04]), ([NAN], [NAN]), ([], []),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("p", "expected"), HOLM)
+])  # fmt: skip
 def test_holm_counts_only_what_was_tested(p, expected):
     one = comparison_of(np.array([0.1]), "dct", "at")
     found = judge({str(i): replace(one, p=value) for i, value in enumerate(p)})
@@ -69,15 +66,12 @@ def test_holm_counts_only_what_was_tested(p, expected):
     assert set(found["verdict"]) <= {"undecided at n=1"}
 
 
-RULE = [
+@pytest.mark.parametrize(("low", "high", "p", "expected"), [
     (0.001, 0.02, 0.01, "holds"), (0.001, 0.02, 0.20, "undecided at n=3"),
     (-0.01, 0.02, 0.01, "undecided at n=3"), (-0.03, -0.01, 0.01, "does not hold"),
     (-0.004, 0.004, 0.90, "does not hold"), (-0.004, 0.006, 0.90, "undecided at n=3"),
     (NAN, NAN, NAN, "undecided at n=3"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("low", "high", "p", "expected"), RULE)
+])  # fmt: skip
 def test_the_verdict_follows_the_written_rule(low, high, p, expected):
     one = statistics.Comparison("a", "b", "top1", 3, (low + high) / 2, 0.01, low, high, p, 0.02)
     assert statistics.verdict(one, p) == expected
