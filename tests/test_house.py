@@ -13,9 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PARTS = ("kdlib", "study", "benchmarks")
 PAPERS = ("kdlib/srm", "kdlib/frskd", "kdlib/detection")
-BUDGETS = {"core": 7350, "papers": 3500, "study": 7550, "benchmarks": 1600, "tests": 15400}
-"""Lines that a part may have today; core, study, benchmarks and tests are on their way down to
-5,500, 6,000, 1,500 and 11,000. Lower a number with what goes, and never raise one."""
+BUDGETS = {"core": 5500, "papers": 3500, "study": 6000, "benchmarks": 1500, "tests": 11000}
 
 
 def room(path: Path) -> str:
