@@ -38,18 +38,22 @@ if TYPE_CHECKING:
     from kdlib.train_state import DivergedError
 
 __version__ = "0.1.0"
+__all__ = [
+    "METHODS", "ATLoss", "DCTLoss", "Distiller", "DivergedError", "FrozenTeacher", "KDLoss",
+    "KdlibError", "Output", "RunConfig", "SpectralOptions", "at_loss", "attention_map",
+    "create_distiller", "create_model", "dataset_names", "dct_2d", "dct_loss", "dkd_loss", "fit",
+    "kd_loss", "load_data", "model_names", "pkt_loss", "predict", "read_record", "register_method",
+    "register_model", "rkd_loss", "sp_loss", "trained_network",
+]  # fmt: skip
 _PLACES = {
-    "data": ("dataset_names", "load_data"), "errors": ("KdlibError",), "train": ("fit",),
-    "distill": ("Distiller", "FrozenTeacher", "create_distiller"),
-    "evaluate": ("predict", "trained_network"), "train_state": ("DivergedError",),
-    "methods": ("METHODS", "register_method"),
-    "losses.attention": ("ATLoss", "at_loss", "attention_map"), "models.output": ("Output",),
-    "losses.dct": ("DCTLoss", "SpectralOptions", "dct_2d", "dct_loss"),
-    "losses.logits": ("KDLoss", "dkd_loss", "kd_loss"), "runs": ("RunConfig", "read_record"),
-    "losses.relations": ("pkt_loss", "rkd_loss", "sp_loss"),
-    "models": ("create_model", "model_names", "register_model"),
+    "losses.dct": ("DCTLoss", "SpectralOptions", "dct_2d", "dct_loss"), "errors": ("KdlibError",),
+    "distill": ("Distiller", "FrozenTeacher", "create_distiller"), "models.output": ("Output",),
+    "models": ("create_model", "model_names", "register_model"), "train_state": ("DivergedError",),
+    "losses.attention": ("ATLoss", "at_loss", "attention_map"), "train": ("fit",),
+    "losses.relations": ("pkt_loss", "rkd_loss", "sp_loss"), "data": ("dataset_names", "load_data"),
+    "losses.logits": ("KDLoss", "dkd_loss", "kd_loss"), "evaluate": ("predict", "trained_network"),
+    "methods": ("METHODS", "register_method"), "runs": ("RunConfig", "read_record"),
 }  # fmt: skip
-__all__ = sorted(name for names in _PLACES.values() for name in names)
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,6 @@ def generator(seed: int, *purpose: object) -> torch.Generator:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global streams that libraries fall back on (weight initialisation, dropout)."""
+    """Seed the global streams, which weight initialisation and dropout read."""
     random.seed(seed)
     torch.manual_seed(seed)
