@@ -207,7 +207,7 @@ ELSEWHERE = (
     (data, "check", "data_commands:check_dataset", "Load a data set and tell what it holds."),
     (data, "import", "data_commands:import_dataset", "Bring files on this machine into place."),
     (data, "cache", "data_commands:cache_dataset", "Resize photographs once, so that epochs need "
-     "not decode them.\n\nThey are kept in one file, in $KDLIB_CACHE. Interrupt and repeat at "
+     "not decode them.\n\nThey are kept in $KDLIB_CACHE, a file each. Interrupt and repeat at "
      "will; what changes in the data set is noticed."),
 )  # fmt: skip
 """Commands that are functions of other modules, which are imported when they are called."""
