@@ -23,7 +23,7 @@ from benchmarks.timing import Work, seconds
 from kdlib.data import listed, load_data
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
-from kdlib.data.photographs import open_source, worker_count
+from kdlib.data.photographs import Resized, worker_count
 from kdlib.runs import RunConfig, provenance
 from kdlib.seeds import generator
 from study.export import machine_name
@@ -57,7 +57,7 @@ def _row(root: Path, load: Callable[[], ImageData], epochs: int) -> dict[str, An
     decoded = load()
     on_the_fly = _speeds(decoded, epochs)
     start = time.perf_counter()
-    source = open_source(resolve_name(listed()["imagefolder"]), "train", 224, root)
+    source = Resized(resolve_name(listed()["imagefolder"]), "train", 224, root)
     folder = source.build(worker_count(), progress=False)
     making = time.perf_counter() - start
     cached = load()

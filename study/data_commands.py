@@ -14,7 +14,7 @@ from kdlib.data import dataset_names, listed, load_data, tasks_of
 from kdlib.data.batches import Batches
 from kdlib.data.fashion import FOLDER, unpacked
 from kdlib.data.image_data import checked_root
-from kdlib.data.photographs import open_source, worker_count
+from kdlib.data.photographs import Resized, worker_count
 from kdlib.detection.batches import DetectionBatches
 from kdlib.errors import KdlibError, unknown
 from kdlib.files import write_atomic
@@ -91,7 +91,7 @@ def cache_dataset(
         )
     for split in ("train", "test"):
         start = time.perf_counter()
-        source = open_source(resolve_name(listed()[dataset]), split, image_size, data_root)
+        source = Resized(resolve_name(listed()[dataset]), split, image_size, data_root)
         folder = source.build(workers or worker_count())
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e9
         seconds, count = time.perf_counter() - start, len(source.listing.names)

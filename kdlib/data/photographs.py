@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
@@ -34,7 +35,6 @@ Pixels = NDArray[np.uint8]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's. The paper's release gives Kinetics' under that name; they differ by up to 0.05."""
 PUBLISHED_SIDES = (256, 224)  # the published protocol resizes to the first, cuts the second
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow's errors
 VARIABLE, MOST_WORKERS = "KDLIB_WORKERS", 16
 AHEAD = 2  # batches that are made before they are asked for
 PLACE_BITS = 31  # a place is a share of a side's room before the window, times 2**31
@@ -60,7 +60,7 @@ def decoded(path: str, side: int | None = None) -> Pixels:
                 sides = (side, longer) if height > width else (longer, side)
                 pixels = pixels.resize(sides, Image.Resampling.BILINEAR)
             return np.asarray(pixels)
-    except UNREADABLE as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         told = f"{path} cannot be read as an image ({error}). Get the file again; out of a folder"
         raise KdlibError(f"{told} of your own you may as well remove it.") from error
 
@@ -96,19 +96,25 @@ class Listing:
         return np.array(facts, np.int64).reshape(-1, 2)
 
 
+Lister = Callable[[str, Path], Listing]  # of a split, in the data root
+
+
 class Resized:
     """A split's photographs as their files are now, for windows of ``image_size`` pixels a side.
 
     They are decoded, or read from a cache: a folder named by what the files are, of pixels in
-    files whose checksums are compared whenever they are read.
+    files whose checksums are compared when they are first read. What is missing is refused.
     """
 
-    def __init__(self, listing: Listing, split: str, image_size: int) -> None:
-        self.listing, self.facts = listing, listing.facts()
+    def __init__(self, lister: Lister, split: str, image_size: int, root: Path | None) -> None:
+        check_range("image_size", image_size, *IMAGE_SIZES)
+        self.listing = listing = lister(split, checked_root(root))
+        self.facts = listing.facts()
         self.side = round(image_size * PUBLISHED_SIDES[0] / PUBLISHED_SIDES[1])
         self.kind = f"{listing.dataset}-{split}-{self.side}-"
         key = fingerprint((self.side, listing.names), [torch.from_numpy(self.facts)])
         self.folder = files.cache_root() / f"{self.kind}{key}"
+        self.checked = set[int]()  # positions of photographs whose files were found whole
 
     def path(self, position: int) -> Path:
         """The file of a photograph in the cache."""
@@ -120,8 +126,12 @@ class Resized:
 
     def read(self, position: int) -> Pixels:
         """One photograph (H, W, 3); decoded where its file in the cache is missing or damaged."""
-        with suppress(KdlibError):
-            return files.load_tensors(self.path(position))[0]["pixels"].numpy()
+        with suppress(KdlibError, OSError, SafetensorError):
+            if position not in self.checked:
+                files.load_tensors(self.path(position))
+                self.checked.add(position)
+            with safe_open(self.path(position), "np") as file:
+                return file.get_tensor("pixels")
         return self.decode(position)
 
     def build(self, workers: int, progress: bool = True) -> Path:
@@ -154,19 +164,9 @@ class Resized:
             told = f"{len(faults):,} photographs cannot be read; the others are kept."
             raise KdlibError(f"{told}\n{few_lines(sorted(faults))}")
         for owner in files.cache_root().glob(f"{self.kind}*/{OWNER}"):
-            same = owner.read_text(encoding="utf-8") == str(self.listing.folder)
-            if same and owner.parent != self.folder:
+            if owner.parent != self.folder and owner.read_text("utf-8") == str(self.listing.folder):
                 shutil.rmtree(owner.parent, ignore_errors=True)
         return self.folder
-
-
-Lister = Callable[[str, Path], Listing]  # of a split, in the data root
-
-
-def open_source(lister: Lister, split: str, image_size: int, data_root: Path | None) -> Resized:
-    """Find a split's files; data sets, files or lists that are missing or damaged are refused."""
-    check_range("image_size", image_size, *IMAGE_SIZES)
-    return Resized(lister(split, checked_root(data_root)), split, image_size)
 
 
 def load_photographs(lister: Lister, split: str, size: int | None, **options: Any) -> ImageData:
@@ -175,7 +175,7 @@ def load_photographs(lister: Lister, split: str, size: int | None, **options: An
     Random, so that the first of them, and the fifth held out for choices, are of all classes alike.
     """
     image_size = options["image_size"]
-    source = open_source(lister, split, image_size, options["data_root"])
+    source = Resized(lister, split, image_size, options["data_root"])
     listing, count = source.listing, len(source.listing.names)
     order = torch.randperm(count, generator=generator(0, listing.dataset, "order"))[:size]
     labels = torch.tensor(listing.labels)[order]

@@ -14,7 +14,7 @@ from data_files import photograph, write_mit67
 
 from kdlib import KdlibError, load_data
 from kdlib.data.batches import Batches
-from kdlib.data.photographs import Resized, open_source
+from kdlib.data.photographs import Resized
 from kdlib.data.published import list_mit67
 from kdlib.files import cache_root, cached
 
@@ -80,7 +80,7 @@ def bakery(root: Path, name: str) -> Path:
 
 
 def made(root: Path) -> Path:
-    return open_source(list_mit67, "train", 28, root).build(workers=2, progress=False)
+    return Resized(list_mit67, "train", 28, root).build(workers=2, progress=False)
 
 
 def epoch(root: Path) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torchvision import transforms
 
 from kdlib import KdlibError, load_data
 from kdlib.data.batches import Batches
-from kdlib.data.photographs import decoded, open_source, worker_count
+from kdlib.data.photographs import Resized, decoded, worker_count
 from kdlib.data.published import list_imagefolder
 
 SIZES = [(60, 40), (40, 60), (33, 32), (200, 31), (32, 32), (29, 47)]
@@ -112,7 +112,7 @@ def test_pixels_are_torchvision_s_to_the_bit(tmp_path):
             assert decoded(path).shape == (*picture.size[::-1], 3)
         assert torch.equal(found, transforms.PILToTensor()(transforms.CenterCrop(28)(resized)))
         assert np.array_equal(decoded(path, 32), np.asarray(resized))
-    assert open_source(list_imagefolder, "test", 224, tmp_path).side == 256
+    assert Resized(list_imagefolder, "test", 224, tmp_path).side == 256
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "LA", "1", "I;16", "turned"])

@@ -23,7 +23,7 @@ from training import stop_after_an_epoch, tiny
 import kdlib
 from kdlib import KdlibError, create_model, fit
 from kdlib.data import listed
-from kdlib.data.photographs import Resized, open_source
+from kdlib.data.photographs import Resized
 from kdlib.files import cached, load_tensors, save_tensors
 from kdlib.runs import read_record, run_directory
 from study.analyses.files import load_answers, read_analysis
@@ -45,7 +45,7 @@ def caches(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def photographs(tmp_path, caches) -> Resized:
-    return open_source(resolve_name(listed()["mit67"]), "train", 28, write_mit67(tmp_path))
+    return Resized(resolve_name(listed()["mit67"]), "train", 28, write_mit67(tmp_path))
 
 
 def squares() -> np.ndarray:
@@ -115,8 +115,12 @@ def test_a_damaged_cache_is_made_again(photographs, trials, tally):
         for damage, changed in damages(path.read_bytes(), trials // 2):
             path.write_bytes(changed)
             assert np.array_equal(squares(), whole)
+            photographs.checked.clear()  # as in another process
             assert np.array_equal(photographs.read(1), pixels)
             tally(f"{damage}: cache", "recovered")
+    assert np.array_equal(photographs.read(1), pixels), "and it is read"
+    (folder / "1.safetensors").unlink()  # by whoever clears caches while a run reads them
+    assert np.array_equal(photographs.read(1), pixels)
 
 
 class Bomb:
