@@ -35,6 +35,7 @@ Pixels = NDArray[np.uint8]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's. The paper's release gives Kinetics' under that name; they differ by up to 0.05."""
 PUBLISHED_SIDES = (256, 224)  # the published protocol resizes to the first, cuts the second
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow's errors
 VARIABLE, MOST_WORKERS = "KDLIB_WORKERS", 16
 AHEAD = 2  # batches that are made before they are asked for
 PLACE_BITS = 31  # a place is a share of a side's room before the window, times 2**31
@@ -60,7 +61,7 @@ def decoded(path: str, side: int | None = None) -> Pixels:
                 sides = (side, longer) if height > width else (longer, side)
                 pixels = pixels.resize(sides, Image.Resampling.BILINEAR)
             return np.asarray(pixels)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         told = f"{path} cannot be read as an image ({error}). Get the file again; out of a folder"
         raise KdlibError(f"{told} of your own you may as well remove it.") from error
 
@@ -102,8 +103,8 @@ Lister = Callable[[str, Path], Listing]  # of a split, in the data root
 class Resized:
     """A split's photographs as their files are now, for windows of ``image_size`` pixels a side.
 
-    They are decoded, or read from a cache: a folder named by what the files are, of pixels in
-    files whose checksums are compared when they are first read. What is missing is refused.
+    Decoded, or read from a cache: a folder named by what the files are, in which each has a file
+    whose checksum is compared when it is first read. What is missing is refused.
     """
 
     def __init__(self, lister: Lister, split: str, image_size: int, root: Path | None) -> None:
@@ -232,8 +233,7 @@ class Photographs:
 
     def _cut(self, window: Pixels, position: int, place: list[int] | None) -> None:
         picture = self.read(int(self.positions[position]))
-        room = [side - self.image_size for side in picture.shape[:2]]
-        top, left = placed(room, place)
+        top, left = placed([side - self.image_size for side in picture.shape[:2]], place)
         window[:] = picture[top : top + self.image_size, left : left + self.image_size]
 
 
