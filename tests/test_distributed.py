@@ -18,19 +18,17 @@ import pytest
 import torch
 import yaml
 from accelerate import PartialState
-from data_files import FASHION, write_fashion
 from processes import outcomes, statuses
 from torch import Tensor
 from training import TINY, check_like, stop_after_an_epoch, tiny
 
 from kdlib import KdlibError, create_model, files, load_data, train
 from kdlib.data.batches import Batch, Batches
-from kdlib.data.photographs import worker_count
 from kdlib.detection.batches import DetectionBatches
 from kdlib.detection.evaluation import evaluate_detectors
 from kdlib.distill import TeacherOutput
 from kdlib.evaluate import evaluate_students, predict
-from kdlib.files import load_tensors, save_tensors
+from kdlib.files import load_tensors
 from kdlib.launch import main
 from kdlib.process_group import ALONE, ProcessGroup, Shard, launched_world
 from kdlib.runs import RunConfig, read_record, run_directory
@@ -126,14 +124,6 @@ def test_what_a_launch_cannot_share_is_refused(fields, size, fits, says):
     with pytest.raises(KdlibError, match=says):
         check_world([tiny(**fields)], ProcessGroup(0, size))
     check_world([tiny(**fields)], ProcessGroup(0, fits))
-
-
-def test_processes_of_a_machine_share_the_cores_that_read_photographs(monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(12), raising=False)
-    monkeypatch.delenv("KDLIB_WORKERS", raising=False)
-    for size, workers in ((4, 3), (64, 1)):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(size))
-        assert worker_count() == workers
 
 
 class InParts(TrainState):
@@ -267,28 +257,18 @@ def test_one_process_trains_the_teacher_and_the_run(tmp_path, capsys):
     ("", "no fields of a run"),
     ("a: [", "cannot be read as YAML"),
     (None, r"run\.yaml cannot be read"),
-    ("epochs: many", "epochs"),
-    ("dataset: scene", "Unknown data set 'scene'. Did you mean 'scenes'.*imagefolder"),
     ("dataset: mit67", "(?s)mit67.*To get it"),
-    ("dataset: fashion_mnist", "train-images-idx3-ubyte"),
-    ("teacher_weights: seven.safetensors", "seven.*7 classes.*16"),
 ])  # fmt: skip
-def test_what_is_wrong_is_told_and_leaves_no_record(text, said, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    images = write_fashion(tmp_path) / FASHION / "train-images-idx3-ubyte"
-    images.write_bytes(images.read_bytes()[:-1000])
-    weights = create_model(TINY["teacher"], 7).state_dict()
-    save_tensors(Path("seven.safetensors"), weights, {"classes": 7})
-    given, config = arguments(tmp_path, "--data-root=."), Path("run.yaml")
+def test_what_is_wrong_is_told_and_leaves_no_record(text, said, tmp_path, capsys):
+    given, config = arguments(tmp_path, f"--data-root={tmp_path}"), tmp_path / "run.yaml"
     if text is None:
         config.unlink()
     else:
-        usual = config.read_text() if text.startswith(("dataset", "teacher")) else ""
-        config.write_text(usual + text)
+        config.write_text(text)
     assert main(given) == 2
     told = capsys.readouterr().err
     assert re.search(said, told) and "Traceback" not in told, told
-    assert len(told.splitlines()) <= (24 if "To get it" in told or "IDX" in told else 1)
+    assert len(told.splitlines()) <= (24 if "To get it" in told else 1)
     assert not list(tmp_path.rglob("record.json"))
 
 
@@ -337,14 +317,11 @@ def test_when_one_is_killed_the_other_ends_and_the_next_launch_goes_on(
     assert read_record(mine / "record.json")["provenance"]["processes"] == 2
 
 
-@pytest.mark.parametrize(
-    ("fields", "more", "said"),
-    [
-        ({"method": "dtc"}, [], "Unknown method 'dtc'"),
-        ({}, ["--sync-batch-norm"], "between GPUs alone"),
-        ({"learning_rate": 1e30}, [], "is not finite"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "more", "said"), [
+    ({"method": "dtc"}, [], "Unknown method 'dtc'"),
+    ({}, ["--sync-batch-norm"], "between GPUs alone"),
+    ({"learning_rate": 1e30}, [], "is not finite"),
+])  # fmt: skip
 def test_several_processes_tell_what_is_wrong_once(fields, more, said, tmp_path):
     fields = {"method": "student", **fields}
     ends, told = launch(tmp_path, *more, **fields)

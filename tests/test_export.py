@@ -138,20 +138,17 @@ def test_a_file_that_answers_otherwise_is_not_left(root, tmp_path, monkeypatch):
     assert earlier.read_text() == "earlier"
 
 
-REFUSED = [
-    (["scenes-a2-scenes_student-dct+kd-s0-2e43"], f"Did you mean '{DCT_KD}'"),
-    (["scenes-a2-scenes_student-dct+kd-s"], "which?"),
-    (["records/scenes-a2-scenes_ssd-kd_cls-s0-1321071c70"], "is a detector"),
-    (["scenes-a2-scenes_teacher-srm_dictionary-s0-4c"], "it has no network"),
-    (["records"], "not the directory of a run"),
-    ([DCT_KD, "--format", "onx"], "Valid: onnx, torch"),
-    ([DCT_KD], "has a record but no weights.safetensors"),
-]
-
-
 def test_what_cannot_be_exported_is_refused_in_words(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for words, message in REFUSED:
+    for words, message in (
+        (["scenes-a2-scenes_student-dct+kd-s0-2e43"], f"Did you mean '{DCT_KD}'"),
+        (["scenes-a2-scenes_student-dct+kd-s"], "which?"),
+        (["records/scenes-a2-scenes_ssd-kd_cls-s0-1321071c70"], "is a detector"),
+        (["scenes-a2-scenes_teacher-srm_dictionary-s0-4c"], "it has no network"),
+        (["records"], "not the directory of a run"),
+        ([DCT_KD, "--format", "onx"], "Valid: onnx, torch"),
+        ([DCT_KD], "has a record but no weights.safetensors"),
+    ):
         assert main(["export", "--runs", "records", *words]) == 2
         told = capsys.readouterr().err
         assert message in told and len(told) < 1800

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from training import TINY
 
 from kdlib.errors import KdlibError
 from study import of_clone
@@ -112,14 +113,8 @@ def run(site, code, folder):
     return subprocess.run(words, cwd=folder, env=plain, capture_output=True, text=True)
 
 
-SMALL = {
-    "method": "dct", "student": "scenes_small", "teacher": "scenes_small", "train_size": 40,
-    "test_size": 20, "image_size": 32, "batch_size": 20, "epochs": 1, "teacher_epochs": 1,
-}  # fmt: skip
-
-
 def test_the_wheel_trains_a_dct_student_and_its_teacher_without_the_repository(site, tmp_path):
-    (tmp_path / "run.json").write_text(json.dumps(SMALL))
+    (tmp_path / "run.json").write_text(json.dumps({**TINY, "method": "dct", "epochs": 1}))
     (tmp_path / "run.yaml").write_text("method: dct")
     command = "from kdlib.launch import main\nsys.exit(main(['--config', {!r}, '--no-progress']))"
     done = run(site, command.format("run.json"), tmp_path)

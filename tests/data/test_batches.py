@@ -9,12 +9,11 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from kdlib import KdlibError, RunConfig
 from kdlib.data.batches import Batch, Batches, parts_of
 from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.data.photographs import Photographs
-from kdlib.errors import KdlibError
 from kdlib.frskd.mixing import MIXTURES, mixture, with_rotations
-from kdlib.runs import RunConfig
 
 PLAIN = ((0.0,) * 3, (1 / 255,) * 3, "digest")
 NAMES = tuple(map(str, range(200)))

@@ -141,7 +141,12 @@ def test_a_file_that_is_broken_is_named_in_the_middle_of_an_epoch(tmp_path):
             list(Batches(load(tmp_path, "imagefolder"), 2, ("flip",)).epoch(0, 0))
 
 
-def test_a_number_of_workers_that_is_none_is_refused(monkeypatch):
+def test_processes_of_a_machine_share_its_cores_and_no_worker_at_all_is_refused(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(12), raising=False)
+    monkeypatch.delenv("KDLIB_WORKERS", raising=False)
+    for size, workers in ((4, 3), (64, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(size))
+        assert worker_count() == workers
     for given in ("0", "-1", "many"):
         monkeypatch.setenv("KDLIB_WORKERS", given)
         with pytest.raises(KdlibError, match="KDLIB_WORKERS"):

@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kdlib.data import load_data
+from kdlib import KdlibError, load_data
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
 from kdlib.data.scenes import scenes, sprite_bank
 from kdlib.detection.batches import DISTORTIONS, DetectionBatches
 from kdlib.detection.objects import COCO_SIZES, Found, WholePhotographs, cropped, tabled
-from kdlib.errors import KdlibError
 from kdlib.frskd.voc import list_voc
 from study.cli import main
 

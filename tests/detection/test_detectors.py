@@ -16,10 +16,9 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
+from kdlib import KdlibError, create_model
 from kdlib.detection.detector import Answer, watched
 from kdlib.detection.models import SSD_SMALLEST
-from kdlib.errors import KdlibError
-from kdlib.models import create_model
 from kdlib.models.output import count_parameters, flops
 
 HEAVY = ("ssd300_vgg16", "retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn")

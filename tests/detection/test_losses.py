@@ -10,12 +10,11 @@ from torch.distributions import Bernoulli, kl_divergence
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms.v2 import functional as tv
 
+from kdlib import KdlibError, create_model
 from kdlib.detection.batches import DetectionBatch
 from kdlib.detection.losses import RECOGNITION, CropLoss, crop_distance, pooled
 from kdlib.detection.teacher import CropTeacher, early_stages, sampled_crops
-from kdlib.errors import KdlibError
 from kdlib.losses.logits import kd_per_image
-from kdlib.models import create_model
 
 POSITIVES, CLASSES, SIZE, SIDE, CROP = 5, 7, 8, 64, 16
 HALF = (0.5, 0.5, 0.5)

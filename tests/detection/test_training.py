@@ -8,12 +8,9 @@ import torch
 from detection.detectors import SIZE
 from training import check_like, history_of, result_of
 
-from kdlib.data import load_data
+from kdlib import KdlibError, RunConfig, fit, load_data, trained_network
 from kdlib.detection.evaluation import detect
-from kdlib.errors import KdlibError
-from kdlib.evaluate import trained_network
-from kdlib.runs import RunConfig, needed_by, run_directory
-from kdlib.train import fit
+from kdlib.runs import needed_by, run_directory
 
 SMALL = {
     "task": "detection", "student": "scenes_ssd_tiny", "teacher": "scenes_small",

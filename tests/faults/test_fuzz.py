@@ -21,10 +21,9 @@ from hypothesis import strategies as st
 from losses.networks import pair
 from processes import outcomes
 
-from kdlib import KdlibError, create_distiller
+from kdlib import METHODS, KdlibError, RunConfig, create_distiller
 from kdlib.detection.train_state import create_crop_loss
-from kdlib.methods import METHODS, parse_method
-from kdlib.runs import RunConfig
+from kdlib.methods import parse_method
 from study import cli, profiles
 from study import notebooks as execute
 from study.cli import app, main
@@ -164,22 +163,6 @@ def test_what_is_given_is_taken_or_refused_in_a_paragraph(what, count, tally):
     usual = {"deadline": None, "derandomize": True, "database": None}
     budget = settings(max_examples=count, suppress_health_check=list(HealthCheck), **usual)
     budget(given(strategy)(check))()
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["run", "no\nnotebook"], ["results", "\x00"], ["data", "check", "\x00"],
-        ["run", "05_distill", "-p", "epochs", "[" * 3000], ["results", "a" * 5000],
-        ["run", "05_distill", "--parameters", "[" * 100_000],
-    ],
-    ids=range(6),
-)  # fmt: skip
-def test_mistakes_are_told_in_a_line(arguments, capsys, tally):
-    assert main(arguments) in (1, 2)
-    told = capsys.readouterr().err
-    assert "Traceback" not in told and told.count("\n") < 12, told
-    tally("fuzz: command line", "told")
 
 
 @pytest.mark.parametrize(("error", "says", "status"), [

@@ -87,14 +87,11 @@ def test_killed_within_every_single_write(root, undisturbed, monkeypatch, tally)
     check_like(directory, whole)
 
 
-@pytest.mark.parametrize(
-    ("what", "owner", "act", "size", "kept"),
-    [
-        (CHECKPOINT, TrainState, "end_epoch", 20_000, []),
-        (f"a later {CHECKPOINT}", TrainState, "end_epoch", 20_000, [CHECKPOINT]),
-        ("record.json", train, "write_record", 500, [CHECKPOINT, "history.csv", WEIGHTS]),
-    ],
-)
+@pytest.mark.parametrize(("what", "owner", "act", "size", "kept"), [
+    (CHECKPOINT, TrainState, "end_epoch", 20_000, []),
+    (f"a later {CHECKPOINT}", TrainState, "end_epoch", 20_000, [CHECKPOINT]),
+    ("record.json", train, "write_record", 500, [CHECKPOINT, "history.csv", WEIGHTS]),
+])  # fmt: skip
 def test_no_room_for(what, owner, act, size, kept, root, undisturbed, monkeypatch, tally):
     config, usual, fault = tiny(epochs=2), getattr(owner, act), f"disk full: {what.split('.')[0]}"
     whole, directory = undisturbed(config), run_directory(config, root)

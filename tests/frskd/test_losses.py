@@ -12,20 +12,17 @@ from sklearn.metrics import jaccard_score
 from torch import nn
 from torch.nn import functional
 
+from kdlib import ATLoss, DCTLoss, Distiller, KdlibError, RunConfig, create_distiller, create_model
 from kdlib.data.batches import Batch
 from kdlib.data.image_data import IGNORED
-from kdlib.distill import Distiller, TeacherOutput, create_distiller
-from kdlib.errors import KdlibError
+from kdlib.distill import TeacherOutput
 from kdlib.frskd.losses import FEATURES, RefinementLoss, overhaul_per_image
 from kdlib.frskd.segmentation import SegmentationMarks
 from kdlib.frskd.self_teacher import EPSILON, PixelHead, SelfTeacher, enlarged, reduced
-from kdlib.losses.attention import ATLoss
-from kdlib.losses.dct import DCTLoss
 from kdlib.losses.hints import feature_mse
 from kdlib.losses.logits import counted_pixels, kd_per_image
-from kdlib.models import MODELS, create_model
+from kdlib.models import MODELS
 from kdlib.models.output import NetworkPair, Output, Shapes, count_parameters, output_shapes
-from kdlib.runs import RunConfig
 
 BATCH, CLASSES, SIDE = 6, 5, 32
 STUDENT = Shapes(((6, 8, 8), (12, 4, 4)), 12)

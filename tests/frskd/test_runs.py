@@ -10,19 +10,17 @@ from data_files import write_voc
 from PIL import Image
 from training import history_of, result_of, tiny
 
-from kdlib.data import load_data
+from kdlib import KdlibError, RunConfig, create_model, fit, load_data, predict, trained_network
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import IGNORED
-from kdlib.errors import KdlibError
-from kdlib.evaluate import evaluate_students, images_at_once, predict, trained_network
+from kdlib.evaluate import evaluate_students, images_at_once
 from kdlib.files import load_tensors
 from kdlib.frskd.losses import refined_network
 from kdlib.frskd.voc import MARGIN, list_voc
-from kdlib.models import create_model
 from kdlib.models.output import count_parameters, flops
 from kdlib.process_group import ALONE
-from kdlib.runs import RunConfig, run_directory
-from kdlib.train import fit, prepare
+from kdlib.runs import run_directory
+from kdlib.train import prepare
 from kdlib.train_state import TrainState
 from study.cli import main
 from study.jobs import plan

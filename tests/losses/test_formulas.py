@@ -155,9 +155,7 @@ def test_losses_of_pixels_are_means_over_those_that_count(draw):
         lambda s, t: logits.mean_kd(s, t, nothing, 4),
     ):
         assert not any(one.any() for one in assert_finite(loss, student, teacher))
-
-
-def test_of_images_the_class_with_that_number_counts(draw):
+    # Of images the class with that number counts.
     student, labels = draw(4, 300), torch.tensor([IGNORED, 1, IGNORED, 299])
     expected = functional.cross_entropy(student, labels)
     assert torch.equal(logits.mean_cross_entropy(student, labels), expected)

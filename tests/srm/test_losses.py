@@ -11,12 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional
 
+from kdlib import FrozenTeacher, KdlibError, Output, RunConfig, create_distiller, create_model
 from kdlib.data.batches import Batch
-from kdlib.distill import FrozenTeacher, TeacherOutput, create_distiller
-from kdlib.errors import KdlibError
-from kdlib.models import create_model
-from kdlib.models.output import NetworkPair, Output, Shapes, output_shapes
-from kdlib.runs import RunConfig
+from kdlib.distill import TeacherOutput
+from kdlib.models.output import NetworkPair, Shapes, output_shapes
 from kdlib.srm import losses as srm
 from kdlib.srm import probe
 

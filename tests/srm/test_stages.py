@@ -8,12 +8,11 @@ import pytest
 import torch
 from training import history_of, tiny
 
-from kdlib import train
-from kdlib.errors import KdlibError
+from kdlib import KdlibError, RunConfig, train
 from kdlib.files import load_tensors
 from kdlib.methods import run_before
 from kdlib.process_group import ALONE
-from kdlib.runs import RunConfig, earlier, run_directory
+from kdlib.runs import earlier, run_directory
 from kdlib.srm.options import SrmOptions
 from kdlib.srm.stages import Continued
 from study.jobs import plan

@@ -13,9 +13,7 @@ from PIL import Image
 from scipy import stats
 from synthetic import write_analyses, write_detectors, write_grid, write_run
 
-from kdlib.errors import KdlibError
-from kdlib.methods import METHODS
-from kdlib.runs import RunConfig
+from kdlib import METHODS, KdlibError, RunConfig
 from study import figures
 from study.figures import FIGURES, comparison, draw_all, drawings, figure_named
 from study.figures.analyses import class_names
@@ -207,15 +205,12 @@ def test_weights_are_told_in_multiples_of_the_default(others):
         assert table_of(name, main).equals(table_of(name, others["detection_gain"]))
 
 
-OF_ANALYSES = ("calibration", "robustness", "map_spectra", "attention_maps", "correct_incorrect")
-
-
 def test_analyses_are_told_by_method_and_a_shared_teacher_is_not_drawn_alone(tmp_path):
     first, *_ = write_analyses(write_grid(tmp_path, THREE))
     write_grid(tmp_path, ["student", "dct"], student="scenes_small")
     both = load_records(tmp_path)
     runs = both[both["student"] != "scenes_small"]
-    for name in OF_ANALYSES:
+    for name in ("calibration", "robustness", "map_spectra", "attention_maps", "correct_incorrect"):
         assert table_of(name, both[both["student"] != "scenes_medium"]).empty
     bins = table_of("calibration", runs)
     mean = runs[runs["label"] == "dct"]["top1"].mean()
