@@ -45,12 +45,9 @@ def answers(
     *,
     device: torch.device | str = "cpu",
     precision: str = "float32",
-    world: ProcessGroup = ALONE,
+    world: ProcessGroup = ALONE,  # of several processes each takes some of the batches
 ) -> Iterator[tuple[Batch, int, Any]]:
-    """What each model, in eval mode, says of each batch: the batch, the model's number, its output.
-
-    All models see a batch before the next. Several processes (``world``) each take some batches.
-    """
+    """Batch by batch what each model, in eval mode, says: batch, the model's number, its output."""
     batches, mixed = Batches(data, batch_size, device=device, world=world), precision == "bfloat16"
     with evaluating(*models):
         for batch in map(channels_last, batches.in_order()):
@@ -72,7 +69,7 @@ def predict(
 ) -> Tensor:
     """Logits (N, K) of all images in order, float32, on the CPU, whichever process made them.
 
-    ``place`` may be ``device``, ``precision`` (``float32`` or ``bfloat16``) and ``world``.
+    ``place``: ``device``, ``precision`` (``float32`` or ``bfloat16``), ``world`` (processes).
     """
     outputs = (output for _, _, output in answers([model], data, batch_size, **place))
     logits = [output.logits.float().cpu() for output in outputs]
@@ -223,12 +220,7 @@ def _gaussian_matrix(side: int, taps: int) -> Tensor:
 
 # All of it in one pass.
 def evaluate_students(
-    students: Sequence[nn.Module],
-    teacher: nn.Module | None,
-    data: ImageData,
-    batch_size: int = BATCH_SIZE,
-    world: ProcessGroup = ALONE,
-    **place: Any,
+    students: Sequence[nn.Module], teacher: nn.Module | None, data: ImageData, **place: Any
 ) -> list[dict[str, Any]]:
     """All that a record says of each student's quality, in one pass; ``place`` as for `predict`.
 
@@ -237,11 +229,12 @@ def evaluate_students(
     ``teacher``) with ``energy_share`` and ``pointing`` of each stage, and ``chance``, the score of
     attention that knows nothing.
     """
+    world = place.get("world", ALONE)
     marks = [marks_of(data, world) for _ in students]
     sums: list[list[dict[str, Any]]] = [[] for _ in students]
-    size, taught = images_at_once(data, batch_size), None
+    size, taught = images_at_once(data, place.pop("batch_size", BATCH_SIZE)), None
     networks = [*students] if teacher is None else [teacher, *students]
-    for batch, number, output in answers(networks, data, size, world=world, **place):
+    for batch, number, output in answers(networks, data, size, **place):
         student = number - (len(networks) - len(students))
         if student < 0:  # the teacher, who answers before all students
             taught = output

@@ -116,10 +116,7 @@ def save_tensors(
 
 
 def load_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
-    """Read tensors and facts; files without a checksum, from elsewhere, are read too.
-
-    A ``KdlibError`` tells what is missing, damaged or not safetensors (a pickle, say).
-    """
+    """Read tensors and facts; files without a checksum, from elsewhere, are read too."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 

@@ -28,16 +28,12 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """One of ``size`` processes that train together; that of ``rank`` 0 alone writes files.
-
-    ``device=None`` leaves that to whoever trains. ``synchronised`` batch norms take means over all
-    processes' images; the main process's running means are kept either way.
-    """
+    """One of ``size`` processes that train together; that of ``rank`` 0 alone writes files."""
 
     rank: int = 0
     size: int = 1
-    device: torch.device | None = None
-    synchronised: bool = False
+    device: torch.device | None = None  # ``None`` leaves that to whoever trains
+    synchronised: bool = False  # whether batch norms take means over all processes' images
 
     @property
     def is_main(self) -> bool:
@@ -51,15 +47,13 @@ class ProcessGroup:
         return {"processes": self.size, **norms}
 
     def own(self, batch: Tensor, neighbour: bool = False) -> tuple[Tensor, Shard | None]:
-        """The part of a batch's positions (B,) that this process has, and which part that is.
-
-        With ``neighbour`` the image before it (cyclically) is put in front of it, not counted.
-        """
+        """The part of a batch's positions (B,) that this process has, and which part that is."""
         if self.size == 1:
             return batch, None
         busy = max(1, min(self.size, len(batch) // LEAST))
         parts, counts = torch.arange(len(batch)).tensor_split(busy), self.rank < busy
         rows = parts[self.rank] if counts else parts[0][:LEAST]
+        # The neighbour, cyclically the image before this part, stands in front and is not counted.
         seen = torch.cat([rows[:1] - 1, rows]) if neighbour else rows
         return batch[seen], Shard(len(rows) if counts else 0, len(batch))
 
@@ -93,10 +87,7 @@ class ProcessGroup:
         return loss * (self.size * (shard.counted / shard.whole))
 
     def wrapped(self, parts: nn.Module, some_unused: bool = False) -> nn.Module:
-        """What a step calls: the parts, with the main process's tensors, their gradients averaged.
-
-        ``some_unused``: a step may leave parameters without a gradient.
-        """
+        """What a step calls: parts with the main process's tensors, their gradients averaged."""
         if self.size == 1:
             return parts
         from torch.nn.parallel import DistributedDataParallel

@@ -69,14 +69,9 @@ ADDED_LATER = (
 class RunConfig:
     """Everything that decides a run; the notebooks' parameters have the same names.
 
-    ``weight``, ``ce_weight`` and ``method_options`` left at ``None`` / empty take the method's own
-    defaults. ``split="train"`` trains on the training set and evaluates on the test set; ``dev``
-    holds a fifth of the training set out and evaluates on that: the only split on which anything
-    may be chosen. ``start`` and ``teacher_start`` name torchvision's weights (``IMAGENET1K_V1``,
-    ``DEFAULT``) to begin with; ``None`` is a random start. ``teacher_learning_rate=None`` is
-    ``learning_rate``. The task ``crops`` classifies objects that are cut out, ``crop_size`` pixels
-    a side: what the teacher of a detector has learnt. Gradients whose norm exceeds
-    ``gradient_clip`` are scaled down to it.
+    ``split="train"`` trains on the training set and evaluates on the test set; ``dev`` holds a
+    fifth of the training set out and evaluates on that: the only split on which anything may be
+    chosen. The task ``crops`` classifies objects that are cut out, as a detector's teacher does.
 
     An unknown field, or a value that a field cannot have, is a ``KdlibError`` that names the valid.
     """
@@ -91,16 +86,16 @@ class RunConfig:
     student: Network = "scenes_medium"
     method: Name = "student"
     method_options: Options = field(default_factory=dict)
-    weight: Weight | None = None
+    weight: Weight | None = None  # ``None``: the method's own, as of ``ce_weight``
     ce_weight: Weight | None = None
     kd_weight: Weight = 1.0
     temperature: Positive = 4.0
     epochs: Count = 15
     teacher_epochs: Count = 15
     teacher_weights: str | None = None
-    start: str | None = None
+    start: str | None = None  # torchvision's weights, such as IMAGENET1K_V1; ``None``: random
     teacher_start: str | None = None
-    teacher_learning_rate: Positive | None = None
+    teacher_learning_rate: Positive | None = None  # ``None``: ``learning_rate``
     batch_size: Count = 128
     optimiser: Literal["sgd", "adam"] = "sgd"
     learning_rate: Positive = 0.1
@@ -115,8 +110,8 @@ class RunConfig:
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     split: Literal["train", "dev"] = "train"
     task: Literal["classification", "segmentation", "detection", "crops"] = "classification"
-    gradient_clip: Positive | None = None
-    crop_size: Count = 32
+    gradient_clip: Positive | None = None  # gradients of a larger norm are scaled down to it
+    crop_size: Count = 32  # pixels a side of objects that are cut out
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-ready values."""
@@ -244,10 +239,7 @@ def _checksum(record: Mapping[str, Any], directory: Path) -> int:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read one ``record.json``, without its checksum, networks by the names of today.
-
-    Missing, damaged, with another history or of another schema version, it is a ``KdlibError``.
-    """
+    """One ``record.json`` without its checksum, networks by today's names; else ``KdlibError``."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -159,10 +159,7 @@ class TrainState:
         return terms
 
     def step(self, batch: Any, teacher: Any, lr: float, progress: float) -> dict[str, Tensor]:
-        """Learn from a batch and the teacher's output; returns the terms of the whole batch.
-
-        A loss that is not finite is a ``DivergedError``, before anything is learnt from it.
-        """
+        """Learn from a batch and the teacher's output; returns the terms of the whole batch."""
         self.optimiser.param_groups[0]["lr"] = lr
         self.steps += 1
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
@@ -327,15 +324,13 @@ def learning_rate(config: RunConfig, share: float, epochs: int) -> float:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """``auto`` becomes ``bfloat16`` where it makes a convolution a tenth faster, else ``float32``.
-
-    Measured once on a machine: a busy moment must not give the runs of one comparison two of them.
-    """
+    """``auto`` becomes ``bfloat16`` where it makes a convolution a tenth faster, or ``float32``."""
     if precision != "auto":
         return precision
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     name = re.sub("[ /]", "_", f"precision-{device.type}-{kind}-{torch.__version__}")
     path = cache_root() / f"{name}.txt"
+    # Measured once on a machine: a busy moment must not give one comparison's runs two of them.
     if not path.exists():
         layer = nn.Conv2d(32, 32, 3, padding=1).to(device).to(memory_format=torch.channels_last)
         images = torch.randn(32, 32, 32, 32).to(device, memory_format=torch.channels_last)

@@ -198,9 +198,9 @@ def measured(task: str, world: ProcessGroup) -> Any:
     if task == "detection":
         return evaluate_detectors([student], data, 8, world=world)
     if task == "segmentation":
-        return evaluate_students([student], None, data.first(5), 2, world=world)
+        return evaluate_students([student], None, data.first(5), batch_size=2, world=world)
     logits = predict(student, data, 8, world=world).tolist()
-    return logits, evaluate_students([student, teacher], teacher, data, 8, world=world)
+    return logits, evaluate_students([student, teacher], teacher, data, batch_size=8, world=world)
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation", "detection"])

@@ -116,7 +116,7 @@ def test_a_pass_depends_on_neither_batch_size_nor_company(data):
     students, teacher = [network(0), network(2)], network(1)
     together = evaluate_students(students, teacher, data)
     assert together == [evaluate_students([one], teacher, data)[0] for one in students]
-    few, many = evaluate_students(students[:1], teacher, data, 7)[0], together[0]
+    few, many = evaluate_students(students[:1], teacher, data, batch_size=7)[0], together[0]
     assert few["results"]["confusion"] == many["results"]["confusion"]
     assert few["ssim"] == pytest.approx(many["ssim"], abs=1e-5)
     for of in ("student", "teacher"):

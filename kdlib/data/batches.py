@@ -67,8 +67,7 @@ class Batches:
         self.images: Any = images  # a tensor, or photographs
         self.labels, self.classes = data.labels.to(device), len(data.classes)
         self.batch_size, self.augmentation, self.world = batch_size, augmentation, world
-        shades = torch.tensor([data.mean, data.std], device=device).view(2, 1, 3, 1, 1)
-        self._mean, self._std = shades
+        self._mean, self._std = torch.tensor([data.mean, data.std]).to(device).view(2, 1, 3, 1, 1)
 
     def __len__(self) -> int:
         """Batches an epoch, of all processes together."""

@@ -1,7 +1,4 @@
-"""Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747), and scenes that are composed of its garments.
-
-Its files lie where torchvision has them, plain or gzipped, as the authors and Debian give them.
-"""
+"""Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747), and scenes composed of its garments."""
 
 import gzip
 import zlib
@@ -69,7 +66,7 @@ def _read_idx(name: str) -> Tensor:
 
 
 def unpacked(plain: Path) -> bytes:
-    """Content of the plain file or, failing that, of the gzipped one beside it."""
+    """Content of the plain file, as Debian gives it, or of the authors' gzipped one beside it."""
     packed = plain.with_name(f"{plain.name}.gz")
     return plain.read_bytes() if plain.is_file() else gzip.decompress(packed.read_bytes())
 

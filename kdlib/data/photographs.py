@@ -44,17 +44,13 @@ OWNER = "folder.txt"  # tells where the photographs of a cache lie
 
 
 def decoded(path: str, side: int | None = None) -> Pixels:
-    """The photograph, (H, W, 3), as it is stored or, as torchvision does it, resized to ``side``.
-
-    All become RGB by Pillow's rules, those of 16 bits by their upper 8. The orientation that EXIF
-    tells is not followed, as in torchvision.
-    """
+    """The photograph, (H, W, 3), as it is stored or resized to ``side`` as torchvision does it."""
     try:
         with Image.open(path) as picture:
             pixels: Image.Image = picture
-            if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip: nearly all white
+            if picture.mode.startswith("I"):  # 16 bits: Pillow would clip to 8, nearly all white
                 pixels = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            pixels = pixels.convert("RGB")
+            pixels = pixels.convert("RGB")  # EXIF's orientation is ignored, as in torchvision
             if side is not None:
                 width, height = picture.size
                 longer = int(side * max(width, height) / min(width, height))
@@ -136,10 +132,7 @@ class Resized:
         return self.decode(position)
 
     def build(self, workers: int, progress: bool = True) -> Path:
-        """Make the cache by so many threads, or go on making it; returns its folder.
-
-        Unreadable photographs are reported at the end; caches of earlier states are removed.
-        """
+        """Make the cache by so many threads, or go on making it; remove those of earlier states."""
 
         def fault(position: int) -> str:
             try:
@@ -171,13 +164,11 @@ class Resized:
 
 
 def load_photographs(lister: Lister, split: str, size: int | None, **options: Any) -> ImageData:
-    """Photographs in a random order that is always the same; none is read yet.
-
-    Random, so that the first of them, and the fifth held out for choices, are of all classes alike.
-    """
+    """Photographs in a random order that is always the same; none is read yet."""
     image_size = options["image_size"]
     source = Resized(lister, split, image_size, options["data_root"])
     listing, count = source.listing, len(source.listing.names)
+    # Random, so that the first of them, and the fifth held out, are of all classes alike.
     order = torch.randperm(count, generator=generator(0, listing.dataset, "order"))[:size]
     labels = torch.tensor(listing.labels)[order]
     # Names and sizes of the files stand for their content, which would take minutes to read.

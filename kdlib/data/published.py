@@ -79,15 +79,13 @@ def list_imagefolder(split: str, root: Path) -> Listing:
 
 
 def load_cifar100(split: str, size: int | None, image_size: int, **options: Any) -> ImageData:
-    """CIFAR-100 (Krizhevsky 2009), 100 fine classes; the published order, which is random, is kept.
-
-    Pickles can run code when they are read: only files with the published MD5 sums are.
-    """
+    """CIFAR-100 (Krizhevsky 2009), 100 fine classes, in the published order, which is random."""
     from torchvision.datasets import CIFAR100
 
     root = checked_root(options["data_root"])
     meta = (CIFAR100.meta["filename"], CIFAR100.meta["md5"])
     sums = [*CIFAR100.train_list, *CIFAR100.test_list, meta]
+    # Pickles can run code when they are read: only files with the published MD5 sums are.
     _check_sums("cifar100", {root / CIFAR100.base_folder / name: md5 for name, md5 in sums})
     published = CIFAR100(str(root), train=split == "train")
     images = torch.from_numpy(published.data).permute(0, 3, 1, 2).contiguous()

@@ -149,19 +149,24 @@ def split_seed(split: str) -> int:
 
 def compose(bank: ObjectBank, recipe: Recipe, seed: int, indices: Integers) -> Scenes:
     """The scenes at ``indices`` (B,) of ``seed``; a recipe that cannot be is refused."""
-    labels = (indices % len(recipe.classes)).astype(np.int64)
+    labels, size = (indices % len(recipe.classes)).astype(np.int64), recipe.size
     objects = choose_objects(bank, recipe, seed, indices, labels)
-    images, owners = _drawn(bank, objects, recipe.size, seed, indices)
+    draws = uniforms(derive_seed(seed, "pose"), indices, 8 * objects.shape[1])
+    x, y, depth, exemplar, *look = draws.reshape(len(indices), 8, -1).swapaxes(0, 1)  # (B, n)
+    exemplars = (exemplar * bank.pictures.shape[1]).astype(np.int64)
+    pictures = _shrunk(bank, size)[torch.from_numpy(objects), torch.from_numpy(exemplars)]
+    centres = _centres(np.stack([x, y], axis=-1), size, seed, indices)
+    canvas = _backgrounds(size, seed, indices)
+    canvas, owners = _pasted(canvas, _tiles(pictures, look, size), centres, depth)
+    images = (canvas + _noise(size, seed, indices)).clip(0, 255).astype(np.uint8)
     shown, truth, kinds, seen = map(torch.from_numpy, (images, labels, objects, owners))
     return Scenes(shown, truth, kinds, seen, recipe.attentions)
 
 
 def uniforms(seed: int, indices: Integers, count: int) -> Doubles:
-    """``count`` uniform numbers in [0, 1) for each image, (B, count): no state, no order.
+    """``count`` uniform numbers in [0, 1) for each image, (B, count): no state, no order."""
 
-    SplitMix64 (Steele 2014, doi 10.1145/2660193.2660195) over the triple (seed, index, draw).
-    """
-
+    # SplitMix64 (Steele 2014, doi 10.1145/2660193.2660195) over the triple (seed, index, draw).
     def mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -209,42 +214,22 @@ def choose_objects(
     return np.stack(chosen, axis=1)
 
 
-def _drawn(
-    bank: ObjectBank, objects: Integers, size: int, seed: int, indices: Integers
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images (B, 3, H, W) of scenes that show ``objects`` (B, n), and owners (B, H, W)."""
-    draws = uniforms(derive_seed(seed, "pose"), indices, 8 * objects.shape[1])
-    poses = draws.reshape(len(indices), 8, -1).swapaxes(0, 1)  # (B, n) each
-    x, y, depth, exemplar, scale, angle, flip, brightness = poses
-    exemplars = (exemplar * bank.pictures.shape[1]).astype(np.int64)
-    pictures = _shrunk(bank, size)[torch.from_numpy(objects), torch.from_numpy(exemplars)]
-    tiles = _tiles(pictures, scale, angle, flip, brightness, size)
-    centres = _centres(np.stack([x, y], axis=-1), size, seed, indices)
-    canvas, owners = _pasted(_backgrounds(size, seed, indices), tiles, centres, depth)
-    canvas += _noise(size, seed, indices)
-    return canvas.clip(0, 255).astype(np.uint8), owners
-
-
 @cache
 def _shrunk(bank: ObjectBank, size: int) -> Tensor:
-    """A bank's pictures, premultiplied by their opacity and as small as scenes need them.
-
-    Shrinking by area first leaves at most a factor of two to the sampler, which would alias.
-    """
+    """A bank's pictures, premultiplied by their opacity and as small as scenes need them."""
     side, kinds = max(8, round(SHRINK * size)), []
     for pictures in bank.pictures:  # as bytes, and by kind: 60,000 garments stay under 200 MB
         pictures = pictures.float()
         pictures[:, :3] *= pictures[:, 3:] / 255
-        if side < pictures.shape[-1]:
+        if side < pictures.shape[-1]:  # the sampler would alias: it gets a factor of 2 at most
             pictures = functional.interpolate(pictures, size=side, mode="area")
         kinds.append(pictures.round().byte())
     return torch.stack(kinds)
 
 
-def _tiles(
-    pictures: Tensor, scale: Doubles, angle: Doubles, flip: Doubles, light: Doubles, size: int
-) -> Floats:
-    """(B, n, 4, T, T): each picture scaled, flipped, turned and lit; opacity 0 to 1."""
+def _tiles(pictures: Tensor, look: list[Doubles], size: int) -> Floats:
+    """(B, n, 4, T, T): each picture scaled, turned, flipped and lit; opacity 0 to 1."""
+    scale, angle, flip, light = look
     side = 2 * int(np.ceil(DIAGONAL * SCALE[1] * size / 2))
     zoom = side / (_between(SCALE, scale) * size)
     turn = np.deg2rad(ROTATION) * (2 * angle - 1)
