@@ -25,7 +25,7 @@ from study.ledger.rows import AGREES, DISAGREES, UNDECIDED
 from study.names import name_of
 from study.profiles import profile_names, read_profile
 from study.records import load_tables, runs_of, summary_table, teacher_runs, with_teachers
-from study.statistics import STUDENT, akin, judged_families, main_runs
+from study.statistics import STUDENT, akin, judged_families, longer_students, main_runs
 
 TEMPLATES = Path(__file__).parent / "templates"
 MEASUREMENTS = Path("benchmarks/results")
@@ -179,7 +179,7 @@ def environment() -> Environment:
     }  # fmt: skip
     made.globals |= {
         "METHODS": METHODS, "STAGES": STAGES, "DATASETS": DATASETS,
-        "profile_names": profile_names, "read_profile": read_profile,
+        "profile_names": profile_names, "read_profile": read_profile, "longer": longer_students,
         "export": export, "counts": counts_markdown, "markdown_table": results.markdown_table,
     }  # fmt: skip
     return made

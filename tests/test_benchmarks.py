@@ -147,7 +147,7 @@ def test_a_run_measures_prints_and_keeps_every_section(measured, tmp_path):
         assert one["provenance"]["machine"] == machine_name(CPU)
     assert second["breakdown"] == first["breakdown"] and second["methods"] == {}
     assert all(section_text(name, [second]) in printed for name in ("floor", "goals"))
-    texts = [section_text(name, [second]) for name in SPEED.keys() - {"steps"}]
+    texts = [section_text(name, [second]) for name in SPEED.keys() - {"steps", "loading"}]
     speed_page = page("docs/speed.md", folder)
     assert all(text in speed_page for text in (*texts, section_text("steps", [steps])))
     without = section_text("steps", [{**steps, "torchdistill": None}])

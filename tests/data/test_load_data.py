@@ -1,7 +1,9 @@
 """Data sets: names, tasks and sizes, what is told when one is missing; Fashion-MNIST, CIFAR-100."""
 
 import gzip
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,6 @@ from data_files import FASHION, write_cifar100, write_fashion
 
 from kdlib.data import DATASETS, dataset_names, listed, load_data, register_data, tasks_of
 from kdlib.data.fashion import CLASSES, COLOURS, OUTFITS, dyed
-from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
 from study.data_commands import DEBIAN, SHA256, import_dataset
 
@@ -50,19 +51,17 @@ def test_a_data_set_that_is_not_there_shows_its_layout_and_how_to_get_it(tmp_pat
         assert all(part in str(error.value) for part in (*SHA256, "kdlib data import"))
 
 
-def test_a_data_set_of_ones_own(monkeypatch):
-    def mine(split: str, size: int | None, **options: object) -> ImageData:
-        labels = torch.arange(size or 10) % 2
-        images = labels[:, None, None, None].expand(-1, 3, 8, 8).byte()
-        return ImageData(images, labels, ("a", "b"), (0.0,) * 3, (1.0,) * 3, split)
-
+def test_a_data_set_of_ones_own_as_the_page_says(tmp_path, monkeypatch):
     monkeypatch.setattr("kdlib.data.DATASETS", dict(DATASETS))
-    register_data("mine", "Two grey levels", images=mine)
-    assert "mine" in dataset_names() and tasks_of("mine") == ("classification",)
-    assert len(load_data("mine", "fit")) == 8 and load_data("mine", "test").fingerprint == "test"
-    assert [len(load_data("mine", part, size=2)) for part in ("fit", "dev")] == [1, 1]
-    with pytest.raises(KdlibError, match="There is a data set 'mine' already"):
-        register_data("mine", "Another", images=mine)
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+    for script in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(script, {})
+    assert "greys" in dataset_names() and tasks_of("greys") == ("classification",)
+    assert [len(load_data("greys", part, size=5)) for part in ("fit", "dev", "test")] == [4, 1, 5]
+    assert len(list(tmp_path.glob("runs/*/record.json"))) == 2
+    with pytest.raises(KdlibError, match="There is a data set 'greys' already"):
+        register_data("greys", "Another")
 
 
 def test_cifar100_is_read_in_its_own_format_and_only_the_published_files(tmp_path, monkeypatch):
