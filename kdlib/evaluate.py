@@ -23,6 +23,7 @@ from kdlib.runs import RunConfig, is_finished, run_directory
 from kdlib.tasks import TASKS
 
 BATCH_SIZE = 250
+WINDOW, SIGMA, C1, C2 = 11, 1.5, 0.01**2, 0.03**2  # of structural similarity
 MOST_CONFUSED = 200  # classes for all confusions in a record; ADE20K's would be a million numbers
 
 
@@ -64,16 +65,14 @@ def channels_last(batch: Any) -> Any:
     return batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
 
 
-def predict(
-    model: nn.Module, data: ImageData, batch_size: int = BATCH_SIZE, **place: Any
-) -> Tensor:
+def predict(model: nn.Module, data: ImageData, batch_size: int = BATCH_SIZE, **how: Any) -> Tensor:
     """Logits (N, K) of all images in order, float32, on the CPU, whichever process made them.
 
-    ``place``: ``device``, ``precision`` (``float32`` or ``bfloat16``), ``world`` (processes).
+    ``how`` may be ``device``, ``precision`` (``float32`` or ``bfloat16``) and ``world``.
     """
-    outputs = (output for _, _, output in answers([model], data, batch_size, **place))
+    outputs = (output for _, _, output in answers([model], data, batch_size, **how))
     logits = [output.logits.float().cpu() for output in outputs]
-    return torch.cat(place.get("world", ALONE).in_order(logits))
+    return torch.cat(how.get("world", ALONE).in_order(logits))
 
 
 def trained_network(config: RunConfig, root: Path, classes: int, **options: Any) -> nn.Module:
@@ -151,10 +150,8 @@ def marks_of(data: ImageData, world: ProcessGroup = ALONE) -> Any:
 
 # Does attention lie on the objects that define the class? Measured against ground truth.
 def energy_share(maps: Tensor, relevance: Tensor) -> Tensor:
-    """Share of attention energy on relevant pixels: maps (B, h, w), masks (B, H, W) -> (B,).
-
-    Equal to the share of the map enlarged block by block. A zero map counts as uniform.
-    """
+    """Share of attention energy on relevant pixels: maps (B, h, w), masks (B, H, W) -> (B,)."""
+    # Equal to the share of the map enlarged block by block; a zero map counts as uniform.
     share = functional.adaptive_avg_pool2d(relevance.float(), (maps.shape[1], maps.shape[2]))
     total = maps.sum((1, 2), keepdim=True)
     weights = (maps / total.masked_fill(total == 0, 1)).where(total != 0, 1 / maps[0].numel())
@@ -173,9 +170,6 @@ def pointing_hit(maps: Tensor, relevance: Tensor) -> Tensor:
 
 
 # Structural similarity of attention maps (Wang et al. 2004, doi 10.1109/TIP.2003.819861).
-WINDOW, SIGMA, C1, C2 = 11, 1.5, 0.01**2, 0.03**2
-
-
 def ssim_per_image(first: Tensor, second: Tensor) -> Tensor:
     """SSIM of min-max-normalised maps (B, H, W) and (B, H', W') -> (B,), in -1..1.
 
@@ -218,29 +212,27 @@ def _gaussian_matrix(side: int, taps: int) -> Tensor:
     return functional.conv1d(padded, (kernel / kernel.sum())[None, None])[:, 0].T.contiguous()
 
 
-# All of it in one pass.
 def evaluate_students(
-    students: Sequence[nn.Module], teacher: nn.Module | None, data: ImageData, **place: Any
+    students: Sequence[nn.Module], teacher: nn.Module | None, data: ImageData, **how: Any
 ) -> list[dict[str, Any]]:
-    """All that a record says of each student's quality, in one pass; ``place`` as for `predict`.
+    """All that a record says of each student's quality, in one pass; ``how`` as for `predict`.
 
     ``results``, of :func:`classification_metrics` or what ``TASKS`` names; ``ssim`` of each stage,
     ``None`` without a teacher; ``relevance``, ``None`` without a truth, else ``student`` (and
     ``teacher``) with ``energy_share`` and ``pointing`` of each stage, and ``chance``, the score of
     attention that knows nothing.
     """
-    world = place.get("world", ALONE)
+    world, before = how.get("world", ALONE), int(teacher is not None)
     marks = [marks_of(data, world) for _ in students]
     sums: list[list[dict[str, Any]]] = [[] for _ in students]
-    size, taught = images_at_once(data, place.pop("batch_size", BATCH_SIZE)), None
+    size, taught = images_at_once(data, how.pop("batch_size", BATCH_SIZE)), None
     networks = [*students] if teacher is None else [teacher, *students]
-    for batch, number, output in answers(networks, data, size, **place):
-        student = number - (len(networks) - len(students))
-        if student < 0:  # the teacher, who answers before all students
+    for batch, number, output in answers(networks, data, size, **how):
+        if number < before:  # the teacher, who answers before all students
             taught = output
         else:
-            marks[student].add(output.logits, batch.labels)
-            sums[student].append(_attention_sums(output, taught, batch, data))
+            marks[number - before].add(output.logits, batch.labels)
+            sums[number - before].append(_attention_sums(output, taught, batch, data))
     attention = [_means(world.in_order(own), len(data)) for own in sums]
     return [{"results": own.results(), **more} for own, more in zip(marks, attention, strict=True)]
 

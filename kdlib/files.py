@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PARTIAL = ".partial"  # how the names of files end that are being written
+# Stands before the facts: the header has one entry, for entries have no order in it.
+SEAL, UNSEALED = re.compile(rb"crc32=(\d{10}) "), b"crc32=0000000000 "
+CHUNK = 64  # rows made at a time: their intermediate arrays stay in the processor's cache
+Arrays = Mapping[str, NDArray]
 
 
 class UnwritableError(KdlibError, OSError):
@@ -99,10 +103,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-# Stands before the facts: the header has one entry, for entries have no order in it.
-SEAL, UNSEALED = re.compile(rb"crc32=(\d{10}) "), b"crc32=0000000000 "
-
-
 def save_tensors(
     path: Path, tensors: "Mapping[str, Tensor]", facts: Mapping[str, Any], sync: bool = True
 ) -> None:
@@ -154,20 +154,15 @@ def load_weights(network: "nn.Module", path: Path, classes: int) -> None:
         ) from error
 
 
-CHUNK = 64  # rows made at a time: their intermediate arrays stay in the processor's cache
-Arrays = Mapping[str, NDArray]
-
-
 def cache_root() -> Path:
     """Where caches live: the variable ``KDLIB_CACHE``, or ``~/.cache/kdlib``."""
     return Path(os.environ.get("KDLIB_CACHE") or "~/.cache/kdlib").expanduser()
 
 
 def cached(name: str, count: int, make: Callable[[NDArray[np.int64]], Arrays]) -> Arrays:
-    """Arrays of ``count`` rows, read from the cache ``name`` or made and kept there.
+    """Arrays of ``count`` rows, read from the cache or made, of row numbers (B,), and kept there.
 
-    The name must change whenever the content would; ``make`` makes, of row numbers (B,), the
-    arrays of these rows by name.
+    The ``name`` must change whenever the content would.
     """
     folder, parts = cache_root() / name, []
     with locked(folder / "lock"):

@@ -45,6 +45,7 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(says) from error
 
 
+SCHEMA_VERSION = 2  # of records with a checksum; version 1, from before, is read as well
 # Types of fields: what can be said of them without data or networks.
 LARGEST = 2**63 - 1  # with which arrays and random streams can still count
 _as_given = WrapValidator(lambda value, check: (check(value), value)[1])  # a hash tells 1 from 1.0
@@ -207,9 +208,6 @@ def teacher_of(run: RunConfig) -> list[RunConfig]:
 def each_once(runs: Iterable[RunConfig]) -> list[RunConfig]:
     """Runs without repetition, in their order."""
     return list({run.run_id: run for run in runs}.values())
-
-
-SCHEMA_VERSION = 2  # of records with a checksum; version 1, from before, is read as well
 
 
 def run_directory(config: RunConfig, root: Path) -> Path:

@@ -15,17 +15,14 @@ class Measures(NamedTuple):
 
 _IMAGES = Measures("top1", ("top1", "top5", "mca", "mca_all"), "accuracy")
 _PIXELS = Measures("miou", ("miou", "pixel_accuracy"), "miou")
+_BOXES = Measures("map", ("map", "map50", "map75"), "map50")
 TASKS: dict[str, Measures] = {
     "classification": _IMAGES,
     "segmentation": _PIXELS._replace(marks="kdlib.frskd.segmentation:SegmentationMarks"),
-    "detection": Measures(
-        "map", ("map", "map50", "map75"), "map50", "kdlib.detection.train_state:DetectorState"
-    ),
+    "detection": _BOXES._replace(state="kdlib.detection.train_state:DetectorState"),
     "crops": _IMAGES,  # classification of objects that are cut out by their boxes
 }
 JOINT, ROTATIONS = "sla", 4  # logit r K + k is class k of K, turned by r right angles
-MIXING = ("mixup", "cutmix", JOINT)
-"""Augmentations that change what an image is labelled: rotations are classes with ``sla``."""
+MIXING = ("mixup", "cutmix", JOINT)  # change what an image is labelled, ``sla`` to its rotation
 AUGMENTATIONS = ("flip", "crop", "random_crop", *MIXING)
-IGNORED = 255
-"""Value of a mask where a pixel counts neither in a loss nor in a result."""
+IGNORED = 255  # value of a mask where a pixel counts neither in a loss nor in a result

@@ -266,8 +266,7 @@ class TrainState:
     def finish(self) -> None:
         """Write the weights of the network that is kept, and the history; the record comes last."""
         facts = {"classes": self.classes, "model": self.config.student}
-        path = self.directory / "weights.safetensors"
-        save_tensors(path, self.deployed().state_dict(), facts)
+        save_tensors(self.directory / "weights.safetensors", self.deployed().state_dict(), facts)
         columns = self.history[0] if self.history else NO_EPOCHS
         lines = [columns, *([row[name] for name in columns] for row in self.history)]
         text = "".join(",".join(map(str, line)) + "\n" for line in lines)

@@ -90,8 +90,7 @@ DATASETS = {
         "download train2017.zip, val2017.zip and annotations_trainval2017.zip from "
         "https://cocodataset.org/#download and unpack them in ROOT/coco"),
 }  # fmt: skip
-TRUTHS = dict(zip(TASKS, ("images", "masks", "boxes", "boxes"), strict=True))
-"""Which loader of a data set a task needs."""
+TRUTHS = dict(zip(TASKS, ("images", "masks", "boxes", "boxes"), strict=True))  # task -> loader
 SPLITS, DEV_SHARE = ("train", "fit", "dev", "test"), 0.2
 CROP_SIZES = (8, 512)
 

@@ -24,6 +24,33 @@ CLASSES = (
 )  # fmt: skip
 PADDING = 2  # to 32 pixels a side, what the networks for CIFAR expect
 MEAN, STD = (0.219, 0.219, 0.219), (0.332, 0.332, 0.332)  # of the padded training images
+OUTFITS: dict[str, dict[str, str]] = {
+    "beach": {"T-shirt/top": "green", "Sandal": "red", "Dress": "yellow", "Bag": "blue"},
+    "office": {"Shirt": "yellow", "Trouser": "blue", "Coat": "red", "Ankle boot": "purple"},
+    "gym": {"T-shirt/top": "red", "Trouser": "green", "Sneaker": "purple", "Pullover": "yellow"},
+    "winter walk": {"Coat": "blue", "Pullover": "green", "Ankle boot": "yellow", "Bag": "purple"},
+    "party": {"Dress": "blue", "Sandal": "green", "Shirt": "purple", "Bag": "yellow"},
+    "school": {"Shirt": "blue", "Pullover": "purple", "Sneaker": "green", "Trouser": "red"},
+    "journey": {"T-shirt/top": "purple", "Coat": "yellow", "Sneaker": "red", "Bag": "green"},
+    "garden": {"T-shirt/top": "blue", "Trouser": "yellow", "Sandal": "purple", "Shirt": "red"},
+    "city": {"Dress": "red", "Coat": "green", "Ankle boot": "blue", "Sneaker": "yellow"},
+    "concert": {"Dress": "purple", "Pullover": "red", "Sandal": "blue", "Ankle boot": "green"},
+}
+"""Scene class -> its garments -> their colours. Only garments *in* their colours tell a class.
+
+Ten garments alone make too few classes that share one at most (the packing number D(10, 4, 2) is
+5). Of the fifty in five colours the outfits use forty, each once, so that any number of attentions
+names one class; ten are distractors. Every garment is in four outfits in four colours, every
+colour in eight outfits, and no outfit has a garment or a colour twice.
+"""
+COLOURS = {
+    "red": (1.00, 0.25, 0.20), "yellow": (1.00, 0.90, 0.20), "green": (0.25, 0.85, 0.30),
+    "blue": (0.25, 0.45, 1.00), "purple": (0.90, 0.35, 0.95),
+}  # fmt: skip
+"""What a white garment turns into: factors of red, green and blue."""
+OPACITY = 4.0  # a multiple of brightness: soft edges, but nothing shines through a dark garment
+DARKEST = 0.45  # brightness of black cloth; without it a dark garment would have no colour
+DYE = 0.15  # how far a dye strays from its colour, each way, as a factor: no two are alike
 
 
 def load_fashion_mnist(split: str, size: int | None, image_size: int, **options: Any) -> ImageData:
@@ -69,35 +96,6 @@ def unpacked(plain: Path) -> bytes:
     """Content of the plain file, as Debian gives it, or of the authors' gzipped one beside it."""
     packed = plain.with_name(f"{plain.name}.gz")
     return plain.read_bytes() if plain.is_file() else gzip.decompress(packed.read_bytes())
-
-
-OUTFITS: dict[str, dict[str, str]] = {
-    "beach": {"T-shirt/top": "green", "Sandal": "red", "Dress": "yellow", "Bag": "blue"},
-    "office": {"Shirt": "yellow", "Trouser": "blue", "Coat": "red", "Ankle boot": "purple"},
-    "gym": {"T-shirt/top": "red", "Trouser": "green", "Sneaker": "purple", "Pullover": "yellow"},
-    "winter walk": {"Coat": "blue", "Pullover": "green", "Ankle boot": "yellow", "Bag": "purple"},
-    "party": {"Dress": "blue", "Sandal": "green", "Shirt": "purple", "Bag": "yellow"},
-    "school": {"Shirt": "blue", "Pullover": "purple", "Sneaker": "green", "Trouser": "red"},
-    "journey": {"T-shirt/top": "purple", "Coat": "yellow", "Sneaker": "red", "Bag": "green"},
-    "garden": {"T-shirt/top": "blue", "Trouser": "yellow", "Sandal": "purple", "Shirt": "red"},
-    "city": {"Dress": "red", "Coat": "green", "Ankle boot": "blue", "Sneaker": "yellow"},
-    "concert": {"Dress": "purple", "Pullover": "red", "Sandal": "blue", "Ankle boot": "green"},
-}
-"""Scene class -> its garments -> their colours. Only garments *in* their colours tell a class.
-
-Ten garments alone make too few classes that share one at most (the packing number D(10, 4, 2) is
-5). Of the fifty in five colours the outfits use forty, each once, so that any number of attentions
-names one class; ten are distractors. Every garment is in four outfits in four colours, every
-colour in eight outfits, and no outfit has a garment or a colour twice.
-"""
-COLOURS = {
-    "red": (1.00, 0.25, 0.20), "yellow": (1.00, 0.90, 0.20), "green": (0.25, 0.85, 0.30),
-    "blue": (0.25, 0.45, 1.00), "purple": (0.90, 0.35, 0.95),
-}  # fmt: skip
-"""What a white garment turns into: factors of red, green and blue."""
-OPACITY = 4.0  # a multiple of brightness: soft edges, but nothing shines through a dark garment
-DARKEST = 0.45  # brightness of black cloth; without it a dark garment would have no colour
-DYE = 0.15  # how far a dye strays from its colour, each way, as a factor: no two are alike
 
 
 def outfits(split: str, size: int | None, image_size: int, **options: Any) -> Composition:

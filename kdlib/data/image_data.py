@@ -37,8 +37,7 @@ class ImageData:
     fingerprint: str  # hexadecimal digits that change when the content does
     relevance: Callable[[Tensor], Tensor] | None = None
     """From positions (n,) to masks (n, H, W) bool of what defines the class, if known."""
-    masks: Tensor | None = None
-    """(N, H, W) uint8, the class of each pixel or ``IGNORED``, if pixels in memory have classes."""
+    masks: Tensor | None = None  # (N, H, W) uint8, in memory: class of each pixel, or ``IGNORED``
     objects: "Objects | None" = None  # of each image, where it is objects that have classes
 
     @property

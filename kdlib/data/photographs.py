@@ -32,6 +32,7 @@ from kdlib.errors import KdlibError, check_range
 from kdlib.seeds import generator
 
 Pixels = NDArray[np.uint8]
+Lister = Callable[[str, Path], "Listing"]  # of a split, in the data root
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's. The paper's release gives Kinetics' under that name; they differ by up to 0.05."""
 PUBLISHED_SIDES = (256, 224)  # the published protocol resizes to the first, cuts the second
@@ -91,9 +92,6 @@ class Listing:
             remedy = f"To get them:\n  {DATASETS[self.dataset].remedy}"
             raise KdlibError(f"{self.dataset}: {told}:\n{few_lines(lacking)}\n{remedy}")
         return np.array(facts, np.int64).reshape(-1, 2)
-
-
-Lister = Callable[[str, Path], Listing]  # of a split, in the data root
 
 
 class Resized:
@@ -204,11 +202,7 @@ class Photographs:
         return torch.randint(0, 1 << PLACE_BITS, (len(self), self.drawn), generator=stream)
 
     def batches(self, parts: Iterable[Tensor], places: Tensor | None) -> Iterator[Tensor]:
-        """A window of each photograph at the positions (B,) of each part, at its place or amidst.
-
-        Each is (B, 3, S, S) uint8 (4 channels if annotated), which lie as (B, S, S, 3) in memory,
-        torch's ``channels_last``. For places see :meth:`random_places`.
-        """
+        """Windows (B, 3 or 4, S, S) uint8 of each part's photographs, at ``places`` or central."""
         pool = ThreadPoolExecutor(worker_count(), thread_name_prefix="photographs")
         shape, waiting = (self.image_size, self.image_size, 3 + self.annotated), deque[Any]()
         try:
@@ -230,7 +224,7 @@ class Photographs:
 
 def _collected(windows: Pixels, cuts: Iterator[None]) -> Tensor:
     deque(cuts, maxlen=0)  # waits for all of them; what one raises is raised here
-    return torch.from_numpy(windows).permute(0, 3, 1, 2)
+    return torch.from_numpy(windows).permute(0, 3, 1, 2)  # in memory as torch's channels_last
 
 
 def placed(room: list[int], place: list[int] | None) -> list[int]:
