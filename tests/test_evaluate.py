@@ -10,19 +10,11 @@ from scipy.ndimage import correlate
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 from torch import nn
 
-from kdlib import KdlibError, create_model
+from kdlib import KdlibError, create_model, evaluate
 from kdlib.data.image_data import ImageData
-from kdlib.evaluate import (
-    MOST_CONFUSED,
-    classification_metrics,
-    energy_share,
-    evaluate_students,
-    pointing_hit,
-    predict,
-    ssim_per_image,
-)
+from kdlib.evaluate import MOST_CONFUSED, classification_metrics, evaluate_students, ssim_per_image
 
-CLASSES, MEASURES = 7, (energy_share, pointing_hit)
+CLASSES, MEASURES = 7, (evaluate.energy_share, evaluate.pointing_hit)
 
 
 def network(seed: int) -> nn.Module:
@@ -131,6 +123,6 @@ def test_a_pass_depends_on_neither_batch_size_nor_company(data):
 def test_evaluation_leaves_the_network_as_it_was(data):
     student = network(0).train()
     before = deepcopy(student.state_dict())
-    logits = predict(student, data, 8)
+    logits = evaluate.predict(student, data, 8)
     assert logits.shape == (30, CLASSES) and student.training and torch.is_grad_enabled()
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())

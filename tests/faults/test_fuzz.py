@@ -135,20 +135,12 @@ FUZZED: dict[str, tuple[st.SearchStrategy, Callable[[Any], object]]] = {
 }
 
 
-@pytest.fixture
-def prepared(tmp_path, monkeypatch) -> None:
-    """Profiles that may be written to, a notebook that is read once."""
-    copytree(PROFILES, tmp_path / "profiles")
-    monkeypatch.setattr(profiles, "PROFILES", tmp_path / "profiles")
-    known = parameter_defaults(NOTEBOOK)
-    monkeypatch.setattr(execute, "parameter_defaults", lambda notebook: known)
-
-
-@pytest.mark.usefixtures("prepared")
 @pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.slow_faults)])
 @pytest.mark.parametrize("what", FUZZED)
-def test_what_is_given_is_taken_or_refused_in_a_paragraph(what, count, tally):
-    strategy, act = FUZZED[what]
+def test_what_is_given_is_taken_or_told_in_a_paragraph(what, count, tally, tmp_path, monkeypatch):
+    (strategy, act), known = FUZZED[what], parameter_defaults(NOTEBOOK)  # read once
+    monkeypatch.setattr(execute, "parameter_defaults", lambda notebook: known)
+    monkeypatch.setattr(profiles, "PROFILES", copytree(PROFILES, tmp_path / "profiles"))
 
     def check(value: Any) -> None:
         try:

@@ -1,19 +1,18 @@
 """FRSKD's loss and self-teacher: what they are, who learns from which term; published sizes."""
 
 from contextlib import nullcontext
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from losses.networks import BATCH, CLASSES, STUDENT, batch, pair
 from pretrained import write_imagenet_weights
 from sklearn.metrics import jaccard_score
 from torch import nn
 from torch.nn import functional
 
 from kdlib import ATLoss, DCTLoss, Distiller, KdlibError, RunConfig, create_distiller, create_model
-from kdlib.data.batches import Batch
 from kdlib.data.image_data import IGNORED
 from kdlib.distill import TeacherOutput
 from kdlib.frskd.losses import FEATURES, RefinementLoss, overhaul_per_image
@@ -22,15 +21,13 @@ from kdlib.frskd.self_teacher import EPSILON, PixelHead, SelfTeacher, enlarged, 
 from kdlib.losses.hints import feature_mse
 from kdlib.losses.logits import counted_pixels, kd_per_image
 from kdlib.models import MODELS
-from kdlib.models.output import NetworkPair, Output, Shapes, count_parameters, output_shapes
+from kdlib.models.output import Output, Shapes, count_parameters, output_shapes
 
-BATCH, CLASSES, SIDE = 6, 5, 32
-STUDENT = Shapes(((6, 8, 8), (12, 4, 4)), 12)
+SIDE = 32
 REFINED = Shapes(((12, 8, 8), (24, 4, 4)), 24)  # twice the student's channels
 PYRAMID = Shapes(((8, 8, 8), (8, 4, 4)), 8)  # a segmenter's stages have equally many
-LABELS = torch.tensor([0, 1, 2, 3, 4, 1])
-GIVEN = Batch(torch.empty(BATCH, 0), LABELS, torch.arange(BATCH))
-PAIR = NetworkPair(STUDENT, STUDENT, LABELS, BATCH, 0, CLASSES)
+GIVEN = batch()
+LABELS, PAIR = GIVEN.labels, pair(STUDENT, STUDENT)
 OF_PIXELS = {"method": "frskd_pixels", "task": "segmentation"}
 
 
@@ -44,8 +41,8 @@ def output(shapes: Shapes, seed: int, *sides: int) -> Output:
 
 def distiller(student: Shapes = STUDENT, pixels: int | None = None, **changes) -> Distiller:
     torch.manual_seed(0)
-    pair = replace(PAIR, student=student, pixels=pixels)
-    return create_distiller(RunConfig(**{"method": "frskd", **changes}), pair)
+    config = RunConfig(**{"method": "frskd", **changes})
+    return create_distiller(config, pair(student, STUDENT, pixels=pixels))
 
 
 @pytest.mark.parametrize(("feature", "beta", "distance"), [

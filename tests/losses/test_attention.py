@@ -11,14 +11,12 @@ import kdlib
 from kdlib import DCTLoss, KdlibError, at_loss, dct_loss, kd_loss
 from kdlib.losses.attention import LevelBalance, attention_map, check_features
 
-LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
-
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_map_and_gradient_equal_the_plain_formula(draw, layout, dtype):
-    features = (draw(3, 8, 5, 6) - 0.5).to(dtype).contiguous(memory_format=layout).requires_grad_()
-    weights = draw(3, 5, 6)
+    features = (draw(2, 3, 4, 5) - 0.5).to(dtype).contiguous(memory_format=layout).requires_grad_()
+    weights = draw(2, 4, 5)
     exact = features.detach().double().requires_grad_()
     (exact.square().mean(1) * weights).sum().backward()
     maps = attention_map(features)
@@ -29,13 +27,8 @@ def test_map_and_gradient_equal_the_plain_formula(draw, layout, dtype):
     torch.testing.assert_close(features.grad.double(), exact.grad, rtol=tolerance, atol=1e-9)
     assert features.grad.dtype == dtype
     torch.testing.assert_close(attention_map(exact, 4), exact.pow(4).mean(1))
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_first_and_second_derivatives_are_the_numeric_ones(draw, layout):
-    features = draw(2, 3, 4, 4, dtype=torch.float64).contiguous(memory_format=layout)
-    assert torch.autograd.gradcheck(attention_map, features.requires_grad_())
-    assert torch.autograd.gradgradcheck(attention_map, features)
+    if dtype == torch.float64:  # the second derivatives are the numeric ones
+        assert torch.autograd.gradgradcheck(attention_map, features)
 
 
 def test_levels_count_equally_or_by_explicit_weights_and_invalid_ones_are_refused(draw):

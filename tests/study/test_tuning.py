@@ -2,23 +2,15 @@
 
 import pytest
 import yaml
+from synthetic import write_run
 
-from kdlib.errors import KdlibError
-from kdlib.runs import SCHEMA_VERSION, write_record
-from kdlib.tasks import TASKS
+from kdlib import KdlibError, RunConfig
 from study import tuning
 from study.tuning import choose, dev_records, grid_scores, write_tuned
 
 
-def write_dev(root, method, field, weight, score, split="dev", task="classification"):
-    name = f"scenes-{method}-s0-dev-{weight}" if split == "dev" else f"scenes-{method}-{weight}"
-    config = {"dataset": "scenes", "method": method, "weight": None, "kd_weight": 1.0}
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "config": {**config, field: weight, "task": task},
-        "results": {TASKS[task].metric: score},
-    }
-    write_record(root / name, record)
+def write_dev(root, method, field, weight, score, **fields):
+    write_run(root, RunConfig(method=method, **{field: weight, "split": "dev", **fields}), score)
 
 
 @pytest.fixture
