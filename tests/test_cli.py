@@ -1,7 +1,6 @@
 """The command line answers --help at once and tells a mistake in one line, with exit code 2."""
 
 import pytest
-from data_files import write_mit67
 
 from kdlib.data import dataset_names
 from study.cli import main
@@ -52,14 +51,3 @@ def test_parameters_methods_and_data_sets_are_listed_with_what_they_are(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(dataset_names())
     assert all(20 < len(line) <= 100 for line in lines)
-
-
-def test_photographs_are_checked_and_cached(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
-    root = ["--data-root", str(write_mit67(tmp_path))]
-    size = ["--image-size", "32", "--workers", "1"]
-    assert main(["data", "check", "mit67", *root]) == 0
-    assert main(["data", "cache", "mit67", *size, *root]) == 0
-    told = capsys.readouterr().out
-    assert "mit67, train: readable; 8 images (published: 5,360), 2 classes" in told
-    assert "mit67, test: 8 photographs, 0.00 GB" in told

@@ -194,25 +194,27 @@ def test_caches_that_do_not_fit(photographs, tally):
     tally("disk full: cache", "recovered")
 
 
-CACHE = ("data", "cache", "mit67", "--image-size", "28", "--workers", "1")
+CACHE = "data cache mit67 --image-size 28 --workers 1 --data-root data"
 
 
-@pytest.mark.parametrize(
-    ("command", "forbidden", "status"),
-    [(("data", "check", "mit67"), "data", 0), (CACHE, "data", 0), (CACHE, "caches", 2)],
-)
-def test_what_cannot_be_written_to_is_told_where_it_matters(
-    command, forbidden, status, tmp_path, caches, monkeypatch, tally
+@pytest.mark.parametrize(("command", "forbidden", "status", "says"), [
+    ("data check mit67", "data", 0, "mit67, train: readable; 8 images (published: 5,360), 2 clas"),
+    (CACHE, "data", 0, "mit67, test: 8 photographs, 0.00 GB"),
+    (CACHE, "caches", 2, "set KDLIB_CACHE"),
+])  # fmt: skip
+def test_photographs_are_checked_and_cached_and_what_cannot_be_written_to_told_where_it_matters(
+    command, forbidden, status, says, tmp_path, caches, monkeypatch, tally
 ):
     caches.mkdir()
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDLIB_DATA", str(write_mit67(tmp_path / "data")))
     forbid(tmp_path / forbidden)
 
     def told() -> tuple[int, str]:
-        with contextlib.redirect_stderr(io.StringIO()) as text:
-            return main(command), text.getvalue()
+        with contextlib.redirect_stderr(io.StringIO()) as text, contextlib.redirect_stdout(text):
+            return main(command.split()), text.getvalue()
 
     ((found, text),) = outcomes(unprivileged(told))
-    assert found == status
-    assert not status or ("set KDLIB_CACHE" in text and len(text.splitlines()) == 1), text
+    assert found == status and says in text, text
+    assert not status or len(text.splitlines()) == 1, text
     tally(*(("read-only cache", "told") if status else ("read-only data root", "harmless")))

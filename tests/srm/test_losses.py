@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from atoms import atom_table
+from losses.networks import pair
 from numpy.testing import assert_allclose
 from scipy.special import expit, log_softmax
 from sklearn.linear_model import LogisticRegression
@@ -14,7 +15,7 @@ from torch.nn import functional
 from kdlib import FrozenTeacher, KdlibError, Output, RunConfig, create_distiller, create_model
 from kdlib.data.batches import Batch
 from kdlib.distill import TeacherOutput
-from kdlib.models.output import NetworkPair, Shapes, output_shapes
+from kdlib.models.output import Shapes, output_shapes
 from kdlib.srm import losses as srm
 from kdlib.srm import probe
 
@@ -24,10 +25,6 @@ LARGER = Shapes(((4, 8, 8), (6, 4, 4)), 6)
 DEEPER = Shapes(((2, 8, 8), *SHAPES.stages), 6)
 IMAGES = torch.randn(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
 GIVEN = Batch(IMAGES, torch.arange(BATCH) % CLASSES, torch.arange(BATCH))
-
-
-def pair_of(student: Shapes, teacher: Shapes) -> NetworkPair:
-    return NetworkPair(student, teacher, GIVEN.labels, BATCH, 0, CLASSES)
 
 
 def by_hand(block, features):
@@ -58,7 +55,7 @@ def test_codes_labels_and_errors_are_those_of_the_largest_similarities():
     assert_allclose(block.errors(features).detach(), errors, rtol=1e-5)
     for dtype in (torch.float16, torch.bfloat16):
         assert_allclose(block.errors(features.to(dtype)).detach(), errors, rtol=0.05)
-    loss = srm.ReconstructionLoss(pair_of(SHAPES, SHAPES), sparsity=0.3)
+    loss = srm.ReconstructionLoss(pair(SHAPES, SHAPES), sparsity=0.3)
     _, teacher = outputs(SHAPES, SHAPES)
     summed = sum(b.errors(f) for b, f in zip(loss.blocks, teacher.stages, strict=True))
     assert_allclose(loss(None, teacher, None).detach(), summed.detach(), rtol=1e-6)
@@ -89,14 +86,14 @@ def test_losses_are_cross_entropies_of_mean_codes_and_over_atoms():
 def test_the_initialisation_is_both_losses_summed_over_stages(shapes, release, targets):
     torch.manual_seed(0)
     given = {"mu": 2, "sparsity": 0.25, "release": release, "targets": targets}
-    loss, (student, teacher) = srm.InitialisationLoss(pair_of(*shapes), **given), outputs(*shapes)
+    loss, (student, teacher) = srm.InitialisationLoss(pair(*shapes), **given), outputs(*shapes)
     blocks = zip(loss.students, list(loss.teachers)[-2:], strict=True)
     stages, expected = zip(student.stages, teacher.stages[-2:], strict=True), {}
-    for (mine, theirs), pair in zip(blocks, stages, strict=True):
+    for (mine, theirs), maps in zip(blocks, stages, strict=True):
         # The larger map is pooled, and labels are made of the pooled teacher's features.
-        pooled = torch.nn.AdaptiveAvgPool2d(min(stage.shape[-1] for stage in pair))
-        logits = mine.logits(pooled(pair[0])).detach()
-        codes = torch.from_numpy(by_hand(theirs, pooled(pair[1]))).float()
+        pooled = torch.nn.AdaptiveAvgPool2d(min(stage.shape[-1] for stage in maps))
+        logits = mine.logits(pooled(maps[0])).detach()
+        codes = torch.from_numpy(by_hand(theirs, pooled(maps[1]))).float()
         parts = {
             "global": srm.image_loss(logits.sigmoid(), codes.mean((1, 2))),
             "local": srm.pixel_loss(logits.sigmoid() if release else logits, codes.argmax(-1)),
@@ -120,8 +117,9 @@ def test_a_term_reaches_exactly_these_parameters(method, term):
     torch.manual_seed(0)
     student = create_model("scenes_small", CLASSES)
     teacher = FrozenTeacher(create_model("scenes_medium", CLASSES))
-    pair = pair_of(output_shapes(student, SIZE), output_shapes(teacher.network, SIZE))
-    made = create_distiller(RunConfig(method=method, method_options={"sparsity": 0.2}), pair)
+    shapes = [output_shapes(network, SIZE) for network in (student, teacher.network)]
+    config = RunConfig(method=method, method_options={"sparsity": 0.2})
+    made = create_distiller(config, pair(*shapes, classes=CLASSES))
     answer, taught, loss = student(IMAGES), teacher(IMAGES), made.method_loss
     terms = made(taught if method == "srm_dictionary" else answer, taught, GIVEN)
     if method == "srm_init":

@@ -15,7 +15,6 @@ def write_dev(root, method, field, weight, score, **fields):
 
 @pytest.fixture
 def grid(tmp_path, monkeypatch):
-    (tmp_path / "tuned").mkdir()
     monkeypatch.setattr(tuning, "PROFILES", tmp_path)
     for weight, at, kd in ((1.0, 0.5, 0.7), (3.0, 0.6, 0.6), (9.0, 0.6, 0.5)):
         write_dev(tmp_path, "at", "weight", weight, at)
