@@ -50,7 +50,11 @@ class FrozenTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutput:
         """The teacher's output for normalised images (B, 3, H, W), without a graph."""
-        return TeacherOutput(*self.network(images))
+        answer = self.network(images)
+        if not isinstance(answer, tuple):
+            made = f"The teacher returns a {type(answer).__name__}, not an Output"
+            raise KdlibError(f"{made}: register_model and create_model make it return one.")
+        return TeacherOutput(*answer)
 
     def teach(self, batch: "Batch") -> TeacherOutput:
         """The teacher's output for a batch."""
@@ -116,6 +120,9 @@ class Distiller(nn.Module):
             guide = TeacherOutput(*refined)
         if self.method_loss is not None and guide is not None:
             per_image = self.method_loss(student, guide, batch)
+            if per_image.shape != guide.logits.shape[:1]:
+                shape = tuple(per_image.shape)
+                raise KdlibError(f"'{self.name}' gives {shape}; a loss gives one number an image.")
             if self.gate:
                 per_image = per_image * (guide.logits.argmax(1) == batch.labels)
             grown = self.ramp(min(1.0, progress / self.warmup)) if self.warmup else 1.0

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
-from kdlib.errors import KdlibError
+from kdlib.errors import KdlibError, unknown
 from kdlib.files import load_weights
 from kdlib.losses.attention import attention_maps, paired_maps, pool_to_common_size
 from kdlib.models import create_model
@@ -49,6 +49,8 @@ def answers(
     world: ProcessGroup = ALONE,  # of several processes each takes some of the batches
 ) -> Iterator[tuple[Batch, int, Any]]:
     """Batch by batch what each model, in eval mode, says: batch, the model's number, its output."""
+    if precision not in ("float32", "bfloat16"):
+        raise unknown("precision", precision, ("float32", "bfloat16"))
     batches, mixed = Batches(data, batch_size, device=device, world=world), precision == "bfloat16"
     with evaluating(*models):
         for batch in map(channels_last, batches.in_order()):

@@ -190,13 +190,13 @@ def register_method(name: str, build: str | Callable[..., Any], **entry: Any) ->
     """Make a method of your own, with other attributes of :class:`Method`, known in this process.
 
     ``register_method("mse", mse, of="embedding", weight=10.0)`` is enough for a function
-    ``mse(student, teacher) -> (B,)``; then ``mse``, ``mse+kd`` and ``mse+gate`` are methods. A run
-    knows a method by its name: give another loss another name.
+    ``mse(student, teacher) -> (B,)``; then ``mse``, ``mse+kd`` and ``mse+gate`` are methods. The
+    default weight is 1. A run knows a method by its name: give another loss another name.
     """
     if name in BUILT_IN or "+" in name:
         raise KdlibError(f"'{name}' is kdlib's own, or has a '+'; give your method another name.")
     checked_options(entry, Method.__annotations__, "register_method")
-    METHODS[name] = Method(build, **entry)
+    METHODS[name] = Method(build, **{"weight": 1.0, **entry})
 
 
 # Methods by their strings: taken apart, and built for a run.
@@ -284,6 +284,9 @@ def weights_of(config: "RunConfig") -> Weights:
 def check_method(config: "RunConfig") -> None:
     """Refuse a task whose truth a run's method cannot read, and augmentations that take it away."""
     parts, method = parse_method(config.method), method_of(config.method)
+    taught = parts.kd or method.after or (method.build and not method.self_taught)
+    if taught and config.teacher == "none":
+        raise KdlibError(f"'{config.method}' learns from a teacher; name one, not teacher='none'.")
     dense = config.task == "segmentation"
     if config.task not in method.tasks or (parts.gate and dense):
         valid = ", ".join(name for name, line in METHODS.items() if config.task in line.tasks)

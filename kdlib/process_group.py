@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from kdlib.errors import unknown
+
 LEAST = 2  # images of a process in a step: a batch norm of maps of one pixel needs two
 PATIENCE = timedelta(hours=1)  # with one of the processes, or another launch of the same run
 Item = TypeVar("Item")
@@ -115,9 +117,19 @@ class ProcessGroup:
 ALONE = ProcessGroup()
 
 
+def usable_device(name: str | None) -> torch.device:
+    """The device of this name, by default the GPU if there is one; or a KdlibError."""
+    valid = ["cpu", *["cuda"] * torch.cuda.is_available()]
+    try:
+        torch.empty(0, device=name or valid[-1])
+    except (RuntimeError, AssertionError) as error:
+        raise unknown("device of this machine", name, valid) from error
+    return torch.device(name or valid[-1])
+
+
 def launched_world(device: str | None = None, synchronised: bool = False) -> ProcessGroup:
     """The world that ``accelerate launch`` started; ``device=None``: GPUs if there are any."""
-    alone = ProcessGroup(device=torch.device(device) if device else None)
+    alone = ProcessGroup(device=usable_device(device) if device else None)
     if find_spec("accelerate") is None and os.environ.get("WORLD_SIZE", "1") == "1":
         return alone
     from accelerate import PartialState

@@ -21,7 +21,7 @@ from kdlib.evaluate import channels_last
 from kdlib.files import locked, write_json
 from kdlib.methods import method_of, parse_method
 from kdlib.models import check_task
-from kdlib.process_group import ALONE, LEAST, ProcessGroup
+from kdlib.process_group import ALONE, LEAST, ProcessGroup, usable_device
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory, write_record
 from kdlib.tasks import TASKS
 from kdlib.train_state import Group, TrainState, resolve_precision
@@ -126,7 +126,7 @@ def prepare(
     world: ProcessGroup,
 ) -> Group:
     """Load the data and the teacher that a group of runs shares."""
-    place = world.device or torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = world.device or usable_device(device)
     first, kind = configs[0], state_of(configs[0])
     with world.main_first():  # which fills the caches that the others then read
         data = runs.data_of(first, "train", data_root)

@@ -12,7 +12,8 @@ from losses.networks import pair
 from training import tiny
 
 import kdlib
-from kdlib import KdlibError, create_distiller, fit, methods
+from kdlib import FrozenTeacher, KdlibError, create_distiller, create_model, fit, methods
+from kdlib.data.batches import Batch
 from kdlib.methods import METHODS, STAGES, Method, method_of, register_method
 from kdlib.runs import RunConfig, run_directory
 
@@ -109,7 +110,16 @@ class Weighted(torch.nn.Module):
 def test_a_class_with_layers_and_options_is_a_method_too(own):
     register_method("cosine", Weighted, fitted=True, weight=10.0)
     made = create_distiller(RunConfig(method="cosine", method_options={"scale": 2}), pair())
-    assert made.weight == 10 and made.method_loss.scale == 2 and list(made.parameters())
+    register_method("unweighted", torch.nn.functional.mse_loss, of="logits")
+    loss = create_distiller(RunConfig(method="unweighted"))
+    images, labels = torch.rand(3, 3, 32, 32), torch.tensor([1, 0, 2])
+    network = create_model("scenes_tiny", 5)
+    with pytest.raises(KdlibError, match=r"'unweighted' gives \(\); .*one number an image"):
+        loss(network(images), FrozenTeacher(network)(images), Batch(images, labels, labels))
+    with pytest.raises(KdlibError, match="teacher returns a Tensor, not an Output"):
+        FrozenTeacher(torch.nn.Flatten())(images)
+    assert (loss.weight, made.weight, made.method_loss.scale) == (1, 10, 2)
+    assert list(made.parameters())
     with pytest.raises(KdlibError, match="Option 'scale' of method 'cosine' is 'two'"):
         create_distiller(RunConfig(method="cosine", method_options={"scale": "two"}), pair())
 

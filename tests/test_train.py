@@ -102,10 +102,14 @@ def test_files_of_other_networks_are_refused(root):
     ([{}, {"data_seed": 9}], "share 'data_seed', but it is 0 and 9"),
     ([{}, {"teacher_seed": 9}], "share 'teacher_seed', but it is 0 and 9"),
     ([], "nothing to train"),
+    *[([{"method": name, "teacher": "none"}], f"'{name}' learns from a teacher".replace("+", "."))
+      for name in ("kd", "dct+gate", "frskd+kd", "srm", "crd")],
+    ([{"device": "cuda:7"}], "Unknown device of this machine 'cuda:7'.*cpu"),
 ])  # fmt: skip
 def test_what_cannot_be_trained_is_refused(changes, says, tmp_path):
+    device = changes[0].pop("device", None) if changes else None
     with pytest.raises(KdlibError, match=says):
-        fit([tiny(**own) for own in changes], tmp_path, progress=False)
+        fit([tiny(**own) for own in changes], tmp_path, device=device, progress=False)
     assert not list(tmp_path.rglob("record.json"))
 
 

@@ -45,30 +45,33 @@ def aligned(mine: Sequence[Stage], theirs: Sequence[Stage]) -> list[tuple[Stage,
 
 def check_features(student: Features, teacher: Features) -> None:
     """Refuse, by a KdlibError, features that a loss would mistake for others."""
-    mine, theirs = _checked_stages("student", student), _checked_stages("teacher", teacher)
-    growths = [math.prod(f[-1].shape[2:]) - math.prod(f[0].shape[2:]) for f in (mine, theirs)]
-    if math.prod(growths) < 0:
-        raise KdlibError("Stages are in opposite orders; give both networks' fine to coarse.")
+    mine, theirs = checked_stages("student", student), checked_stages("teacher", teacher)
     for pair in aligned(mine, theirs):
         check_batches(*pair)
-        # Channels come last if one map, read as (B, C, H, W), is twice as elongated as the other,
-        # and both have as many channels as rows, or one the other's rows and columns there.
+        # Channels come last if both maps, read as (B, C, H, W), have as many channels as rows, or
+        # one the other's rows and columns there, and one is twice as elongated as the other; or if
+        # those of as many channels as rows are both four times as wide.
         (a, b, c), (x, y, z) = (one.shape[1:] for one in pair)
-        moved = (a == b and x == y) or (a, b) == (y, z) or (x, y) == (b, c)
-        if moved and (b * z > 2 * c * y or c * y > 2 * b * z):
-            raise _channels_last("student or teacher", pair)
+        alike = a == b and x == y
+        moved = alike or (a, b) == (y, z) or (x, y) == (b, c)
+        apart = b * z > 2 * c * y or c * y > 2 * b * z
+        if (moved and apart) or (alike and c >= 4 * b and z >= 4 * y):
+            raise channels_last("student or teacher", pair)
 
 
-def check_batches(student: Tensor, teacher: Tensor) -> None:
+def check_batches(
+    one: Tensor, other: Tensor, owner: str = "student", other_owner: str = "teacher"
+) -> None:
     """Refuse unequally many images, which arithmetic might broadcast, by a KdlibError."""
-    if len(student) != len(teacher):
+    if len(one) != len(other):
         raise KdlibError(
-            f"The student has {len(student)} images and the teacher {len(teacher)}; show both "
+            f"The {owner} has {len(one)} images and the {other_owner} {len(other)}; show both "
             "networks the same batch."
         )
 
 
-def _checked_stages(owner: str, features: Features) -> Sequence[Tensor]:
+def checked_stages(owner: str, features: Features) -> Sequence[Tensor]:
+    """The stages of a network; a KdlibError for what are no feature maps from fine to coarse."""
     stages = stages_of(features)
     if not isinstance(stages, list | tuple) or not stages:
         raise KdlibError(
@@ -76,23 +79,38 @@ def _checked_stages(owner: str, features: Features) -> Sequence[Tensor]:
             "(B, C, H, W), one per stage, fine to coarse."
         )
     for stage in stages:
-        if stage.dim() != 4:
-            raise KdlibError(
-                f"A feature map of the {owner} has the shape {tuple(stage.shape)}; it must have "
-                "four dimensions, (B, C, H, W). Reshape tokens (B, N, C) to maps first."
-            )
+        check_map(owner, stage)
     for one, other in combinations(stages, 2):
+        check_batches(one, other, owner, owner)
         # Height and width never go opposite ways, but rows and channels of (B, H, W, C) do.
         if (other.shape[2] - one.shape[2]) * (other.shape[3] - one.shape[3]) < 0:
-            raise _channels_last(owner, stages)
+            raise channels_last(owner, stages)
+    sizes = [stage.shape[2] * stage.shape[3] for stage in stages]
+    if sizes != sorted(sizes, reverse=True):
+        raise KdlibError(f"Stages of the {owner} grow: {shapes(stages)}; give them fine to coarse.")
     return stages
 
 
-def _channels_last(owner: str, stages: Sequence[Tensor]) -> KdlibError:
-    shapes = ", ".join(str(tuple(stage.shape)) for stage in stages)
+def check_map(owner: str, features: Tensor) -> None:
+    """Refuse, by a KdlibError, what is no feature map (B, C, H, W)."""
+    if not isinstance(features, Tensor) or features.dim() != 4 or 0 in features.shape:
+        shape = tuple(getattr(features, "shape", ())) or shown(features)
+        raise KdlibError(
+            f"A feature map of the {owner} is {shape}; it must be a tensor of four dimensions, "
+            "(B, C, H, W). Reshape tokens (B, N, C) to maps first."
+        )
+
+
+def shapes(stages: Sequence[Tensor]) -> str:
+    """Shapes of feature maps as an error tells them."""
+    return ", ".join(str(tuple(stage.shape)) for stage in stages)
+
+
+def channels_last(owner: str, stages: Sequence[Tensor]) -> KdlibError:
+    """The error for features whose channels come last."""
     return KdlibError(
-        f"Features of the {owner} look like (B, H, W, C): {shapes}. Losses take (B, C, H, W); turn "
-        "them by features.permute(0, 3, 1, 2)."
+        f"Features of the {owner} look like (B, H, W, C): {shapes(stages)}. Losses take (B, C, H, "
+        "W); turn them by features.permute(0, 3, 1, 2)."
     )
 
 
@@ -139,6 +157,7 @@ def mean_of(per_image: Callable[Given, Tensor]) -> Callable[Given, Tensor]:
 
 def attention_map(features: Tensor, power: int = 2) -> Tensor:
     """Channel mean of ``|F|^power``: (B, C, H, W) -> (B, H, W), float32 (float64 stays)."""
+    check_map("network", features)
     if power == 2:
         return _ChannelEnergy.apply(features)
     return working_precision(features).abs().pow(power).mean(dim=1)
@@ -183,6 +202,8 @@ def paired_maps(student: Features, teacher: Features) -> list[tuple[Tensor, Tens
     """Attention maps of each pair of stages, as ``aligned``; no gradient reaches the teacher's."""
     check_features(student, teacher)
     pairs = aligned(attention_maps(student), attention_maps(teacher))
+    if all(mine.shape[1] == mine.shape[2] == 1 for mine, _ in pairs):
+        raise KdlibError("Maps of one pixel show no attention; give stages before they are pooled.")
     return [(mine, theirs.detach()) for mine, theirs in pairs]
 
 

@@ -46,6 +46,7 @@ def dct_2d(maps: Tensor) -> Tensor:
 
     Indices are [frequency down, frequency across]; ``[:, 0, 0]`` is the DC coefficient.
     """
+    maps = working_precision(maps)
     rows, columns = (dct_matrix(size, maps.dtype, maps.device) for size in maps.shape[-2:])
     return rows @ maps @ columns.T
 
@@ -259,7 +260,8 @@ class DCTLoss(attention.MapLoss):
         self.options = chosen
 
 
-def dct_loss(student: Features, teacher: Features, options: SpectralOptions = DCT) -> Tensor:
-    """:class:`DCTLoss` as a function: lists of feature maps (B, C, H, W) -> scalar."""
+def dct_loss(student: Features, teacher: Features, options: SpectralOptions | str = DCT) -> Tensor:
+    """:class:`DCTLoss` as a function, of options or a preset: lists of maps (B, C, H, W) -> ()."""
+    options = options_from(options) if isinstance(options, str) else options
     pairs = paired_maps(student, teacher)
     return torch.stack([spectral_distance(*pair, options) for pair in pairs]).sum(dim=0).mean()

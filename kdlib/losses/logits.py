@@ -1,5 +1,7 @@
 """Logits: softened class probabilities distilled, labels learnt; per image or per pixel."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,7 +19,7 @@ def kd_per_image(
     No gradient reaches the teacher. Of pixels (B, K, H, W), it is the mean over an image's, or over
     those ``counted``, (B, H, W) bool: 0 if none is. Source: Hinton 2015, arXiv 1503.02531.
     """
-    _check_logits(student, teacher)
+    _check_logits(student, teacher, temperature)
     mine, theirs = (_classes_last(logits) for logits in (student, teacher.detach()))
     if temperature != 1:  # of many pixels a division by 1 would be a pass for nothing
         mine, theirs = mine / temperature, theirs / temperature
@@ -37,7 +39,9 @@ class KDLoss(nn.Module):
         return kd_loss(student, teacher, self.temperature)
 
 
-def _check_logits(student: Tensor, teacher: Tensor) -> None:
+def _check_logits(student: Tensor, teacher: Tensor, temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise KdlibError(f"temperature is {temperature}; it must be a number above 0.")
     if student.shape != teacher.shape:
         raise KdlibError(
             f"The student's logits are {tuple(student.shape)} and the teacher's "
@@ -78,9 +82,12 @@ def dkd_per_image(
     themselves; KD is their sum with weights 1 and the teacher's doubt, 1 minus its probability of
     the target. Beta is chosen for each pair of networks. Source: Zhao 2022, arXiv 2203.08679.
     """
-    _check_logits(student, teacher)
-    is_target = functional.one_hot(targets, student.shape[1]).bool()
-    mine, theirs = (working_precision(logits) / temperature for logits in (student, teacher))
+    _check_logits(student, teacher, temperature)
+    if targets.shape != student.shape[:1]:
+        raise KdlibError(f"Labels are {tuple(targets.shape)}; give one class an image, (B,).")
+    is_target = functional.one_hot(targets.long(), student.shape[1]).bool()
+    both = student, teacher.detach()
+    mine, theirs = (working_precision(logits) / temperature for logits in both)
     parts = zip(_decoupled(mine, is_target), _decoupled(theirs, is_target), strict=True)
     target, others = (_divergence(*pair) for pair in parts)
     return temperature**2 * (target_weight * target + other_weight * others)

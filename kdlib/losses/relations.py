@@ -15,7 +15,7 @@ def pkt_per_image(student: Tensor, teacher: Tensor) -> Tensor:
     """
     check_batches(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
-        mine, theirs = map(neighbour_probabilities, (student, teacher))
+        mine, theirs = map(neighbour_probabilities, (student, teacher.detach()))
         ratio = (theirs + 1e-7) / (mine + 1e-7)
         return (theirs * ratio.log()).mean(dim=1)
 
@@ -36,7 +36,7 @@ def rkd_per_image(
     Means over pairs with an image first, triplets with it as vertex. Park 2019, arXiv 1904.05068.
     """
     check_batches(student, teacher)
-    mine, theirs = working_precision(student), working_precision(teacher)
+    mine, theirs = working_precision(student), working_precision(teacher.detach())
     with torch.autocast(student.device.type, enabled=False):
         distance = _huber(pairwise_distances(mine), pairwise_distances(theirs))
         angle = _huber(triplet_angles(mine), triplet_angles(theirs))
@@ -66,9 +66,9 @@ def sp_per_image(student: Features, teacher: Features) -> Tensor:
 
     Its mean over the batch is ``|G_s - G_t|_F^2 / B^2``. Tung, Mori 2019, arXiv 1907.09682.
     """
+    attention.check_features(student, teacher)
     mine, theirs = (attention.stages_of(features)[-1] for features in (student, teacher))
-    check_batches(mine, theirs)
-    return (batch_similarity(mine) - batch_similarity(theirs)).square().mean(dim=1)
+    return (batch_similarity(mine) - batch_similarity(theirs.detach())).square().mean(dim=1)
 
 
 def batch_similarity(features: Tensor) -> Tensor:

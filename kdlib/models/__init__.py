@@ -6,7 +6,7 @@ from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kdlib.errors import KdlibError, checked_options, unknown
+from kdlib.errors import KdlibError, check_range, checked_options, unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,7 +111,8 @@ def register_model(
         raise KdlibError(f"'{name}' is a network of kdlib's own; give yours another name.")
     if task not in (tasks := {model.task for model in MODELS.values()}):
         raise unknown("task of a network", task, tasks)
-    options = {"build": build, "stages": stages, "image_size": image_size}
+    check_range("image_size", image_size, 1, 4096)
+    options = {"build": build, "stages": stages, "image_size": image_size, "task": task}
     adapted = Model("kdlib.models.output:adapted", options, task)
     MODELS[name] = Model(build, task=task) if task == "detection" else adapted
 
@@ -139,6 +140,7 @@ def create_model(name: str, num_classes: int, **options: Any) -> "nn.Module":
     images are resized, and the channels' ``mean`` and ``std``. A KdlibError says what is valid.
     """
     model = _named(name)
+    check_range("num_classes", num_classes, 1, 10**6)
     of_detectors = ("image_size", "mean", "std") * (model.task == "detection")
     checked_options(options, ("weights",) * model.pretrained + of_detectors, f"model '{name}'")
     options = {option: value for option, value in options.items() if value is not None}

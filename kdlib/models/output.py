@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdlib.errors import KdlibError, unknown
-from kdlib.losses.attention import aligned
+from kdlib.errors import KdlibError, shown, unknown
+from kdlib.losses.attention import aligned, channels_last, check_map, checked_stages
 
 
 class Output(NamedTuple):
@@ -114,11 +114,13 @@ class _WatchedNetwork(nn.Module):
             layers[name].register_forward_hook(partial(self._see, name))
 
     def _see(self, name: str, layer: nn.Module, given: Any, made: Tensor) -> None:
+        check_map(f"layer '{name}'", made)
         self.seen[name] = made
 
     def forward(self, images: Tensor) -> Output:
         logits = self.network(images)
-        stages = tuple(self.seen.pop(name) for name in self.names)
+        stages = tuple(self.seen[name] for name in self.names)
+        self.seen.clear()
         return Output(logits, stages, stages[-1].mean((2, 3)))
 
 
@@ -135,15 +137,20 @@ class _ClassifiedFeatures(nn.Module):
         return Output(self.classifier(embedding), stages, embedding)
 
 
-def adapted(classes: int, build: Any, stages: Any, image_size: int) -> nn.Module:
+def adapted(classes: int, build: Any, stages: Any, image_size: int, task: str) -> nn.Module:
     """What ``build`` makes, as a network of ours, tried with one image; or a KdlibError."""
     network = build(classes)
+    if not isinstance(network, nn.Module):
+        raise KdlibError(f"build made {shown(network)}; it must make a torch.nn.Module.")
     if callable(stages):
         network = _ReadNetwork(network, stages)
     elif stages is not None:
+        if isinstance(stages, str) or not stages:
+            raise KdlibError(f"stages is {shown(stages)}; give a list of names of layers.")
         network = _WatchedNetwork(network, stages)
     answer = answer_to_zeros(network, image_size)
     if type(answer) in (list, tuple):
+        _check_stages(answer)
         return _ClassifiedFeatures(network, answer[-1].shape[1], classes)
     if not isinstance(answer, Output):
         raise KdlibError(
@@ -151,9 +158,21 @@ def adapted(classes: int, build: Any, stages: Any, image_size: int) -> nn.Module
             "of feature maps (B, C, H, W) from fine to coarse; else give register_model stages: "
             "names of its layers, or a function (network, images) -> Output."
         )
-    if answer.logits.shape[1] != classes:
-        raise KdlibError(f"The network has {answer.logits.shape[1]} logits for {classes} classes.")
+    pixels = (image_size, image_size) * (task == "segmentation")
+    if answer.logits.shape != (1, classes, *pixels):
+        given, wanted = tuple(answer.logits.shape[1:]), (classes, *pixels)
+        raise KdlibError(f"The network has logits {given} an image for {task}; it needs {wanted}.")
+    if answer.embedding.dim() != 2:
+        raise KdlibError(f"The embedding is {tuple(answer.embedding.shape)}; it must be (B, D).")
+    _check_stages(answer)
     return network
+
+
+def _check_stages(features: Any) -> None:
+    """Refuse stages of a square image that are no square maps: channels are last."""
+    stages = checked_stages("network", features)
+    if any(stage.shape[2] != stage.shape[3] for stage in stages):
+        raise channels_last("network", stages)
 
 
 REPEATS = 10

@@ -84,26 +84,47 @@ RESNET = maps((2, 64, 28, 28), (2, 128, 14, 14), (2, 256, 7, 7))
     (SWIN[-1], RESNET[-1], r"look like \(B, H, W, C\)"),
     (RESNET[-1], SWIN[-1], "look like"),
     (SWIN[-1], SWIN[-2], "look like"),
-    (RESNET, RESNET[::-1], "opposite orders"),
+    (SWIN[-1], maps((2, 7, 7, 384)), "look like"),  # both alike
+    (RESNET[::-1], RESNET[::-1], r"student grow: .*\(2, 128, 14, 14\), .*fine to coarse"),
+    (RESNET, RESNET[::-1], "teacher grow"),
+    ([RESNET[0], RESNET[1][:1]], RESNET, "The student has 2 images and the student 1"),
     (RESNET, maps((3, 256, 7, 7)), "student has 2 images and the teacher 3"),
-    (maps((2, 49, 256)), RESNET, r"student has the shape \(2, 49, 256\).*tokens"),
+    (maps((2, 49, 256)), RESNET, r"student is \(2, 49, 256\).*tokens"),
     (RESNET, maps((2, 7, 7)), r"\(B, C, H, W\)"),
+    (RESNET, [None], "teacher is None; it must be a tensor"),
+    (maps((0, 64, 7, 7)), maps((0, 64, 7, 7)), r"student is \(0, 64, 7, 7\)"),
     ([], RESNET, "student's features are .*one per stage"),
     (RESNET, {"layer4": RESNET[-1]}, "teacher's features are .*one per stage"),
 ])  # fmt: skip
 def test_features_that_would_be_mistaken_are_refused(student, teacher, says):
-    for loss in (at_loss, dct_loss, DCTLoss()):
+    for loss in (at_loss, dct_loss, DCTLoss(), kdlib.sp_loss):
         with pytest.raises(KdlibError, match=says):
             loss(student, teacher)
+
+
+def test_one_map_that_is_none_and_maps_that_show_nothing_are_refused():
+    with pytest.raises(KdlibError, match=r"is \(2, 7, 7\)"):
+        attention_map(torch.rand(2, 7, 7))
+    for loss in (at_loss, dct_loss):
+        with pytest.raises(KdlibError, match="one pixel show no attention"):
+            loss(maps((2, 3, 1, 1)), RESNET[-1].mean((2, 3), keepdim=True))
+    assert torch.equal(dct_loss(RESNET, RESNET[::1], "release_a"), torch.tensor(0.0))
 
 
 def test_what_arithmetic_would_broadcast_is_refused():
     for loss in (kd_loss, partial(kdlib.dkd_loss, targets=torch.tensor([0, 3, 1, 1]))):
         with pytest.raises(KdlibError, match=r"\(4, 5\).*\(4, 1\)"):
             loss(torch.rand(4, 5), torch.rand(4, 1))
-    for loss in (kdlib.pkt_loss, kdlib.rkd_loss, kdlib.sp_loss):
+    for loss, one in ((kdlib.pkt_loss, 5), (kdlib.rkd_loss, 5), (kdlib.sp_loss, (5, 3, 3))):
+        sizes = one if isinstance(one, tuple) else (one,)
         with pytest.raises(KdlibError, match="4 images.*1"):
-            loss(torch.rand(4, 5), torch.rand(1, 5))
+            loss(torch.rand(4, *sizes), torch.rand(1, *sizes))
+    with pytest.raises(KdlibError, match=r"Labels are \(4, 1\)"):
+        kdlib.dkd_loss(torch.rand(4, 5), torch.rand(4, 5), torch.tensor([[0], [3], [1], [1]]))
+    for temperature in (0, -1.0, float("nan"), float("inf")):
+        for loss in (kdlib.KDLoss(temperature), partial(kd_loss, temperature=temperature)):
+            with pytest.raises(KdlibError, match="temperature is .*above 0"):
+                loss(torch.rand(4, 5), torch.rand(4, 5))
 
 
 def of_strides(height, width, channels, strides):
@@ -112,7 +133,7 @@ def of_strides(height, width, channels, strides):
     return [torch.empty(1, c, -(-height // s), -(-width // s)) for c, s in pairs]
 
 
-SIZES = st.integers(16, 70)
+SIZES = st.integers(20, 70)  # no image is four times as wide as high
 STAGES = st.lists(
     st.tuples(st.integers(2, 40), st.sampled_from([1, 2, 4, 8])), min_size=1, max_size=4
 ).map(lambda pairs: ([c for c, _ in pairs], sorted(s for _, s in pairs)))

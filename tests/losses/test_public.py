@@ -62,6 +62,17 @@ def test_gradients_are_the_same_by_autograd_functional_and_compiled_in_one_graph
     assert not [warning for warning in recwarn if "lru_cache" in str(warning.message)]
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_no_gradient_reaches_a_teacher(name):
+    student, teacher = parts(name)
+    mine, theirs = ([part] if torch.is_tensor(part) else part for part in (student, teacher))
+    for part in (*mine, *theirs):
+        part.requires_grad_()
+    EVERY[name](student, teacher).backward()
+    assert mine[-1].grad.any()
+    assert not any(part.grad is not None and part.grad.any() for part in theirs)
+
+
 @pytest.mark.parametrize("name", ["at", "dct"])
 def test_gradients_of_each_image_by_vmap(name):
     (student, teacher), loss = parts(name), EVERY[name]

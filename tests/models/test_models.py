@@ -188,6 +188,13 @@ def read(network: Classifier, images: torch.Tensor) -> Output:
     return Output(network.fc(embedding), stages, embedding)
 
 
+class ChannelsLast(Backbone):
+    """Returns its maps as timm's Swin does."""
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [maps.permute(0, 2, 3, 1) for maps in super().forward(images)]
+
+
 OURS = {
     "own_output": (partial(create_model, "scenes_small"), None),
     "own_list": (lambda classes: Backbone(), None),
@@ -247,7 +254,16 @@ def test_a_network_for_pixels_is_for_segmentation_alone(registered):
     ({"task": "segmentatoin"}, "Did you mean 'segmentation'"),
     ({"stages": ("feature.1",)}, "layer of Classifier.*Did you mean 'features.1'"),
     ({}, "returns a Tensor.*names of its layers"),
-    ({"build": lambda classes: create_model("scenes_small", 3)}, "3 logits for 5 classes"),
+    ({"build": lambda classes: create_model("scenes_small", 3)}, r"logits \(3,\) .*needs \(5,\)"),
+    ({"task": "segmentation", "stages": ("features.0",)}, r"\(5,\) .*needs \(5, 64, 64\)"),
+    ({"stages": "features.0"}, "stages is features.0; give a list"),
+    ({"stages": ()}, r"stages is \(\); give a list"),
+    ({"stages": ("fc",)}, r"layer 'fc' is \(1, 5\)"),
+    ({"stages": ("features.1", "features.0")}, "grow: .*fine to coarse"),
+    ({"stages": lambda network, images: (network(images),)}, r"network is \(1, 5\)"),
+    ({"build": lambda classes: lambda images: images}, "build made <function.*Module"),
+    ({"build": lambda classes: ChannelsLast()}, r"network look like \(B, H, W, C\)"),
+    ({"image_size": 0}, "image_size is 0"),
 ])  # fmt: skip
 def test_what_is_none_of_ours_is_refused(changes, says, registered):
     with pytest.raises(KdlibError, match=says):  # noqa: PT012
