@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -96,7 +97,10 @@ class ProcessGroup:
 
         if self.synchronised:
             nn.SyncBatchNorm.convert_sync_batchnorm(parts)  # in place; tensors stay the same
-        settings: Any = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
+        # Each process has the same buffers; PyTorch before 2.13 has another name for the setting.
+        names = signature(DistributedDataParallel).parameters
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        settings: Any = {sync: False, "gradient_as_bucket_view": True}
         return DistributedDataParallel(parts, find_unused_parameters=some_unused, **settings)
 
     def share_buffers(self, parts: nn.Module) -> None:

@@ -4,6 +4,7 @@ Each student has its own network, optimiser and random streams: its numbers are,
 of a run by itself. Several processes (:mod:`kdlib.process_group`) each take a part of every batch.
 """
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -51,7 +52,8 @@ def fit(
     epoch and ends with the same numbers; one that another process is training is waited for. A
     ``KdlibError`` says what cannot be trained, what is missing, or which loss is not finite.
 
-    Real data sets lie in ``data_root``; ``device`` is by default the GPU if there is one; all of a
+    Real data sets lie in ``data_root``; ``device`` is by default the GPU if there is one, on which
+    PyTorch's deterministic algorithms are turned on, as bits are to be the same again; all of a
     ``world`` call this alike; ``on_epoch`` is called in the main process with the configuration and
     the row of ``history.csv`` when an epoch is saved.
     """
@@ -127,6 +129,9 @@ def prepare(
 ) -> Group:
     """Load the data and the teacher that a group of runs shares."""
     place = world.device or usable_device(device)
+    if place.type == "cuda":  # else it adds in any order, and no run gives the same bits twice
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     first, kind = configs[0], state_of(configs[0])
     with world.main_first():  # which fills the caches that the others then read
         data = runs.data_of(first, "train", data_root)

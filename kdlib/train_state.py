@@ -169,6 +169,8 @@ class TrainState:
         if batch.shard is not None:  # one of several processes'
             loss = self.world.weighted(loss, batch.shard)
             logged = self.world.means(logged, batch.shard)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # before the loss is looked at: meanwhile a GPU has work
         if not math.isfinite(torch.stack(list(logged.values())).sum().item()):
             values = ", ".join(f"{name} {term.item():.4g}" for name, term in logged.items())
             kept = f"; the last good epoch is kept in {self.checkpoint}" if self.history else ""
@@ -177,8 +179,6 @@ class TrainState:
                 f"{self.steps} ({values}; learning rate {lr:.4g}). Lower learning_rate or "
                 f"weight{kept}."
             )
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
         if self.config.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parts.parameters(), self.config.gradient_clip)
         self.optimiser.step()

@@ -1,8 +1,11 @@
 """Runs that several files' tests begin with: the tiny teacher, and ends that nobody disturbed."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests compare bits of the CPU, and fork
 
 import pytest
 from training import tiny

@@ -225,7 +225,7 @@ def latency(answer: Callable[[], object]) -> float:
     while len(seconds) <= REPEATS and (len(seconds) < 2 or sum(seconds) < ENOUGH_S):
         start = time.perf_counter()
         answer()
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return round(1000 * median(seconds[1:]), 3)

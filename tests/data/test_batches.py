@@ -134,7 +134,7 @@ def test_photographs_are_read_no_earlier_than_asked_for_and_threads_end():
     assert part.first(2).images.centres().shape == (2, 3, 28, 28) and sorted(asked) == [4, 5]
     batches = Batches(data, 2, ("random_crop",)).epoch(0, 0)
     next(batches)
-    batches.close()
+    del batches  # closed alone, Python 3.12.3 keeps what it holds
     assert not [t for t in threading.enumerate() if t.name.startswith("photographs")]
 
 
