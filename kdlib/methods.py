@@ -284,9 +284,6 @@ def weights_of(config: "RunConfig") -> Weights:
 def check_method(config: "RunConfig") -> None:
     """Refuse a task whose truth a run's method cannot read, and augmentations that take it away."""
     parts, method = parse_method(config.method), method_of(config.method)
-    taught = parts.kd or method.after or (method.build and not method.self_taught)
-    if taught and config.teacher == "none":
-        raise KdlibError(f"'{config.method}' learns from a teacher; name one, not teacher='none'.")
     dense = config.task == "segmentation"
     if config.task not in method.tasks or (parts.gate and dense):
         valid = ", ".join(name for name, line in METHODS.items() if config.task in line.tasks)
@@ -294,6 +291,9 @@ def check_method(config: "RunConfig") -> None:
             f"'{config.method}' is for {' and '.join(method.tasks)}, not for task '{config.task}'. "
             f"Valid there: {valid}{', each without +gate' if dense else ''}."
         )
+    taught = parts.kd or method.after or (method.build and not method.self_taught)
+    if taught and config.teacher == "none":
+        raise KdlibError(f"'{config.method}' learns from a teacher; name one, not teacher='none'.")
     for what in (*method.reads, *["label"] * parts.gate, *["logits"] * parts.kd):
         refused, reason = REFUSED[what]
         for name in set(refused) & set(config.augmentation):

@@ -100,7 +100,7 @@ def test_a_plain_detector_is_one_run_whatever_crops_and_teacher_would_be(group):
     ("kd", {}, "not for task 'detection'"),
     ("dct", {}, "Valid there: student, kd_cls, loc, kd_loc, kd_cls_loc"),
     ("kd_cls", {"task": "crops", "student": "scenes_small"}, "is for detection, not for task"),
-    ("kd_cls", {"teacher": "none"}, "name a teacher"),
+    ("kd_cls", {"teacher": "none"}, "learns from a teacher; name one"),
     ("kd_cls", {"teacher": "scenes_medium"}, "weights are missing.*Train it first"),
     ("kd_cls+kd", {}, "takes no modifier"), ("kd_loc+gate", {}, "takes no modifier"),
     ("student", {"student": "scenes_small"}, "not for task 'detection'"),
