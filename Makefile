@@ -76,13 +76,14 @@ reproduce: install
 	@$(IN_VENV) $(SNAKEMAKE) --config "profile=$(PROFILE)" "dataset=$(DATASET)" \
 		"methods=$(METHODS)" "seeds=$(SEEDS)" "epochs=$(EPOCHS)" "images=$(IMAGES)" "data_root=$(DATA_ROOT)"
 
-# Files stay whole, so that what several tests of one share is made once; notebooks, the longest,
-# come first, so that neither process waits at the end.
+# Files stay whole, so that what several tests of one share is made once, and in order: notebooks,
+# the longest, come first, so that neither process waits at the end.
 test: install
 	$(IN_VENV) ruff check .
 	$(IN_VENV) ruff format --check .
 	$(IN_VENV) mypy
-	$(IN_VENV) $(ONE_THREAD) pytest -n 2 --dist loadfile --nbval --nbval-current-env notebooks tests
+	$(IN_VENV) $(ONE_THREAD) pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		--nbval --nbval-current-env notebooks tests
 
 lab: install
 	$(IN_VENV) jupyter lab notebooks

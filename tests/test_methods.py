@@ -107,19 +107,21 @@ class Weighted(torch.nn.Module):
         self.scale = scale
 
 
+def test_a_function_counts_once_by_default_and_gives_a_number_an_image(own):
+    register_method("cosine", torch.nn.functional.mse_loss, of="logits")
+    made, network = create_distiller(RunConfig(method="cosine")), create_model("scenes_small", 5)
+    images, labels = torch.rand(3, 3, 32, 32), torch.tensor([1, 0, 2])
+    with pytest.raises(KdlibError, match=r"'cosine' gives \(\); .*one number an image"):
+        made(network(images), FrozenTeacher(network)(images), Batch(images, labels, labels))
+    with pytest.raises(KdlibError, match="teacher returns a Tensor, not an Output"):
+        FrozenTeacher(torch.nn.Flatten())(images)
+    assert made.weight == 1
+
+
 def test_a_class_with_layers_and_options_is_a_method_too(own):
     register_method("cosine", Weighted, fitted=True, weight=10.0)
     made = create_distiller(RunConfig(method="cosine", method_options={"scale": 2}), pair())
-    register_method("unweighted", torch.nn.functional.mse_loss, of="logits")
-    loss = create_distiller(RunConfig(method="unweighted"))
-    images, labels = torch.rand(3, 3, 32, 32), torch.tensor([1, 0, 2])
-    network = create_model("scenes_tiny", 5)
-    with pytest.raises(KdlibError, match=r"'unweighted' gives \(\); .*one number an image"):
-        loss(network(images), FrozenTeacher(network)(images), Batch(images, labels, labels))
-    with pytest.raises(KdlibError, match="teacher returns a Tensor, not an Output"):
-        FrozenTeacher(torch.nn.Flatten())(images)
-    assert (loss.weight, made.weight, made.method_loss.scale) == (1, 10, 2)
-    assert list(made.parameters())
+    assert made.weight == 10 and made.method_loss.scale == 2 and list(made.parameters())
     with pytest.raises(KdlibError, match="Option 'scale' of method 'cosine' is 'two'"):
         create_distiller(RunConfig(method="cosine", method_options={"scale": "two"}), pair())
 
