@@ -140,7 +140,7 @@ with tempfile.TemporaryDirectory() as folder:
 """
 HEAVY = {
     "pandas", "sklearn", "matplotlib", "faster_coco_eval", "pycocotools", "torchvision",
-    "torchmetrics", "scipy", "yaml", "PIL", "jsonschema", "accelerate", "statsmodels", "cv2",
+    "torchmetrics", "scipy", "yaml", "PIL", "fastjsonschema", "accelerate", "statsmodels", "cv2",
 }  # fmt: skip
 
 

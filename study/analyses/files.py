@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jsonschema import Draft202012Validator
 from PIL import Image
 from torch import Tensor
 
 from kdlib.errors import KdlibError
 from kdlib.files import load_tensors, save_tensors, write_text
 from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, MAPS_FILE
+from study.records import check_schema
 
 DIGITS = 6
 JPEG_QUALITY = 85
@@ -109,18 +108,10 @@ def read_analysis(path: Path) -> dict[str, Any]:
         analysis = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise KdlibError(f"{path} is not a readable analysis ({error}). {advice}") from error
-    for problem in _schema().iter_errors(analysis):
-        where = ".".join(map(str, problem.absolute_path)) or "the analysis"
-        raise KdlibError(f"{path}: {where}: {problem.message[:300]}. {advice}")
+    check_schema(analysis, path, "study.analyses", "analysis.schema.json", advice)
     if analysis["run_id"] != path.parent.name:
         raise KdlibError(f"{path} is the analysis of '{analysis['run_id']}'. {advice}")
     return analysis
-
-
-@cache
-def _schema() -> Draft202012Validator:
-    schema = Path(__file__).with_name("analysis.schema.json").read_text(encoding="utf-8")
-    return Draft202012Validator(json.loads(schema))
 
 
 def analyses_of(runs: pd.DataFrame) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

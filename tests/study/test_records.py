@@ -146,14 +146,14 @@ ANOTHER, IMAGES = "another-0000000000", synthetic_record(RunConfig())["results"]
 
 
 @pytest.mark.parametrize(("config", "name", "value", "says"), [
-    (DCT, "results", {"top1": 0.5}, "results"), (DCT, "ssim", [7.0], r"ssim\.0"),
+    (DCT, "results", {"top1": 0.5}, "results"), (DCT, "ssim", [7.0], r"ssim\[0\]"),
     (DCT, "config_hash", "?", "config_hash"), (DCT, "cost", None, "cost"),
     (DCT, "run_id", ANOTHER, "is the record of 'another"), (PIXELS, "results", IMAGES, "results"),
     (DCT, "results.top1", float("nan"), "not finite"), (BOXES, "results.top1", 0.5, "results"),
-    (BOXES, "results.map", 1.5, "map: 1.5"), (BOXES, "results.map75", None, "results.map75"),
+    (BOXES, "results.map", 1.5, "map must.* 1.5"), (BOXES, "results.map75", None, "results.map75"),
     (BOXES, "results.ap_by_iou", [0.5] * 9, "results.ap_by_iou"),
-    (BOXES, "results.errors", {"cls": {"count": 1, "dap": 0.1}}, "errors: 'loc' is a required"),
-    (BOXES, "results.map_small", -1, "results.map_small: -1"),
+    (BOXES, "results.errors", {"cls": {"count": 1, "dap": 0.1}}, "errors must contain.*'loc'"),
+    (BOXES, "results.map_small", -1, "results.map_small must.*-1"),
     (CROPS, "results.top5", None, "results.top5"),
 ])  # fmt: skip
 def test_a_record_that_does_not_fit_names_file_and_place(config, name, value, says, tmp_path):
