@@ -13,7 +13,7 @@ from typing import Any
 import fastjsonschema
 import pandas as pd
 
-from kdlib.errors import KdlibError
+from kdlib.errors import KdlibError, quoted, shown
 from kdlib.files import write_atomic
 from kdlib.methods import STAGES
 from kdlib.runs import RunConfig, as_hashed, read_record
@@ -38,8 +38,11 @@ def check_schema(found: Any, path: Path, package: str, name: str, advice: str) -
     try:
         _schema(package, name)(found, name_prefix=path.stem)
     except fastjsonschema.JsonSchemaValueException as error:
-        text = f"{error.message}, and is {error.value!r:.100}"
-        raise KdlibError(f"{path}: {text}. {advice}") from error
+        wrong = f"{error.message.removeprefix(str(error.name))[:200]}, and is {quoted(error.value)}"
+        if error.rule == "required":
+            lacking = [key for key in error.rule_definition if key not in error.value]
+            wrong = f" lacks {', '.join(lacking)}"
+        raise KdlibError(f"{path}: {shown(error.name)}{wrong}. {advice}") from error
 
 
 def validate_record(record: Mapping[str, Any], path: Path) -> None:

@@ -10,16 +10,17 @@ import yaml
 from kdlib.errors import KdlibError
 from kdlib.files import write_text
 from kdlib.methods import STAGES, tuned_field
-from kdlib.runs import RunConfig, read_record
+from kdlib.runs import RunConfig
 from kdlib.tasks import TASKS
 from study.profiles import PROFILES
+from study.records import find_records
 
 Scores = Mapping[str, Mapping[float, float]]
 
 
 def dev_records(root: Path, dataset: str, task: str | None = None) -> list[dict[str, Any]]:
     """Records on the dev split of a data set (and task) that have a weight to choose."""
-    records = [read_record(path) for path in sorted(Path(root).glob("*-dev-*/record.json"))]
+    records = [one for path, one in find_records(root).items() if "-dev-" in path.parent.name]
     own = [record for record in records if record["config"]["dataset"] == dataset]
     own = [record for record in own if task is None or _task(record) == task]
     return [record for record in own if _chosen_field(record["config"]["method"])]

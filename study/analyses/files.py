@@ -106,7 +106,7 @@ def read_analysis(path: Path) -> dict[str, Any]:
     advice = "Delete it, and analyse the run again."
     try:
         analysis = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise KdlibError(f"{path} is not a readable analysis ({error}). {advice}") from error
     check_schema(analysis, path, "study.analyses", "analysis.schema.json", advice)
     if analysis["run_id"] != path.parent.name:

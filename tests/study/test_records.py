@@ -1,7 +1,9 @@
 """Records on disk: found, checked, published; the table of runs; which runs a reader is given."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,9 +154,11 @@ ANOTHER, IMAGES = "another-0000000000", synthetic_record(RunConfig())["results"]
     (DCT, "results.top1", float("nan"), "not finite"), (BOXES, "results.top1", 0.5, "results"),
     (BOXES, "results.map", 1.5, "map must.* 1.5"), (BOXES, "results.map75", None, "results.map75"),
     (BOXES, "results.ap_by_iou", [0.5] * 9, "results.ap_by_iou"),
-    (BOXES, "results.errors", {"cls": {"count": 1, "dap": 0.1}}, "errors must contain.*'loc'"),
+    (BOXES, "results.errors", {"cls": {"count": 1, "dap": 0.1}}, "errors lacks loc, both"),
     (BOXES, "results.map_small", -1, "results.map_small must.*-1"),
     (CROPS, "results.top5", None, "results.top5"),
+    (DCT, "provenance.versions", {"\x1b[31m\n": 1}, r"\\x1b\[31m\\n.* must be string, and is 1"),
+    (DCT, "relevance.student.pointing", [], "relevance"),
 ])  # fmt: skip
 def test_a_record_that_does_not_fit_names_file_and_place(config, name, value, says, tmp_path):
     record = synthetic_record(config, 0.4)
@@ -164,6 +168,19 @@ def test_a_record_that_does_not_fit_names_file_and_place(config, name, value, sa
     (record[place[0]] if place else record)[key] = value
     with pytest.raises(KdlibError, match=rf"record\.json.*{says}"):
         records.validate_record(record, path)
+
+
+UNKNOWN = (
+    "dependentRequired", "dependentSchemas", "maxContains", "minContains", "prefixItems",
+    "unevaluatedItems", "unevaluatedProperties", "$dynamicRef",
+)  # fmt: skip
+
+
+def test_a_schema_asks_nothing_that_its_validator_does_not_know():
+    for name in ("kdlib/record.schema.json", "study/analyses/analysis.schema.json"):
+        text = (Path(__file__).parents[2] / name).read_text()
+        assert not [word for word in UNKNOWN if f'"{word}"' in text]
+        assert not re.findall(r'"\$ref": "[^"]*",|, "\$ref"', text)  # beside which nothing counts
 
 
 def test_finished_runs_are_published_and_damaged_or_double_ones_refused(tmp_path):

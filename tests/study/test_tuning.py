@@ -42,3 +42,6 @@ def test_what_was_chosen_is_written_and_unequal_grids_and_no_records_are_refused
     write_dev(grid, "at", "weight", 27.0, 0.1)
     with pytest.raises(KdlibError, match="differ in size"):
         write_tuned(grid, "scenes")
+    write_dev(grid, "at", "weight", 81.0, 7.0)
+    with pytest.raises(KdlibError, match=r"record\.json: record\.results\.top1 must be smaller"):
+        write_tuned(grid, "scenes")
