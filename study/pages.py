@@ -26,6 +26,7 @@ from study.names import name_of
 from study.profiles import profile_names, read_profile
 from study.records import load_tables, runs_of, summary_table, teacher_runs, with_teachers
 from study.statistics import STUDENT, akin, judged_families, longer_students, main_runs
+from study.tuning import at_edge, dev_records, grid_scores
 
 TEMPLATES = Path(__file__).parent / "templates"
 MEASUREMENTS = Path("benchmarks/results")
@@ -180,6 +181,7 @@ def environment() -> Environment:
     made.globals |= {
         "METHODS": METHODS, "STAGES": STAGES, "DATASETS": DATASETS,
         "profile_names": profile_names, "read_profile": read_profile, "longer": longer_students,
+        "at_edge": at_edge, "grid_scores": grid_scores, "dev_records": dev_records,
         "export": export, "counts": counts_markdown, "markdown_table": results.markdown_table,
     }  # fmt: skip
     return made

@@ -40,8 +40,7 @@ def check_schema(found: Any, path: Path, package: str, name: str, advice: str) -
     except fastjsonschema.JsonSchemaValueException as error:
         wrong = f"{error.message.removeprefix(str(error.name))[:200]}, and is {quoted(error.value)}"
         if error.rule == "required":
-            lacking = [key for key in error.rule_definition if key not in error.value]
-            wrong = f" lacks {', '.join(lacking)}"
+            wrong = f" lacks {', '.join(k for k in error.rule_definition if k not in error.value)}"
         raise KdlibError(f"{path}: {shown(error.name)}{wrong}. {advice}") from error
 
 

@@ -20,10 +20,9 @@ Scores = Mapping[str, Mapping[float, float]]
 
 def dev_records(root: Path, dataset: str, task: str | None = None) -> list[dict[str, Any]]:
     """Records on the dev split of a data set (and task) that have a weight to choose."""
-    records = [one for path, one in find_records(root).items() if "-dev-" in path.parent.name]
-    own = [record for record in records if record["config"]["dataset"] == dataset]
-    own = [record for record in own if task is None or _task(record) == task]
-    return [record for record in own if _chosen_field(record["config"]["method"])]
+    own = [r for r in find_records(root).values() if r["config"]["split"] == "dev"]
+    own = [r for r in own if r["config"]["dataset"] == dataset and task in (None, _task(r))]
+    return [r for r in own if _chosen_field(r["config"]["method"])]
 
 
 def grid_scores(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, float]]:
