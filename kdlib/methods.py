@@ -44,6 +44,7 @@ class Method:
     reads: tuple[str, ...] = ()  # what limits the augmentations, see REFUSED
     tasks: tuple[str, ...] = IMAGES
     after: str | None = None  # from a run to the one that must be finished before it begins
+    revision: int = 1  # raised when the same settings give other numbers: runs of before are others
     state: str = "kdlib.train_state:TrainState"  # what trains a run of the method
     couples: bool = False  # an image's loss depends on the images beside it (in its process)
     undivided: str = ""  # why several processes cannot train it together
@@ -243,6 +244,11 @@ def modifiers_of(base: str) -> tuple[str, ...]:
 def method_of(text: str) -> Method:
     """The line of the registry, of a method or a stage, that a method string belongs to."""
     return (METHODS | STAGES)[parse_method(text).base]
+
+
+def revision_of(text: str) -> int:
+    """Which version of its numbers a method string's method is at."""
+    return (METHODS | STAGES).get(text.split("+")[0], Method()).revision
 
 
 def is_self_taught(text: str) -> bool:

@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 from kdlib.data import load_data
 from kdlib.errors import KdlibError, kindly, shown
 from kdlib.files import remove_remains, write_json
-from kdlib.methods import is_self_taught, run_before
+from kdlib.methods import is_self_taught, revision_of, run_before
 from kdlib.models import FIRST_NAMES, current_name
 from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING, ROTATIONS
 
@@ -149,8 +149,11 @@ class RunConfig:
 
     @cached_property
     def config_hash(self) -> str:
-        """SHA-256 of the canonical configuration, in hexadecimal."""
-        text = json.dumps(as_hashed(self.canonical().to_dict()), sort_keys=True)
+        """SHA-256 of the canonical configuration, and of its method's revision, in hexadecimal."""
+        hashed = as_hashed(self.canonical().to_dict())
+        if (revision := revision_of(self.method)) > 1:
+            hashed["revision"] = revision
+        text = json.dumps(hashed, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @cached_property
