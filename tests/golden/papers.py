@@ -1,0 +1,1 @@
+"""SRM, FRSKD, detectors, networks and measures, as functions of a case: to our values."""
