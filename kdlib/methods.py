@@ -89,7 +89,7 @@ _srm_stage = partial(_srm, weight=1.0, fitted=True, ce_weight=0.0,
     undivided="when it has learnt, it looks at all training images at once")
 # FRSKD, some of whose options are changed: they are parts or controls of one method.
 _frskd = partial(Method, "kdlib.frskd.losses:RefinementLoss", 1.0, fitted=True, self_taught=True,
-    tasks=DENSE, state="kdlib.frskd.losses:SelfTaught")
+    tasks=DENSE, state="kdlib.frskd.losses:SelfTaught", revision=2)
 # A classifier in a detector: p of a crop by the teacher, of a positive by the student.
 _crops = partial(Method, "kdlib.detection.losses:CropLoss", tasks=("detection",))
 # The release weighs its DCT loss by 1. Variants differ in scale (over three stages of random
@@ -159,9 +159,9 @@ METHODS: dict[str, Method] = {
     "frskd_dct": _frskd("control: frskd with the DCT loss in the place of AT",
         "2 T^2 KL + 0.5 dct", fixed={"feature": "dct"}),
     "frskd_pixels": _frskd(f"{FRSKD}, as published for segmentation",
-        "KL(q ‖ p_s) of pixels + 50 AT(F_s, F_q), ramped by exp(-5 (1 - t)^2)",
-        fixed={"alpha": 1.0, "beta": 50.0, "temperature": 1.0}, warmup=40 / 60,
-        ramp="kdlib.frskd.losses:bell"),
+        "KL(q ‖ p_s) of pixels + 50 AT(F_s, F_q), ramped by exp(-5 (1 - t)^2) after two thirds",
+        fixed={"alpha": 1.0, "beta": 50.0, "temperature": 1.0}, warmup=1.0,
+        ramp="kdlib.frskd.losses:late_bell"),
     "frskd_options": _frskd("any options of FRSKD, by name", "as frskd"),
     "kd_cls": _crops(0.4, f"{CROPS}, recognition",
         "T^2 KL(p_t of the object's crop ‖ p_s), mean of positives, T = 2",

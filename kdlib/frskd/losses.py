@@ -21,7 +21,7 @@ from kdlib.frskd.self_teacher import RefinedNetwork, SelfTeacher
 from kdlib.losses.attention import ATLoss, for_layer, pool_to_common_size, working_precision
 from kdlib.losses.dct import DCTLoss
 from kdlib.losses.hints import feature_mse
-from kdlib.losses.logits import counted_pixels, kd_per_image
+from kdlib.losses.logits import kd_per_image
 from kdlib.models.output import NetworkPair, Output, count_parameters, flops, output_shapes
 from kdlib.runs import RunConfig, run_directory
 from kdlib.train_state import TrainState
@@ -30,9 +30,17 @@ FILE = "self_teacher.safetensors"
 ACCURACIES = {"classification": ("top1", "top5", "mca"), "segmentation": ("miou", "pixel_accuracy")}
 
 
-def bell(share: float) -> float:
-    """exp(-5 (1 - t)^2): a weight that grows as in Laine, Aila 2017 (arXiv 1610.02242)."""
-    return math.exp(-5 * (1 - share) ** 2)
+WARMUP = 40 / 60  # of the training for segmentation, in which the self-teacher alone learns
+
+
+def late_bell(share: float) -> float:
+    """Weight at a share of the training: 0 for ``WARMUP``, then exp(-5 (1 - t)^2) up to 1.
+
+    t is the share of the rest, step by step (by whole epochs in the release). The rise is that of
+    Laine, Aila 2017 (arXiv 1610.02242).
+    """
+    rest = (share - WARMUP) / (1 - WARMUP)
+    return math.exp(-5 * (1 - rest) ** 2) if rest > 0 else 0.0
 
 
 class ConnectedLoss(nn.Module):
@@ -139,8 +147,8 @@ class RefinementLoss(nn.Module):
         """(B,): what the student learns from its self-teacher's output."""
         total = torch.zeros(len(student.logits), device=student.logits.device)
         if self.alpha:
-            counted = counted_pixels(batch.labels)
-            divergence = kd_per_image(student.logits, teacher.logits, self.temperature, counted)
+            # Of pixels all count, as released: those without a label too.
+            divergence = kd_per_image(student.logits, teacher.logits, self.temperature)
             total = total + self.alpha * divergence
         if self.features is not None:
             total = total + self.beta * self.features(student, teacher, batch)

@@ -1,8 +1,7 @@
-"""Segmentation: scenes with masks, networks (a BiFPN and a head on a backbone), and their IoU.
+"""Segmentation: scenes with masks, networks (BiFPNs and a head on a backbone), and their IoU.
 
-There is one pyramid: those that EfficientDet (Tan 2020, arXiv 1911.09070) stacks upon it are
-FRSKD's self-teacher, which is not deployed (Ji 2021, arXiv 2103.08273). So the ``stages`` of the
-output are the levels of that first pyramid.
+The ``stages`` of the output are the levels of the last pyramid. FRSKD's self-teacher stacks further
+ones upon them, which are not deployed (Ji 2021, arXiv 2103.08273).
 """
 
 from collections.abc import Callable, Sequence
@@ -42,13 +41,25 @@ def load_scene_masks(found: Callable[..., Composition], split: str, **options: A
 
 
 class Segmenter(nn.Module):
-    """A backbone with maps of such ``channels``, fine to coarse; a BiFPN; a :class:`PixelHead`."""
+    """A backbone with maps of such ``channels``, fine to coarse; BiFPNs; a :class:`PixelHead`.
+
+    ``layers`` are the pyramids, one upon the other, and ``depth`` is that of the head.
+    """
 
     def __init__(
-        self, backbone: nn.Module, channels: Sequence[int], classes: int, width: int, depth: int = 1
+        self,
+        backbone: nn.Module,
+        channels: Sequence[int],
+        classes: int,
+        width: int,
+        *,
+        layers: int = 1,
+        depth: int = 1,
     ) -> None:
         super().__init__()
-        self.pyramid = BiFPN(channels, (width,) * len(channels), depth=1)
+        widths = (width,) * len(channels)
+        inputs = [channels, *[widths] * (layers - 1)]
+        self.pyramid = nn.Sequential(*(BiFPN(one, widths, depth=1) for one in inputs))
         self.head = PixelHead(width, classes, depth)
         initialise(self)
         self.backbone = backbone  # after the others: it has its own, perhaps trained, weights
@@ -83,14 +94,19 @@ class EfficientBackbone(nn.Module):
         return tuple(levels)
 
 
-def efficientdet(classes: int, backbone: str, width: int, weights: str | None = None) -> Segmenter:
-    """EfficientDet for pixels: ``weights`` are torchvision's, of the backbone alone."""
+def efficientdet(
+    classes: int, backbone: str, width: int, layers: int, weights: str | None = None
+) -> Segmenter:
+    """EfficientDet (Tan 2020, arXiv 1911.09070) for pixels: as many ``layers`` of BiFPN as there.
+
+    ``weights`` are torchvision's, of the backbone alone.
+    """
     from torchvision import models
 
     from kdlib.models.torchvision import pretrained
 
     network = EfficientBackbone(pretrained(getattr(models, backbone), weights))
-    return Segmenter(network, EFFICIENT_CHANNELS, classes, width, depth=3)
+    return Segmenter(network, EFFICIENT_CHANNELS, classes, width, layers=layers, depth=3)
 
 
 class SegmentationMarks:

@@ -49,17 +49,17 @@ def _resized_block(inputs: int, outputs: int) -> nn.Module:
 
 
 def separable_block(channels: int, depth: int) -> nn.Sequential:
-    """``depth`` times depthwise 3 x 3, pointwise 1 x 1, batch norm; ReLU between, none after."""
+    """``depth`` times depthwise 3 x 3, pointwise 1 x 1, batch norm, ReLU."""
     layers: list[nn.Module] = []
     for _ in range(depth):
         depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         pointwise = nn.Conv2d(channels, channels, 1, bias=False)
         layers += [depthwise, pointwise, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers[:-1])
+    return nn.Sequential(*layers)
 
 
 class Fusion(nn.Module):
-    """Mean of maps after a ReLU, each with a learned weight: fast normalised fusion."""
+    """Mean of maps, each with a learned weight: fast normalised fusion."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -69,8 +69,7 @@ class Fusion(nn.Module):
         """Maps (B, C, H, W), as many as there are weights -> (B, C, H, W)."""
         weights = functional.relu(self.weights)
         shares = weights / (weights.sum() + EPSILON)
-        pairs = zip(shares, features, strict=True)
-        return torch.stack([share * functional.relu(one) for share, one in pairs]).sum(0)
+        return torch.stack([s * one for s, one in zip(shares, features, strict=True)]).sum(0)
 
 
 def enlarged(features: Tensor, size: tuple[int, int]) -> Tensor:
@@ -79,10 +78,14 @@ def enlarged(features: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def reduced(features: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-    """Largest values at ``size``: 3 x 3 at stride 2 where that gives it (None), else adaptive."""
+    """Largest values at ``size``: 3 x 3 at stride 2 where that gives it (None), else adaptive.
+
+    Windows of an even side begin at its pixels 0, 2, ...; the last reaches beyond it.
+    """
     halved = (-(-features.shape[-2] // 2), -(-features.shape[-1] // 2))
     if size in (None, halved):
-        return functional.max_pool2d(features, 3, stride=2, padding=1)
+        odd = [side % 2 for side in _size(features)]
+        return functional.max_pool2d(features, 3, stride=2, padding=odd, ceil_mode=True)
     return functional.adaptive_max_pool2d(features, size)
 
 
@@ -107,7 +110,7 @@ class BiFPN(nn.Module):
         self.refine_up = nn.ModuleList(separable_block(coarse, depth) for _, coarse in steps)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Maps (B, C, H, W), fine to coarse -> refined maps of the same sizes, before any ReLU."""
+        """Maps (B, C, H, W), fine to coarse -> refined maps of the same sizes, after a ReLU."""
         down = [self.laterals_down[-1](features[-1])]
         for level in reversed(range(len(features) - 1)):
             lateral = self.laterals_down[level](features[level])
@@ -140,10 +143,9 @@ class PixelHead(nn.Module):
         self.classifier = nn.Conv2d(width, classes, 1)
 
     def forward(self, levels: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Levels (B, width, h, w), fine to coarse, before any ReLU -> logits (B, K, *size)."""
+        """Levels (B, width, h, w), fine to coarse, after a ReLU -> logits (B, K, *size)."""
         finest = _size(levels[0])
-        summed = torch.stack([_bilinear(functional.relu(one), finest) for one in levels]).sum(0)
-        refined = functional.relu(self.refine(summed))
+        refined = self.refine(torch.stack([_bilinear(one, finest) for one in levels]).sum(0))
         # Its losses are in float32, and the few coarse values are converted sooner than the many.
         return _bilinear(working_precision(self.classifier(refined)), size)
 
@@ -192,7 +194,7 @@ class SelfTeacher(nn.Module):
 
         Logits are (B, K), or (B, K, ``pixels``, ``pixels``).
         """
-        features = tuple(for_layer(self.classifier, stage) for stage in stages)
+        features = tuple(functional.relu(for_layer(self.classifier, s)) for s in stages)
         for pyramid in self.pyramids:
             features = pyramid(features)
         embedding = features[-1].mean((2, 3))

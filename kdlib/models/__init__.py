@@ -37,6 +37,7 @@ _torchvision = partial(_model, "models.torchvision")
 _tapped = partial(_torchvision, "TappedNetwork", True)
 _resnet = partial(_tapped, logits="fc", stages=("layer1", "layer2", "layer3", "layer4"))
 _segmenter = partial(_model, "frskd.segmentation", task="segmentation")
+_efficient = partial(_segmenter, "efficientdet", True)
 _detector = partial(_model, "detection.models", task="detection")
 TINY, NARROW = (4, 4, 8, 16), (16, 16, 32, 64)
 LARGE, WIDE = (48, 48, 96, 192), (32, 64, 128, 256)
@@ -64,8 +65,8 @@ MODELS: dict[str, Model] = {
     "mobilenet_v2": _tapped(network="mobilenet_v2", logits="classifier.1", stages=MOBILE_STAGES),
     "scenes_segmenter": _segmenter("scenes_segmenter", widths=NARROW, width=32),
     "scenes_segmenter_tiny": _segmenter("scenes_segmenter", widths=TINY, width=8),
-    "efficientdet_d0": _segmenter("efficientdet", True, backbone="efficientnet_b0", width=64),
-    "efficientdet_d1": _segmenter("efficientdet", True, backbone="efficientnet_b1", width=88),
+    "efficientdet_d0": _efficient(backbone="efficientnet_b0", width=64, layers=3),
+    "efficientdet_d1": _efficient(backbone="efficientnet_b1", width=88, layers=4),
     "scenes_ssd": _detector("scenes_ssd", widths=NARROW),
     "scenes_ssd_tiny": _detector("scenes_ssd", widths=TINY),
     "scenes_retinanet": _detector("scenes_retinanet", widths=NARROW, pyramid=48),
