@@ -83,15 +83,15 @@ def _dct(preset: str, *line: Any, **more: Any) -> Method:
 
 # SRM in its three runs: dictionaries of a teacher, an initialised student, the task.
 _srm = partial(Method, source="Tran 2021, arXiv 2103.17012", reads=("codes",))
-_srm_task = partial(
-    _srm, settings="kdlib.srm.options:SrmOptions", state="kdlib.srm.stages:Continued")
+_srm_task = partial(_srm, settings="kdlib.srm.options:SrmOptions",
+    state="kdlib.srm.stages:Continued", revision=2)
 _srm_stage = partial(_srm, weight=1.0, fitted=True, ce_weight=0.0,
     undivided="when it has learnt, it looks at all training images at once")
 # FRSKD, some of whose options are changed: they are parts or controls of one method.
 _frskd = partial(Method, "kdlib.frskd.losses:RefinementLoss", 1.0, fitted=True, self_taught=True,
     tasks=DENSE, state="kdlib.frskd.losses:SelfTaught", revision=2)
 # A classifier in a detector: p of a crop by the teacher, of a positive by the student.
-_crops = partial(Method, "kdlib.detection.losses:CropLoss", tasks=("detection",))
+_crops = partial(Method, "kdlib.detection.losses:CropLoss", tasks=("detection",), revision=2)
 # The release weighs its DCT loss by 1. Variants differ in scale (over three stages of random
 # features, release_a's sum is 16, dct's 4), so each default makes the weighted terms alike.
 METHODS: dict[str, Method] = {
@@ -157,7 +157,7 @@ METHODS: dict[str, Method] = {
     "frskd_detached": _frskd("control: frskd, its labels not felt by the student",
         "as frskd, F_s detached where q reads it", fixed={"detach": True}),
     "frskd_dct": _frskd("control: frskd with the DCT loss in the place of AT",
-        "2 T^2 KL + 0.5 dct", fixed={"feature": "dct"}),
+        "2 T^2 KL + 0.7 dct", fixed={"feature": "dct"}),
     "frskd_pixels": _frskd(f"{FRSKD}, as published for segmentation",
         "KL(q ‖ p_s) of pixels + 50 AT(F_s, F_q), ramped by exp(-5 (1 - t)^2) after two thirds",
         fixed={"alpha": 1.0, "beta": 50.0, "temperature": 1.0}, warmup=1.0,
@@ -170,7 +170,7 @@ METHODS: dict[str, Method] = {
         "as kd_loc, of the crops' pixels (0 to 255)",
         fixed={"cls": 0.0, "loc": 1.0, "layers": (-1,)}, self_taught=True),
     "kd_loc": _crops(0.15, f"{CROPS}, localisation",
-        "mean ‖F_t(crop of the predicted box) - F_t(crop of the object)‖_1, pixels too",
+        "mean ‖F_t(crop of the predicted box) - F_t(crop of the object)‖_1, plus that of pixels",
         fixed={"cls": 0.0, "loc": 1.0}),
     "kd_cls_loc": _crops(1.0, f"{CROPS}, both", "0.4 kd_cls + 0.15 kd_loc"),
 }
@@ -181,7 +181,7 @@ STAGES: dict[str, Method] = {
         state="kdlib.srm.stages:DictionaryLearner"),
     "srm_init": _srm_stage("kdlib.srm.losses:InitialisationLoss",
         formula="sum BCE(mean k_s, mean k_t) + CE(k_s, argmax k_t)",
-        after="kdlib.srm.options:dictionary_of", state="kdlib.srm.stages:Initialised"),
+        after="kdlib.srm.options:dictionary_of", state="kdlib.srm.stages:Initialised", revision=2),
 }
 # fmt: on
 BUILT_IN = frozenset(METHODS | STAGES)

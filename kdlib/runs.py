@@ -23,7 +23,7 @@ from kdlib.data import load_data
 from kdlib.errors import KdlibError, kindly, shown
 from kdlib.files import remove_remains, write_json
 from kdlib.methods import is_self_taught, revision_of, run_before
-from kdlib.models import FIRST_NAMES, current_name
+from kdlib.models import FIRST_NAMES, current_name, network_revision
 from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING, ROTATIONS
 
 if TYPE_CHECKING:
@@ -147,12 +147,19 @@ class RunConfig:
         """Logits that the student needs: with ``sla`` one for each class in each rotation."""
         return classes * (ROTATIONS if JOINT in self.augmentation else 1)
 
+    @property
+    def revision(self) -> int:
+        """Grows whenever its method or a network of its is revised; 1 at first."""
+        run = self.canonical()
+        raised = sum(network_revision(name) - 1 for name in (run.student, run.teacher))
+        return revision_of(self.method) + raised
+
     @cached_property
     def config_hash(self) -> str:
-        """SHA-256 of the canonical configuration, and of its method's revision, in hexadecimal."""
+        """SHA-256 of the canonical configuration, and of its revision, in hexadecimal."""
         hashed = as_hashed(self.canonical().to_dict())
-        if (revision := revision_of(self.method)) > 1:
-            hashed["revision"] = revision
+        if self.revision > 1:
+            hashed["revision"] = self.revision
         text = json.dumps(hashed, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -78,13 +78,12 @@ def _shares(logits: Tensor) -> Tensor:
 
 # KD_loc: what a predicted box cuts out of an image, beside what the object's own box does.
 PIXELS = -1  # among layers: the crops themselves, before the classifier's first stage (0)
-POOLED = 4  # cells per side in which pixels are compared; each stage further has twice as many
+POOLED = 4  # cells per side in which the first layer is compared; the next has twice as many, ...
 
 
 def pooled(features: Tensor, cells: int) -> Tensor:
-    """Means over a grid: (P, C, h, w) -> (P, C, cells, cells); smaller maps stay as they are."""
-    side = min(cells, features.shape[-1])
-    return functional.adaptive_avg_pool2d(working_precision(features), side)
+    """Means over a grid: (P, C, h, w) -> (P, C, cells, cells); cells of smaller maps repeat."""
+    return functional.adaptive_avg_pool2d(working_precision(features), cells)
 
 
 def crop_distance(predicted: Tensor, target: Tensor) -> Tensor:
@@ -97,7 +96,8 @@ class CropLoss(nn.Module):
 
     ``cls`` and ``loc`` weight KD_cls, of ``temperature`` T, and KD_loc; 0 leaves one out.
     ``sigmoid`` is the form of KD_cls for detectors with sigmoids, ``kl_bce`` or ``kl_ce``.
-    ``layers`` are what KD_loc compares: -1 the pixels (``loc``), 0 the teacher's first stage, ...
+    ``layers`` are what KD_loc compares: -1 the pixels (``loc``), 0 the teacher's first stage, ...,
+    in 4, 8, 16, ... cells by their order; it is the term of the pixels plus the mean of the stages.
     ``pixels`` is what the pixels' largest value is taken for: 255 as in the release, whose weight
     0.15 belongs to that; ``features`` is the factor of the stages beside it, 1 in the release.
     A ``KdlibError`` for a weight below 0, no layer, a layer below -1, an unknown form.
@@ -159,13 +159,14 @@ class CropLoss(nn.Module):
         seen = (*targets.teacher.stages_of(crops, max(self.layers) + 1), crops)
         meant = (*targets.stages[: len(seen) - 1], targets.crops)
         terms: dict[str, Tensor] = {}
-        for layer in self.layers:
-            cells = POOLED * 2 ** (layer + 1)
+        stages = sum(layer != PIXELS for layer in self.layers)
+        for place, layer in enumerate(self.layers):
+            cells = POOLED * 2**place
             target = pooled(meant[layer], cells)[rows]  # of the few objects, not of the many rows
             loss = crop_distance(pooled(seen[layer], cells), target).mean()
-            factor = self.loc * (self.pixels if layer == PIXELS else self.features)
+            factor = self.loc * (self.pixels if layer == PIXELS else self.features / stages)
             name = _term(layer)
-            terms[name] = terms.get(name, 0) + factor * loss / len(self.layers)
+            terms[name] = terms.get(name, 0) + factor * loss
         return terms
 
 

@@ -127,8 +127,8 @@ def sampled_crops(images: Sequence[Tensor], boxes: Tensor, owners: Tensor, size:
 
     Differentiable with respect to the boxes, (P, 4) x1, y1, x2, y2 as fractions of their image's
     width and height, of images (3, h, w) of any size that ``owners`` (P,) name. Bilinear, without
-    antialiasing. Boxes are clamped to their image: an edge beyond it gets no gradient, and what has
-    no area there is a crop of one repeated row or column.
+    antialiasing; outside the image lies 0. Boxes are clamped to their image: an edge beyond it gets
+    no gradient, and what has no area there is a crop of one repeated row or column.
     """
     if len(boxes) == 0:
         return images[0].new_zeros(0, 3, size, size)
@@ -140,7 +140,7 @@ def sampled_crops(images: Sequence[Tensor], boxes: Tensor, owners: Tensor, size:
     shape = [maps[..., 0, 0].numel(), 3, size, size]
     grid = functional.affine_grid(maps.flatten(0, 1), shape, False)
     grid, wide = grid.view(len(images), most * size, size, 2), stacked.to(grid.dtype)
-    found = functional.grid_sample(wide, grid, padding_mode="border", align_corners=False)
+    found = functional.grid_sample(wide, grid, padding_mode="zeros", align_corners=False)
     return found.unflatten(2, (most, size))[owners, :, rank]
 
 

@@ -80,17 +80,17 @@ def overhaul_per_image(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _overhaul(channels: Sequence[tuple[int, int]]) -> nn.Module:
-    # The paper reads both sides before their activation; stages here are read after it, and the
-    # connector's batch norm gives the student's side both signs again.
+    # The paper reads both sides before their activation; stages and refined maps here are read
+    # after it (so the margin is 0), and the connector's batch norm gives the student's both signs.
     pairs = [(nn.Conv2d(*pair, 1, bias=False), nn.BatchNorm2d(pair[1])) for pair in channels]
     return ConnectedLoss(overhaul_per_image, [nn.Sequential(*pair) for pair in pairs])
 
 
 FEATURES: dict[str, tuple[Callable[[Sequence[tuple[int, int]]], nn.Module], float]] = {
     "attention": (lambda channels: ATLoss("none"), 100.0),
-    "fitnet": (_fitnet, 0.5),
-    "overhaul": (_overhaul, 0.4),
-    "dct": (lambda channels: DCTLoss("dct", "none"), 0.5),
+    "fitnet": (_fitnet, 0.9),
+    "overhaul": (_overhaul, 0.6),
+    "dct": (lambda channels: DCTLoss("dct", "none"), 0.7),
 }
 """The feature term, and beta. The first is the paper's; the others are as large as it on the
 untrained networks of Scenes, so that one weight tuned for the first means the same in all."""

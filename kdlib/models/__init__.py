@@ -21,12 +21,14 @@ class Model(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
     task: str = "classification"  # which is that of crops too; or segmentation, detection
     pretrained: bool = False  # whether it can begin with weights of torchvision
+    revision: int = 1  # raised when the same name gives another network: runs of before are others
 
 
 def _model(
-    module: str, name: str, pretrained: bool = False, task: str = "classification", **options: Any
-) -> Model:
-    return Model(f"kdlib.{module}:{name}", options, task, pretrained)
+    module: str, name: str, pretrained: bool = False, task: str = "classification",
+    revision: int = 1, **options: Any,
+) -> Model:  # fmt: skip
+    return Model(f"kdlib.{module}:{name}", options, task, pretrained, revision)
 
 
 _cifar = partial(_model, "models.cifar")
@@ -36,7 +38,7 @@ _wide = partial(_cifar, "WideResNet")
 _torchvision = partial(_model, "models.torchvision")
 _tapped = partial(_torchvision, "TappedNetwork", True)
 _resnet = partial(_tapped, logits="fc", stages=("layer1", "layer2", "layer3", "layer4"))
-_segmenter = partial(_model, "frskd.segmentation", task="segmentation")
+_segmenter = partial(_model, "frskd.segmentation", task="segmentation", revision=2)
 _efficient = partial(_segmenter, "efficientdet", True)
 _detector = partial(_model, "detection.models", task="detection")
 TINY, NARROW = (4, 4, 8, 16), (16, 16, 32, 64)
@@ -83,6 +85,12 @@ FIRST_NAMES = dict(
 def current_name(name: str) -> str:
     """The name of a network, which may be given by its first one; any other text as it is."""
     return next((own for own, first in FIRST_NAMES.items() if first == name), name)
+
+
+def network_revision(name: str) -> int:
+    """Which version of itself the network of this name is at; 1 of one that is not known."""
+    model = MODELS.get(current_name(name))
+    return model.revision if model else 1
 
 
 def model_names() -> tuple[str, ...]:

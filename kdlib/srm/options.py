@@ -24,7 +24,8 @@ class SrmOptions:
     ``release`` says whether the pixels' cross-entropy takes the codes for logits, as released, or
     what they are the sigmoid of. The student's first ``classifier`` is ``fresh``, that of every
     student of its seed, or the linear ``probe`` of the initialised features (the paper's two-step
-    variant).
+    variant). ``init_optimiser`` is what trains the initialisation: ``adam`` as released, with its
+    own rate, or the ``run``'s own optimiser with the run's rate and schedule.
     """
 
     mu: Positive = 2.0  # atoms for each channel of the teacher
@@ -35,6 +36,9 @@ class SrmOptions:
     targets: Literal["global-local", "local", "global"] = "global-local"  # labels of the student
     release: bool = True
     init_share: Share = 0.444  # of a student's epochs; 160 of 360 as published
+    init_optimiser: Literal["adam", "run"] = "adam"
+    init_rate: Positive = 1e-3  # of Adam, at first
+    init_steps: Sequence[float] = (30 / 160, 130 / 160)  # as dictionary_steps
     classifier: Literal["fresh", "probe"] = "fresh"
 
     def atoms(self, channels: int) -> int:
@@ -47,7 +51,10 @@ class SrmOptions:
 
 
 OF_DICTIONARY = ("mu", "sparsity", "dictionary_rate", "dictionary_steps")
-OF_INITIALISATION = (*OF_DICTIONARY, "dictionary_epochs", "targets", "release")
+OF_INITIALISATION = (
+    *OF_DICTIONARY, "dictionary_epochs", "targets", "release", "init_optimiser", "init_rate",
+    "init_steps",
+)  # fmt: skip
 
 
 def initialisation_of(run: "RunConfig") -> "RunConfig":

@@ -20,6 +20,7 @@ from kdlib.srm.losses import Blocks, InitialisationLoss, ReconstructionLoss, dic
 from kdlib.srm.options import SrmOptions
 from kdlib.train_state import MONITORED, TrainState
 
+INIT_DECAY = 1e-4  # weight decay of an initialisation by Adam, as released
 DRAWN, DRAWN_FROM = 8000, 400
 """Pixels, and the images that they are drawn from, for the comparison with k-means."""
 
@@ -80,8 +81,7 @@ class DictionaryLearner(TrainState):
     def rate(self, done: int, steps_per_epoch: int) -> float:
         """Learning rate after ``done`` steps: a tenth of it after each of the options' shares."""
         share = done / (self.config.epochs * steps_per_epoch)
-        falls = sum(share >= step for step in self.options.dictionary_steps)
-        return self.options.dictionary_rate * 0.1**falls
+        return _fallen(self.options.dictionary_rate, self.options.dictionary_steps, share)
 
     def end_epoch(self, row: dict[str, Any]) -> None:
         """Keep the state if no epoch before had a lower training loss."""
@@ -128,15 +128,34 @@ class DictionaryLearner(TrainState):
         return {"parameters": count_parameters(self.best), "flops": None, "latency_ms": {}}
 
 
+def _fallen(rate: float, steps: Sequence[float], share: float) -> float:
+    """``rate``, and a tenth of it after each of these shares of the training."""
+    return rate * 0.1 ** sum(share >= step for step in steps)
+
+
 class Initialised(TrainState):
     """A student that learns from the labels of the teacher's codes; a linear probe judges it."""
 
     def _build(self) -> nn.Module:
         parts = super()._build()
+        self.options = SrmOptions(**self.config.method_options)
         learned = learned_dictionaries(finished_before(self.config, self.root), self.root)
         loss = cast("InitialisationLoss", self.distiller.method_loss)
         loss.teachers.load_state_dict(learned.state_dict())
         return parts
+
+    def _optimise(self) -> optim.Optimizer:
+        if self.options.init_optimiser == "run":
+            return super()._optimise()
+        learned = [one for one in self.parts.parameters() if one.requires_grad]
+        return optim.Adam(learned, lr=self.options.init_rate, weight_decay=INIT_DECAY)
+
+    def rate(self, done: int, steps_per_epoch: int) -> float:
+        """Learning rate after ``done`` steps: Adam's falls after each of the options' shares."""
+        if self.options.init_optimiser == "run":
+            return super().rate(done, steps_per_epoch)
+        share = done / (self.config.epochs * steps_per_epoch)
+        return _fallen(self.options.init_rate, self.options.init_steps, share)
 
     def monitor(self) -> dict[str, float]:
         """Nothing: the classifier knows nothing before the probe."""

@@ -106,7 +106,7 @@ def test_numeric_gradients_of_boxes_and_distance_agree(images):
     assert not crop_distance(target, target.clone()).any()
 
 
-def test_a_box_without_area_or_outside_stays_finite_and_pooling_leaves_small_maps_alone(images):
+def test_a_box_without_area_or_outside_stays_finite_and_pooling_repeats_cells_of_small_maps(images):
     odd = [0.4, 0.2, 0.4, 0.6], [1.2, 0.1, 1.5, 0.4], [-3, -2, -1, -1], [-0.2, 0.1, 0.5, 1.3]
     boxes = torch.tensor(odd).double().requires_grad_()
     crops = sampled_crops(images[:1], boxes, FIRST.repeat(4), SIZE)
@@ -114,7 +114,7 @@ def test_a_box_without_area_or_outside_stays_finite_and_pooling_leaves_small_map
     assert torch.isfinite(crops).all() and torch.isfinite(boxes.grad).all()
     assert (boxes.grad[3] == 0).tolist() == [True, False, False, True]  # edges beyond the image
     maps = torch.rand(2, 3, 4, 4)
-    assert torch.equal(pooled(maps, 16), maps)
+    assert torch.equal(pooled(maps, 16), maps.repeat_interleave(4, 2).repeat_interleave(4, 3))
     assert pooled(maps, 2).shape == (2, 3, 2, 2)
     torch.testing.assert_close(pooled(maps, 1)[..., 0, 0], maps.mean((2, 3)))
 

@@ -3,6 +3,7 @@
 import re
 import zlib
 from math import prod
+from pkgutil import resolve_name
 
 import numpy as np
 import torch
@@ -11,11 +12,17 @@ from torch import nn
 from torch.nn import functional
 
 from kdlib.data.batches import Batch
-from kdlib.distill import TeacherOutput
+from kdlib.detection.batches import DetectionBatch
+from kdlib.detection.detector import Answer, Positives
+from kdlib.detection.losses import RECOGNITION, CropLoss
+from kdlib.detection.teacher import CropTeacher
+from kdlib.distill import TeacherOutput, create_distiller
 from kdlib.frskd.losses import RefinementLoss
-from kdlib.losses.attention import at_loss
 from kdlib.losses.logits import kd_loss
+from kdlib.methods import METHODS
 from kdlib.models.output import NetworkPair, Output, Shapes, count_parameters
+from kdlib.runs import RunConfig
+from kdlib.srm.losses import InitialisationLoss, ReconstructionLoss, global_labels, local_labels
 
 
 # Fills: tensors that are not in the files, but that the README says how to make.
@@ -34,12 +41,18 @@ def filled(name, shape, role):
     values, fan = pattern(name, shape), prod(shape[1:])
     if role in ("conv", "linear"):
         return values * ({"conv": 6, "linear": 3}[role] / fan) ** 0.5
-    middle, spread = {"scale": (1, 0.25), "running_var": (1, 0.25), "fusion": (1, 0.5)}.get(role, (0, 0.1))
+    middle, spread = {"scale": (1, 0.25), "running_var": (1, 0.25), "fusion": (1, 0.5)}.get(
+        role, (0, 0.1)
+    )
     return middle + spread * values
 
 
 # FRSKD
-STEPS = {"laterals_up": 1, "widen": 1, "fuse_up": 1, "refine_up": 1}  # files count from the finest
+PLACES = {  # what the files call a list of layers, and the level of its first one
+    "laterals_down": ("lateral_down", 0), "laterals_up": ("lateral_up", 1),
+    "fuse_down": ("fusion_down", 0), "fuse_up": ("fusion_up", 1), "narrow": ("narrow", 0),
+    "widen": ("widen", 1), "refine_down": ("refine_down", 0), "refine_up": ("refine_up", 1),
+}  # fmt: skip
 NORM = {"weight": "scale", "bias": "shift"}
 KINDS = ("depthwise", "pointwise", "norm")
 
@@ -49,7 +62,8 @@ def published_name(own):
     if not (found := re.match(r"pyramids\.0\.(\w+)\.(\d)\.(?:(\d)\.)?(\w+)", own)):
         return own
     part, number, layer, kind = found.groups()
-    place = f"{part.replace('laterals', 'lateral').replace('fuse', 'fusion')}{int(number) + STEPS.get(part, 0)}"
+    start, first = PLACES[part]
+    place = f"{start}{int(number) + first}"
     if layer is None:
         return place
     block, at = divmod(int(layer), 4)
@@ -65,14 +79,17 @@ def of_images(values):
 @of("frskd")
 def frskd(case):
     options = case.options
-    stages = [(channels, side, side) for channels, side in zip(options["channels"], options["sizes"])]
+    sizes = zip(options["channels"], options["sizes"], strict=True)
+    stages = [(channels, side, side) for channels, side in sizes]
     pair = NetworkPair(Shapes(tuple(stages), 1), None, torch.zeros(1), 1, 0, options["classes"])
     given = ("alpha", "beta", "temperature", "width", "common", "depth", "repeat")
     loss = RefinementLoss(pair, **{name: options[name] for name in given}).double()
     module = loss.self_teacher.train(options["mode"] == "train")
     names = {own: published_name(own) for own in module.state_dict() if "tracked" not in own}
     if options["filled"]:
-        fill_frskd(case, stages, {name: module.state_dict()[own].shape for own, name in names.items()})
+        fill_frskd(
+            case, stages, {name: module.state_dict()[own].shape for own, name in names.items()}
+        )
     case.fill(module, *((f"^{re.escape(name)}$", own) for own, name in names.items()))
     student = case.output("student")
     made = loss.teach(student)
@@ -118,5 +135,101 @@ def summaries_of_frskd(student, found):
         for value in ("loss", "distillation"):
             (slope,) = torch.autograd.grad(found[value], stage, retain_graph=True)
             start = f"grad.{value}.student.stage{level}".replace(".loss", "")
-            kept |= {f"{start}.norms": of_images(slope), f"{start}.channel_sums": slope.sum((0, 2, 3))}
+            kept |= {
+                f"{start}.norms": of_images(slope),
+                f"{start}.channel_sums": slope.sum((0, 2, 3)),
+            }
     return kept
+
+
+@of("frskd_pixels")
+def frskd_pixels(case):
+    if "epochs" in case.options:
+        method = METHODS["frskd_pixels"]
+        ends = [(epoch + 1) / case.options["epochs"] for epoch in case["epoch"].tolist()]
+        shares = [resolve_name(method.ramp)(end / method.warmup) for end in ends]
+        ramp = torch.tensor(shares, dtype=torch.float64)
+        return {name: method.fixed[name] * ramp for name in ("alpha", "beta")}
+    student, teacher = case.output("student"), case.output("teacher")
+    options = {"alpha": 0.0, "beta": 1.0} if student.stages else {"beta": 0.0}
+    config = RunConfig(method="frskd_pixels", task="segmentation", method_options=options)
+    shapes = case.shapes("student") if student.stages else Shapes(((1, 1, 1),), 1)
+    loss = create_distiller(
+        config, NetworkPair(shapes, None, torch.zeros(1), 1, 0, 5, 8)
+    ).method_loss
+    student = student._replace(logits=torch.zeros(2)) if student.stages else student
+    return {"loss": loss(student, teacher, Batch(None, case.get("labels"), None)).mean()}
+
+
+# SRM
+@of("srm")
+def srm(case):
+    options = {name: case.options[name] for name in ("mu", "sparsity", "targets")}
+    learned = ReconstructionLoss(case.pair(), **options).blocks
+    loss = InitialisationLoss(case.pair(), **options)
+    for block in (*learned, *loss.students):
+        block.intercept = nn.Parameter(torch.zeros(1))  # in the files' shape
+    case.fill(nn.ModuleDict({"teacher": learned, "student": loss.students}), (r"(\d)", r".\1"))
+    loss.double().teachers = learned
+    student, teacher = case.output("student"), case.output("teacher")
+    terms = {name: term.mean() for name, term in loss.terms(student, teacher).items()}
+    pairs = list(zip(learned, teacher.stages, strict=True))
+    errors = [block.errors(maps).mean() for block, maps in pairs]
+    found = {
+        "reconstruction": sum(errors),
+        "reconstruction_loss": sum(errors),
+        "image_loss": terms["global"],
+        "pixel_loss": terms["local"],
+        "loss": loss(student, teacher, None).mean(),
+    }
+    for stage, (block, maps) in enumerate(pairs):
+        found |= {
+            f"reconstruction{stage}": block.restored(maps),
+            f"image_label{stage}": global_labels(block(maps)),
+            f"pixel_label{stage}": local_labels(block(maps)),
+            f"image_code{stage}": global_labels(loss.students[stage](student.stages[stage])),
+        }
+    return found
+
+
+# Detectors
+@of("kd_cls")
+def kd_cls(case):
+    mine, theirs = case["student.logits"], case["teacher.logits"]
+    background = case.get("student.background", torch.zeros(len(mine), 1))
+    form = RECOGNITION[case.options["form"]]
+    logits = torch.cat([background, mine], dim=1)
+    return {"loss": form(logits, theirs, case.options["temperature"]).mean()}
+
+
+class Classifier(nn.Module):
+    """Two convolutions, whose every result is a stage."""
+
+    def __init__(self):
+        super().__init__()
+        strides = ((3, 4, 1), (4, 5, 2))
+        self.stages = nn.ModuleList(nn.Conv2d(a, b, 3, s, padding=1) for a, b, s in strides)
+
+    def forward(self, images):
+        fine = self.stages[0](images).relu()
+        return Output(fine.mean((2, 3)), (fine, self.stages[1](fine).relu()), None)
+
+
+@of("kd_loc")
+def kd_loc(case):
+    owners, options = case["owners"], case.options
+    images = [image.double() / 255 for image in case["images"]]
+    extent = torch.tensor([*images[0].shape[:0:-1]] * 2)
+    own = [torch.where(owners == image)[0] for image in range(len(images))]
+    targets = [{"boxes": case["objects"][rows]} for rows in own]
+    numbers = torch.empty_like(owners)
+    for rows in own:
+        numbers[rows] = torch.arange(len(rows))
+    network = case.fill(Classifier(), (r"classifier\.stage", "stages."))
+    # The release shows its classifier what it compares: pixels of 0 to 255.
+    teacher = CropTeacher(network, options["crop"], (0.0,) * 3, (1 / 255,) * 3).double()
+    positives = Positives(torch.zeros(len(owners), 1), case["boxes"] / extent, owners, numbers)
+    batch = DetectionBatch(images, targets, torch.arange(len(images)))
+    loss = CropLoss(cls=0.0, loc=1.0, layers=tuple(options["layers"]))
+    terms = loss(Answer({}, positives, "softmax"), teacher.teach(batch), batch)
+    return {"loss": sum(terms.values())}
