@@ -9,6 +9,7 @@ from pkgutil import resolve_name
 from typing import Annotated
 
 from cyclopts import Parameter
+from tqdm import tqdm
 
 from kdlib.data import dataset_names, listed, load_data, tasks_of
 from kdlib.data.batches import Batches
@@ -21,6 +22,7 @@ from kdlib.files import write_atomic
 from kdlib.frskd.voc import LISTS
 from study.arguments import Count
 
+All = Annotated[bool, Parameter("--all", negative=())]
 CHECKED, SHOWN = 64, 6  # images of a split that are read; class names that are shown
 PUBLISHED = {
     ("fashion_mnist", "classification"): (60_000, 10_000, 10),
@@ -34,12 +36,13 @@ PUBLISHED = {
 """Images to train on, images to test on and classes, as published; other copies are not refused."""
 
 
-def check_dataset(dataset: str, *, data_root: Path | None = None) -> None:
+def check_dataset(dataset: str, *, data_root: Path | None = None, all_: All = False) -> None:
     """Load a data set, read some of its images, and tell what it holds.
 
     Args:
         dataset: name of the data set.
         data_root: folder of the real data sets; by default $KDLIB_DATA.
+        all_: read all of its images, which of photographs takes a while.
     """
     tasks = tasks_of(dataset)[:1] if dataset in dataset_names() else ("classification",)
     if dataset == "voc":  # those whose lists are there
@@ -48,26 +51,29 @@ def check_dataset(dataset: str, *, data_root: Path | None = None) -> None:
         tasks = there or ("segmentation",)
     for split in ("train", "test"):
         for task in tasks:
-            print(_checked(dataset, split, task, data_root))
+            print(_checked(dataset, split, task, data_root, all_))
 
 
-def _checked(name: str, split: str, task: str, data_root: Path | None) -> str:
+def _checked(name: str, split: str, task: str, data_root: Path | None, every: bool) -> str:
     published = PUBLISHED.get((name, task))
-    whole = published is not None or name in listed()  # the others would be composed
+    # Scenes would be composed.
+    whole = every or published is not None or name in listed() or name == "voc"
     data = load_data(name, split, size=None if whole else CHECKED, data_root=data_root, task=task)
-    few = data.first(CHECKED)
+    few = data if every else data.first(CHECKED)
     detected = task == "detection"
-    for _ in (DetectionBatches(few, 8) if detected else Batches(few, CHECKED)).in_order():
+    batches = DetectionBatches(few, 8) if detected else Batches(few, 8)
+    for _ in tqdm(batches.in_order(), f"{name}, {split}", len(batches), unit_scale=8, delay=1):
         pass
-    images, classes = f"{len(data):,} images", f"{len(data.classes):,} classes"
+    read = len(few if hasattr(data.images, "read") else data)  # tensors are checked as a whole
+    images, classes = f"{read:,} of {len(data):,} images read", f"{len(data.classes):,} classes"
     if published is not None:
         images += f" (published: {published[split == 'test']:,})"
         classes += f" (published: {published[2]:,})"
     if data.objects is not None:
         images += f", {len(data.objects.kinds):,} objects"
-    counts = f"{images}, {classes}" if whole else classes
+    counts = f"{images}, {classes}" if whole else f"{read:,} images made, {classes}"
     names = ", ".join([*data.classes[:SHOWN], *["..."] * (len(data.classes) > SHOWN)])
-    return f"{name}, {split}{', objects' * detected}: readable; {counts} ({names})"
+    return f"{name}, {split}{', objects' * detected}: {counts} ({names})"
 
 
 def cache_dataset(
@@ -93,7 +99,7 @@ def cache_dataset(
         start = time.perf_counter()
         source = Resized(resolve_name(listed()[dataset]), split, image_size, data_root)
         folder = source.build(workers or worker_count())
-        size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e9
+        size = sum(path.stat().st_size for path in folder.glob("[!.]*.safetensors")) / 1e9
         seconds, count = time.perf_counter() - start, len(source.listing.names)
         print(
             f"{dataset}, {split}: {count:,} photographs, {size:.2f} GB, {seconds:.0f} s: {folder}"

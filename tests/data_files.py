@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import CIFAR100, Places365
 
+from kdlib.data.photographs import TURNS
+
 FASHION = Path("FashionMNIST") / "raw"
 
 
@@ -58,6 +60,18 @@ def photograph(path, seed, size=(60, 40)):
     """A picture of soft colours, (width, height) pixels; its kind follows from the suffix."""
     colours = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     _save(path, Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC))
+
+
+def turned(path, seen, tag):
+    """Write a picture such that EXIF's orientation makes of the stored pixels what is ``seen``."""
+    stored(path, seen.transpose(TURNS[{6: 8, 8: 6}.get(tag, tag)]), tag)
+
+
+def stored(path, pixels, tag):
+    """Write a picture without loss, of any suffix, with EXIF's orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    _save(path, pixels, format="TIFF" if path.suffix == ".tif" else "PNG", exif=exif)
 
 
 def _lines(path, lines):

@@ -158,6 +158,8 @@ def load_data(
     options = {"attentions": attentions, "distractors": distractors, "image_size": image_size}
     root, part = Path(data_root) if data_root else None, "test" if split == "test" else "train"
     data = load(*source, part, size=size, data_root=root, **options)
+    fewest = 2 if part == "train" and task != "detection" else 1
+    resolve_name("kdlib.data.image_data:check_learnable")(data, f"{name}, {split}", fewest)
     if split in ("fit", "dev"):
         kept = min(round(len(data) * (1 - DEV_SHARE)), len(data) - 1)
         data = data.part(0, kept) if split == "fit" else data.part(kept, len(data))

@@ -2,11 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,6 +25,7 @@ Colour = tuple[float, float, float]
 VARIABLE = "KDLIB_DATA"
 IMAGE_SIZES = (16, 512)
 SHOWN = 20  # lines that an error lists, of files or classes
+NO_DATA = ("__MACOSX", "@eaDir")  # folders that an archive or a server puts beside photographs
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,45 @@ def missing(dataset: str, lacking: Path) -> KdlibError:
     layout, remedy = DATASETS[dataset].layout.replace("\n", "\n  "), DATASETS[dataset].remedy
     what = f"{dataset}: {lacking} is missing. Expected:\n  {layout}"
     return KdlibError(f"{what}\nTo get it:\n  {remedy}")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is another program's own, and no data."""
+    return name.startswith(".") or name in NO_DATA
+
+
+@cache
+def note(line: str) -> None:
+    """Tell once what the user did not ask about but should know."""
+    print(line, file=sys.stderr)
+
+
+def check_learnable(data: ImageData, what: str, fewest: int) -> None:
+    """Refuse data that show fewer than so many classes: there is nothing to be told apart."""
+    seen = set[int]()
+    for labels in _labels_of(data):
+        seen |= {*labels.unique().tolist()} - {IGNORED}
+        if len(seen) >= fewest:
+            return
+    classes = f"one class alone ({data.classes[seen.pop()]})" if seen else "no object of any class"
+    raise KdlibError(
+        f"{what}: the {len(data):,} images show {classes}, so there is nothing to learn. Look at "
+        f"the annotations, and give images of {fewest} classes at least."
+    )
+
+
+def _labels_of(data: ImageData) -> Iterator[Tensor]:
+    """All labels, or those of the pixels of one image after the other."""
+    if data.objects is not None:
+        yield data.objects.counted().kinds
+    elif data.task == "classification":
+        yield data.labels
+    elif data.masks is not None:
+        yield from data.masks
+    else:  # photographs, of which one is mostly enough
+        photographs = cast("Photographs", data.images)
+        for position in photographs.positions.tolist():
+            yield torch.tensor(photographs.read(position)[..., 3])
 
 
 def few_lines(lines: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
@@ -36,6 +36,12 @@ Lister = Callable[[str, Path], "Listing"]  # of a split, in the data root
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's. The paper's release gives Kinetics' under that name; they differ by up to 0.05."""
 PUBLISHED_SIDES = (256, 224)  # the published protocol resizes to the first, cuts the second
+FLIP = Image.Transpose
+TURNS = {
+    2: FLIP.FLIP_LEFT_RIGHT, 3: FLIP.ROTATE_180, 4: FLIP.FLIP_TOP_BOTTOM, 5: FLIP.TRANSPOSE,
+    6: FLIP.ROTATE_270, 7: FLIP.TRANSVERSE, 8: FLIP.ROTATE_90,
+}  # fmt: skip
+"""What makes stored pixels upright, by EXIF's orientation; torchvision leaves them as stored."""
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow's errors
 VARIABLE, MOST_WORKERS = "KDLIB_WORKERS", 16
 AHEAD = 2  # batches that are made before they are asked for
@@ -44,23 +50,60 @@ GROUP = 256  # photographs that are handed to the cache's threads at a time
 OWNER = "folder.txt"  # tells where the photographs of a cache lie
 
 
-def decoded(path: str, side: int | None = None) -> Pixels:
-    """The photograph, (H, W, 3), as it is stored or resized to ``side`` as torchvision does it."""
+def orientation(picture: Image.Image) -> int:
+    """EXIF's, 2 to 8, where the stored pixels are not as they are to be seen; else 1."""
+    with suppress(Exception):  # of an image that can be read EXIF may be damaged
+        told = picture.getexif().get(ExifTags.Base.Orientation)
+        return told if told in TURNS else 1
+    return 1
+
+
+def upright(path: str, mode: str | None = "RGB") -> tuple[Image.Image, int]:
+    """The image as it is to be seen, in a ``mode`` or its own, and the orientation in its file."""
     try:
         with Image.open(path) as picture:
-            pixels: Image.Image = picture
-            if picture.mode.startswith("I"):  # 16 bits: Pillow would clip to 8, nearly all white
+            told, pixels = orientation(picture), picture.copy()
+            if mode and picture.mode.startswith("I"):  # 16 bits: Pillow would clip to 8
                 pixels = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            pixels = pixels.convert("RGB")  # EXIF's orientation is ignored, as in torchvision
-            if side is not None:
-                width, height = picture.size
-                longer = int(side * max(width, height) / min(width, height))
-                sides = (side, longer) if height > width else (longer, side)
-                pixels = pixels.resize(sides, Image.Resampling.BILINEAR)
-            return np.asarray(pixels)
+            pixels = pixels.convert(mode) if mode else pixels
+            turn = orientation(picture)  # of a TIFF Pillow has turned the pixels by now
+            return (pixels.transpose(TURNS[turn]) if turn > 1 else pixels), told
     except UNREADABLE as error:
-        told = f"{path} cannot be read as an image ({error}). Get the file again; out of a folder"
-        raise KdlibError(f"{told} of your own you may as well remove it.") from error
+        says = f"{path} cannot be read as an image ({error}). Get the file again; out of a folder"
+        raise KdlibError(f"{says} of your own you may as well remove it.") from error
+
+
+def decoded(path: str, side: int | None = None) -> Pixels:
+    """The photograph upright, (H, W, 3); or resized to ``side``, as torchvision does it."""
+    pixels, _ = upright(path)
+    if side is not None:
+        width, height = pixels.size
+        longer = int(side * max(width, height) / min(width, height))
+        sides = (side, longer) if height > width else (longer, side)
+        pixels = pixels.resize(sides, Image.Resampling.BILINEAR)
+    return np.asarray(pixels)
+
+
+def annotated(path: str, size: tuple[int, int], truth: str) -> Pixels:
+    """The photograph upright, (H, W, 3), if that is what its ``truth`` of a ``size`` (W, H) is of.
+
+    Boxes and masks are drawn on what is seen or on what is stored. Where EXIF turns a photograph,
+    only its sides can tell which; where they do not, it is refused.
+    """
+    pixels, told = upright(path)
+    width, height = pixels.size
+    if told > 1 and (told < 5 or size != pixels.size or width == height):
+        raise KdlibError(
+            f"{path} is turned by its EXIF orientation ({told}), and nothing tells that {truth} is "
+            "of the image as it is seen. Store it upright without that tag (`mogrify -auto-orient` "
+            "does it), or remove the tag if the stored pixels are meant."
+        )
+    if size != pixels.size:
+        raise KdlibError(
+            f"{path} is {width} x {height} pixels, but {truth} says {size[0]} x {size[1]}: they do "
+            "not fit. Get both again."
+        )
+    return np.asarray(pixels)
 
 
 @dataclass(frozen=True)
@@ -107,7 +150,7 @@ class Resized:
         self.facts = listing.facts()
         self.side = round(image_size * PUBLISHED_SIDES[0] / PUBLISHED_SIDES[1])
         self.kind = f"{listing.dataset}-{split}-{self.side}-"
-        key = fingerprint((self.side, listing.names), [torch.from_numpy(self.facts)])
+        key = fingerprint((self.side, "upright", listing.names), [torch.from_numpy(self.facts)])
         self.folder = files.cache_root() / f"{self.kind}{key}"
         self.checked = set[int]()  # positions of photographs whose files were found whole
 
@@ -172,7 +215,7 @@ def load_photographs(lister: Lister, split: str, size: int | None, **options: An
     # Names and sizes of the files stand for their content, which would take minutes to read.
     names = hashlib.sha256(repr(listing.names).encode()).hexdigest()
     content = (labels, torch.from_numpy(source.facts[:, 0])[order])
-    digest = fingerprint((listing.classes, source.side, names), content)
+    digest = fingerprint((listing.classes, source.side, "upright", names), content)
     images = Photographs(source.read, order.numpy(), image_size)
     return ImageData(images, labels, listing.classes, MEAN, STD, digest)
 

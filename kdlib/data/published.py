@@ -3,6 +3,7 @@
 MIT67, SUN397, ADE20K and Places365 are photographs from the web, for research only, unlicensed.
 """
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,16 @@ from typing import Any
 import torch
 
 from kdlib.data import DATASETS
-from kdlib.data.image_data import ImageData, checked_root, few_lines, fingerprint, missing, resized
+from kdlib.data.image_data import (
+    ImageData,
+    checked_root,
+    few_lines,
+    fingerprint,
+    is_hidden,
+    missing,
+    note,
+    resized,
+)
 from kdlib.data.photographs import Listing
 from kdlib.errors import KdlibError
 
@@ -59,8 +69,8 @@ def list_places365(split: str, root: Path) -> Listing:
 
 
 def list_imagefolder(split: str, root: Path) -> Listing:
-    """Photographs of your own, in a folder a class, through torchvision's ImageFolder."""
-    from torchvision.datasets import ImageFolder
+    """Photographs of your own, in a folder a class; in the order of torchvision's ImageFolder."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
 
     test = "val" if (root / "val").is_dir() and not (root / "test").is_dir() else "test"
     parts = {}
@@ -68,14 +78,28 @@ def list_imagefolder(split: str, root: Path) -> Listing:
         if not (root / part).is_dir():
             raise missing("imagefolder", root / part)
         parts[part] = [path.name for path in (root / part).iterdir() if path.is_dir()]
+        parts[part] = sorted(name for name in parts[part] if not is_hidden(name))
     _check_classes("imagefolder", parts)
     folder = root / (test if split == "test" else "train")
-    try:
-        found = ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise KdlibError(f"{folder}: {error}") from error
-    names = tuple(Path(path).relative_to(folder).as_posix() for path, _ in found.samples)
-    return Listing("imagefolder", folder, names, tuple(found.targets), tuple(found.classes))
+    walk, names, others = os.walk(folder, followlinks=True), list[str](), list[str]()
+    every = [Path(place, name).relative_to(folder) for place, _, own in walk for name in own]
+    seen = [path for path in every if not any(map(is_hidden, path.parts))]
+    for path in sorted(seen, key=lambda path: (path.parts[0], str(path.parent), path.name)):
+        fits = len(path.parts) > 1 and path.suffix.lower() in IMG_EXTENSIONS
+        (names if fits else others).append(path.as_posix())
+    if hidden := len(every) - len(seen):
+        note(f"{folder}: hidden files, left out: {hidden:,}.")
+    if others:
+        valid = f"read are {', '.join(IMG_EXTENSIONS)}, in a folder a class"
+        note(f"{folder}: other files, left out: {len(others):,}, such as {others[0]}; {valid}.")
+    labels = {name: label for label, name in enumerate(parts["train"])}
+    scenes = [name.split("/")[0] for name in names]
+    if lacking := sorted({*labels} - {*scenes}):
+        told = f"{folder} has no photograph of {len(lacking):,} of {len(labels):,} classes"
+        remedy = "Put some into their folders, or remove the folders"
+        raise KdlibError(f"{told}:\n{few_lines(lacking)}\n{remedy}.")
+    targets = tuple(labels[scene] for scene in scenes)
+    return Listing("imagefolder", folder, tuple(names), targets, tuple(labels))
 
 
 def load_cifar100(split: str, size: int | None, image_size: int, **options: Any) -> ImageData:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kdlib.data import CROP_SIZES
 from kdlib.data.image_data import ImageData, fingerprint
-from kdlib.data.photographs import Photographs, Pixels, decoded
+from kdlib.data.photographs import Photographs, Pixels, annotated
 from kdlib.errors import KdlibError, check_range
 from kdlib.files import Arrays, cached
 
@@ -112,14 +112,7 @@ class WholePhotographs:
 
     def read(self, index: int) -> Pixels:
         """The photograph at ``index``, (H, W, 3) uint8; a ``KdlibError`` if its size is wrong."""
-        path, (width, height) = self.paths[index], self.shapes[index]
-        pixels = decoded(path)
-        if pixels.shape[:2] != (height, width):
-            raise KdlibError(
-                f"{path} is {pixels.shape[1]} x {pixels.shape[0]} pixels, but its annotation says "
-                f"{width} x {height}: boxes would not fit. Get both again."
-            )
-        return pixels
+        return annotated(self.paths[index], self.shapes[index], "its annotation")
 
 
 def picture_at(images: Tensor | WholePhotographs, index: int) -> Tensor:

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms.v2 import functional
@@ -26,11 +25,12 @@ from kdlib.data.photographs import (
     MEAN,
     PLACE_BITS,
     STD,
-    UNREADABLE,
     Listing,
     Photographs,
     Pixels,
+    annotated,
     placed,
+    upright,
 )
 from kdlib.errors import KdlibError, check_range
 from kdlib.seeds import generator
@@ -90,12 +90,14 @@ def read_annotated(picture: Path, mask: Path) -> Pixels:
 
     A ``KdlibError`` for a file that is no image, or a mask of another size or with other values.
     """
-    pixels, marks = _opened(picture, "RGB"), _opened(mask, None)
-    if marks.shape != pixels.shape[:2]:
+    drawn, turned = upright(str(mask), None)
+    marks = np.asarray(drawn)
+    if marks.ndim != 2 or turned > 1:
         raise KdlibError(
-            f"{mask} is of shape {marks.shape}, but {picture} of {pixels.shape[:2]}. A mask has "
-            "one value a pixel (a palette or grey levels, no colours) and its photograph's size."
+            f"{mask} has {'an EXIF orientation' if turned > 1 else 'colours'}; a mask is upright "
+            "and has one value a pixel: a palette or grey levels."
         )
+    pixels = annotated(str(picture), drawn.size, f"its mask {mask}")
     strange = sorted({*np.unique(marks).tolist()} - {*range(len(CLASSES)), IGNORED})
     if strange:
         raise KdlibError(
@@ -103,14 +105,6 @@ def read_annotated(picture: Path, mask: Path) -> Pixels:
             f"{len(CLASSES) - 1}, {IGNORED} for pixels that do not count. Get the file again."
         )
     return np.dstack([pixels, marks.astype(np.uint8)])
-
-
-def _opened(path: Path, mode: str | None) -> Pixels:
-    try:
-        with Image.open(path) as opened:
-            return np.asarray(opened.convert(mode) if mode else opened)
-    except UNREADABLE as error:
-        raise KdlibError(f"{path} cannot be read as an image ({error}). Get it again.") from error
 
 
 def load_voc(

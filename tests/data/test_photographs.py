@@ -1,18 +1,20 @@
 """Photographs: the lists' splits, torchvision's pixels, windows to every edge, damage named."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from data_files import photograph, write_mit67, write_photographs
-from PIL import Image
+from data_files import photograph, stored, turned, write_mit67, write_photographs
+from PIL import Image, ImageOps
 from torchvision import transforms
 
 from kdlib import KdlibError, load_data
 from kdlib.data.batches import Batches
 from kdlib.data.photographs import Resized, decoded, worker_count
 from kdlib.data.published import list_imagefolder
+from study.cli import main
 
 SIZES = [(60, 40), (40, 60), (33, 32), (200, 31), (32, 32), (29, 47)]
 EXPECTED = {
@@ -97,10 +99,41 @@ def test_a_list_that_is_wrong_is_refused_with_its_line(root, name, file, line, s
 def test_folders_need_the_same_classes_in_both_splits_and_none_empty(tmp_path):
     root = write_folder(tmp_path, "test")
     assert load(root, "imagefolder", "test").fingerprint == load(root, "imagefolder").fingerprint
-    for split, says in (("train", "(?s)same classes.*bird"), ("test", "train.*bird")):
+    for split, says in (
+        ("train", "(?s)same classes.*bird"),
+        ("test", "(?s)1 of 3.*bird"),
+    ):
         (root / split / "bird").mkdir()
         with pytest.raises(KdlibError, match=says):
             load(root, "imagefolder")
+    for folder in (*root.glob("*/bird"), *root.glob("*/dog")):
+        shutil.rmtree(folder)
+    with pytest.raises(KdlibError, match=r"imagefolder, train: .*one class alone \(cat\)"):
+        load(root, "imagefolder")
+
+
+HIDDEN, OTHER = "hidden files, left out: 1.", "other files, left out: 1, such as "
+
+
+@pytest.mark.parametrize(("name", "says"), [
+    *((name, HIDDEN) for name in (
+        ".ipynb_checkpoints/a.jpg", "cat/.ipynb_checkpoints/0-checkpoint.png", "cat/._0.png",
+        "__MACOSX/cat/a.png", "cat/__MACOSX/a.jpg", ".DS_Store", "cat/@eaDir/0.png", ".git/a/b.png",
+    )),
+    *((name, OTHER + name) for name in (
+        "cat/film.gif", "cat/new.heic", "loose.png", "dog/README", "dog/in/a.avif",
+    )),
+])  # fmt: skip
+def test_what_is_no_data_is_left_out_and_counted_in_a_line(tmp_path, name, says, capsys):
+    before = load(write_folder(tmp_path), "imagefolder")
+    for split in ("train", "val"):
+        path = tmp_path / split / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((tmp_path / "train" / "cat" / "0.png").read_bytes())
+    data = load(tmp_path, "imagefolder")
+    assert (data.fingerprint, data.classes) == (before.fingerprint, before.classes)
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'train'}: {says}" in told and len(told.splitlines()) == 1
 
 
 def test_pixels_are_torchvision_s_to_the_bit(tmp_path):
@@ -115,21 +148,35 @@ def test_pixels_are_torchvision_s_to_the_bit(tmp_path):
     assert Resized(list_imagefolder, "test", 224, tmp_path).side == 256
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "LA", "1", "I;16", "turned"])
-def test_every_colour_mode_becomes_rgb_and_exif_turns_nothing(tmp_path, mode):
-    path, exif = tmp_path / f"odd.{'png' if mode != 'CMYK' else 'jpg'}", Image.Exif()
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "LA", "1", "I;16"])
+def test_every_colour_mode_becomes_rgb(tmp_path, mode):
+    path = tmp_path / f"odd.{'png' if mode != 'CMYK' else 'jpg'}"
     picture = Image.new("RGB", (30, 20), "red")
     if mode == "I;16":  # a grey image of 16 bits keeps its tones
         picture = Image.fromarray(np.linspace(0, 65535, 600).reshape(20, 30).astype(np.uint16))
-    elif mode == "turned":
-        exif[0x0112] = 6
     else:
         picture = picture.convert(mode)
-    picture.save(path, exif=exif)
+    picture.save(path)
     pixels = decoded(str(path))
     assert pixels.shape == (20, 30, 3) and pixels.dtype == np.uint8
     if mode == "I;16":
         assert pixels[0].mean() < 60 and pixels[-1].mean() > 195 and len(np.unique(pixels)) > 50
+
+
+@pytest.mark.parametrize("tag", [0, 1, *range(2, 9), 9, 77])
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_exif_makes_a_photograph_upright_before_it_is_resized(tmp_path, kind, tag):
+    path, (width, height) = tmp_path / f"a.{kind}", (30, 20)
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    seen = Image.fromarray(pixels)
+    if tag in range(2, 9):
+        turned(path, seen, tag)
+    else:  # means nothing
+        stored(path, seen, tag)
+    assert np.array_equal(decoded(str(path)), pixels)
+    with Image.open(path) as picture:
+        assert np.array_equal(ImageOps.exif_transpose(picture), pixels)
+    assert np.array_equal(decoded(str(path), 10), np.asarray(transforms.Resize(10)(seen)))
 
 
 def test_a_file_that_is_broken_is_named_in_the_middle_of_an_epoch(tmp_path):
@@ -151,3 +198,17 @@ def test_processes_of_a_machine_share_its_cores_and_no_worker_at_all_is_refused(
         monkeypatch.setenv("KDLIB_WORKERS", given)
         with pytest.raises(KdlibError, match="KDLIB_WORKERS"):
             worker_count()
+
+
+def test_a_check_says_how_many_it_has_read_and_can_read_all(tmp_path, capsys):
+    for number in range(60):
+        for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
+            photograph(tmp_path / name / f"{number}.png", number)
+    check, root = ["data", "check", "imagefolder", "--data-root"], str(tmp_path)
+    assert main([*check, root]) == 0
+    assert "imagefolder, train: 64 of 120 images read, 2 classes" in capsys.readouterr().out
+    source = load(tmp_path, "imagefolder").images
+    last = source.read.__self__.listing.path(source.positions[-1])
+    Path(last).write_bytes(Path(last).read_bytes()[:-40])
+    assert (main([*check, root]), main([*check, root, "--all"])) == (0, 2)
+    assert f"{last} cannot be read" in capsys.readouterr().err

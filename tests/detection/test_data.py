@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_files import OBJECTS, PICTURE, SHADES, write_fashion
+from data_files import OBJECTS, PICTURE, SHADES, stored, turned, write_fashion
 from detection.conftest import WRITERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -240,8 +240,8 @@ PHOTOGRAPH = {"voc": f"{VOC}/JPEGImages/000022.jpg", "coco": "coco/val2017/00000
 OF_COCO = "coco/annotations/instances_val2017.json"
 ANNOTATION = {"voc": f"{VOC}/Annotations/000021.xml", "coco": OF_COCO}
 CHECKED = {
-    "voc": "voc, train, objects: readable; 8 images (published: 16,551), 12 objects, 20 classes",
-    "coco": "coco, test, objects: readable; 4 images (published: 5,000), 6 objects",
+    "voc": "voc, train, objects: 8 of 8 images read (published: 16,551), 12 objects, 20 classes",
+    "coco": "coco, test, objects: 4 of 4 images read (published: 5,000), 6 objects",
 }
 
 
@@ -333,6 +333,36 @@ def test_a_damaged_annotation_and_a_missing_file_are_named(name, how, says, tmp_
         says = rf"{Path(ANNOTATION[name]).name}.*{says}"
     with pytest.raises(KdlibError, match=rf"(?s){says}"):
         on_disk(name, root)
+
+
+@pytest.mark.parametrize("tag", range(2, 9))
+@pytest.mark.parametrize("name", WRITERS)
+def test_boxes_of_a_photograph_that_exif_turns_fit_or_it_is_refused(name, tag, tmp_path):
+    """Upright annotations show by their sides that they are; those of stored pixels cannot."""
+    data, path = on_disk(name, WRITERS[name](tmp_path)), tmp_path / PHOTOGRAPH[name]
+    before = rows(DetectionBatches(data, 4, workers=0).in_order())
+    seen = Image.open(path).convert("RGB")
+    turned(path, seen, tag)
+    if tag > 4:
+        assert equal(before, rows(DetectionBatches(data, 4, workers=0).in_order()))
+        stored(path, seen, tag)  # and boxes that were drawn on that
+    with pytest.raises(KdlibError, match=rf"{path.name} is turned by its EXIF orientation \({tag}"):
+        rows(DetectionBatches(data, 4, workers=0).in_order())
+
+
+@pytest.mark.parametrize(("name", "pattern", "new"), [
+    ("coco", r'"annotations": \[.*?\], "cat', '"annotations": [], "cat'),
+    ("coco", r'"bbox": \[.*?\]', '"bbox": [900, 900, 9, 9]'),
+    ("coco", '"iscrowd": 0', '"iscrowd": 1'),
+    ("voc", "<object>.*</object>", ""), ("voc", "<difficult>0", "<difficult>1"),
+])  # fmt: skip
+def test_images_without_an_object_are_refused(name, pattern, new, tmp_path):
+    folder = "VOCdevkit/*/Annotations/*.xml" if name == "voc" else "coco/annotations/*.json"
+    for path in WRITERS[name](tmp_path).glob(folder):
+        path.write_text(re.sub(pattern, new, path.read_text(), flags=re.DOTALL))
+    for split in ("train", "test"):
+        with pytest.raises(KdlibError, match=f"{name}, {split}: .*no object of any class"):
+            on_disk(name, tmp_path, split)
 
 
 @pytest.mark.parametrize("name", WRITERS)

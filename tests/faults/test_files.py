@@ -198,7 +198,7 @@ CACHE = "data cache mit67 --image-size 28 --workers 1 --data-root data"
 
 
 @pytest.mark.parametrize(("command", "forbidden", "status", "says"), [
-    ("data check mit67", "data", 0, "mit67, train: readable; 8 images (published: 5,360), 2 clas"),
+    ("data check mit67", "data", 0, "mit67, train: 8 of 8 images read (published: 5,360), 2 clas"),
     (CACHE, "data", 0, "mit67, test: 8 photographs, 0.00 GB"),
     (CACHE, "caches", 2, "set KDLIB_CACHE"),
 ])  # fmt: skip

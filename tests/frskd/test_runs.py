@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_files import write_voc
+from data_files import stored, turned, write_voc
 from PIL import Image
 from training import history_of, result_of, tiny
 
@@ -176,7 +176,10 @@ def test_each_photograph_is_trained_on_once_and_none_that_is_tested(root, capsys
     assert names == [f"{stem}.{kind}" for kind in ("jpg", "png") for stem in stems]
     assert len(list_voc("segmentation", "test", root).names) == 4
     assert main(["data", "check", "voc", "--data-root", str(root)]) == 0
-    assert "voc, test: readable; 21 classes (background, aeroplane" in capsys.readouterr().out
+    assert (
+        "voc, test: 2 of 2 images read, 21 classes (background, aeroplane"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_window_of_the_full_size_shows_every_pixel_at_its_own_resolution(root):
@@ -208,11 +211,38 @@ def test_random_windows_move_scale_and_mirror_both_alike(root):
     assert len(sizes) > 6
 
 
+@pytest.mark.parametrize("tag", range(2, 9))
+def test_a_mask_of_a_photograph_that_exif_turns_fits_or_is_refused(root, tag):
+    path, data = root / FOLDER / "JPEGImages/000004.jpg", loaded(root)
+    before, seen = next(Batches(data, 8).in_order()), Image.open(path).convert("RGB")
+    turned(path, seen, tag)
+    if tag > 4:
+        assert torch.equal(next(Batches(data, 8).in_order()).images, before.images)
+        stored(path, seen, tag)
+    with pytest.raises(KdlibError, match=rf"000004\.jpg is turned by its EXIF .*\({tag}\).* mask"):
+        next(Batches(data, 8).in_order())
+    stored(path, seen, 1)
+    turned(root / FOLDER / MASK, Image.open(root / FOLDER / MASK), tag)
+    with pytest.raises(KdlibError, match=r"000004\.png has an EXIF orientation"):
+        next(Batches(data, 8).in_order())
+
+
+def test_masks_of_one_class_alone_are_nothing_to_learn_from(root):
+    for shade, says in (
+        (0, r"voc, train: the 3 .* one class alone \(background\)"),
+        (255, "no ob"),
+    ):
+        for path in root.rglob("SegmentationClass/*.png"):
+            Image.new("L", (60, 40), shade).save(path)
+        with pytest.raises(KdlibError, match=says):
+            loaded(root, "train")
+
+
 @pytest.mark.parametrize(("file", "content", "says"), [
     ("JPEGImages/000004.jpg", b"JFIF", r"000004\.jpg cannot be read"),
     (MASK, b"PNG", r"000004\.png cannot be read"),
-    (MASK, Image.new("RGB", (60, 40)), r"000004\.png is of shape \(40, 60, 3\)"),
-    (MASK, Image.new("L", (30, 40)), r"000004\.png is of shape \(40, 30\)"),
+    (MASK, Image.new("RGB", (60, 40)), r"000004\.png has colours"),
+    (MASK, Image.new("L", (30, 40)), r"000004\.jpg is 60 x 40 .*000004\.png says 30 x 40"),
     (MASK, Image.new("L", (60, 40), 21), r"000004\.png has the values 21; valid: 0 to 20"),
     (MASK, None, r"1 of 4 photographs are missing(.|\n)*000004\.png"),
     (LIST, None, r"test\.txt is missing(.|\n)*Segmentation(.|\n)*VOCDetection"),
