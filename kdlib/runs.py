@@ -157,9 +157,13 @@ class RunConfig:
     @cached_property
     def config_hash(self) -> str:
         """SHA-256 of the canonical configuration, and of its revision, in hexadecimal."""
+        return self.hash_at(self.revision)
+
+    def hash_at(self, revision: int) -> str:
+        """The hash that the configuration has, or had, at a revision."""
         hashed = as_hashed(self.canonical().to_dict())
-        if self.revision > 1:
-            hashed["revision"] = self.revision
+        if revision > 1:
+            hashed["revision"] = revision
         text = json.dumps(hashed, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -234,41 +238,69 @@ def write_record(directory: Path, record: Mapping[str, Any]) -> Path:
     """Write ``record.json``, last of all a run's files, with a checksum of it and the history."""
     path = Path(directory) / "record.json"
     remove_remains(path.parent)
-    write_json(path, {**record, "checksum": _checksum(record, path.parent)})
+    write_json(path, {**record, "checksum": _checksum(record, _history(path))})
     return path
 
 
-def _checksum(record: Mapping[str, Any], directory: Path) -> int:
+def _history(path: Path) -> bytes:
+    history = path.with_name("history.csv")
+    return history.read_bytes() if history.exists() else b""
+
+
+def _checksum(record: Mapping[str, Any], history: bytes) -> int:
     """CRC-32 of what a record says, however it is written, and of the history beside it."""
     plain = json.loads(json.dumps(record, allow_nan=False))  # keys that are numbers become text
-    history = directory / "history.csv"
-    start = zlib.crc32(history.read_bytes()) if history.exists() else 0
-    return zlib.crc32(json.dumps(plain, sort_keys=True).encode(), start)
+    return zlib.crc32(json.dumps(plain, sort_keys=True).encode(), zlib.crc32(history))
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """One ``record.json`` without its checksum, networks by today's names; else ``KdlibError``."""
+    """One ``record.json`` as :func:`checked_record` gives it."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         says = f"{path} is not a readable record ({error}); delete it and run again."
         raise KdlibError(says) from error
-    found = record.get("schema_version") if isinstance(record, dict) else None
-    if found not in (1, SCHEMA_VERSION):
+    return checked_record(record, path, _history(Path(path)))
+
+
+def checked_record(record: Any, path: Path, history: bytes) -> dict[str, Any]:
+    """What was read in ``path`` without its checksum, networks by today's names; or ``KdlibError``.
+
+    Its hash must be that of its configuration, at this or an earlier revision.
+    """
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise KdlibError(f"{path} holds no record of a run; delete it and run again.")
+    if (found := record.get("schema_version")) not in (1, SCHEMA_VERSION):
         raise KdlibError(
-            f"{path} has schema version {found}; this kdlib reads 1 and {SCHEMA_VERSION}. "
+            f"{path} has schema version {shown(found)}; this kdlib reads 1 and {SCHEMA_VERSION}. "
             "Delete it and run again, or read it with the kdlib that wrote it."
         )
-    checksum = record.pop("checksum", None)
-    if found == SCHEMA_VERSION and checksum != _checksum(record, Path(path).parent):
+    own = {first: name for name, first in FIRST_NAMES.items()}
+    kept = {name: value for name, value in record.items() if name != "checksum"}
+    if found == SCHEMA_VERSION and record.get("checksum") != _checksum(kept, history):
         raise KdlibError(
             f"{path} is damaged, or the history.csv beside it is: their checksum differs. Delete "
             "both and run again, or put back a copy."
         )
-    if isinstance(record.get("config"), dict):
-        own = {first: name for name, first in FIRST_NAMES.items()}
-        record["config"] = _renamed(record["config"], own)
-    return record
+    kept["config"] = _renamed(kept["config"], own)
+    revision_found(kept, path)
+    return kept
+
+
+def revision_found(record: Mapping[str, Any], path: Path) -> int:
+    """The revision that a record's run had; a ``KdlibError`` if its hash is that of none."""
+    try:
+        config = RunConfig(**record["config"])
+    except (KdlibError, TypeError) as error:
+        advice = "Delete it and run again, or put back a copy."
+        raise KdlibError(f"{path}: its config cannot be read. {error} {advice}") from error
+    for revision in range(config.revision, 0, -1):
+        if record.get("config_hash") == config.hash_at(revision):
+            return revision
+    raise KdlibError(
+        f"{path}: its config_hash {shown(record.get('config_hash'))} is not that of its config, "
+        f"{config.config_hash}: one was changed. Delete it and run again, or put back a copy."
+    )
 
 
 def provenance(config: RunConfig, device: str, precision: str, fingerprint: str) -> dict[str, Any]:
@@ -285,12 +317,22 @@ def provenance(config: RunConfig, device: str, precision: str, fingerprint: str)
         "dirty": bool(dirty),
         "versions": {"python": platform.python_version(), **{n: version(n) for n in packages}},
         "device": device,
+        "processor": processor_name(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
         "precision": precision,
         "threads": torch.get_num_threads(),
         "seeds": {n: getattr(config, n) for n in ("data_seed", "init_seed", "teacher_seed")},
         "data_fingerprint": fingerprint,
         "utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def processor_name() -> str:
+    """The processor's model, as the system tells it."""
+    listed = Path("/proc/cpuinfo")
+    text = listed.read_text(encoding="utf-8") if listed.exists() else ""
+    named = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def data_of(config: RunConfig, split: str, data_root: Path | None) -> "ImageData":

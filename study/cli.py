@@ -106,7 +106,7 @@ def results(
         profile: only the runs of this profile.
         epochs: the profile's runs cut to so many epochs.
         images: and to so many training images.
-        publish: copy records and histories to this folder, where they are committed.
+        publish: seal records and histories in this folder, where they are committed.
         tune: choose each method's weight on this data set from dev-split records.
         readme: make the tables of this README, and of the pages beside it, anew.
     """

@@ -1,7 +1,6 @@
 """Writes a run's student to a file, checks it, and measures what the distillation was for."""
 
 import json
-import platform
 import shlex
 import sys
 import time
@@ -9,9 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import partial
-from glob import escape
 from hashlib import sha256
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -35,17 +32,25 @@ from kdlib.files import load_weights, write_atomic, write_json
 from kdlib.methods import parse_method
 from kdlib.models import create_model
 from kdlib.models.output import count_parameters, flops
-from kdlib.runs import RunConfig, data_of, earlier, provenance, read_record, run_directory
+from kdlib.runs import (
+    RunConfig,
+    data_of,
+    earlier,
+    processor_name,
+    provenance,
+    read_record,
+    run_directory,
+)  # fmt: skip
 from kdlib.tasks import TASKS
 from study.arguments import Count, Sizes
 from study.jobs import plain_job, students_job
-from study.records import validate_record
+from study.records import find_directory, record_of, validate_record
 from study.results import markdown_table, metric_name, number
+from study.sealed import is_sealed
 
 WEIGHTS = "weights.safetensors"
 FACTS = "kdlib"  # the name under which a file holds what it is: JSON
 STUDENT, TEACHER, PYTORCH = "student", "teacher", "PyTorch"
-MOST_SHOWN = 8  # runs that an error lists
 # By which a score may differ from its record's, which can be of bfloat16; or so many images.
 MOST_LOST, MOST_IMAGES = 0.01, 2
 TOLERANCE = 1e-4  # of a logit, in units of the largest (of 1 if that is less)
@@ -127,16 +132,16 @@ class Exported(NamedTuple):
 # Which runs there are, and what of them can be exported.
 def find_student(run: Path, root: Path) -> Trained:
     """The student of a finished run (its directory, id or how that begins); else says why not."""
-    directory = _find_directory(run, Path(root))
+    directory = find_directory(run, Path(root))
     path, weights = directory / "record.json", directory / WEIGHTS
-    if not path.exists():
+    if not is_sealed(directory.parent) and not path.exists():
         if not (directory / "config.json").exists():
             raise KdlibError(f"{directory} is not the directory of a run; give one, or a run's id.")
         raise KdlibError(
             f"{directory} is not finished: it has no record.json. Train it again with the same "
             "parameters; it goes on from its last epoch."
         )
-    record = read_record(path)
+    record = record_of(directory)
     validate_record(record, path.resolve())
     config = RunConfig(**record["config"])
     if config.task == "detection":
@@ -157,26 +162,6 @@ def find_student(run: Path, root: Path) -> Trained:
             f"python -m kdlib export {config.run_id}"
         )
     return Trained(config, weights, record)
-
-
-def _find_directory(run: Path, root: Path) -> Path:
-    if run.is_dir():
-        return run.resolve()
-    if not root.is_dir():
-        raise KdlibError(f"There is no run {run}, and no folder {root} to look for it in.")
-    files = ("config.json", "record.json")
-    runs = {path.parent.name for file in files for path in root.glob(f"*/{file}")}
-    if str(run) in runs:
-        return root / run
-    found = sorted(path.name for path in root.glob(f"{escape(str(run))}*") if path.name in runs)
-    if not found:
-        close = get_close_matches(str(run), runs, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise KdlibError(f"{root} has no run '{run}' among its {len(runs)}.{hint}")
-    if len(found) > 1:
-        shown = [*found[:MOST_SHOWN], *(["..."] if len(found) > MOST_SHOWN else [])]
-        raise KdlibError(f"{len(found)} runs begin with '{run}'; which?\n" + "\n".join(shown))
-    return root / found[0]
 
 
 def _training(config: RunConfig) -> str:
@@ -453,10 +438,7 @@ def machine_name(device: torch.device | None = None) -> str:
     """The GPU's name, or the processor's."""
     if device is not None and device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    processors = Path("/proc/cpuinfo")
-    lines = processors.read_text().splitlines() if processors.exists() else []
-    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())
+    return processor_name()
 
 
 @contextmanager

@@ -2,29 +2,24 @@
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache
 from importlib.resources import files
+from io import StringIO
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fastjsonschema
 import pandas as pd
 
 from kdlib.errors import KdlibError, quoted, shown
-from kdlib.files import write_atomic
 from kdlib.methods import STAGES
-from kdlib.runs import RunConfig, as_hashed, read_record
+from kdlib.runs import RunConfig, as_hashed, checked_record, read_record, revision_found
 from kdlib.tasks import TASKS
+from study import sealed
 from study.names import method_order
-
-PUBLISHED = (
-    "attention_maps.safetensors", "answers.safetensors", "analysis.json", "history.csv",
-    "record.json",
-)  # fmt: skip
-"""Files of a run that are committed; the record last, for it says that the run is finished."""
 
 
 @cache
@@ -60,37 +55,135 @@ def validate_record(record: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def find_records(*roots: Path) -> dict[Path, dict[str, Any]]:
-    """All records under ``roots``, by path, checked; of a run found twice, the earlier root's."""
-    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+MOST_SHOWN = 8  # runs that an error lists
+EARLIER = "their method or network has given other numbers since"
+
+
+class Run(NamedTuple):
+    """A finished run: the directory of its files, its record, and why it does not count, if so."""
+
+    directory: Path
+    record: dict[str, Any]
+    superseded: str = ""
+
+
+def find_runs(*roots: Path) -> dict[str, Run]:
+    """All runs of folders of runs or of sealed records, by id; of two, the earlier root's."""
+    found: dict[str, Run] = {}
     for root in map(Path, roots):
         if not root.is_dir():
             raise KdlibError(f"There is no folder {root}; give the folder that holds the runs.")
-        for path in sorted(root.glob("*/record.json")):
-            if path.parent.name not in found:
-                record = read_record(path)
-                validate_record(record, path)
-                found[path.parent.name] = path, record
-    return dict(found.values())
+        committed = sealed.is_sealed(root) or any(root.glob("*.jsonl"))
+        for run in _sealed_runs(root) if committed else _trained_runs(root):
+            found.setdefault(run.directory.name, run)
+    return found
+
+
+def _trained_runs(root: Path) -> Iterator[Run]:
+    for path in sorted(root.glob("*/record.json")):
+        yield _checked_run(path.parent, path, read_record(path))
+
+
+def _sealed_runs(root: Path) -> Iterator[Run]:
+    for path, entry in sealed.entries_of(root):
+        record = checked_record(entry["record"], path, entry["history"].encode())
+        run = _checked_run(root / path.name, path / "record.json", record)
+        yield run._replace(superseded=entry.get("superseded") or run.superseded)
+
+
+def _checked_run(directory: Path, path: Path, record: dict[str, Any]) -> Run:
+    validate_record(record, path)
+    now = RunConfig(**record["config"]).revision
+    return Run(directory, record, "" if revision_found(record, path) == now else EARLIER)
+
+
+def find_records(*roots: Path) -> dict[Path, dict[str, Any]]:
+    """The records under ``roots`` that count, checked, by the path that each has in a folder."""
+    runs = find_runs(*roots).values()
+    return {run.directory / "record.json": run.record for run in runs if not run.superseded}
+
+
+def superseded(*roots: Path) -> dict[str, list[str]]:
+    """Ids of the runs that no longer count, by the reason; they are in no table."""
+    reasons: dict[str, list[str]] = {}
+    for name, run in find_runs(*roots).items():
+        if run.superseded:
+            reasons.setdefault(run.superseded, []).append(name)
+    return reasons
+
+
+def find_directory(run: Path, root: Path) -> Path:
+    """The directory of a run, finished or not: a path, its id, or how its id begins in ``root``."""
+    if run.is_dir() or (sealed.is_sealed(run.parent) and run.name in sealed.run_ids(run.parent)):
+        return run.resolve()
+    if not root.is_dir():
+        raise KdlibError(f"There is no run {run}, and no folder {root} to look for it in.")
+    files = ("config.json", "record.json")
+    trained = {path.parent.name for file in files for path in root.glob(f"*/{file}")}
+    runs = sealed.run_ids(root) if sealed.is_sealed(root) else trained
+    if str(run) in runs:
+        return root / run
+    found = sorted(name for name in runs if name.startswith(str(run)))
+    if not found:
+        close = get_close_matches(str(run), runs, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise KdlibError(f"{root} has no run '{run}' among its {len(runs)}.{hint}")
+    if len(found) > 1:
+        shown = [*found[:MOST_SHOWN], *(["..."] if len(found) > MOST_SHOWN else [])]
+        raise KdlibError(f"{len(found)} runs begin with '{run}'; which?\n" + "\n".join(shown))
+    return root / found[0]
+
+
+def record_of(directory: Path) -> dict[str, Any]:
+    """The record of a run, by the ``directory`` that tables name, which may be a sealed one's."""
+    path = Path(directory) / "record.json"
+    if not sealed.is_sealed(path.parent.parent):
+        return read_record(path)
+    entry = sealed.entry_of(path.parent)
+    return checked_record(entry["record"], path, entry["history"].encode())
+
+
+def history_of(directory: Path) -> str:
+    """The text of a run's history, by the run's ``directory``."""
+    path = Path(directory) / "history.csv"
+    if sealed.is_sealed(path.parent.parent):
+        return sealed.entry_of(path.parent)["history"]
+    if not path.exists():
+        raise KdlibError(f"{path} is missing; publish the run again with its history.")
+    return path.read_text(encoding="utf-8")
 
 
 def publish(run_root: Path, record_root: Path, run_ids: Iterable[str] | None = None) -> list[Path]:
-    """Copy what is committed of finished runs (or of ``run_ids``); returns the records there.
+    """Seal finished runs (or those of ``run_ids``) where records are committed; their directories.
 
-    Where one is damaged, unfinished or without history, a KdlibError says so and none is copied.
+    Where one is damaged, unfinished or without history, a KdlibError says so and none is sealed.
     """
-    records = {path.parent.name: path.parent for path in find_records(run_root)}
-    chosen = sorted(records if run_ids is None else set(run_ids))
-    for name in chosen:
-        if name not in records:
-            raise KdlibError(f"'{name}' has no record in {run_root}: it is not finished.")
-        if not (records[name] / "history.csv").exists():
-            raise KdlibError(f"{records[name]} has no history.csv; delete it and run again.")
-    for source in [records[name] / file for name in chosen for file in PUBLISHED]:
-        if source.exists():
-            target = Path(record_root) / source.parent.name / source.name
-            write_atomic(target, partial(shutil.copyfile, source))
-    return [Path(record_root) / name / "record.json" for name in chosen]
+    if not sealed.is_sealed(record_root) and any(Path(record_root).glob("*/record.json")):
+        raise KdlibError(f"{record_root} is a folder of runs; choose another for sealed records.")
+    runs = find_runs(run_root)
+    chosen = sorted(runs if run_ids is None else set(run_ids))
+    if missing := [name for name in chosen if name not in runs]:
+        raise KdlibError(f"'{missing[0]}' has no record in {run_root}: it is not finished.")
+    sealed.seal(Path(record_root), [committed_part(runs[name].directory) for name in chosen])
+    return [Path(record_root) / name for name in chosen]
+
+
+def committed_part(directory: Path) -> tuple[sealed.Entry, list[Path]]:
+    """What is committed of a run: of its folder, all that an entry holds, and the tensors."""
+    if sealed.is_sealed(directory.parent):
+        entry = sealed.entry_of(directory)
+    else:
+        entry = {"run_id": directory.name, "history": history_of(directory)}
+        for name in ("record", "analysis"):
+            if (path := directory / f"{name}.json").exists():
+                entry[name] = json.loads(path.read_text(encoding="utf-8"))
+    return entry, [path for name in sealed.TENSORS if (path := directory / name).exists()]
+
+
+def supersede(root: Path, run_ids: Iterable[str], reason: str) -> None:
+    """Mark sealed runs: they stay, with the reason, and leave every table, claim and figure."""
+    entries = [committed_part(Path(root) / name) for name in run_ids]
+    sealed.seal(Path(root), [({**entry, "superseded": reason}, []) for entry, _ in entries])
 
 
 # The columns of the table, beside the fields of ``RunConfig``.
@@ -359,9 +452,7 @@ def load_histories(table: pd.DataFrame) -> pd.DataFrame:
     """The histories of the runs in ``table``: a row an epoch, with the run's identity."""
     histories = []
     for row in table.to_dict("records"):
-        path = Path(row["directory"]) / "history.csv"
-        if not path.exists():
-            raise KdlibError(f"{path} is missing; publish the run again with its history.")
         identity = {c: row[c] for c in ("run_id", "setting", "label", "data_seed", "init_seed")}
-        histories.append(pd.read_csv(path).assign(**identity))
+        rows = pd.read_csv(StringIO(history_of(row["directory"])))
+        histories.append(rows.assign(**identity))
     return pd.concat(histories, ignore_index=True)

@@ -16,7 +16,9 @@ from kdlib.errors import KdlibError
 from kdlib.files import load_tensors, save_tensors, write_text
 from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, MAPS_FILE
 from study.records import check_schema
+from study.sealed import checked_file, entry_of, is_sealed
 
+ADVICE = "Delete it, and analyse the run again."
 DIGITS = 6
 JPEG_QUALITY = 85
 
@@ -49,7 +51,7 @@ def save_maps(directory: Path, maps: AttentionMaps) -> None:
 
 def load_maps(directory: Path) -> AttentionMaps:
     """Read what :func:`save_maps` wrote; a KdlibError if it is missing or damaged."""
-    tensors, facts = load_tensors(Path(directory) / MAPS_FILE)
+    tensors, facts = load_tensors(checked_file(Path(directory) / MAPS_FILE))
     named = [tuple(facts[name]) for name in ("positions", "labels", "predicted")]
     return AttentionMaps(_from_jpegs(tensors), _numbered(tensors, "stage"), *named)
 
@@ -63,7 +65,7 @@ def save_answers(directory: Path, found: Answers) -> None:
 
 def load_answers(directory: Path) -> Answers:
     """Read what :func:`save_answers` wrote; a KdlibError if it is missing or damaged."""
-    tensors, facts = load_tensors(Path(directory) / ANSWERS_FILE)
+    tensors, facts = load_tensors(checked_file(Path(directory) / ANSWERS_FILE))
     labels, answers = (tensors[name].long() for name in ("labels", "answers"))
     return Answers(labels, answers, tuple(facts["classes"]), _from_jpegs(tensors))
 
@@ -103,20 +105,30 @@ def write_analysis(directory: Path, analysis: Mapping[str, Any]) -> Path:
 
 def read_analysis(path: Path) -> dict[str, Any]:
     """Read an analysis; a KdlibError if it is missing, damaged, or that of another run."""
-    advice = "Delete it, and analyse the run again."
     try:
-        analysis = json.loads(path.read_text(encoding="utf-8"))
+        if is_sealed(path.parent.parent):
+            analysis = entry_of(path.parent)["analysis"]
+        else:
+            analysis = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(analysis, allow_nan=False)
     except (OSError, ValueError, RecursionError) as error:
-        raise KdlibError(f"{path} is not a readable analysis ({error}). {advice}") from error
-    check_schema(analysis, path, "study.analyses", "analysis.schema.json", advice)
-    if analysis["run_id"] != path.parent.name:
-        raise KdlibError(f"{path} is the analysis of '{analysis['run_id']}'. {advice}")
+        raise KdlibError(f"{path} is not a readable analysis ({error}). {ADVICE}") from error
+    check_schema(analysis, path, "study.analyses", "analysis.schema.json", ADVICE)
+    name, digits = analysis["run_id"], analysis["config_hash"][:10]
+    if name != path.parent.name or not name.endswith(digits):
+        raise KdlibError(f"{path} is the analysis of '{name}' with hash {digits}. {ADVICE}")
     return analysis
+
+
+def has_file(directory: Path, name: str) -> bool:
+    """Whether a run has a file of its analysis; the numbers of a sealed run are in its line."""
+    if name == ANALYSIS_FILE and is_sealed(Path(directory).parent):
+        return "analysis" in entry_of(Path(directory))
+    return (Path(directory) / name).exists()
 
 
 def analyses_of(runs: pd.DataFrame) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Row and analysis of each of ``runs`` (of ``load_records``) that has one."""
     for row in runs.to_dict("records"):
-        path = Path(row["directory"]) / ANALYSIS_FILE
-        if path.exists():
-            yield row, read_analysis(path)
+        if has_file(row["directory"], ANALYSIS_FILE):
+            yield row, read_analysis(Path(row["directory"]) / ANALYSIS_FILE)

@@ -1,7 +1,6 @@
 """What the mean accuracy does not say: who learns which images and classes, and how surely."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,13 +8,13 @@ from matplotlib.figure import Figure
 
 from kdlib.data.fashion import OUTFITS
 from kdlib.data.scenes import SCENE_CLASSES
-from kdlib.runs import read_record
 from study.analyses import ANSWERS_FILE
 from study.analyses.files import load_answers
 from study.figures import style, tables
 from study.figures.pictures import as_picture
 from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
 from study.names import NEUTRAL, difference_name, look, name_of
+from study.records import record_of
 from study.statistics import comparison_of
 
 ANSWERS_OF = ("teacher", "student", "kd", "at", "dct", "dct+kd")
@@ -104,7 +103,7 @@ def _per_class(runs: pd.DataFrame) -> pd.DataFrame:
     """Accuracies: a row a seed, a column a class."""
     found = {}
     for row in runs.to_dict("records"):
-        shares = read_record(Path(row["directory"]) / "record.json")["results"]["per_class"]
+        shares = record_of(row["directory"])["results"]["per_class"]
         named = zip(class_names(row["dataset"], len(shares)), shares, strict=True)
         found[row["data_seed"], row["init_seed"]] = dict(named)
     return pd.DataFrame.from_dict(found, orient="index", dtype=float)

@@ -9,7 +9,7 @@ import pandas as pd
 from kdlib.errors import KdlibError
 from study.analyses import ANALYSIS_FILE
 from study.analyses import KEY_METHODS as ANALYSED
-from study.analyses.files import analyses_of
+from study.analyses.files import analyses_of, has_file
 from study.records import student_settings, teacher_runs
 from study.statistics import paired_comparison, t_interval
 
@@ -45,8 +45,8 @@ def with_teacher_label(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFr
 
 
 def having(file: str, runs: pd.DataFrame) -> pd.DataFrame:
-    """Those of the runs in whose directory a file lies."""
-    kept = runs["directory"].map(lambda directory: (Path(directory) / file).exists())
+    """Those of the runs that have a file of their analysis."""
+    kept = runs["directory"].map(lambda directory: has_file(directory, file))
     return runs[kept.astype(bool)]
 
 

@@ -144,13 +144,14 @@ def test_runs_are_analysed_once_and_published_and_again_if_damaged(root, tmp_pat
         right = (answers.answers == answers.labels).float().mean().item()
         assert right == pytest.approx(top1, abs=1e-6)
         assert len(answers.images) == (len(answers.labels) if method == "student" else 0)
-    publish(root, tmp_path)
-    copies = tmp_path / path.parent.name
-    for name in (ANALYSIS_FILE, MAPS_FILE, ANSWERS_FILE):
+    publish(root, tmp_path / "committed")
+    copies = tmp_path / "committed" / path.parent.name
+    assert read_analysis(copies / ANALYSIS_FILE) == read_analysis(path)
+    for name in (MAPS_FILE, ANSWERS_FILE):
         assert (copies / name).read_bytes() == (path.parent / name).read_bytes()
     assert not (copies / "weights.safetensors").exists()
     with pytest.raises(KdlibError, match=r"weights\.safetensors.*trained in"):
-        analyse(tmp_path)
+        analyse(tmp_path / "committed")
     first = path.read_text().split('"provenance"')[0]
     path.write_text("{")
     assert analyse(root, methods=["dct"]) == [path]

@@ -1,17 +1,28 @@
 """Records on disk: found, checked, published; the table of runs; which runs a reader is given."""
 
 import json
+import random
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import edit_record, synthetic_record, write_detectors, write_grid, write_run
+from synthetic import (
+    edit_record,
+    synthetic_record,
+    write_analyses,
+    write_detectors,
+    write_grid,
+    write_run,
+)  # fmt: skip
 
 from kdlib import KdlibError, RunConfig
-from study import records
+from kdlib.methods import METHODS as METHODS_OF
+from study import records, sealed
+from study.analyses.files import analyses_of, load_maps
 
+COMMITTED = Path(__file__).parents[2] / "records"
 METHODS = ("student", "at", "dct")
 DCT = RunConfig(method="dct")
 BOXES = RunConfig(task="detection", student="scenes_ssd", crop_size=24, method="loc")
@@ -183,18 +194,21 @@ def test_a_schema_asks_nothing_that_its_validator_does_not_know():
         assert not re.findall(r'"\$ref": "[^"]*",|, "\$ref"', text)  # beside which nothing counts
 
 
-def test_finished_runs_are_published_and_damaged_or_double_ones_refused(tmp_path):
+def test_finished_runs_are_sealed_and_damaged_or_double_ones_refused(tmp_path):
     runs, committed = tmp_path / "runs", tmp_path / "committed"
     run = write_run(runs, DCT)
     (run / "weights.safetensors").write_bytes(b"large")
     (runs / "unfinished").mkdir()
     assert len(records.find_records(runs)) == 1
-    (path,) = records.publish(runs, committed)
-    assert sorted(p.name for p in path.parent.iterdir()) == ["history.csv", "record.json"]
-    assert path.read_text() == (run / "record.json").read_text()
-    assert len(records.load_records(runs, committed)) == 1  # one run, twice there
+    records.publish(runs, committed)
+    assert {path.name for path in committed.iterdir()} == {".lock", "SHA256SUMS", FILE}
+    (found, ours), again = (records.load_records(root) for root in (committed, runs)), committed
+    assert found.drop(columns="directory").equals(ours.drop(columns="directory"))
+    assert len(records.load_records(runs, again)) == 1  # one run, twice there
     with pytest.raises(KdlibError, match="is not finished"):
         records.publish(runs, committed, [replace(DCT, epochs=99).run_id])
+    with pytest.raises(KdlibError, match="folder of runs"):
+        records.publish(committed, runs)
     damaged = edit_record(write_run(runs, RunConfig(method="at")), cost=None)
     with pytest.raises(KdlibError, match="cost"):  # then none is published
         records.publish(runs, tmp_path / "others")
@@ -210,3 +224,142 @@ def test_finished_runs_are_published_and_damaged_or_double_ones_refused(tmp_path
         (runs / name / "record.json").write_text(json.dumps({**record, "run_id": name}))
     with pytest.raises(KdlibError, match="two results of one run"):
         records.load_records(runs)
+
+
+FILE = "scenes-classification.jsonl"
+
+
+@pytest.fixture
+def committed(tmp_path):
+    """Sealed runs with their analyses; one of detectors beside them."""
+    write_analyses(write_grid(tmp_path / "runs", METHODS))
+    write_run(tmp_path / "runs", BOXES)
+    records.publish(tmp_path / "runs", tmp_path / "committed")
+    return tmp_path / "committed"
+
+
+def everything(root):
+    """All that can be read of a folder, as text."""
+    sealed.check_sealed(root)
+    table = records.load_records(root, task=None)
+    analyses = [(row["run_id"], found) for row, found in analyses_of(table)]
+    return f"{table.to_csv()}{records.load_histories(table).to_csv()}{analyses}"
+
+
+def test_sealed_records_say_what_the_runs_say_a_line_each_in_order(committed):
+    runs = committed.with_name("runs")
+    table, theirs = (records.load_records(root, task=None) for root in (committed, runs))
+    assert table.drop(columns="directory").equals(theirs.drop(columns="directory"))
+    assert records.load_histories(table).equals(records.load_histories(theirs))
+    for (_, found), (row, ours) in zip(analyses_of(table), analyses_of(theirs), strict=True):
+        assert found == ours
+        if row["init_seed"] == 0:
+            maps = (load_maps(root / row["run_id"]) for root in (committed, runs))
+            assert str(next(maps)) == str(next(maps))
+    lines = (committed / FILE).read_text().splitlines()
+    assert len(lines) == 10 and lines == sorted(lines)
+    before = {path: path.read_bytes() for path in committed.rglob("[!.]*") if path.is_file()}
+    records.publish(committed, committed)  # as it is: nothing changes
+    assert before == {
+        path: path.read_bytes() for path in committed.rglob("[!.]*") if path.is_file()
+    }
+
+
+def test_a_bit_that_turned_anywhere_is_refused_with_file_and_run(committed):
+    whole, stream = everything(committed), random.Random(0)
+    for path in sorted(path for path in committed.rglob("[!.]*") if path.is_file()):
+        content = path.read_bytes()
+        for _ in range(8):
+            place, damaged = stream.randrange(8 * len(content)), bytearray(content)
+            damaged[place // 8] ^= 1 << place % 8
+            path.write_bytes(damaged)
+            with pytest.raises(KdlibError) as error:
+                everything(committed)
+            line = content[: place // 8].count(b"\n")
+            run = content.split(b"\n")[line].partition(b'"run_id":"')[2].partition(b'"')[0].decode()
+            on_name = place // 8 - content[: place // 8].rfind(b"\n") < 200
+            assert path.name == "SHA256SUMS" or path.name in str(error.value)
+            assert path.suffix != ".jsonl" or on_name or run in str(error.value)
+        path.unlink()
+        with pytest.raises(KdlibError, match=r"missing|is not in|There is no"):
+            everything(committed)
+        path.write_bytes(content)
+    (committed / "more-classification.jsonl").write_text("")
+    with pytest.raises(KdlibError, match="more-classification.jsonl is not what SHA256SUMS"):
+        records.find_records(committed)
+    (committed / "more-classification.jsonl").unlink()
+    assert everything(committed) == whole
+
+
+def test_a_record_is_replaced_with_what_was_measured_of_it_and_a_killed_publication_goes_on(
+    committed, monkeypatch
+):
+    runs, name = committed.with_name("runs"), replace(DCT, data_seed=0, init_seed=0).run_id
+    table = records.load_records(committed)
+    (runs / name / "analysis.json").unlink()
+    records.publish(runs, committed, [name])
+    assert "analysis" in sealed.entry_of(committed / name), "of the same results"
+    (runs / name / "attention_maps.safetensors").unlink()
+    write_run(runs, replace(DCT, data_seed=0, init_seed=0), 0.5)
+    monkeypatch.setattr(sealed, "_files", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        records.publish(runs, committed, [name])
+    monkeypatch.undo()
+    with pytest.raises(KdlibError, match="is not what SHA256SUMS says"):
+        records.find_records(committed)
+    records.publish(runs, committed, [name])
+    sealed.check_sealed(committed)
+    assert "analysis" not in sealed.entry_of(committed / name)
+    assert [path.name for path in (committed / name).iterdir()] == ["answers.safetensors"]
+    again = records.load_records(committed)
+    assert (again["top1"] != table["top1"]).sum() == 1 and 0.5 in again["top1"].tolist()
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_superseded_records_leave_all_tables_and_stay_with_the_reason(committed, monkeypatch):
+    runs, marked = committed.with_name("runs"), replace(DCT, data_seed=1, init_seed=1).run_id
+    records.supersede(committed, [marked], "a defect")
+    for _ in range(2):
+        assert records.superseded(committed) == {"a defect": [marked]}
+        assert marked not in set(records.load_records(committed)["run_id"])
+        assert "analysis" in sealed.entry_of(committed / marked)
+        records.publish(runs, committed)  # as it was: it does not come back
+    write_run(runs, replace(DCT, data_seed=1, init_seed=1), 0.5)
+    records.publish(runs, committed, [marked])
+    assert records.superseded(committed) == {}, "made again"
+    # A method whose numbers have changed: its runs of before, wherever they lie.
+    monkeypatch.setitem(METHODS_OF, "dct", replace(METHODS_OF["dct"], revision=2))
+    for root in (committed, runs):
+        ((_, found),) = records.superseded(root).items()
+        assert len(found) == 3 and all("-dct-" in name for name in found)
+        assert set(records.load_records(root)["method"]) == {"student", "at"}
+    again = write_run(runs, replace(DCT))
+    assert DCT.run_id != again.name
+    records.publish(runs, committed, [again.name])
+    assert records.load_records(committed)["method"].tolist().count("dct") == 1
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"epochs": 3}, "config_hash .* is not that of its config"),
+    ({"epoch": 3}, "Unknown run parameter 'epoch'"), ({"epochs": "x"}, "epochs is 'x'"),
+])  # fmt: skip
+def test_a_config_that_is_not_that_of_the_hash_is_refused_with_the_run(change, says, committed):
+    runs = committed.with_name("runs")
+    config = json.loads((runs / DCT.run_id / "record.json").read_text())["config"]
+    edit_record(runs / DCT.run_id, schema_version=1, config={**config, **change})
+    entry = sealed.entry_of(committed / DCT.run_id)
+    entry["record"]["config"] |= change
+    entry["record"]["schema_version"] = 1
+    sealed.seal(committed, [(entry, [])])
+    for root in (runs, committed):
+        with pytest.raises(KdlibError, match=rf"{DCT.run_id}.*{says}"):
+            records.find_records(root)
+
+
+def test_the_committed_records_are_as_sealed_and_say_what_does_not_count():
+    sealed.check_sealed(COMMITTED)
+    runs = records.find_runs(COMMITTED)
+    assert len(runs) > 700 and sum(map(len, records.superseded(COMMITTED).values())) < len(runs)
