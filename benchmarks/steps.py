@@ -22,6 +22,7 @@ from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher, TeacherOutput
 from kdlib.errors import KdlibError
 from kdlib.losses.dct import dct_matrix, frequency_mask
+from kdlib.losses.review import ReviewLoss
 from kdlib.models import create_model
 from kdlib.models.output import Output
 from kdlib.runs import RunConfig
@@ -64,7 +65,9 @@ class CompiledLearner(nn.Module):
     def forward(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
         """As :meth:`kdlib.distill.Learner.forward`."""
         if isinstance(teacher, TeacherOutput):  # whose lazy maps would break the graph in two
-            teacher = Output(teacher.logits, teacher.stages, teacher.embedding)
+            review = isinstance(self.parts.distiller.method_loss, ReviewLoss)
+            stages = teacher.before if review else teacher.stages
+            teacher = Output(teacher.logits, stages, teacher.embedding)
         return self._compiled(len(batch.labels), batch, teacher, progress)
 
 
@@ -77,8 +80,9 @@ class CompiledTeacher(FrozenTeacher):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutput:
-        """As :meth:`FrozenTeacher.forward`."""
-        return TeacherOutput(*self._compiled(len(images), images))
+        """As :meth:`FrozenTeacher.forward`, which is asked for what a ReLU is given."""
+        answer = self._compiled(len(images), images)
+        return TeacherOutput(*answer, lambda: FrozenTeacher.forward(self, images).before)
 
 
 def folded(teacher: FrozenTeacher) -> FrozenTeacher:

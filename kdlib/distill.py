@@ -1,6 +1,7 @@
 """One step of distillation: a frozen teacher, a student, and named, weighted loss terms."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import cached_property, partial
 from inspect import signature
 from pkgutil import resolve_name
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from kdlib.errors import KdlibError, checked_values, shown
 from kdlib.losses.attention import attention_map
@@ -20,20 +22,43 @@ if TYPE_CHECKING:
     from kdlib.models.output import NetworkPair
     from kdlib.runs import RunConfig
 
+Stages = tuple[Tensor, ...]
+RELUS = ("relu", "relu_", "relu6", "hardtanh")  # names of functions and methods of torch
 Loss = Callable[..., Tensor]  # (student, teacher, batch) -> (B,); a module if it has weights
 
 
 class TeacherOutput:
     """A teacher's output, cut off from its graph: no loss can send a gradient to a teacher."""
 
-    def __init__(self, logits: Tensor, stages: tuple[Tensor, ...], embedding: Tensor) -> None:
+    def __init__(
+        self, logits: Tensor, stages: Stages, embedding: Tensor, before: Callable[[], Any] = tuple
+    ) -> None:
         self.logits, self.embedding = logits.detach(), embedding.detach()
-        self.stages = tuple(stage.detach() for stage in stages)
+        self.stages, self._before = tuple(stage.detach() for stage in stages), before
 
     @cached_property
-    def maps(self) -> tuple[Tensor, ...]:
+    def maps(self) -> Stages:
         """Attention map (B, H, W) of each stage, computed once for all students of a step."""
         return tuple(attention_map(stage) for stage in self.stages)
+
+    @cached_property
+    def before(self) -> Stages:
+        """What the last ReLU of each stage is given; the stages, if they are all that is known."""
+        return self._before() or self.stages
+
+
+class BeforeRelu(TorchFunctionMode):
+    """While it lasts, what a ReLU returns has what it was given as its attribute ``before``."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), named: Any = None
+    ) -> Any:
+        if getattr(function, "__name__", "") not in RELUS:
+            return function(*args, **named or {})
+        before = args[0].clone()  # of what may be changed in its place
+        made = function(*args, **named or {})
+        made.before = before
+        return made
 
 
 class FrozenTeacher(nn.Module):
@@ -42,6 +67,7 @@ class FrozenTeacher(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
+        self.watched = False
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
         """Stay in eval mode."""
@@ -50,11 +76,20 @@ class FrozenTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutput:
         """The teacher's output for normalised images (B, 3, H, W), without a graph."""
-        answer = self.network(images)
+        with BeforeRelu() if self.watched else nullcontext():
+            answer = self.network(images)
         if not isinstance(answer, tuple):
             made = f"The teacher returns a {type(answer).__name__}, not an Output"
             raise KdlibError(f"{made}: register_model and create_model make it return one.")
-        return TeacherOutput(*answer)
+        logits, stages, embedding = answer
+        return TeacherOutput(logits, stages, embedding, partial(self._before, images, stages))
+
+    def _before(self, images: Tensor, stages: Stages) -> Stages:
+        """What these stages' last ReLUs were given; before anyone asks, nobody watches these."""
+        if not self.watched:
+            self.watched = True
+            return self(images).before
+        return tuple(getattr(stage, "before", stage) for stage in stages)
 
     def teach(self, batch: "Batch") -> TeacherOutput:
         """The teacher's output for a batch."""

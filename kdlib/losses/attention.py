@@ -207,6 +207,16 @@ def paired_maps(student: Features, teacher: Features) -> list[tuple[Tensor, Tens
     return [(mine, theirs.detach()) for mine, theirs in pairs]
 
 
+def pooled_maps(student: Features, teacher: Features) -> list[tuple[Tensor, Tensor]]:
+    """As :func:`paired_maps`; where sizes differ, of the larger features pooled to the smaller."""
+    pairs = paired_maps(student, teacher)
+    for index, both in enumerate(aligned(stages_of(student), stages_of(teacher))):
+        if both[0].shape[-2:] != both[1].shape[-2:]:
+            mine, theirs = pool_to_common_size(*map(working_precision, both))
+            pairs[index] = attention_map(mine), attention_map(theirs).detach()
+    return pairs
+
+
 class LevelBalance(nn.Module):
     """Weighted sum over stages ("levels") of per-image terms.
 
@@ -262,6 +272,8 @@ class MapLoss(nn.Module):
     ``reduction`` is ``mean`` (of the batch) or ``none``; ``level_weights``: :class:`LevelBalance`.
     """
 
+    pairs = staticmethod(paired_maps)
+
     def __init__(
         self, distance: Distance, reduction: str = "mean", level_weights: Levels = "equal_weight"
     ) -> None:
@@ -273,7 +285,7 @@ class MapLoss(nn.Module):
 
     def forward(self, student: Features, teacher: Features, batch: object = None) -> Tensor:
         """A scalar, or (B,), of feature maps (B, C, H, W), one per stage, fine to coarse."""
-        per_image = self.balance([self.distance(*pair) for pair in paired_maps(student, teacher)])
+        per_image = self.balance([self.distance(*pair) for pair in self.pairs(student, teacher)])
         return per_image.mean() if self.reduction == "mean" else per_image
 
 
@@ -293,9 +305,12 @@ def at_loss_per_image(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 class ATLoss(MapLoss):
     """Attention transfer, :func:`at_loss_per_image` summed over stages; its usual weight is 1000.
 
-    Plain AT grows with the inverse square of a map's pixel count, so its last stage outweighs the
-    others; ``level_weights="equal_scale"`` balances them.
+    Where sizes differ, the larger features are pooled before their map is made, as released. Plain
+    AT grows with the inverse square of a map's pixel count, so its last stage outweighs the others;
+    ``level_weights="equal_scale"`` balances them.
     """
+
+    pairs = staticmethod(pooled_maps)
 
     def __init__(self, reduction: str = "mean", *, level_weights: Levels = "equal_weight") -> None:
         super().__init__(at_loss_per_image, reduction, level_weights)
@@ -303,5 +318,5 @@ class ATLoss(MapLoss):
 
 def at_loss(student: Features, teacher: Features) -> Tensor:
     """:class:`ATLoss` as a function: lists of feature maps (B, C, H, W) -> scalar."""
-    pairs = paired_maps(student, teacher)
+    pairs = pooled_maps(student, teacher)
     return torch.stack([at_loss_per_image(*pair) for pair in pairs]).sum(dim=0).mean()

@@ -22,16 +22,32 @@ def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
     return (mine - theirs).square().flatten(1).mean(dim=1)
 
 
-class HintLoss(nn.Module):
-    """FitNets: squared difference of the (later) middle stage, behind a 1 x 1 convolution.
+def regressor(student: tuple[int, int, int], teacher: tuple[int, int, int]) -> nn.Sequential:
+    """Convolution, batch norm, ReLU, from a stage (C, H, W) to another's channels and size.
 
-    Learned with the task, as in later benchmarks; Romero 2015 (arXiv 1412.6550) fits it first.
+    1 x 1; 3 x 3 of stride 2 to half the size; transposed, 4 x 4 of stride 2, to twice the size.
+    """
+    (inputs, *mine), (outputs, *theirs) = student, teacher
+    if mine != theirs and [-(-side // 2) for side in mine] == theirs:
+        return conv_norm(inputs, outputs, 3, 2, bias=True)
+    layers = conv_norm(inputs, outputs, 1, bias=True)
+    if [2 * side for side in mine] == theirs:
+        layers[0] = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1)
+    return layers
+
+
+class HintLoss(nn.Module):
+    """FitNets: squared difference of the (later) middle stage, behind a :func:`regressor`.
+
+    As released with Tian 2020 (arXiv 1910.10699): learned with the task, where Romero 2015 (arXiv
+    1412.6550, Eq. 3) fits it first. Sizes that differ by another factor than 2 are pooled.
     """
 
     def __init__(self, pair: NetworkPair) -> None:
         super().__init__()
-        self.middle = len(pair.channels) // 2
-        self.regressor = nn.Conv2d(*pair.channels[self.middle], kernel_size=1)
+        stages = aligned(pair.student.stages, pair.teacher.stages)
+        self.middle = len(stages) // 2
+        self.regressor = regressor(*stages[self.middle])
 
     def forward(self, student: Output, teacher: Output, batch: object) -> Tensor:
         """(B,), unweighted."""
@@ -43,8 +59,7 @@ FIRST_VARIANCE, SMALLEST_VARIANCE = 5.0, 1e-5
 
 
 def gaussian_nll(mean: Tensor, variance: Tensor, teacher: Tensor) -> Tensor:
-    """``mean (log var_c + (t - mu)^2 / var_c) / 2``: (B, C, H, W), (C,), (B, C, H', W') -> (B,)."""
-    mean, teacher = pool_to_common_size(working_precision(mean), working_precision(teacher))
+    """``mean (log var_c + (t - mu)^2 / var_c) / 2``: (B, C, H, W), (C,), (B, C, H, W) -> (B,)."""
     variance = variance.view(1, -1, 1, 1)
     terms = variance.log() + (teacher - mean).square() / variance
     return 0.5 * terms.flatten(1).mean(dim=1)
@@ -55,19 +70,26 @@ class Predictor(nn.Module):
 
     def __init__(self, student: int, teacher: int) -> None:
         super().__init__()
-        first, second, third = (nn.Conv2d(c, teacher, 1) for c in (student, teacher, teacher))
+        widths = student, teacher, teacher
+        first, second, third = (nn.Conv2d(width, teacher, 1, bias=False) for width in widths)
         self.mean = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
         raw = math.log(math.expm1(FIRST_VARIANCE - SMALLEST_VARIANCE))
         self.raw_variance = nn.Parameter(torch.full((teacher,), raw))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Negative log-likelihood (B,) of the teacher's features given the student's."""
-        variance = functional.softplus(self.raw_variance.float()) + SMALLEST_VARIANCE
-        return gaussian_nll(self.mean(for_layer(self.mean, student)), variance, teacher)
+        mine, theirs = pool_to_common_size(working_precision(student), working_precision(teacher))
+        mean = working_precision(self.mean(for_layer(self.mean, mine)))
+        variance = functional.softplus(working_precision(self.raw_variance)) + SMALLEST_VARIANCE
+        return gaussian_nll(mean, variance, theirs)
 
 
 class VariationalLoss(nn.Module):
-    """VID (Ahn 2019, arXiv 1904.05835): the stages' negative log-likelihood, summed, per image."""
+    """VID (Ahn 2019, arXiv 1904.05835, Eq. 6): negative log-likelihoods of stages, summed.
+
+    As released with Tian 2020: without the constant of the density; the larger features are pooled
+    before the convolutions, which have no biases.
+    """
 
     def __init__(self, pair: NetworkPair) -> None:
         super().__init__()
@@ -80,45 +102,57 @@ class VariationalLoss(nn.Module):
 
 
 class Embedding(nn.Module):
-    """An image's similarities to its batch, zeros up to ``batch_size``, on the unit sphere."""
+    """An image's inner products with its batch, zeros up to ``batch_size``, on the unit sphere."""
 
     def __init__(self, batch_size: int) -> None:
         super().__init__()
-        self.batch_size = batch_size
-        widen, narrow = nn.Linear(batch_size, 2 * batch_size), nn.Linear(2 * batch_size, batch_size)
+        self.batch_size, width = batch_size, max(1, batch_size // 4)
+        widen, narrow = nn.Linear(batch_size, 2 * width), nn.Linear(2 * width, width)
         self.layers = nn.Sequential(widen, nn.ReLU(), narrow)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, batch_size)."""
-        flat = functional.normalize(working_precision(features).flatten(1), dim=1)
+        """(B, C, H, W) -> (B, a quarter of ``batch_size``)."""
+        flat = working_precision(features).flatten(1)
         with torch.autocast(flat.device.type, enabled=False):
-            similarities = functional.pad(flat @ flat.T, (0, self.batch_size - len(flat)))
-        embedded = self.layers(for_layer(self.layers, similarities))
+            products = functional.pad(flat @ flat.T, (0, self.batch_size - len(flat)))
+        embedded = self.layers(for_layer(self.layers, products))
         return functional.normalize(working_precision(embedded), dim=1)
 
 
+def projection(inputs: int, outputs: int) -> nn.Sequential:
+    """1 x 1, 3 x 3 and 1 x 1 convolutions, the middle twice as wide as the ``outputs``."""
+    middle = 2 * outputs
+    last = nn.Conv2d(middle, outputs, 1, bias=False)
+    return nn.Sequential(*conv_norm(inputs, middle, 1), *conv_norm(middle, middle), last)
+
+
 class SemanticLoss(nn.Module):
-    """SemCKD (Chen 2021, arXiv 2012.03236): stages' squared differences, by learned attention."""
+    """SemCKD (Chen 2021, arXiv 2012.03236, Eq. 8): stages' squared differences, by attention.
+
+    As released: similarities in a batch are inner products, not cosines.
+    """
 
     def __init__(self, pair: NetworkPair) -> None:
         super().__init__()
         mine, theirs = pair.student.stages, pair.teacher.stages
         self.queries = nn.ModuleList(Embedding(pair.batch_size) for _ in mine)
         self.keys = nn.ModuleList(Embedding(pair.batch_size) for _ in theirs)
-        self.projections = nn.ModuleList(  # whose middle is narrow by a choice of this project
-            nn.Sequential(*conv_norm(c, c, 1), *conv_norm(c, c), nn.Conv2d(c, other[0], 1))
-            for (c, *_), other in product(mine, theirs)
-        )
+        pairs = product(mine, theirs)
+        self.projections = nn.ModuleList(projection(one[0], other[0]) for one, other in pairs)
 
-    def forward(self, student: Output, teacher: Output, batch: object) -> Tensor:
-        """(B,), unweighted: the mean over the student's stages."""
+    def shares(self, student: Output, teacher: Output) -> Tensor:
+        """Attention of each of the student's stages to the teacher's: (B, S, S'), sums of 1."""
         queries, keys = (
             torch.stack([embed(stage) for embed, stage in zip(layers, stages, strict=True)], dim=1)
             for layers, stages in ((self.queries, student.stages), (self.keys, teacher.stages))
         )
-        shares = functional.softmax(queries @ keys.transpose(1, 2), dim=2)  # (B, S, S')
+        return functional.softmax(queries @ keys.transpose(1, 2), dim=2)
+
+    def forward(self, student: Output, teacher: Output, batch: object) -> Tensor:
+        """(B,), unweighted: the mean over the student's stages."""
         pairs, distances = product(student.stages, teacher.stages), []
         for layers, pair in zip(self.projections, pairs, strict=True):
             mine, theirs = pool_to_common_size(*pair)  # before the projection, which costs less
             distances.append(feature_mse(layers(for_layer(layers, mine)), theirs))
-        return (shares.flatten(1) * torch.stack(distances, dim=1)).sum(dim=1) / len(student.stages)
+        shares = self.shares(student, teacher).flatten(1)
+        return (shares * torch.stack(distances, dim=1)).sum(dim=1) / len(student.stages)

@@ -102,17 +102,20 @@ def _decoupled(logits: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def standardised_kd_per_image(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
-    """KD of z-scored logits: (B, K) twice -> (B,). Source: Sun 2024, arXiv 2403.01427."""
+    """KD of z-scored logits: (B, K) twice -> (B,). Source: Sun 2024, arXiv 2403.01427, Eq. 9."""
     return kd_per_image(standardised(student), standardised(teacher), temperature)
 
 
 def standardised(logits: Tensor) -> Tensor:
-    """Z-score of each image's logits (B, K) over its classes; zero where they are all equal."""
+    """Z-score of each image's logits (B, K) over its classes; zero where they are all equal.
+
+    The deviation is the unbiased one, of K - 1, plus 1e-7, as released.
+    """
     values = working_precision(logits)
     centred = values - values.mean(dim=1, keepdim=True)
-    variance = centred.square().mean(dim=1, keepdim=True)
+    variance = centred.square().sum(dim=1, keepdim=True) / (values.shape[1] - 1)
     varies = variance > 0  # the root of 0 has an infinite gradient; equal logits get none
-    return divide(centred, variance.where(varies, 1).sqrt().where(varies, 0))
+    return divide(centred, variance.where(varies, 1).sqrt().where(varies, 0) + 1e-7, 1e-7)
 
 
 def counted_pixels(labels: Tensor) -> Tensor | None:

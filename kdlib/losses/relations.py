@@ -11,7 +11,8 @@ from kdlib.losses.attention import Features, check_batches, mean_of, working_pre
 def pkt_per_image(student: Tensor, teacher: Tensor) -> Tensor:
     """``mean_j p_t(j|i) log(p_t(j|i) / p_s(j|i))``: embeddings (B, D), (B, D') -> (B,).
 
-    The usual weight of 30000 is that of a mean, not of the sum in Passalis 2018, arXiv 1803.10837.
+    Passalis 2018, arXiv 1803.10837, with a mean for its sum, as released: to that belongs the usual
+    weight of 30000. The release counts an image among its own neighbours.
     """
     check_batches(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
@@ -21,11 +22,11 @@ def pkt_per_image(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def neighbour_probabilities(embedding: Tensor) -> Tensor:
-    """The cosine kernel (1 + cos) / 2 over its rows' sums: (B, D) -> (B, B), diagonal 0."""
-    directions = functional.normalize(working_precision(embedding), dim=1)
+    """The cosine kernel (1 + cos) / 2 over its rows' sums: (B, D) -> (B, B)."""
+    values = working_precision(embedding)
+    directions = values / (torch.linalg.vector_norm(values, dim=1, keepdim=True) + 1e-7)
     kernel = (1 + directions @ directions.T).clamp_min(0) / 2
-    others = kernel.masked_fill(torch.eye(len(kernel), dtype=torch.bool, device=kernel.device), 0)
-    return others / others.sum(dim=1, keepdim=True).clamp_min(1e-7)
+    return kernel / kernel.sum(dim=1, keepdim=True)
 
 
 def rkd_per_image(

@@ -1,4 +1,4 @@
-"""Knowledge review, ReviewKD (Chen 2021, arXiv 2104.09044), and FAM-KD's frequency attention."""
+"""Stages fused from deep to fine: ReviewKD (Chen 2021), and FAM-KD's frequency attention."""
 
 from collections.abc import Callable
 
@@ -6,26 +6,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdlib.losses.attention import aligned, for_layer, pool_to_common_size, working_precision
+from kdlib.losses.attention import aligned, for_layer, working_precision
+from kdlib.losses.hints import feature_mse
 from kdlib.models.cifar import conv_norm
 from kdlib.models.output import NetworkPair, Output
 
-Turn = Callable[[int, int, tuple[int, int]], nn.Module]  # by channels before and after, and size
-
 
 def hcl_per_image(student: Tensor, teacher: Tensor) -> Tensor:
-    """Hierarchical context loss of one stage: (B, C, H, W), (B, C, H', W') -> (B,).
+    """Hierarchical context loss of one stage: (B, C, H, W) twice -> (B,).
 
     Weighted mean of squared differences: features (1), pooled to 4 x 4 (1/2), 2 x 2 (1/4), 1 (1/8).
     """
-    mine, theirs = pool_to_common_size(working_precision(student), working_precision(teacher))
-    difference = mine - theirs  # pooling is linear: the pooled difference is that of the pooled
+    # Pooling is linear: the pooled difference is that of the pooled.
+    difference = working_precision(student) - working_precision(teacher)
     sides = [side for side in (4, 2, 1) if side < min(difference.shape[-2:])]
     levels = [difference, *(functional.adaptive_avg_pool2d(difference, side) for side in sides)]
     weights = [0.5**index for index in range(len(levels))]
     losses = [level.square().flatten(1).mean(dim=1) for level in levels]
     terms = [weight / sum(weights) * loss for weight, loss in zip(weights, losses, strict=True)]
     return torch.stack(terms).sum(dim=0)
+
+
+def resized(features: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Features of another ``size``, by nearest pixels: (B, C, h, w) -> (B, C, H, W)."""
+    return features if features.shape[-2:] == size else functional.interpolate(features, size)
 
 
 class AttentionFusion(nn.Module):
@@ -41,77 +45,148 @@ class AttentionFusion(nn.Module):
         own = self.reduce(for_layer(self.reduce, features))
         if self.attention is None or deeper is None:
             return own
-        enlarged = functional.interpolate(deeper, own.shape[-2:], mode="nearest")
+        enlarged = resized(deeper, own.shape[-2:])
         maps = self.attention(torch.cat([own, enlarged], dim=1)).sigmoid()
         return own * maps[:, :1] + enlarged * maps[:, 1:]
 
 
-def convolution(inputs: int, outputs: int, size: tuple[int, int]) -> nn.Module:
-    """A 3 x 3 convolution, for maps of any ``size``."""
-    return conv_norm(inputs, outputs, activation=None)
+class Review(nn.Module):
+    """Distances of stages that are fused from deep to fine; the embedding is the deepest stage.
 
-
-class ReviewLoss(nn.Module):
-    """Hierarchical context losses of stages that were fused from deep to fine, per image.
-
-    The embedding counts as the deepest stage. ``middle`` is the number of channels of the fused
-    features; ``None`` for that of the student's embedding, 64 to 512.
+    Subclasses make ``fusions``, of a stage and the deeper ones that were fused, and ``to_teacher``,
+    from what is fused to the teacher's channels; before that it takes the teacher's size.
     """
 
-    def __init__(
-        self, pair: NetworkPair, to_teacher: Turn = convolution, /, *, middle: int | None = None
-    ) -> None:
+    distance: Callable[[Tensor, Tensor], Tensor] = staticmethod(hcl_per_image)
+    fusions: nn.ModuleList
+    to_teacher: nn.ModuleList
+
+    def __init__(self, pair: NetworkPair) -> None:
         super().__init__()
-        middle = middle or min(512, max(64, pair.student.embedding))
         mine, theirs = ((*s.stages, (s.embedding, 1, 1)) for s in (pair.student, pair.teacher))
-        shapes = aligned(mine, theirs)[::-1]
-        fusions = [AttentionFusion(own[0], middle, n == 0) for n, (own, _) in enumerate(shapes)]
-        self.fusions = nn.ModuleList(fusions)
-        turns = [to_teacher(middle, other[0], own[1:]) for own, other in shapes]
-        self.to_teacher = nn.ModuleList(turns)
+        self.shapes = aligned(mine, theirs)[::-1]
 
     def forward(self, student: Output, teacher: Output, batch: object) -> Tensor:
         """(B,), unweighted: the sum over stages."""
-        mine, theirs = ((*o.stages, o.embedding[..., None, None]) for o in (student, teacher))
-        losses, fused, pairs = [], None, aligned(mine, theirs)[::-1]
+        stages = student.stages, self.targets(teacher)
+        deepest = tuple(made.embedding[..., None, None] for made in (student, teacher))
+        pairs = [deepest, *aligned(*stages)[::-1]]
+        losses, fused = [], None
         for fuse, turn, (own, other) in zip(self.fusions, self.to_teacher, pairs, strict=True):
-            fused = fuse(own, fused)
-            losses.append(hcl_per_image(turn(fused), other))
+            fused = resized(fuse(own, fused), other.shape[-2:])
+            losses.append(self.distance(turn(fused), other))
         return torch.stack(losses).sum(dim=0)
+
+    def targets(self, teacher: Output) -> tuple[Tensor, ...]:
+        """The teacher's maps that a student's are compared with."""
+        return teacher.stages
+
+
+class ReviewLoss(Review):
+    """ReviewKD (Chen 2021, arXiv 2104.09044): HCL (Eq. 8) of stages fused by attention (ABF).
+
+    As released, a teacher's target is what its last ReLU is given, and fused features take its size
+    by nearest pixels. They have ``middle`` channels; ``None`` for as many as the student's
+    embedding, 512 at most.
+    """
+
+    def __init__(self, pair: NetworkPair, *, middle: int | None = None) -> None:
+        super().__init__(pair)
+        middle = middle or min(512, pair.student.embedding)
+        fusions = [
+            AttentionFusion(own[0], middle, n == 0) for n, (own, _) in enumerate(self.shapes)
+        ]
+        self.fusions = nn.ModuleList(fusions)
+        turns = [conv_norm(middle, other[0], activation=None) for _, other in self.shapes]
+        self.to_teacher = nn.ModuleList(turns)
+
+    def targets(self, teacher: Output) -> tuple[Tensor, ...]:
+        """What the last ReLU of each stage is given."""
+        return getattr(teacher, "before", teacher.stages)
 
 
 class FrequencyAttention(nn.Module):
-    """FAM (Pham 2024, arXiv 2403.05894): a learned filter of features, for maps of one size.
+    """FAM (Pham 2024, arXiv 2403.05894, Eq. 4 to 8): a learned filter of features of one size.
 
-    For each high frequency a complex matrix turns the student's channels into the teacher's; a
-    1 x 1 convolution carries the low ones. A weighted sum of both.
+    At each frequency a complex matrix turns the student's channels into the teacher's; a 1 x 1
+    convolution works beside it. Of the filter's answer the low frequencies are left out: a tenth,
+    from -r to r - 1 on both axes, which at sizes below 20 is none, as released.
     """
 
     def __init__(self, inputs: int, outputs: int, size: tuple[int, int]) -> None:
         super().__init__()
-        # Low is below a tenth of the highest frequency, on both axes: a choice of this project.
-        rows, columns = torch.fft.fftfreq(size[0]).abs() * 2, torch.fft.rfftfreq(size[1]) * 2
-        mask = (~((rows[:, None] < 0.1) & (columns[None] < 0.1))).float()
         # Real and imaginary part apart: that is how optimisers and files take complex numbers.
-        # Half of the frequencies: a filter's other half could change the imaginary part alone.
-        scale = 1 / (inputs * outputs) ** 0.5
-        self.filter = nn.Parameter(scale * torch.rand(*mask.shape, inputs, outputs, 2))
+        self.filter = nn.Parameter(torch.rand(*size, inputs, outputs, 2) / (inputs * outputs))
         self.local = nn.Conv2d(inputs, outputs, 1)
-        self.shares = nn.Parameter(torch.ones(2))
-        self.mask = nn.Buffer(mask, persistent=False)
+        self.shares = nn.Parameter(torch.full((2,), 0.5))
+        reach = [int(0.1 * (length // 2)) for length in size]
+        rows, columns = (
+            (torch.arange(length) + r) % length < 2 * r
+            for length, r in zip(size, reach, strict=True)
+        )
+        self.mask = nn.Buffer((~(rows[:, None] & columns)).float(), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H, W)."""
         local = self.local(for_layer(self.local, features))
         with torch.autocast(features.device.type, enabled=False):
-            spectrum = torch.fft.rfft2(working_precision(features), norm="ortho")
-            matrices = torch.view_as_complex(self.filter.float()) * self.mask[..., None, None]
-            # Products for each frequency: (H, W', B, inputs) by (H, W', inputs, outputs).
-            turned = (spectrum.permute(2, 3, 0, 1) @ matrices).permute(2, 3, 0, 1)
-            filtered = torch.fft.irfft2(turned, s=features.shape[-2:], norm="ortho")
+            spectrum = torch.fft.fft2(working_precision(features), norm="ortho")
+            matrices = torch.view_as_complex(working_precision(self.filter))
+            # Products for each frequency: (H, W, B, inputs) by (H, W, inputs, outputs).
+            turned = spectrum.permute(2, 3, 0, 1) @ (matrices * self.mask[..., None, None])
+            filtered = torch.fft.ifft2(turned.permute(2, 3, 0, 1), norm="ortho").real
         return self.shares[0] * filtered + self.shares[1] * local
 
 
-def frequency_review(pair: NetworkPair, *, middle: int | None = None) -> ReviewLoss:
-    """ReviewKD with frequency attention for its last convolutions; the paper's fusion differs."""
-    return ReviewLoss(pair, FrequencyAttention, middle=middle)
+class LocalAttention(nn.Module):
+    """FAM-KD's fusion: 3 x 3 pixels of a stage, weighted by what ``deeper`` features ask for.
+
+    Each channel has a softmax of its own over the nine; their places have learned offsets. The
+    deepest stage, whose ``deeper`` is None, stays as it is.
+    """
+
+    def __init__(self, channels: int, deeper: int | None) -> None:
+        super().__init__()
+        if deeper is None:
+            return
+        self.narrow = nn.Identity() if deeper == channels else conv_norm(deeper, channels, 1)
+        self.query, self.key, self.value = (
+            nn.Conv2d(channels, channels, 1, bias=False) for _ in range(3)
+        )
+        self.rows = nn.Parameter(torch.randn(channels // 2, 3, 1))
+        self.columns = nn.Parameter(torch.randn(channels - channels // 2, 1, 3))
+
+    def forward(self, features: Tensor, deeper: Tensor | None) -> Tensor:
+        """(B, C, H, W), (B, deeper, h, w) -> (B, C, H, W)."""
+        if deeper is None:
+            return features
+        own, narrow = for_layer(self.key, features), self.narrow(for_layer(self.query, deeper))
+        query = self.query(resized(narrow, own.shape[-2:]))
+        shape = *query.shape[:2], 9, *query.shape[2:]
+        key, value = (
+            functional.unfold(layer(own), 3, padding=1).view(shape)
+            for layer in (self.key, self.value)
+        )
+        places = torch.cat([self.rows.expand(-1, 3, 3), self.columns.expand(-1, 3, 3)]).flatten(1)
+        shares = (query[:, :, None] * (key + places[..., None, None])).softmax(dim=2)
+        return (shares * value).sum(dim=2)
+
+
+class FrequencyReview(Review):
+    """FAM-KD (Pham 2024, arXiv 2403.05894): squared differences of fused, then filtered, stages.
+
+    As released: batch norm and ReLU behind :class:`FrequencyAttention`, no hierarchy of poolings.
+    """
+
+    distance = staticmethod(feature_mse)
+
+    def __init__(self, pair: NetworkPair) -> None:
+        super().__init__(pair)
+        channels = [own[0] for own, _ in self.shapes]
+        self.fusions = nn.ModuleList(map(LocalAttention, channels, [None, *channels]))
+        self.to_teacher = nn.ModuleList(
+            nn.Sequential(
+                FrequencyAttention(own[0], other[0], other[1:]), nn.BatchNorm2d(other[0]), nn.ReLU()
+            )
+            for own, other in self.shapes
+        )

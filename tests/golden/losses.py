@@ -7,8 +7,10 @@ from kdlib.data.batches import Batch
 from kdlib.distill import TeacherOutput, create_distiller
 from kdlib.losses.attention import at_loss
 from kdlib.losses.contrastive import ContrastiveLoss
-from kdlib.losses.logits import dkd_loss, kd_loss
-from kdlib.losses.relations import rkd_loss, sp_loss
+from kdlib.losses.hints import HintLoss, SemanticLoss, VariationalLoss
+from kdlib.losses.logits import dkd_loss, kd_loss, standardised_kd_per_image
+from kdlib.losses.relations import pkt_loss, rkd_loss, sp_loss
+from kdlib.losses.review import FrequencyAttention, FrequencyReview, ReviewLoss
 from kdlib.models.output import NetworkPair, Output, Shapes
 from kdlib.runs import RunConfig
 
@@ -91,3 +93,101 @@ def crd(case):
         )
     constants = [memories[who].log_constant.exp() for who in ("teacher", "student")]
     return {"loss": torch.stack(losses), "constants": torch.stack(constants), **found}
+
+
+@of("pkt")
+def pkt(case):
+    return {"loss": pkt_loss(*parts(case, "embedding"))}
+
+
+@of("logit_std")
+def logit_std(case):
+    temperature = case.options["temperature"]
+    return {"loss": standardised_kd_per_image(*parts(case, "logits"), temperature).mean()}
+
+
+def outputs(case):
+    """Of the student and of the teacher; no loss of these reads the batch."""
+    return case.output("student"), case.output("teacher"), None
+
+
+@of("fitnet")
+def fitnet(case):
+    return {"loss": case.fill(HintLoss(case.pair()))(*outputs(case)).mean()}
+
+
+@of("vid")
+def vid(case):
+    roles = (r"stage(\d+)\.", r"predictors.\1."), (r"conv(\d)", lambda m: f"mean.{2 * int(m[1])}")
+    loss = case.fill(VariationalLoss(case.pair()), *roles)
+    return {"loss": loss(*outputs(case)).mean()}
+
+
+@of("semckd")
+def semckd(case):
+    count = len(case.output("teacher").stages)
+    roles = (
+        (r"query(\d+)", r"queries.\1.layers"),
+        (r"key(\d+)", r"keys.\1.layers"),
+        (r"linear(\d)", lambda m: f"{2 * int(m[1])}"),
+        (r"projection(\d+)to(\d+)", lambda m: f"projections.{count * int(m[1]) + int(m[2])}"),
+        (r"conv(\d)", lambda m: f"{3 * int(m[1])}"),
+        (r"norm(\d)", lambda m: f"{3 * int(m[1]) + 1}"),
+        ("scale", "weight"),
+        ("shift", "bias"),
+    )
+    loss = case.fill(SemanticLoss(case.pair()), *roles)
+    student, teacher, _ = outputs(case)
+    attention = loss.shares(student, teacher)
+    return {"loss": loss(student, teacher, None).mean(), "attention": attention}
+
+
+@of("reviewkd")
+def reviewkd(case):
+    student, teacher, _ = outputs(case)
+    count = len(student.stages)
+    roles = (
+        ("^embedding", "0"),
+        (r"^stage(\d+)", lambda m: f"{count - int(m[1])}"),
+        (r"^(\d+)\.output", r"to_teacher.\1"),
+        (r"^(\d+)\.attention\.conv", r"fusions.\1.attention"),
+        (r"^(\d+)\.(reduce|attention)", r"fusions.\1.\2"),
+        (r"(to_teacher\.\d+)\.conv", r"\1.0"),
+    )
+    loss = case.fill(ReviewLoss(case.pair(), middle=case.options["middle"]), *roles)
+    before = case.listed("teacher.preact") or teacher.stages
+    given = TeacherOutput(*teacher._replace(logits=teacher.embedding), before=lambda: before)
+    return {"loss": loss(student, given, None).mean()}
+
+
+def whole_filters(case):
+    """Put real and imaginary parts together, and both shares, as our modules have them."""
+    for name in [name for name in case if name.endswith("filter.real")]:
+        start = name.removesuffix("filter.real")
+        both = torch.stack([case.pop(name), case.pop(f"{start}filter.imag")], dim=-1)
+        case[f"{start}filter"] = both.permute(2, 3, 0, 1, 4)
+        shares = [case.pop(f"{start}share_{part}") for part in ("filter", "local")]
+        case[f"{start}shares"] = torch.cat(shares)
+
+
+@of("famkd")
+def famkd(case):
+    whole_filters(case)
+    if "features" in case:
+        theirs, own = case["param.local.weight"].shape[:2]
+        made = case.fill(FrequencyAttention(own, theirs, case["features"].shape[2:]))
+        found = made(case["features"])
+        return {"features": found, "loss": (found * case["cotangent"]).sum()}
+    count = len(case.output("student").stages)
+    roles = (
+        ("^embedding", "0"),
+        (r"^stage(\d+)", lambda m: f"{count - int(m[1])}"),
+        (r"^(\d+)\.(filter|local|shares)", r"to_teacher.\1.0.\2"),
+        (r"^(\d+)\.norm\.scale", r"to_teacher.\1.1.weight"),
+        (r"^(\d+)\.norm\.shift", r"to_teacher.\1.1.bias"),
+        (r"^(\d+)\.attention", r"fusions.\1"),
+        (r"^(\d+)\.narrow_deeper", r"fusions.\1.narrow"),
+        (r"relative_", ""),
+    )
+    loss = case.fill(FrequencyReview(case.pair()), *roles)
+    return {"loss": loss(*outputs(case)).mean()}
