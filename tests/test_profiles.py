@@ -219,7 +219,7 @@ def test_what_is_asked_for_is_run_with_the_plain_network_of_its_task_and_no_othe
     assert [run.method for run in asked].count("dct_options") == 5  # and not once without options
     assert all((run.method == "dct_options") == bool(run.method_options) for run in asked)
     assert expand("attentions", methods=["dct"], seeds=[0]) != []
-    runs = expand("full", methods=["famkd", "famkd+kd", "dkd"], seeds=[0])
+    runs = expand("full", methods=["reviewkd", "reviewkd+kd", "dkd"], seeds=[0])
     assert [run.method_options for run in runs] == [{"middle": 16}, {"middle": 16}, {}]
     for methods, wanted in {
         "student kd": "classification student, classification kd",
