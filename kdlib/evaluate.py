@@ -1,6 +1,6 @@
 """Evaluation: accuracies or IoU, likeness of attention to the teacher's, relevance of attention."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, reduce
 from itertools import accumulate, starmap
@@ -16,8 +16,14 @@ from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError, unknown
 from kdlib.files import load_weights
-from kdlib.losses.attention import attention_maps, paired_maps, pool_to_common_size
+from kdlib.losses.attention import (
+    attention_maps,
+    paired_maps,
+    pool_to_common_size,
+    working_precision,
+)
 from kdlib.models import create_model
+from kdlib.models.output import Output
 from kdlib.process_group import ALONE, ProcessGroup
 from kdlib.runs import RunConfig, is_finished, run_directory
 from kdlib.tasks import TASKS
@@ -178,12 +184,28 @@ def ssim_per_image(first: Tensor, second: Tensor) -> Tensor:
     Maps of unequal size are average-pooled to the smaller. The window, 11 x 11 with sigma 1.5,
     shrinks (and sigma with it) to the largest odd width that fits. Borders are mirrored.
     """
-    x, y = (_min_max(maps.float()) for maps in pool_to_common_size(first, second))
-    mean_x, mean_y = _blur(x), _blur(y)
+    return _similarity(first, second, _mirrored)
+
+
+def ssim_released(student: Output, teacher: Output, labels: Tensor) -> list[Tensor]:
+    """SSIM of the attention of each pair of stages as arXiv 2205.01997's release measures it.
+
+    One (n,) for each pair, of the images that the teacher gets right. The window is 11 x 11 at
+    every size and sees zeros beyond the border, so that unlike maps of 7 x 7 score 0.54, where
+    :func:`ssim_per_image` gives 0.02: to be compared with the paper's numbers alone.
+    """
+    right = teacher.logits.argmax(1) == labels
+    pairs = paired_maps(student, teacher)
+    return [_similarity(mine[right], theirs[right], _zero_padded) for mine, theirs in pairs]
+
+
+def _similarity(first: Tensor, second: Tensor, blur: Callable[[Tensor], Tensor]) -> Tensor:
+    x, y = (_min_max(working_precision(m)) for m in pool_to_common_size(first, second))
+    mean_x, mean_y = blur(x), blur(y)
     # Rounding can leave a tiny negative variance where a map is flat.
-    var_x = (_blur(x * x) - mean_x**2).clamp_min(0)
-    var_y = (_blur(y * y) - mean_y**2).clamp_min(0)
-    covariance = _blur(x * y) - mean_x * mean_y
+    var_x = (blur(x * x) - mean_x**2).clamp_min(0)
+    var_y = (blur(y * y) - mean_y**2).clamp_min(0)
+    covariance = blur(x * y) - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
     structure = (2 * covariance + C2) / (var_x + var_y + C2)
     return (luminance * structure).mean((1, 2))
@@ -195,22 +217,29 @@ def _min_max(maps: Tensor) -> Tensor:
     return (maps - low) / (high - low).masked_fill(high == low, 1)
 
 
-def _blur(maps: Tensor) -> Tensor:
+def _mirrored(maps: Tensor) -> Tensor:
+    side = min(maps.shape[1:])
+    return _blur(maps, min(WINDOW, side - 1 + side % 2), "reflect")
+
+
+def _zero_padded(maps: Tensor) -> Tensor:
+    return _blur(maps, WINDOW, "constant")
+
+
+def _blur(maps: Tensor, taps: int, border: str) -> Tensor:
     # As two matrix products: twenty times faster on a CPU than the 11 x 11 convolution.
-    height, width = maps.shape[1:]
-    side = min(height, width)
-    taps = min(WINDOW, side - 1 + side % 2)
-    return _gaussian_matrix(height, taps).to(maps) @ maps @ _gaussian_matrix(width, taps).to(maps).T
+    rows, columns = (_gaussian_matrix(side, taps, border).to(maps) for side in maps.shape[1:])
+    return rows @ maps @ columns.T
 
 
 @lru_cache(maxsize=32)
-def _gaussian_matrix(side: int, taps: int) -> Tensor:
-    """(side, side): blurs a column of ``side`` pixels, mirrored at its borders."""
+def _gaussian_matrix(side: int, taps: int, border: str) -> Tensor:
+    """(side, side): blurs a column of ``side`` pixels, which ``border`` says how to pad."""
     half = taps // 2
     offsets = torch.arange(taps, dtype=torch.float64) - half
     kernel = torch.exp(-0.5 * (offsets / (SIGMA * taps / WINDOW)) ** 2)
     identity = torch.eye(side, dtype=torch.float64)[:, None]
-    padded = functional.pad(identity, (half, half), mode="reflect") if half else identity
+    padded = functional.pad(identity, (half, half), mode=border) if half else identity
     return functional.conv1d(padded, (kernel / kernel.sum())[None, None])[:, 0].T.contiguous()
 
 

@@ -26,7 +26,9 @@ BACKGROUND = 0.1  # t_b: up to this IoU there is nothing
 RIGHT, LEFT_OUT = "right", "left_out"
 ERRORS = ("cls", "loc", "both", "dupe", "bkg", "miss")
 """Of detections; and the last one of objects that no repair of a detection can find."""
-RECALLS = np.linspace(0, 1, 101)  # COCO's
+RECALLS = np.arange(101) / 100
+"""Of AP50 and what errors cost of it, as in tidecv; of COCO's, ``linspace(0, 1, 101)``, ten differ
+in the last bit."""
 
 
 def coco_measures(
@@ -332,7 +334,7 @@ def _first_to_aim(found: Detected, verdicts: Verdicts) -> np.ndarray:
 
 
 def ap50(points: Points, totals: np.ndarray, classes: np.ndarray) -> float:
-    """Mean AP, COCO's of 101 recalls, of the ``classes`` (C,) with so many objects ``totals`` (C,).
+    """Mean AP, of 101 recalls, of the ``classes`` (C,) with so many objects ``totals`` (C,).
 
     A class without detections and, after a repair, without objects is left out; where every class
     is, nothing is wrong any more: 1.

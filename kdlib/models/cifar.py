@@ -114,14 +114,17 @@ class WideResNet(nn.Module):
 
 
 def cifar_vgg(classes: int, repeats: int) -> StagedNetwork:
-    """VGG-8 (1 convolution a block) or VGG-13 (2) with batch norm (arXiv 1409.1556)."""
-    stages, inputs = list[nn.Module](), 3
-    for widths in ((64,), (128,), (256,), (512, 512)):  # no pooling separates the last two blocks
-        pairs = pairwise((inputs, *widths * repeats))
+    """VGG-8 (1 convolution a block) or VGG-13 (2) with batch norm (arXiv 1409.1556).
+
+    The first of its five blocks is the stem; the last two are stages of one size.
+    """
+    blocks, inputs = list[nn.Module](), 3
+    for width, pools in ((64, False), (128, True), (256, True), (512, True), (512, False)):
+        pairs = pairwise((inputs, *[width] * repeats))
         block = nn.Sequential(*(conv_norm(*pair, bias=True) for pair in pairs))
-        stages.append(nn.Sequential(nn.MaxPool2d(2), block) if stages else block)
-        inputs = widths[-1]
-    return initialise(StagedNetwork(nn.Identity(), stages, nn.Linear(inputs, classes)))
+        blocks.append(nn.Sequential(nn.MaxPool2d(2), block) if pools else block)
+        inputs = width
+    return initialise(StagedNetwork(blocks[0], blocks[1:], nn.Linear(inputs, classes)))
 
 
 SHUFFLE_V1_WIDTHS = (24, 240, 480, 960)

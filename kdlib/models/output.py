@@ -73,16 +73,25 @@ class StagedBackbone(nn.Module):
 
 
 class StagedNetwork(StagedBackbone):
-    """Classifies the mean of the last stage's features: a linear layer to K logits."""
+    """Classifies the mean of the last stage's features: a linear layer to K logits.
 
-    def __init__(self, stem: nn.Module, stages: Iterable[nn.Module], classifier: nn.Linear) -> None:
+    A ``tail`` is a layer between the last stage and that mean.
+    """
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: Iterable[nn.Module],
+        classifier: nn.Linear,
+        tail: nn.Module | None = None,
+    ) -> None:
         super().__init__(stem, stages)
-        self.classifier = classifier
+        self.classifier, self.tail = classifier, tail or nn.Identity()
 
     def forward(self, images: Tensor) -> Output:
         """Images (B, 3, H, W), normalised -> logits, every stage's features, embedding."""
         stages = super().forward(images)
-        embedding = stages[-1].mean((2, 3))
+        embedding = self.tail(stages[-1]).mean((2, 3))
         return Output(self.classifier(embedding), stages, embedding)
 
 

@@ -11,6 +11,7 @@ from urllib.error import URLError
 from torch import Tensor, hub, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.ops import Conv2dNormActivation
 
 from kdlib.errors import KdlibError, unknown
 from kdlib.models.cifar import conv3x3, conv_norm, initialise
@@ -77,18 +78,24 @@ def resnet_cifar(classes: int, block: str, counts: Sequence[int]) -> StagedNetwo
 
 
 def mobilenet_v2_cifar(classes: int) -> StagedNetwork:
-    """MobileNetV2, half as wide (arXiv 1801.04381): stages at 1/2 to 1/16, three of both signs."""
+    """MobileNetV2, half as wide (arXiv 1801.04381): stages at 1/2 to 1/16, of both signs.
+
+    As in Tian 2020 (arXiv 1910.10699) its first block expands too, and ReLU takes ReLU6's place.
+    """
     # Channels at full width, blocks, and stride of the first.
     blocks = (24, 2, 1), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1)
     expanded = [[1, 16, 1, 1], *([6, *block] for block in blocks)]
     network = models.MobileNetV2(classes, 0.5, expanded, round_nearest=1, dropout=0)
     layers = network.features
-    stages = layers[1:4], layers[4:7], layers[7:14], layers[14:]
-    return StagedNetwork(layers[0], stages, cast("nn.Linear", network.classifier[-1]))
+    layers.get_submodule("1.conv").insert(0, initialise(conv_norm(16, 16, 1)))
+    for block in [one for one in network.modules() if isinstance(one, Conv2dNormActivation)]:
+        block[-1] = nn.ReLU(inplace=True)
+    stages = layers[1:4], layers[4:7], layers[7:14], layers[14:18]
+    return StagedNetwork(layers[0], stages, cast("nn.Linear", network.classifier[-1]), layers[18])
 
 
 def shuffle_v2_cifar(classes: int) -> StagedNetwork:
-    """ShuffleNetV2 (Ma 2018, arXiv 1807.11164), stages of 116, 232, 1024 channels at 1/2 to 1/8."""
+    """ShuffleNetV2 (Ma 2018, arXiv 1807.11164), stages of 116, 232, 464 channels at 1/2 to 1/8."""
     layers = models.ShuffleNetV2([4, 8, 4], [24, 116, 232, 464, 1024], classes)
-    stages = layers.stage2, layers.stage3, nn.Sequential(layers.stage4, layers.conv5)
-    return StagedNetwork(conv_norm(3, 24, 1), stages, layers.fc)
+    stages = layers.stage2, layers.stage3, layers.stage4
+    return StagedNetwork(conv_norm(3, 24, 1), stages, layers.fc, layers.conv5)

@@ -2,27 +2,43 @@
 
 import re
 import zlib
+from collections import Counter
+from dataclasses import replace
 from math import prod
 from pkgutil import resolve_name
 
 import numpy as np
 import torch
+from detection.detectors import detections_of, objects_of
 from golden.cases import of
 from torch import nn
 from torch.nn import functional
 
 from kdlib.data.batches import Batch
+from kdlib.detection.average_precision import (
+    ap50,
+    curve_points,
+    detected_rows,
+    error_types,
+    judged,
+    truth_rows,
+)
 from kdlib.detection.batches import DetectionBatch
 from kdlib.detection.detector import Answer, Positives
 from kdlib.detection.losses import RECOGNITION, CropLoss
 from kdlib.detection.teacher import CropTeacher
-from kdlib.distill import TeacherOutput, create_distiller
+from kdlib.distill import BeforeRelu, TeacherOutput, create_distiller
+from kdlib.evaluate import ssim_released
 from kdlib.frskd.losses import RefinementLoss
 from kdlib.losses.logits import kd_loss
 from kdlib.methods import METHODS
+from kdlib.models import create_model
+from kdlib.models.cifar import WideResNet
 from kdlib.models.output import NetworkPair, Output, Shapes, count_parameters
 from kdlib.runs import RunConfig
 from kdlib.srm.losses import InitialisationLoss, ReconstructionLoss, global_labels, local_labels
+from kdlib.train_state import learning_rate
+from study.profiles import expand
 
 
 # Fills: tensors that are not in the files, but that the README says how to make.
@@ -233,3 +249,109 @@ def kd_loc(case):
     loss = CropLoss(cls=0.0, loc=1.0, layers=tuple(options["layers"]))
     terms = loss(Answer({}, positives, "softmax"), teacher.teach(batch), batch)
     return {"loss": sum(terms.values())}
+
+
+@of("tide")
+def tide(case):
+    truth, rows = case["truth"], case["found"]
+    for some in (truth, rows):
+        some[:, 4:6] += some[:, 2:4]  # width and height become the lower right corner
+    images, classes = case.options["images"], case.options["classes"]
+    counts = np.bincount(truth[:, 0].int(), minlength=images)
+    objects = objects_of(truth[:, 2:], truth[:, 1], counts=counts)
+    own = [rows[rows[:, 0] == image] for image in range(images)]
+    detections = [detections_of(some[:, 2:6], some[:, 1], some[:, 6]) for some in own]
+    boxes, asked = (detected_rows(detections), truth_rows(objects)), np.bincount(objects.kinds)
+    base = ap50(curve_points(boxes[0], judged(*boxes)), asked, asked > 0)
+    found = {"ap50": torch.tensor(base)}
+    for name, error in error_types(detections, objects, classes).items():
+        found |= {f"count.{name}": error["count"], f"gain.{name}": error["dap"]}
+    return {name: torch.as_tensor(value) for name, value in found.items()}
+
+
+# Measures
+@of("ssim")
+def ssim(case):
+    student, teacher = case.output("student"), case.output("teacher")
+    each = ssim_released(student, teacher, case["labels"])
+    stages = {f"per_image{stage}": values for stage, values in enumerate(each)}
+    counted = (teacher.logits.argmax(1) == case["labels"]).to(case["counted"])
+    return {**stages, "per_stage": torch.stack([one.mean() for one in each]), "counted": counted}
+
+
+@of("learning_rate")
+def rates(case):
+    dataset = {"cifar": "cifar100", "scenes": "mit67"}[case.name.split("-")[1]]
+    run = next(run for run in expand("paper", dataset) if run.method == "kd")
+    places = range(epochs := case.options["epochs"])  # files count epochs from 0, or from 1
+
+    def of_epochs(**changes):
+        config = replace(run, **changes)
+        found = [learning_rate(config, (place + 0.5) / epochs, epochs) for place in places]
+        return torch.tensor(found, dtype=torch.float64)
+
+    names = {"momentum", "weight_decay"} & case.options.keys()
+    assert {name: getattr(run, name) for name in names} == {n: case.options[n] for n in names}
+    slow = {"rate_mobile_and_shuffle": of_epochs(learning_rate=0.01)}
+    return {"rate": of_epochs()} | (slow if dataset == "cifar100" else {})
+
+
+# Networks: the names of ours where they are others
+NETWORKS = {"mobilenet_v2_half": "mobilenet_v2_cifar", "resnet50": "resnet50_cifar"}
+ROLES = {
+    nn.Conv2d: {"weight": "conv weight", "bias": "conv bias"},
+    nn.Linear: {"weight": "linear weight", "bias": "linear bias"},
+    nn.BatchNorm2d: {"weight": "norm scale", "bias": "norm shift"},
+}
+
+
+def sized(shape):
+    return "x".join(map(str, shape))
+
+
+@of("network_*")
+def network(case):
+    name, classes = case.options["network"], case.options["classes"]
+    made = create_model(NETWORKS.get(name, name), classes).double()
+    for layer in made.modules():
+        for part, role in ROLES.get(type(layer), {}).items():
+            if (parameter := getattr(layer, part)) is not None:
+                kind = role.split()[role.startswith("norm") or role.endswith("bias")]
+                parameter.data = filled(f"{role} {sized(parameter.shape)}", parameter.shape, kind)
+    shape = (case.options["batch"], 3, 32, 32)
+    images = 2 * pattern(f"image {sized(shape)}", shape)
+    shapes = Counter(sized(parameter.shape) for parameter in made.parameters())
+    found = {
+        "parameter_count": torch.tensor(count_parameters(made)),
+        "parameter_shape_counts": torch.tensor([shapes[one] for one in case["parameter_shapes"]]),
+    }
+    for mode in ("evaluation", "training"):
+        with torch.no_grad(), BeforeRelu():
+            output = made.train(mode == "training")(images)
+            first = made.stem(images)
+            # The files of wide networks have sums, before the next block's norm.
+            wide = isinstance(made, WideResNet)
+            features = sums_of(made, first) if wide else (first, *output.stages)
+        before = first, *(getattr(stage, "before", stage) for stage in output.stages)
+        found |= {f"{mode}.logits": output.logits, f"{mode}.embedding": output.embedding}
+        for kind, listed in (("feature", features), ("preact", before)):
+            for number, maps in enumerate(listed):
+                found |= summaries_of_maps(f"{mode}.{kind}{number}", maps)
+    return found
+
+
+def sums_of(made, features):
+    """What the stem and each stage of a wide network hand on."""
+    found = [features]
+    for stage in made.stages:
+        for block in stage:
+            _, features = block(features)
+        found.append(features)
+    return found
+
+
+def summaries_of_maps(name, maps):
+    """Each image's mean, mean of the positive part and root mean square, and the maps' size."""
+    flat = maps.flatten(1)
+    parts = flat.mean(1), flat.relu().mean(1), flat.square().mean(1).sqrt()
+    return {f"{name}.summary": torch.stack(parts, 1), f"{name}.shape": torch.tensor(maps.shape[1:])}
