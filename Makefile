@@ -9,29 +9,38 @@ IMAGES ?=
 DATA_ROOT ?=
 JOBS ?= all
 EXECUTOR ?= local
+VARIABLES := PROFILE DATASET METHODS SEEDS EPOCHS IMAGES DATA_ROOT JOBS EXECUTOR PYTHON
+# What is given reaches programs through the environment alone, letter by letter: as "$$DATA_ROOT"
+# no shell reads its quotes, blanks or back ticks, and make does not read its dollars.
+$(foreach one,$(VARIABLES),$(if $(filter command environment,$(firstword $(origin $(one)))),\
+	$(eval override $(one) := $$(value $(one)))))
+override UNKNOWN := $(foreach one,$(.VARIABLES),\
+	$(if $(filter command,$(firstword $(origin $(one)))),$(one)))
+ifeq ($(origin PYTHON),undefined)
 # The first Python on this machine that the pinned packages support.
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	2>/dev/null && echo $$p && break; done)
+endif
+export $(VARIABLES) UNKNOWN
 
 STAMP := .venv/.installed
 # Recipes, notebook kernels and the batch run's jobs all find the environment's programs first.
-IN_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv"
+IN_VENV := PATH="$$PWD/.venv/bin:$$PATH" VIRTUAL_ENV="$$PWD/.venv"
+# Not every shell has put the home's name for a tilde.
+TILDE := case "$$PYTHON" in "~/"*) PYTHON="$$HOME/$${PYTHON\#??}";; esac;
 # One thread a process: two processes side by side, and numbers that do not depend on the cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # No lock of the folder, which a killed batch would leave behind: each run has a lock of its own,
 # which the system takes back. Whatever a failed job has finished is kept, and the other jobs go
 # on. A record is made again only when it is missing, whatever else has changed since.
 # On a cluster JOBS are those that are submitted, by default as many as its profile says.
-SUBMITTED := $(if $(filter-out all,$(JOBS)),--jobs $(JOBS))
-SIDE_BY_SIDE := $(if $(filter slurm,$(EXECUTOR)),$(SUBMITTED),--cores $(JOBS))
-PLACE := $(if $(filter-out local,$(EXECUTOR)),--profile workflow/profiles/$(EXECUTOR))
+SUBMITTED := $(if $(filter-out all,$(JOBS)),--jobs "$$JOBS")
+SIDE_BY_SIDE := $(if $(filter slurm,$(EXECUTOR)),$(SUBMITTED),--cores "$$JOBS")
+PLACE := $(if $(filter-out local,$(EXECUTOR)),--profile "workflow/profiles/$$EXECUTOR")
 SNAKEMAKE := snakemake --snakefile workflow/Snakefile $(PLACE) $(SIDE_BY_SIDE) --nolock \
 	--rerun-incomplete --keep-incomplete --keep-going --rerun-triggers mtime \
 	--quiet host rules reason
-NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb)) $(sort $(wildcard notebooks/solutions/*.ipynb))
-
-export PROFILE DATASET METHODS SEEDS EPOCHS IMAGES DATA_ROOT JOBS EXECUTOR
 
 .PHONY: help check install reproduce test lab notebooks bench faults lock clean
 # Prerequisites in the order written: arguments are checked before anything is installed.
@@ -57,24 +66,25 @@ help:
 	@echo "  DATA_ROOT  folder of the real data sets [the variable KDLIB_DATA]"
 	@echo "  JOBS       jobs side by side [all: one a core]"
 	@echo "  EXECUTOR   where they run: local, gpus (each on a GPU of its own), slurm [local]"
-	@echo "Any target takes PYTHON, 3.11 to 3.13 [$(PYTHON)]. Interrupt and repeat at will."
+	@echo "Any target takes PYTHON, 3.11 to 3.13 [$$PYTHON]. Interrupt and repeat at will."
 	@echo
-	@$(PYTHON) workflow/check_arguments.py --valid
+	@$(TILDE) "$$PYTHON" workflow/check_arguments.py --valid
 
 check:
-	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 here; name one: make PYTHON=..."; exit 2; }
-	@$(PYTHON) workflow/check_arguments.py $(MAKEOVERRIDES)
+	@$(TILDE) command -v "$$PYTHON" >/dev/null 2>&1 || { printf "%s '%s' %s\n" "No program" \
+		"$$PYTHON" "is here; name a Python 3.11 to 3.13: make PYTHON=..." >&2; exit 2; }; \
+		"$$PYTHON" workflow/check_arguments.py
 
 install: check $(STAMP)
 
 $(STAMP): requirements/lock.txt requirements/bootstrap.txt pyproject.toml workflow/install.sh
-	@bash workflow/install.sh $(PYTHON)
+	@$(TILDE) bash workflow/install.sh "$$PYTHON"
 	@touch $@
 
 reproduce: install
-	@$(IN_VENV) python -m kdlib data check $(DATASET) $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)")
-	@$(IN_VENV) $(SNAKEMAKE) --config "profile=$(PROFILE)" "dataset=$(DATASET)" \
-		"methods=$(METHODS)" "seeds=$(SEEDS)" "epochs=$(EPOCHS)" "images=$(IMAGES)" "data_root=$(DATA_ROOT)"
+	@$(IN_VENV) python -m kdlib data check "$$DATASET" $${DATA_ROOT:+"--data-root=$$DATA_ROOT"}
+	@$(IN_VENV) $(SNAKEMAKE) --config "profile=$$PROFILE" "dataset=$$DATASET" \
+		"methods=$$METHODS" "seeds=$$SEEDS" "epochs=$$EPOCHS" "images=$$IMAGES"
 
 # Files stay whole, so that what several tests of one share is made once, and in order: notebooks,
 # the longest, come first, so that neither process waits at the end.
@@ -89,12 +99,12 @@ lab: install
 	$(IN_VENV) jupyter lab notebooks
 
 notebooks: install
-	@for notebook in $(NOTEBOOKS); do \
-		$(IN_VENV) python -m kdlib run $$notebook --store || exit 1; \
+	@for notebook in notebooks/[0-9]*.ipynb notebooks/solutions/*.ipynb; do \
+		$(IN_VENV) python -m kdlib run "$$notebook" --store || exit 1; \
 	done
 
 bench: install
-	@VIRTUAL_ENV="$(CURDIR)/.venv" bash workflow/uv.sh pip install --quiet --require-hashes \
+	@VIRTUAL_ENV="$$PWD/.venv" bash workflow/uv.sh pip install --quiet --require-hashes \
 		--requirement requirements/bench.txt
 	@$(IN_VENV) python -m benchmarks
 

@@ -70,7 +70,7 @@ class PrivateKernelManager(PrivateSockets, AsyncKernelManager):
 
 def notebook_names() -> tuple[str, ...]:
     """Names of the project's notebooks, in reading order."""
-    return tuple(sorted(path.stem for path in of_clone(NOTEBOOKS).glob("*.ipynb")))
+    return tuple(sorted(path.stem for path in of_clone(NOTEBOOKS).glob("[!.]*.ipynb")))
 
 
 def find_notebook(name: str) -> Path:

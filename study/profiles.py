@@ -48,7 +48,7 @@ SAME_WEIGHT = {
 
 def profile_names() -> tuple[str, ...]:
     """Names of the profiles that exist."""
-    return tuple(sorted(path.stem for path in of_clone(PROFILES).glob("*.yaml")))
+    return tuple(sorted(path.stem for path in of_clone(PROFILES).glob("[!.]*.yaml")))
 
 
 def read_profile(name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import random
 import re
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,7 +21,7 @@ from kdlib.errors import leave_when_asked
 from kdlib.files import UnwritableError
 
 CONTEXT = multiprocessing.get_context("fork")  # an import of torch takes longer than a tiny run
-PATIENCE_S = 120
+PATIENCE_S, ROOT = 120, Path(__file__).parents[1]
 VERSION_3, OVERRIDE, SEARCH = 0x20080522, 1, 2  # of capset(2), capabilities(7)
 MOMENTS = random.Random(0)
 FULL = r"{} cannot be written, where [\d,]+ MB are free \(.+\)\. Make room there, or .+ again"
@@ -115,6 +116,15 @@ def unprivileged(act: Act) -> Act:
         return act()
 
     return limited
+
+
+def make(*words: str, where: Path = ROOT, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Call make itself, with variables of the environment, as if no other make had called us."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    environment = {**own, "PYTHON": sys.executable, **variables}
+    return subprocess.run(
+        ["make", *words], cwd=where, env=environment, capture_output=True, text=True
+    )
 
 
 def forbid(folder: Path) -> Path:

@@ -24,7 +24,7 @@ OLDEST, NEWEST = (3, 11), (3, 13)
 
 
 def main(arguments: list[str], given: Mapping[str, str]) -> int:
-    """Check the command line's ``NAME=value`` words and the variables' values.
+    """Check the variables that make was given, by name in ``UNKNOWN`` or in words, and by value.
 
     With ``--valid`` alone, print the valid names instead.
     """
@@ -33,13 +33,13 @@ def main(arguments: list[str], given: Mapping[str, str]) -> int:
             print_valid()
             return 0
         check_version(sys.version_info[:2])
-        check_variables(arguments)
+        check_variables([*arguments, *given.get("UNKNOWN", "").split()])
         check_profile(given.get("PROFILE", ""))
         check_dataset(given.get("DATASET", ""))
         check_methods(words(given.get("METHODS", "")))
         check_seeds(words(given.get("SEEDS", "")))
         check_number("EPOCHS", given.get("EPOCHS", ""))
-        check_number("IMAGES", given.get("IMAGES", ""))
+        check_number("IMAGES", given.get("IMAGES", ""), 2)
         check_data_root(given.get("DATA_ROOT", ""))
         check_jobs(given.get("JOBS", ""))
         check_executor(given.get("EXECUTOR", ""))
@@ -56,12 +56,12 @@ def words(text: str) -> list[str]:
 
 def profiles() -> list[str]:
     """Names of the profiles."""
-    return sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
+    return sorted(path.stem for path in (ROOT / "profiles").glob("[!.]*.yaml"))
 
 
 def executors() -> list[str]:
     """Where jobs can run: on this machine, or as one of Snakemake's profiles here says."""
-    found = (ROOT / "workflow" / "profiles").glob("*/config.yaml")
+    found = (ROOT / "workflow" / "profiles").glob("[!.]*/config.yaml")
     return ["local", *sorted(path.parent.name for path in found)]
 
 
@@ -128,15 +128,15 @@ def check_seeds(seeds: Iterable[str]) -> None:
             )
 
 
-def check_number(name: str, value: str) -> None:
-    """Refuse a variable that is given and not a whole number of 1 or more."""
-    if value and not _is_positive(value):
-        raise KdlibError(f"{name} is '{shown(value)}'; valid: a whole number from 1.")
+def check_number(name: str, value: str, least: int = 1) -> None:
+    """Refuse a variable that is given and not a whole number of ``least`` or more."""
+    if value and not _is_whole(value, least):
+        raise KdlibError(f"{name} is '{shown(value)}'; valid: a whole number from {least}.")
 
 
 def check_data_root(folder: str) -> None:
     """Refuse a folder that does not exist."""
-    if folder and not os.path.isdir(folder):  # noqa: PTH112 - which takes any text
+    if folder and not os.path.isdir(os.path.expanduser(folder)):  # noqa: PTH111, PTH112 - any text
         raise KdlibError(
             f"DATA_ROOT is '{shown(folder)}', which is not a folder; give one that exists."
         )
@@ -144,7 +144,7 @@ def check_data_root(folder: str) -> None:
 
 def check_jobs(jobs: str) -> None:
     """Refuse a number of jobs that is neither ``all`` nor a whole number of 1 or more."""
-    if jobs and jobs != "all" and not _is_positive(jobs):
+    if jobs and jobs != "all" and not _is_whole(jobs, 1):
         raise KdlibError(f"JOBS is '{shown(jobs)}'; valid: all, or a whole number from 1.")
 
 
@@ -154,8 +154,8 @@ def check_executor(name: str) -> None:
         raise unknown("EXECUTOR", name, executors())
 
 
-def _is_positive(text: str) -> bool:
-    return text.isascii() and text.isdigit() and text.strip("0") != ""
+def _is_whole(text: str, least: int) -> bool:
+    return text.isascii() and text.isdigit() and (len(text) > 9 or int(text) >= least)
 
 
 if __name__ == "__main__":
