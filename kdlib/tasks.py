@@ -24,5 +24,6 @@ TASKS: dict[str, Measures] = {
 }
 JOINT, ROTATIONS = "sla", 4  # logit r K + k is class k of K, turned by r right angles
 MIXING = ("mixup", "cutmix", JOINT)  # change what an image is labelled, ``sla`` to its rotation
-AUGMENTATIONS = ("flip", "crop", "random_crop", *MIXING)
+OF_LABELLED_IMAGES = ("black_crop", "resized_crop")  # augmentations for which masks are not moved
+AUGMENTATIONS = ("flip", "crop", "random_crop", *OF_LABELLED_IMAGES, *MIXING)
 IGNORED = 255  # value of a mask where a pixel counts neither in a loss nor in a result

@@ -88,7 +88,7 @@ PHOTOGRAPHS = {
 PAIRS = {"resnet50 resnet18", "resnet152 resnet34", "resnet50 mobilenet_v2"}
 CIFAR = {
     "epochs": 240, "milestones": (150, 180, 210), "learning_rate": 0.05, "weight_decay": 5e-4,
-    "augmentation": ("flip", "crop"), "start": None,
+    "augmentation": ("flip", "black_crop"), "start": None,
 }  # fmt: skip
 SELF_TAUGHT = {
     "epochs": 200, "milestones": (100, 150), "batch_size": 128, "learning_rate": 0.1,

@@ -20,12 +20,14 @@ from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.errors import KdlibError, unknown
 from kdlib.process_group import ALONE, ProcessGroup, Shard
 from kdlib.seeds import derive_seed, generator
-from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING
+from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING, OF_LABELLED_IMAGES
 
 if TYPE_CHECKING:
     from kdlib.frskd.mixing import Mixed
 
 CROP_PADDING = 4
+RANDOM_WINDOWS: dict[str, tuple[int, ...]] = {"random_crop": (), "resized_crop": (4,)}
+"""Of photographs, and how many random numbers place one, where it is not as many as is usual."""
 DEVICE_SHARE = 0.5  # of a GPU's free memory that a data set may take
 
 
@@ -43,10 +45,12 @@ class Batches:
     """A data set on a device, handed out in batches; the last may be smaller, see :func:`parts_of`.
 
     Augmentation: ``flip`` mirrors half of the images, ``crop`` pads by four pixels with the mean
-    colour and cuts a random window, ``random_crop`` cuts one out of a photograph; masks move with
-    their images. ``mixup``, ``cutmix`` and ``sla`` are in :mod:`kdlib.frskd.mixing`. What does not
-    fit the images is refused. Each process of a ``world`` has its part of every batch of an epoch,
-    and in order every ``world.size``-th batch as a whole.
+    colour and cuts a random window (``black_crop`` pads with black, as the literature's benchmarks
+    of CIFAR-100 do), ``random_crop`` cuts one out of a photograph (``resized_crop`` one of random
+    size and shape, and resizes it); masks move with their images. ``mixup``, ``cutmix`` and ``sla``
+    are in :mod:`kdlib.frskd.mixing`. What does not fit the images is refused. Each process of a
+    ``world`` has its part of every batch of an epoch, and in order every ``world.size``-th batch as
+    a whole.
     """
 
     def __init__(
@@ -80,7 +84,8 @@ class Batches:
         stream = generator(seed, "augmentation", epoch)
         flips = (torch.rand(count, generator=stream) < 0.5).to(device)
         shifts = torch.randint(0, 2 * CROP_PADDING + 1, (count, 2), generator=stream).to(device)
-        places = self.images.random_places(stream) if "random_crop" in self.augmentation else None
+        cuts = [RANDOM_WINDOWS[name] for name in self.augmentation if name in RANDOM_WINDOWS]
+        places = self.images.random_places(stream, *cuts[0]) if cuts else None
         chance = np.random.default_rng(derive_seed(seed, "mixing", epoch))
         mixing = set(MIXING) & set(self.augmentation)
         mixed = resolve_name("kdlib.frskd.mixing:mixed") if mixing else None
@@ -92,6 +97,8 @@ class Batches:
         for (indices, shard), pixels in zip(own, stored, strict=True):
             if "flip" in self.augmentation:  # of whole numbers: a quarter of the bytes
                 pixels = torch.where(flips[indices].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+            if "black_crop" in self.augmentation:
+                pixels = _shifted(pixels, shifts[indices])
             batch = self._batch(pixels, indices)._replace(shard=shard)
             if "crop" in self.augmentation:
                 batch = batch._replace(images=_shifted(batch.images, shifts[indices]))
@@ -129,10 +136,15 @@ def _check(augmentation: tuple[str, ...], data: ImageData) -> None:
             raise unknown("augmentation", name, AUGMENTATIONS)
     if mixing:
         resolve_name("kdlib.frskd.mixing:check")(mixing, data.task)
-    if "random_crop" in augmentation and whole:
+    if whole and (windows := set(RANDOM_WINDOWS) & set(augmentation)):
         raise KdlibError(
-            "The augmentation 'random_crop' cuts a window out of a larger photograph, and these "
-            "images are all of one size; use 'crop', which shifts them by up to four pixels."
+            f"The augmentation '{min(windows)}' cuts a window out of a larger photograph, and "
+            "these images are all of one size; use 'crop', which shifts them by up to four pixels."
+        )
+    if data.task == "segmentation" and (alone := set(OF_LABELLED_IMAGES) & set(augmentation)):
+        raise KdlibError(
+            f"The augmentation '{min(alone)}' moves no masks, and here pixels have labels; use "
+            "'crop' of images of one size, 'random_crop' of photographs."
         )
     if not (whole or hasattr(data.images, "batches")):
         raise KdlibError(
@@ -150,7 +162,7 @@ def parts_of(order: Tensor, size: int) -> list[Tensor]:
 
 
 def _shifted(images: Tensor, shifts: Tensor, margin: int = 0) -> Tensor:
-    """The window at ``shifts`` (B, 2) of each padded image (zero is the mean colour)."""
+    """The window at ``shifts`` (B, 2) of each padded image (0: mean colour, or black of pixels)."""
     size = images.shape[-2:]
     padded = functional.pad(images, [CROP_PADDING] * 4, value=margin)
     rows = shifts[:, :1] + torch.arange(size[0], device=images.device)

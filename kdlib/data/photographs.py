@@ -240,9 +240,13 @@ class Photographs:
         """The middle of each: (N, 3, S, S) uint8, all in memory."""
         return next(self.batches([torch.arange(len(self))], None))
 
-    def random_places(self, stream: torch.Generator) -> Tensor:
-        """(N, drawn) of random windows, down and across first, such that each is equally likely."""
-        return torch.randint(0, 1 << PLACE_BITS, (len(self), self.drawn), generator=stream)
+    def random_places(self, stream: torch.Generator, drawn: int | None = None) -> Tensor:
+        """(N, drawn) of random windows, down and across first, such that each is equally likely.
+
+        Four numbers, of a photograph's class, are those of windows of any size, which are resized.
+        """
+        size = (len(self), drawn or self.drawn)
+        return torch.randint(0, 1 << PLACE_BITS, size, generator=stream)
 
     def batches(self, parts: Iterable[Tensor], places: Tensor | None) -> Iterator[Tensor]:
         """Windows (B, 3 or 4, S, S) uint8 of each part's photographs, at ``places`` or central."""
@@ -261,6 +265,9 @@ class Photographs:
 
     def _cut(self, window: Pixels, position: int, place: list[int] | None) -> None:
         picture = self.read(int(self.positions[position]))
+        if place is not None and len(place) == 4:
+            window[:] = resized_window(picture, self.image_size, place)
+            return
         top, left = placed([side - self.image_size for side in picture.shape[:2]], place)
         window[:] = picture[top : top + self.image_size, left : left + self.image_size]
 
@@ -268,6 +275,23 @@ class Photographs:
 def _collected(windows: Pixels, cuts: Iterator[None]) -> Tensor:
     deque(cuts, maxlen=0)  # waits for all of them; what one raises is raised here
     return torch.from_numpy(windows).permute(0, 3, 1, 2)  # in memory as torch's channels_last
+
+
+def resized_window(picture: Pixels, side: int, place: list[int]) -> Pixels:
+    """A window of 8 to 100 % of a picture (H, W, 3), of shape 3:4 to 4:3 -> (side, side, 3).
+
+    As torchvision's RandomResizedCrop (Szegedy 2015, arXiv 1409.4842), but of photographs that are
+    resized already, and what is longer than the picture is cut where torchvision draws again.
+    """
+    shares = [value / (1 << PLACE_BITS) for value in place[2:]]
+    area, shape = 0.08 + 0.92 * shares[0], (3 / 4) ** (1 - 2 * shares[1])
+    whole, scale = picture.shape[:2], (area * picture.shape[0] * picture.shape[1]) ** 0.5
+    wanted = (scale * shape**0.5, scale / shape**0.5)
+    size = [max(1, min(round(one), most)) for one, most in zip(wanted, whole, strict=True)]
+    room = [most - one for one, most in zip(size, whole, strict=True)]
+    top, left = placed(room, place)
+    cut = Image.fromarray(picture[top : top + size[0], left : left + size[1]])
+    return np.asarray(cut.resize((side, side), Image.Resampling.BILINEAR))
 
 
 def placed(room: list[int], place: list[int] | None) -> list[int]:

@@ -114,8 +114,9 @@ def load_cifar100(split: str, size: int | None, image_size: int, **options: Any)
     published = CIFAR100(str(root), train=split == "train")
     images = torch.from_numpy(published.data).permute(0, 3, 1, 2).contiguous()
     labels = torch.tensor(published.targets)
-    digest = fingerprint(("cifar100", image_size), (images, labels))
-    mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+    # As in the literature's benchmarks; those of the images differ by 2e-4.
+    mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+    digest = fingerprint(("cifar100", image_size, *mean, *std), (images, labels))
     classes, images = tuple(published.classes), resized(images, image_size)
     return ImageData(images, labels, classes, mean, std, digest).first(size)
 

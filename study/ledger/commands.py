@@ -40,7 +40,7 @@ SELF_TAUGHT = {
 BENCHMARK: dict[str, Any] = {
     "image_size": 32, "epochs": 240, "teacher_epochs": 240, "batch_size": 64,
     "learning_rate": 0.05, "schedule": "step", "milestones": (150, 180, 210),
-    "augmentation": ("flip", "crop"), "weight_decay": 5e-4,
+    "augmentation": ("flip", "black_crop"), "weight_decay": 5e-4,
 }  # fmt: skip
 SLOW = {"mobilenet_v2_cifar", "shuffle_v1", "shuffle_v2"}
 SLOW_RATES = {"learning_rate": 0.01, "teacher_learning_rate": 0.05}

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import starmap
 
 import numpy as np
@@ -83,6 +84,27 @@ def test_flip_mirrors_some_images_and_crop_shifts_them_by_four_pixels_masks_with
     assert moved > 30
 
 
+def test_black_crop_pads_with_black_where_crop_pads_with_the_mean():
+    data = replace(images(), mean=(0.5,) * 3, std=(0.5,) * 3)
+    grey, black = (epoch(data, 5, cut)[0] for cut in ("crop", "black_crop"))
+    outside = (grey == 0).all(1, keepdim=True).expand_as(grey)
+    assert outside.any() and (black[outside] == -1).all()
+    assert torch.equal(black.where(~outside, 0), grey)
+
+
+def test_a_resized_crop_is_of_any_size_and_shape_that_it_may_have():
+    rows, columns = np.mgrid[:224, :224].astype("u1")
+    photographs = Photographs(lambda _: np.dstack([rows, columns, rows]), np.arange(400), 32)
+    data = replace(numbered(400), images=photographs)
+    made = epoch(data, 50, "resized_crop")[0].round()
+    high, wide = (made[:, one].flatten(1).aminmax(dim=1) for one in (0, 1))
+    high, wide = ((most - least + 1) / 224 for least, most in (high, wide))
+    assert 0.05 < (high * wide).min() < 0.12 and (high * wide).max() > 0.9
+    shapes = (wide / high)[(high < 0.8) & (wide < 0.8)]
+    assert 0.7 < shapes.min() < 0.8 and 1.25 < shapes.max() < 1.4
+    assert made[:, :2].min() < 3 and made[:, :2].max() > 220
+
+
 def test_images_in_order_are_normalised_and_nothing_else_and_none_is_left_alone_in_a_batch():
     data = images()
     held = Batches(data, 4, ("flip", "crop", "mixup", "sla"))
@@ -101,6 +123,8 @@ def test_images_in_order_are_normalised_and_nothing_else_and_none_is_left_alone_
     (images(), ("flop",), "Unknown augmentation 'flop'.*Did you mean 'flip'"),
     (images(), ("mixup", "cutmix"), "Choose one of mixup and cutmix"),
     (images(), ("random_crop",), "'random_crop'.*use 'crop'"),
+    (images(), ("resized_crop",), "'resized_crop'.*use 'crop'"),
+    (masked(), ("black_crop",), "'black_crop' moves no masks.*use 'crop'"),
     (masked(), ("sla",), "'sla' changes the label.*pixels have labels. Valid: flip, crop"),
     (ImageData(["a"], torch.zeros(1), NAMES, *PLAIN), (), "for detectors; task 'crops'"),
 ])  # fmt: skip

@@ -115,7 +115,7 @@ def test_traps_concern_whom_they_concern(ledger):
 # What would run a number, or why nothing does.
 SSD = {"student": "SSD300-VGG16", "metric": "mAP"}
 CIFAR = {"student": "resnet18_cifar", "teacher": "none", "epochs": 200, "milestones": (100, 150)}
-MIXED = {**CIFAR, "augmentation": ("flip", "crop", "cutmix")}
+MIXED = {**CIFAR, "augmentation": ("flip", "black_crop", "cutmix")}
 BENCHMARK = {"paper": "benchmark", "teacher": "wrn_40_2", "student": "wrn_16_2", "method": "KD"}
 FRSKD = {"paper": "frskd", "dataset": "CIFAR-100"}
 MASKS = {"paper": "frskd", "student": "EfficientDet-d0", "method": "FRSKD"}
@@ -124,7 +124,7 @@ ALONE = {"dataset": "ADE20K", "student": "ResNet-18", "method": "student"}
 
 @pytest.mark.parametrize(("wanted", "batch", "fields"), [
     ({**FRSKD, "method": "FRSKD"}, "frskd cifar100 frskd",
-     {**CIFAR, "weight_decay": 1e-4, "augmentation": ("flip", "crop")}),
+     {**CIFAR, "weight_decay": 1e-4, "augmentation": ("flip", "black_crop")}),
     ({**FRSKD, "method": "FRSKD + CutMix"}, "frskd cifar100 frskd", MIXED),
     (MASKS, "segmentation voc frskd_pixels",
      {"student": "efficientdet_d0", "task": "segmentation"}),
