@@ -85,7 +85,7 @@ class Predictor(nn.Module):
 
 
 class VariationalLoss(nn.Module):
-    """VID (Ahn 2019, arXiv 1904.05835, Eq. 6): negative log-likelihoods of stages, summed.
+    """VID (Ahn 2019, arXiv 1904.05835): negative log-likelihoods of stages, summed.
 
     As released with Tian 2020: without the constant of the density; the larger features are pooled
     before the convolutions, which have no biases.
@@ -127,7 +127,7 @@ def projection(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class SemanticLoss(nn.Module):
-    """SemCKD (Chen 2021, arXiv 2012.03236, Eq. 8): stages' squared differences, by attention.
+    """SemCKD (Chen 2021, arXiv 2012.03236): stages' squared differences, by attention.
 
     As released: similarities in a batch are inner products, not cosines.
     """

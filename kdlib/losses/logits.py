@@ -102,7 +102,7 @@ def _decoupled(logits: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def standardised_kd_per_image(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
-    """KD of z-scored logits: (B, K) twice -> (B,). Source: Sun 2024, arXiv 2403.01427, Eq. 9."""
+    """KD of z-scored logits: (B, K) twice -> (B,). Source: Sun 2024, arXiv 2403.01427."""
     return kd_per_image(standardised(student), standardised(teacher), temperature)
 
 

@@ -1,6 +1,6 @@
 """Stages fused from deep to fine: ReviewKD (Chen 2021), and FAM-KD's frequency attention."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -54,76 +54,67 @@ class Review(nn.Module):
     """Distances of stages that are fused from deep to fine; the embedding is the deepest stage.
 
     Subclasses make ``fusions``, of a stage and the deeper ones that were fused, and ``to_teacher``,
-    from what is fused to the teacher's channels; before that it takes the teacher's size.
+    from what is fused, brought to the teacher's size by nearest pixels, to the teacher's channels.
     """
 
-    distance: Callable[[Tensor, Tensor], Tensor] = staticmethod(hcl_per_image)
-    fusions: nn.ModuleList
-    to_teacher: nn.ModuleList
+    distance: Callable[[Tensor, Tensor], Tensor]
+    targets = "stages"  # the teacher's maps that the student's are compared with
 
     def __init__(self, pair: NetworkPair) -> None:
         super().__init__()
         mine, theirs = ((*s.stages, (s.embedding, 1, 1)) for s in (pair.student, pair.teacher))
         self.shapes = aligned(mine, theirs)[::-1]
+        self.fusions, self.to_teacher = nn.ModuleList(), nn.ModuleList()
 
     def forward(self, student: Output, teacher: Output, batch: object) -> Tensor:
         """(B,), unweighted: the sum over stages."""
-        stages = student.stages, self.targets(teacher)
+        stages = student.stages, getattr(teacher, self.targets, teacher.stages)
         deepest = tuple(made.embedding[..., None, None] for made in (student, teacher))
-        pairs = [deepest, *aligned(*stages)[::-1]]
-        losses, fused = [], None
+        losses, fused, pairs = [], None, [deepest, *aligned(*stages)[::-1]]
         for fuse, turn, (own, other) in zip(self.fusions, self.to_teacher, pairs, strict=True):
             fused = resized(fuse(own, fused), other.shape[-2:])
             losses.append(self.distance(turn(fused), other))
         return torch.stack(losses).sum(dim=0)
 
-    def targets(self, teacher: Output) -> tuple[Tensor, ...]:
-        """The teacher's maps that a student's are compared with."""
-        return teacher.stages
-
 
 class ReviewLoss(Review):
-    """ReviewKD (Chen 2021, arXiv 2104.09044): HCL (Eq. 8) of stages fused by attention (ABF).
+    """ReviewKD (Chen 2021, arXiv 2104.09044): HCL of stages fused by attention (ABF).
 
-    As released, a teacher's target is what its last ReLU is given, and fused features take its size
-    by nearest pixels. They have ``middle`` channels; ``None`` for as many as the student's
-    embedding, 512 at most.
+    A teacher's target is what its last ReLU is given. Fused features have ``middle`` channels;
+    ``None`` for as many as the student's embedding, 512 at most.
     """
+
+    distance, targets = staticmethod(hcl_per_image), "before"
 
     def __init__(self, pair: NetworkPair, *, middle: int | None = None) -> None:
         super().__init__(pair)
         middle = middle or min(512, pair.student.embedding)
-        fusions = [
-            AttentionFusion(own[0], middle, n == 0) for n, (own, _) in enumerate(self.shapes)
-        ]
-        self.fusions = nn.ModuleList(fusions)
-        turns = [conv_norm(middle, other[0], activation=None) for _, other in self.shapes]
-        self.to_teacher = nn.ModuleList(turns)
+        for number, (own, other) in enumerate(self.shapes):
+            self.fusions.append(AttentionFusion(own[0], middle, deepest=number == 0))
+            self.to_teacher.append(conv_norm(middle, other[0], activation=None))
 
-    def targets(self, teacher: Output) -> tuple[Tensor, ...]:
-        """What the last ReLU of each stage is given."""
-        return getattr(teacher, "before", teacher.stages)
+
+def _low(size: int) -> Tensor:
+    """Which of an axis's frequencies, in the order of an FFT, lie from -r to r - 1."""
+    reach = int(0.1 * (size // 2))
+    return (torch.arange(size) + reach) % size < 2 * reach
 
 
 class FrequencyAttention(nn.Module):
-    """FAM (Pham 2024, arXiv 2403.05894, Eq. 4 to 8): a learned filter of features of one size.
+    """FAM (Pham 2024, arXiv 2403.05894): a learned filter of features of one size.
 
     At each frequency a complex matrix turns the student's channels into the teacher's; a 1 x 1
     convolution works beside it. Of the filter's answer the low frequencies are left out: a tenth,
     from -r to r - 1 on both axes, which at sizes below 20 is none, as released.
     """
 
-    def __init__(self, inputs: int, outputs: int, size: tuple[int, int]) -> None:
+    def __init__(self, inputs: int, outputs: int, size: Sequence[int]) -> None:
         super().__init__()
         # Real and imaginary part apart: that is how optimisers and files take complex numbers.
         self.filter = nn.Parameter(torch.rand(*size, inputs, outputs, 2) / (inputs * outputs))
         self.local = nn.Conv2d(inputs, outputs, 1)
         self.shares = nn.Parameter(torch.full((2,), 0.5))
-        reach = [int(0.1 * (length // 2)) for length in size]
-        rows, columns = (
-            (torch.arange(length) + r) % length < 2 * r
-            for length, r in zip(size, reach, strict=True)
-        )
+        rows, columns = map(_low, size)
         self.mask = nn.Buffer((~(rows[:, None] & columns)).float(), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -150,9 +141,8 @@ class LocalAttention(nn.Module):
         if deeper is None:
             return
         self.narrow = nn.Identity() if deeper == channels else conv_norm(deeper, channels, 1)
-        self.query, self.key, self.value = (
-            nn.Conv2d(channels, channels, 1, bias=False) for _ in range(3)
-        )
+        layers = (nn.Conv2d(channels, channels, 1, bias=False) for _ in range(3))
+        self.query, self.key, self.value = layers
         self.rows = nn.Parameter(torch.randn(channels // 2, 3, 1))
         self.columns = nn.Parameter(torch.randn(channels - channels // 2, 1, 3))
 
@@ -162,11 +152,8 @@ class LocalAttention(nn.Module):
             return features
         own, narrow = for_layer(self.key, features), self.narrow(for_layer(self.query, deeper))
         query = self.query(resized(narrow, own.shape[-2:]))
-        shape = *query.shape[:2], 9, *query.shape[2:]
-        key, value = (
-            functional.unfold(layer(own), 3, padding=1).view(shape)
-            for layer in (self.key, self.value)
-        )
+        made = (functional.unfold(layer(own), 3, padding=1) for layer in (self.key, self.value))
+        key, value = (pixels.view(*query.shape[:2], 9, *query.shape[2:]) for pixels in made)
         places = torch.cat([self.rows.expand(-1, 3, 3), self.columns.expand(-1, 3, 3)]).flatten(1)
         shares = (query[:, :, None] * (key + places[..., None, None])).softmax(dim=2)
         return (shares * value).sum(dim=2)
@@ -182,11 +169,9 @@ class FrequencyReview(Review):
 
     def __init__(self, pair: NetworkPair) -> None:
         super().__init__(pair)
-        channels = [own[0] for own, _ in self.shapes]
-        self.fusions = nn.ModuleList(map(LocalAttention, channels, [None, *channels]))
-        self.to_teacher = nn.ModuleList(
-            nn.Sequential(
-                FrequencyAttention(own[0], other[0], other[1:]), nn.BatchNorm2d(other[0]), nn.ReLU()
-            )
-            for own, other in self.shapes
-        )
+        deeper = None
+        for (channels, *_), (outputs, *size) in self.shapes:
+            self.fusions.append(LocalAttention(channels, deeper))
+            filtered = FrequencyAttention(channels, outputs, size)
+            self.to_teacher.append(nn.Sequential(filtered, nn.BatchNorm2d(outputs), nn.ReLU()))
+            deeper = channels
