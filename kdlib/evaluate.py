@@ -25,7 +25,7 @@ from kdlib.losses.attention import (
 from kdlib.models import create_model
 from kdlib.models.output import Output
 from kdlib.process_group import ALONE, ProcessGroup
-from kdlib.runs import RunConfig, is_finished, run_directory
+from kdlib.runs import RunConfig, is_finished, read_record, run_directory
 from kdlib.tasks import TASKS
 
 BATCH_SIZE = 250
@@ -92,7 +92,9 @@ def trained_network(config: RunConfig, root: Path, classes: int, **options: Any)
     if not is_finished(config, root):
         raise KdlibError(f"{directory} holds no finished run; train it first with fit.")
     network = create_model(config.student, classes, **options)
-    load_weights(network, directory / "weights.safetensors", classes)
+    source = read_record(directory / "record.json")["provenance"]["data_fingerprint"]
+    own = {"run": config.run_id, "data": source}
+    load_weights(network, directory / "weights.safetensors", classes, own)
     return network.eval()
 
 

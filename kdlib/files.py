@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 PARTIAL = ".partial"  # how the names of files end that are being written
 # Stands before the facts: the header has one entry, for entries have no order in it.
 SEAL, UNSEALED = re.compile(rb"crc32=(\d{10}) "), b"crc32=0000000000 "
+OURS = "Delete it and run again; of a finished run, delete its folder."
+KINDS = {
+    "run": "run", "data": "training data with the fingerprint", "teacher": "a teacher with the "
+    "checksum", "evaluation": "evaluation data with the fingerprint", "of": "cached",
+}  # fmt: skip
+"""What the facts in a file say that it is of."""
 CHUNK = 64  # rows made at a time: their intermediate arrays stay in the processor's cache
 Arrays = Mapping[str, NDArray]
 
@@ -115,8 +122,11 @@ def save_tensors(
     write_atomic(path, lambda temporary: temporary.write_bytes(sealed), sync)
 
 
-def load_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
-    """Read tensors and facts; files without a checksum, from elsewhere, are read too."""
+def load_tensors(path: Path, remedy: str = OURS) -> "tuple[dict[str, Tensor], dict[str, Any]]":
+    """Read tensors and facts; files without a checksum, from elsewhere, are read too.
+
+    The ``remedy`` is what the error advises: a file that is not ours must not be deleted.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -128,30 +138,73 @@ def load_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
         if seal and zlib.crc32(content.replace(seal[0], UNSEALED, 1)) != int(seal[1]):
             raise ValueError("it is damaged: its checksum differs")
         text = json.loads(header).get("__metadata__", {}).get("facts", "{}")
-        return tensors, json.loads(text.removeprefix(seal[0].decode()) if seal else text)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise KdlibError(
-            f"{path} cannot be read as safetensors ({error}). Delete it and run again; of a "
-            "finished run, delete its folder."
-        ) from error
+        facts = json.loads(text.removeprefix(seal[0].decode()) if seal else text)
+        return tensors, dict(facts)
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise KdlibError(f"{path} cannot be read as safetensors ({error}). {remedy}") from error
 
 
-def load_weights(network: "nn.Module", path: Path, classes: int) -> None:
-    """Load a network's weights; refuse those of other classes or of another architecture."""
-    tensors, facts = load_tensors(path)
+def check_identity(
+    path: Path, facts: Mapping[str, Any], wanted: Mapping[str, Any], remedy: str
+) -> None:
+    """Refuse a file whose ``facts`` do not say that it is of what is ``wanted``, by ``KINDS``."""
+    for name, value in wanted.items():
+        if (found := facts.get(name)) != value:
+            says = (
+                f"is of {KINDS.get(name, name)} {found}"
+                if found
+                else f"does not say of which {name} it is"
+            )
+            raise KdlibError(f"{path} {says}; this needs {KINDS.get(name, name)} {value}. {remedy}")
+
+
+def load_weights(
+    network: "nn.Module", path: Path, classes: int, wanted: Mapping[str, Any] | None = None
+) -> None:
+    """Load a network's weights; refuse those of other classes, architectures, or not finite.
+
+    ``wanted`` is what a run's own file must say that it is of; ``None``: the user named the file.
+    """
+    remedy = OURS if wanted else _conversion(path)
+    tensors, facts = load_tensors(path, remedy)
+    check_identity(path, facts, wanted or {}, f"Put its own file back, or: {OURS}")
     if (found := facts.get("classes", classes)) != classes:
         raise KdlibError(
             f"The weights in {path} were trained for {found} classes, but the data set has "
             f"{classes}. Teacher and student must share one set of classes: train the teacher on "
             f"this data set, or name the weights of one that was."
         )
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
+    own = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    odd = [f"{name} is missing" for name in own if name not in tensors]
+    odd += [f"{name} is unknown" for name in tensors if name not in own]
+    odd += [f"{n} is {[*t.shape]}" for n, t in tensors.items() if t.shape != own.get(n, t.shape)]
+    if odd:
         raise KdlibError(
-            f"The weights in {path} do not fit this network: {error}. "
-            "Name the architecture that they were trained with."
-        ) from error
+            f"The weights in {path} do not fit this network: {'; '.join(odd[:3])} ({len(odd)} such)"
+            ". Name the architecture that they were trained with."
+        )
+    if lost := not_finite(tensors):
+        advice = OURS if wanted else "Name a file whose weights are finite."
+        raise KdlibError(f"{path}: '{lost}' has values that are not finite. {advice}")
+    network.load_state_dict(tensors)
+
+
+def _conversion(path: Path) -> str:
+    """How a file that the user named becomes one that is read."""
+    if path.is_dir():
+        return f"It is a folder: name the file in it, such as {path / 'weights.safetensors'}."
+    made = path.with_suffix(".safetensors" if path.suffix != ".safetensors" else ".new.safetensors")
+    code = (
+        "import sys; from torch import load; from safetensors.torch import save_file; "
+        "save_file(load(sys.argv[1], weights_only=True), sys.argv[2])"
+    )
+    words = shlex.join(["python", "-c", code, str(path), str(made)])
+    return f"Weights are safetensors alone, which run no code. Of PyTorch's state_dict: {words}"
+
+
+def not_finite(tensors: "Mapping[str, Tensor]") -> str | None:
+    """The name of the first tensor that holds NaN or infinity."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
 
 
 def cache_root() -> Path:
@@ -176,9 +229,26 @@ def cached(name: str, count: int, make: Callable[[NDArray[np.int64]], Arrays]) -
 def kept(path: Path, make: Callable[[], Arrays]) -> Arrays:
     """Arrays read from a file of a cache; made and kept there if it is missing or damaged."""
     with suppress(KdlibError):
-        return {name: tensor.numpy() for name, tensor in load_tensors(path)[0].items()}
+        return {name: tensor.numpy() for name, tensor in load_kept(path).items()}
+    made = make()
+    keep(path, made)
+    return made
+
+
+def keep(path: Path, made: Arrays) -> None:
+    """Write arrays to a file of a cache, with its place in it."""
     from torch import tensor
 
-    made = make()
-    save_tensors(path, {name: tensor(rows) for name, rows in made.items()}, {}, sync=False)
-    return made
+    tensors, facts = {name: tensor(rows) for name, rows in made.items()}, {"of": _place(path)}
+    save_tensors(path, tensors, facts, sync=False)
+
+
+def load_kept(path: Path) -> "dict[str, Tensor]":
+    """What :func:`keep` wrote to this very place of a cache; else a ``KdlibError``."""
+    tensors, facts = load_tensors(path)
+    check_identity(path, facts, {"of": _place(path)}, OURS)
+    return tensors
+
+
+def _place(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"

@@ -8,7 +8,8 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -17,15 +18,16 @@ import torch
 from tqdm import tqdm
 
 from kdlib import runs
+from kdlib.data import DATASETS, SCENES
 from kdlib.errors import KdlibError
 from kdlib.evaluate import channels_last
-from kdlib.files import locked, write_json
+from kdlib.files import KINDS, load_tensors, locked, write_json
 from kdlib.methods import method_of, parse_method
 from kdlib.models import check_task
 from kdlib.process_group import ALONE, LEAST, ProcessGroup, usable_device
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory, write_record
 from kdlib.tasks import TASKS
-from kdlib.train_state import Group, TrainState, resolve_precision
+from kdlib.train_state import Group, TrainState, checksum, resolve_precision
 
 OWN_FIELDS = {
     "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
@@ -58,7 +60,8 @@ def fit(
     the row of ``history.csv`` when an epoch is saved.
     """
     root, single = Path(root), isinstance(configs, RunConfig)
-    configs = [configs] if isinstance(configs, RunConfig) else configs
+    given = [configs] if isinstance(configs, RunConfig) else configs
+    configs = [config.canonical() for config in given]
     with ExitStack() as locks:
         with world.main_first():
             check_group(configs)
@@ -66,6 +69,8 @@ def fit(
             directories = [run_directory(config, root) for config in configs]
             for directory in sorted(set(directories)) if world.is_main else ():
                 locks.enter_context(locked(directory.parent / f".{directory.name}.lock"))
+            finished = [one for one in configs if is_finished(one, root)]
+            check_sources(finished if world.is_main else [], root, data_root)
         waiting = world.from_main([one for one in configs if not is_finished(one, root)])
         if waiting:
             group = prepare(waiting, root, data_root, device, world)
@@ -95,6 +100,39 @@ def check_group(configs: Sequence[RunConfig]) -> None:
                 f"Students in lock-step must share '{name}', but it is {' and '.join(values)}. "
                 "Train them in separate calls."
             )
+
+
+def sources_now(config: RunConfig, data_root: Path | None) -> dict[str, str]:
+    """Fingerprints of a run's data and of the teacher's file that it names, where they are here."""
+    found, composed = {}, DATASETS[config.dataset].images == SCENES[0]
+    few: dict[str, Any] = {"train_size": 2, "test_size": 2} if composed else {}
+    if config.dataset != "scenes" and not (composed and config.task == "crops"):
+        for name, split in (("data", "train"), ("evaluation", "test")):
+            with suppress(KdlibError):
+                found[name] = runs.data_of(replace(config, **few), split, data_root).fingerprint
+    if config.teacher_weights and Path(config.teacher_weights).exists():
+        found["teacher"] = checksum(load_tensors(Path(config.teacher_weights), "")[0])
+    return found
+
+
+def check_sources(configs: Sequence[RunConfig], root: Path, data_root: Path | None) -> None:
+    """Refuse finished runs whose data, or whose teacher's file, are others now.
+
+    Data that are not here cannot differ. Composed scenes are compared by two of them; the embedded
+    ones, which kdlib makes, are not: a finished run is to be there at once.
+    """
+    taught = sorted(configs, key=lambda config: config.teacher == "none")
+    now = sources_now(taught[0], data_root) if configs else {}
+    for directory in [run_directory(config, root) for config in configs]:
+        source = read_record(directory / "record.json")["provenance"]
+        for name, found in now.items():
+            known, kind = source.get(f"{name}_fingerprint"), KINDS[name]
+            if known not in (None, found):
+                raise KdlibError(
+                    f"{directory} is a finished run of {kind} {known}, but now there is {kind} "
+                    f"{found}. Put the old back, or give another folder of runs; if the old result "
+                    "is not needed, delete that of the run."
+                )
 
 
 def check_world(configs: Sequence[RunConfig], world: ProcessGroup) -> None:
@@ -149,6 +187,8 @@ def train(
 ) -> None:
     """Train the students of a group in lock-step, from where each was stopped, to their records."""
     states = [state_of(config)(config, group, root) for config in configs]
+    for state in states:
+        state.check_batches()
     for state in states if group.world.is_main else ():
         write_json(state.directory / "config.json", state.config.to_file())
     epochs = [state.epoch for state in states]
@@ -165,12 +205,12 @@ def train(
                 train_epoch(learning, group, epoch, bar, on_epoch)
     alike: dict[Any, list[TrainState]] = defaultdict(list)  # a resumed run keeps its own precision
     for one in states:
-        if one.failure is None or one.config.split == "dev":
+        if one.counts:
             alike[one.measure, one.teacher is None, one.precision].append(one)
     for some in alike.values():
         _conclude(some)
     for one in states:
-        if one.failure is not None and one.config.split != "dev":
+        if one.failure is not None and not one.counts:
             raise one.failure
 
 
@@ -198,7 +238,7 @@ def train_epoch(
         group.world.share_buffers(state.parts)
         row = state.row(epoch, teaching_s)
         state.end_epoch(row)
-        if on_epoch is not None and group.world.is_main:
+        if state.failure is None and on_epoch is not None and group.world.is_main:
             on_epoch(state.config, row)
 
 

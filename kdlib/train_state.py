@@ -1,25 +1,39 @@
 """One student in training: network, distiller, optimiser, schedule, precision, history."""
 
 import math
+import os
 import platform
 import re
+import sys
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn, optim
 
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher, Learner, create_distiller
-from kdlib.errors import KdlibError
+from kdlib.errors import KdlibError, unknown
 from kdlib.evaluate import evaluate_students, predict
-from kdlib.files import cache_root, load_tensors, load_weights, save_tensors, write_text
+from kdlib.files import (
+    KINDS,
+    cache_root,
+    check_identity,
+    load_tensors,
+    load_weights,
+    not_finite,
+    save_tensors,
+    write_text,
+)
 from kdlib.models import create_model
 from kdlib.models.output import NetworkPair, latency, measure_cost, output_shapes
 from kdlib.process_group import ALONE, ProcessGroup
@@ -28,6 +42,7 @@ from kdlib.seeds import derive_seed, seed_everything
 from kdlib.tasks import TASKS
 
 MONITORED = 2000  # images of the evaluation that an epoch's row is measured on
+RESUME = "KDLIB_RESUME"  # the variable; "anew": what was begun otherwise is begun again
 NO_EPOCHS = ("epoch", "learning_rate", "accuracy", "seconds")  # columns of an empty history
 
 
@@ -70,6 +85,8 @@ class TrainState:
         self.checkpoint = self.directory / "checkpoint.safetensors"
         self.history: list[dict[str, Any]] = []
         self.failure: DivergedError | None = None
+        self.sources = sources_of(group, getattr(self.teacher, "network", None))
+        self.way = self.world.from_main(conditions(self.device) | self.world.facts)
         self._begin_epoch()
         self.network_options: dict[str, Any] = {}  # what the student is built with besides
         self.parts = self._build()
@@ -91,14 +108,17 @@ class TrainState:
             return None
         usual, classes = run_directory(config.teacher_config(), root), len(data.classes)
         path = Path(config.teacher_weights or usual / "weights.safetensors")
+        own = {"run": usual.name, "data": data.fingerprint}
         if not path.exists():
+            recorded = not config.teacher_weights and (usual / "record.json").exists()
+            first = f"It has a record all the same: delete {usual}. " if recorded else ""
             raise KdlibError(
-                f"The teacher's weights are missing: {path}. Train it first (notebook 02_teacher "
-                "with the same data set, image size, teacher and teacher_epochs), or name a file "
-                "with teacher_weights."
+                f"The teacher's weights are missing: {path}. {first}Train it first (notebook "
+                "02_teacher with the same data set, image size, teacher and teacher_epochs), or "
+                "name a file with teacher_weights."
             )
         network = create_model(config.teacher, classes)
-        load_weights(network, path, classes)
+        load_weights(network, path, classes, None if config.teacher_weights else own)
         return FrozenTeacher(network.to(device).to(memory_format=torch.channels_last))
 
     def _build(self) -> nn.Module:
@@ -173,12 +193,7 @@ class TrainState:
         loss.backward()  # before the loss is looked at: meanwhile a GPU has work
         if not math.isfinite(torch.stack(list(logged.values())).sum().item()):
             values = ", ".join(f"{name} {term.item():.4g}" for name, term in logged.items())
-            kept = f"; the last good epoch is kept in {self.checkpoint}" if self.history else ""
-            raise DivergedError(
-                f"The loss of '{self.config.method}' is not finite in epoch {self.epoch + 1}, step "
-                f"{self.steps} ({values}; learning rate {lr:.4g}). Lower learning_rate or "
-                f"weight{kept}."
-            )
+            raise self._diverged("The loss", f"{values}; ")
         if self.config.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parts.parameters(), self.config.gradient_clip)
         self.optimiser.step()
@@ -191,6 +206,8 @@ class TrainState:
             (quality,) = evaluate_students([self.student], None, few, **self.shared)
             return {column: quality["results"][self.measures.metric]}
         logits = predict(self.student, few, **self.shared)
+        if not logits.isfinite().all():
+            self.failure = self._diverged("An answer", "")
         upright = logits[:, : self.classes]  # a student with more was taught rotations too
         return {column: (upright.argmax(1) == few.labels).float().mean().item()}
 
@@ -202,20 +219,45 @@ class TrainState:
         return {**own, "seconds": round(seconds, 3)}
 
     def end_epoch(self, row: dict[str, Any]) -> None:
-        """Add a row of history and save a checkpoint that a killed run goes on from."""
+        """Add a row of history and save a checkpoint that a killed run goes on from.
+
+        Neither if a weight or an answer is not finite: from there no run can go on.
+        """
+        tensors = {f"model.{name}": value for name, value in self.parts.state_dict().items()}
+        for position, memory in self.optimiser.state_dict()["state"].items():
+            for name, value in memory.items():
+                if isinstance(value, Tensor):
+                    tensors[f"momentum.{position}.{name}"] = value
+        if lost := not_finite(tensors):
+            self.failure = self._diverged(f"'{lost}'", "")
+        if self.failure is not None:
+            return
         self.history.append(row)
         self._begin_epoch()
         if self.world.is_main:
-            tensors = {f"model.{name}": value for name, value in self.parts.state_dict().items()}
-            for position, memory in self.optimiser.state_dict()["state"].items():
-                for name, value in memory.items():
-                    if isinstance(value, Tensor):
-                        tensors[f"momentum.{position}.{name}"] = value
-            way = {"precision": self.precision, "world": self.world.facts}
-            save_tensors(self.checkpoint, tensors, {"history": self.history, **way})
+            facts = {"history": self.history, "precision": self.precision, "way": self.way}
+            save_tensors(self.checkpoint, tensors, {**self.identity, **facts})
+
+    def _diverged(self, what: str, values: str) -> DivergedError:
+        kept = f"; the last good epoch is kept in {self.checkpoint}" if self.history else ""
+        return DivergedError(
+            f"{what} of '{self.config.method}' is not finite in epoch {self.epoch + 1}, step "
+            f"{self.steps} ({values}learning rate {self.lr:.4g}). Lower learning_rate or "
+            f"weight{kept}."
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What every file of the run says that it is of, and is compared when it is read."""
+        names = {"run": self.config.run_id, "config_hash": self.config.config_hash}
+        return {**names, "model": self.config.student, **self.sources, "epoch": self.epoch}
 
     def _restore(self) -> None:
         tensors, facts = load_tensors(self.checkpoint)
+        remedy = "Put this run's own file back, or delete it to begin anew."
+        check_identity(self.checkpoint, facts, {"run": self.config.run_id}, remedy)
+        if self._began_otherwise({**facts, **facts.get("way", {})}):
+            return
         memory: dict[int, dict[str, Tensor]] = defaultdict(dict)
         try:
             parts = {name: tensors.pop(f"model.{name}") for name in self.parts.state_dict()}
@@ -225,20 +267,61 @@ class TrainState:
             self.parts.load_state_dict(parts)
             self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": memory})
             self.history, self.precision = facts["history"], facts["precision"]
-            began, now = facts["world"], self.world.facts
         except (KeyError, ValueError, RuntimeError) as error:
             raise KdlibError(
                 f"{self.checkpoint} is no checkpoint of this run ({type(error).__name__}). "
                 "Delete it and run again."
             ) from error
-        if began != now:  # in another way it would end with numbers of no run
-            ways = (", ".join(f"{name} {way[name]}" for name in way) for way in (began, now))
+        check_identity(self.checkpoint, facts, self.identity, remedy)
+
+    def _began_otherwise(self, began: Mapping[str, Any]) -> bool:
+        """Whether what was begun on other data or in another way, is to be begun anew."""
+        now = {**self.sources, **self.way}
+        changed = [name for name in now if began.get(name) != now[name]]
+        if not changed:
+            return False
+        ways = [
+            ", ".join(f"{KINDS.get(n, n)} {way[n]}" for n in changed if n in way) or "no such note"
+            for way in (began, now)
+        ]
+        says = f"{self.checkpoint} is of a run begun with {ways[0]}; this launch has {ways[1]}. "
+        if (wish := os.environ.get(RESUME)) == "anew":
+            print(f"{says}It is begun anew.", file=sys.stderr)
+            return True
+        if wish:
+            raise unknown(RESUME, wish, ["anew"])
+        raise KdlibError(  # in another way it would end with numbers of no run
+            f"{says}Start it as it was begun, or set {RESUME}=anew to begin it anew."
+        )
+
+    def check_batches(self) -> None:
+        """Refuse batches of one image where a batch norm would have one value a channel."""
+        config = self.config
+        if min(config.batch_size, len(self.group.data)) > 1:
+            return
+        before = deepcopy(self.parts.state_dict())
+        batch = next(iter(self.group.batches.epoch(config.data_seed, 0)))
+        try:
+            with torch.random.fork_rng(), torch.no_grad():
+                self.parts.train()
+                self.parts(batch, self.group.teacher and self.group.teacher.teach(batch), 0.0)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
             raise KdlibError(
-                f"{self.checkpoint} is of a run that was begun with {next(ways)}; this launch has "
-                f"{next(ways)}. Start it as it was begun, or delete the checkpoint to begin anew."
-            )
+                f"'{config.student}' cannot learn by '{config.method}' from one image of "
+                f"{config.input_size} pixels a side: a batch norm would see one value per channel. "
+                "Set batch_size to 2 or more, with as many images, or choose larger images."
+            ) from error
+        finally:
+            self.parts.load_state_dict(before)
 
     # When all epochs are done.
+    @property
+    def counts(self) -> bool:
+        """Whether there is a result; that a weight diverges is one where weights are chosen."""
+        return self.failure is None or self.config.split == "dev"
+
     def start_over(self) -> None:
         """Take what was learnt back: a run that diverged has learnt nothing."""
         self.student.load_state_dict(self._untrained().state_dict())
@@ -265,7 +348,7 @@ class TrainState:
 
     def finish(self) -> None:
         """Write the weights of the network that is kept, and the history; the record comes last."""
-        facts = {"classes": self.classes, "model": self.config.student}
+        facts = {"classes": self.classes, **self.identity}
         save_tensors(self.directory / "weights.safetensors", self.deployed().state_dict(), facts)
         columns = self.history[0] if self.history else NO_EPOCHS
         lines = [columns, *([row[name] for name in columns] for row in self.history)]
@@ -281,12 +364,13 @@ class TrainState:
         seconds = self.first_s + sum(row["seconds"] for row in self.history)
         speed = len(data) * self.epoch / seconds if seconds else 0.0
         source = provenance(config, str(self.device), self.precision, data.fingerprint)
+        source |= {f"{name}_fingerprint": self.sources[name] for name in ("evaluation", "teacher")}
         return {
             "schema_version": SCHEMA_VERSION,
             "run_id": config.run_id,
             "config": config.to_file(),
             "config_hash": config.config_hash,
-            **measured,
+            **finite(measured),
             "diverged": str(self.failure) if self.failure else None,
             "cost": {**self.cost(), "train_seconds": seconds, "images_per_second": speed},
             "provenance": {**source, **self.world.facts},
@@ -299,6 +383,46 @@ class TrainState:
         ends = {"best": best, "last": last} if column in last else {}
         monitored = {f"{end}_monitored_{name}": row[column] for end, row in ends.items()}
         return {"last_epoch": self.epoch, "best_epoch": best["epoch"], **monitored}
+
+
+def finite(value: Any) -> Any:
+    """A measurement as JSON holds it: ``None`` for every number in it that is not finite."""
+    if isinstance(value, Mapping):
+        return {name: finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sources_of(group: Group, network: nn.Module | None) -> dict[str, Any]:
+    """Fingerprints of what a run learns from: its data, and the weights of its teacher, if any."""
+    data = {
+        "data": group.data.fingerprint,
+        "evaluation": getattr(group.evaluation, "fingerprint", None),
+    }
+    return {**data, "teacher": None if network is None else checksum(network.state_dict())}
+
+
+def conditions(device: torch.device) -> dict[str, Any]:
+    """What the last bits of a result depend on, besides the configuration and its sources."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else device.type,
+        "threads": torch.get_num_threads(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Eight hexadecimal digits of the CRC-32 of tensors and their names."""
+    found = 0
+    for name, tensor in sorted(tensors.items()):
+        whole = tensor.float() if tensor.is_floating_point() else tensor
+        flat = whole.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        found = zlib.crc32(flat.numpy().data, zlib.crc32(name.encode(), found))
+    return f"{found:08x}"
 
 
 def create_optimiser(config: RunConfig, network: nn.Module) -> optim.Optimizer:

@@ -281,8 +281,9 @@ def _stage_columns(measures: Mapping[str, list[float] | None]) -> dict[str, floa
     columns: dict[str, float] = {}
     for name, stages in measures.items():
         if stages is not None:
-            columns[name] = sum(stages) / len(stages)
-            columns |= {f"{name}_{i}": value for i, value in enumerate(stages, 1)}
+            known = [nan if value is None else value for value in stages]  # none: not finite
+            columns[name] = sum(known) / len(known)
+            columns |= {f"{name}_{i}": value for i, value in enumerate(known, 1)}
     return columns
 
 

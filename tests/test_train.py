@@ -1,5 +1,6 @@
 """The loop: lock-step equals separate, resume equals never stopped, the teacher never moves."""
 
+import contextlib
 import csv
 from copy import deepcopy
 from dataclasses import replace
@@ -13,14 +14,21 @@ from training import check_like, stop_after_an_epoch, tiny
 
 from kdlib import FrozenTeacher, KdlibError, create_model, fit, load_data, train_state
 from kdlib.evaluate import attention_on, predict, trained_network
-from kdlib.files import load_tensors, save_tensors
-from kdlib.runs import RunConfig, run_directory
+from kdlib.files import load_tensors, not_finite
+from kdlib.runs import RunConfig, earlier, is_finished, read_record, run_directory
 from kdlib.seeds import derive_seed, seed_everything
-from kdlib.train_state import TrainState, create_optimiser, learning_rate, resolve_precision
+from kdlib.train_state import (
+    DivergedError,
+    TrainState,
+    create_optimiser,
+    learning_rate,
+    resolve_precision,
+)
 from study.records import validate_record
 
 METHODS = ("student", "kd", "at+kd", "dct+gate+kd", "crd", "vid+kd")
 CONFIGS, TEACHER = [tiny(method=method) for method in METHODS], tiny().teacher_config()
+CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights.safetensors"
 WILD = {"method": "kd", "kd_weight": 1e39}
 
 
@@ -83,16 +91,24 @@ def test_a_run_resumes_to_the_same_bits_when_stopped_after_any_epoch(changes, un
     check_like(run_directory(config, root), undisturbed(config))
 
 
-def test_files_of_other_networks_are_refused(root):
-    small, other = create_model("scenes_small", 7).state_dict(), create_model("resnet8", 16)
-    for config, file, tensors, facts, says in (
-        (tiny(), "checkpoint", {"model.a": torch.zeros(3)}, {}, "no checkpoint.*Delete"),
-        (TEACHER, "weights", small, {"classes": 7}, "7 classes.*16"),
-        (TEACHER, "weights", other.state_dict(), {"classes": 16}, "do not fit"),
-    ):
-        save_tensors(run_directory(config, root) / f"{file}.safetensors", tensors, facts)
-        with pytest.raises(KdlibError, match=rf"{file}\.safetensors.*{says}"):
-            fit(tiny(), root, progress=False)
+@pytest.mark.parametrize(("fields", "works"), [
+    ({"method": "student", "image_size": 16}, False),
+    ({"method": "student", "image_size": 16, "batch_size": 2, "split": "dev", "train_size": 2}, 0),
+    ({"method": "reviewkd"}, False), ({"method": "famkd"}, False), ({"method": "kd"}, True),
+    ({"method": "crd"}, True),
+])  # fmt: skip
+def test_a_batch_of_one_image_is_told_before_training_where_nothing_can_be_normalised(
+    fields, works, root
+):
+    config = tiny(**{"batch_size": 1, "train_size": 4, "epochs": 1, **fields})
+    for needed in earlier([config, replace(config, batch_size=2)]):
+        fit(needed, root, progress=False)
+    if not works:
+        with pytest.raises(KdlibError, match="'scenes_small' cannot learn.*Set batch_size to 2"):
+            fit(config, root, progress=False)
+        assert not run_directory(config, root).exists()
+        config = replace(config, batch_size=2, train_size=4)
+    assert fit(config, root, progress=False)["diverged"] is None
 
 
 @pytest.mark.parametrize(("changes", "says"), [
@@ -119,6 +135,37 @@ def test_who_diverges_stops_with_its_terms_and_takes_nobody_along(together, root
         fit([wild, sound], root, progress=False)
     assert not (run_directory(wild, root) / "record.json").exists()
     check_like(run_directory(sound, root), run_directory(sound, together[0]))
+
+
+OVERFLOWING = {"teacher": "scenes_tiny", "student": "scenes_teacher"}
+
+
+@pytest.mark.parametrize("wild", [
+    {"method": "fitnet", **OVERFLOWING}, {"method": "semckd", **OVERFLOWING},
+    {"method": "kd", "learning_rate": 1000.0, "teacher_learning_rate": 0.1, "epochs": 1},
+    {"method": "kd", "learning_rate": 1e30, "teacher_learning_rate": 0.1, "epochs": 1},
+    {"method": "srm_dictionary", "weight": 1e39, "split": "dev"},
+], ids=str)  # fmt: skip
+def test_what_is_not_finite_at_the_end_stays_out_of_records_and_stops_nobody(wild, tmp_path):
+    configs = [tiny(**{**wild, "method": one}) for one in ("student", wild["method"], "kd", "at")]
+    configs = list({config.run_id: config for config in configs}.values())
+    for config in earlier(configs):
+        fit(config, tmp_path, progress=False)
+    with contextlib.suppress(DivergedError):
+        fit(configs, tmp_path, progress=False)
+    finished = [config for config in configs if is_finished(config, tmp_path)]
+    assert len(finished) >= len(configs) - 1 or wild.get("learning_rate")
+    for config in configs:
+        directory = run_directory(config, tmp_path)
+        if config in finished:
+            record = read_record(directory / "record.json")
+            validate_record(record, directory / "record.json")
+            assert not not_finite(load_tensors(directory / WEIGHTS)[0])
+        else:
+            with pytest.raises(DivergedError, match=r"not finite in epoch \d, step \d"):
+                fit(config, tmp_path, progress=False)
+            checkpoint = directory / CHECKPOINT
+            assert not checkpoint.exists() or not not_finite(load_tensors(checkpoint)[0])
 
 
 def test_in_the_search_for_a_weight_divergence_is_a_result(tmp_path):

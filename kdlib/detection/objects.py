@@ -135,10 +135,15 @@ def cropped(data: ImageData, crop_size: int) -> ImageData:
     objects = data.objects.counted()
     if not len(objects.kinds):
         raise KdlibError("There is nothing to cut out: none of the images has an object.")
-    facts = ("crops", crop_size, data.fingerprint)
-    digest = fingerprint(facts, (objects.boxes, objects.kinds, objects.starts))
+    digest = crops_fingerprint(data, crop_size)
     images = _crops(data, objects, crop_size, f"crops-{digest}")
     return replace(data, images=images, labels=objects.kinds, fingerprint=digest, objects=None)
+
+
+def crops_fingerprint(data: ImageData, crop_size: int) -> str:
+    """What the crops of all objects of ``data`` are known by."""
+    objects, facts = cast("Objects", data.objects).counted(), ("crops", crop_size, data.fingerprint)
+    return fingerprint(facts, (objects.boxes, objects.kinds, objects.starts))
 
 
 def _crops(data: ImageData, objects: Objects, side: int, name: str) -> Tensor | Photographs:

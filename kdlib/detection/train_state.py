@@ -1,6 +1,7 @@
 """A detector in training: torchvision's losses, and what a classifier of crops adds to them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from kdlib.detection.batches import DetectionBatches
 from kdlib.detection.detector import Detector
 from kdlib.detection.evaluation import detector_cost, evaluate_detectors
 from kdlib.detection.losses import CropLoss
+from kdlib.detection.objects import crops_fingerprint
 from kdlib.detection.teacher import CropTeacher
 from kdlib.distill import Learner, method_loss
 from kdlib.errors import KdlibError
@@ -36,8 +38,10 @@ class DetectorState(TrainState):
         configs: Sequence[RunConfig], root: Path, data: ImageData, device: torch.device
     ) -> CropTeacher | None:
         """The classifier of a group with what cuts its crops; the latter alone for pixels."""
-        found = TrainState.teacher_for(configs, root, data, device)
         sides = [config.crop_size for config in configs if config.method != "student"]
+        if sides:  # the teacher learned from crops of these images
+            data = replace(data, fingerprint=crops_fingerprint(data, sides[0]))
+        found = TrainState.teacher_for(configs, root, data, device)
         network = None if found is None else found.network
         return CropTeacher(network, sides[0], data.mean, data.std).to(device) if sides else found
 

@@ -192,7 +192,8 @@ class SelfTaught(TrainState):
         super().finish()
         if self.failure is None:
             tensors = self.self_teacher.state_dict()
-            save_tensors(self.directory / FILE, tensors, {"classes": self.classes})
+            facts = {"classes": self.classes, **self.identity}
+            save_tensors(self.directory / FILE, tensors, facts)
 
 
 def refined_network(config: RunConfig, root: Path, classes: int) -> RefinedNetwork:
@@ -207,5 +208,6 @@ def refined_network(config: RunConfig, root: Path, classes: int) -> RefinedNetwo
     loss = create_distiller(config, pair).method_loss
     if not isinstance(loss, RefinementLoss):
         raise KdlibError(f"'{config.method}' has no self-teacher; ask for one such as 'frskd'.")
-    load_weights(loss.self_teacher, run_directory(config, Path(root)) / FILE, classes)
+    path = run_directory(config, Path(root)) / FILE
+    load_weights(loss.self_teacher, path, classes, {"run": config.run_id})
     return RefinedNetwork(student, loss.self_teacher, classes).eval()

@@ -11,7 +11,7 @@ from torch import Tensor, nn, optim
 from kdlib.data.image_data import ImageData
 from kdlib.distill import Distiller
 from kdlib.errors import KdlibError
-from kdlib.files import load_tensors, load_weights
+from kdlib.files import OURS, check_identity, load_tensors, load_weights
 from kdlib.methods import run_before
 from kdlib.models.output import Shapes, count_parameters
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory
@@ -25,9 +25,14 @@ DRAWN, DRAWN_FROM = 8000, 400
 """Pixels, and the images that they are drawn from, for the comparison with k-means."""
 
 
-def learned_dictionaries(config: RunConfig, root: Path) -> Blocks:
-    """What a run of ``srm_dictionary`` learned, a block a stage; ``KdlibError`` if it did not."""
-    tensors, _ = load_tensors(run_directory(config, Path(root)) / "weights.safetensors")
+def learned_dictionaries(config: RunConfig, root: Path, **sources: Any) -> Blocks:
+    """What a run of ``srm_dictionary`` learned, a block a stage, from these ``sources``.
+
+    A ``KdlibError`` if it did not, or if the file says that it is of other ones.
+    """
+    path = run_directory(config, Path(root)) / "weights.safetensors"
+    tensors, facts = load_tensors(path)
+    check_identity(path, facts, {"run": config.run_id, **sources}, OURS)
     widths = [tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".atoms")]
     shapes = Shapes(tuple((channels, 1, 1) for channels in widths), 0)
     made = dictionaries(shapes, SrmOptions(**config.method_options))
@@ -96,8 +101,13 @@ class DictionaryLearner(TrainState):
         stages = probe.dictionary_quality(self.loss.blocks, self.teacher, few, **self.shared)
         return {f"explained_{n}": stage["explained"] for n, stage in enumerate(stages, 1)}
 
+    @property
+    def counts(self) -> bool:
+        """A dictionary that diverged stays at its best state, if it has one."""
+        return super().counts and bool(self.history)
+
     def start_over(self) -> None:
-        """A dictionary that diverged stays at its best state."""
+        """The state of least loss is what is measured."""
 
     def _drawn(self, data: ImageData) -> tuple[Tensor, ...]:
         return probe.stage_pixels(self.teacher, data.first(DRAWN_FROM), DRAWN, **self.shared)
@@ -139,7 +149,8 @@ class Initialised(TrainState):
     def _build(self) -> nn.Module:
         parts = super()._build()
         self.options = SrmOptions(**self.config.method_options)
-        learned = learned_dictionaries(finished_before(self.config, self.root), self.root)
+        before = finished_before(self.config, self.root)
+        learned = learned_dictionaries(before, self.root, **self.sources)
         loss = cast("InitialisationLoss", self.distiller.method_loss)
         loss.teachers.load_state_dict(learned.state_dict())
         return parts
@@ -179,7 +190,8 @@ class Continued(TrainState):
         fresh = deepcopy(probe.classifier_of(self.student).state_dict())
         before = finished_before(self.config, self.root)
         directory = run_directory(before, self.root)
-        load_weights(self.student, directory / "weights.safetensors", self.classes)
+        own = {"run": before.run_id, **self.sources}
+        load_weights(self.student, directory / "weights.safetensors", self.classes, own)
         if SrmOptions(**self.config.method_options).classifier == "fresh":
             probe.classifier_of(self.student).load_state_dict(fresh)
         # The initialisation is part of the student's budget; at least one epoch of it is left.

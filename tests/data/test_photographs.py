@@ -1,5 +1,6 @@
 """Photographs: the lists' splits, torchvision's pixels, windows to every edge, damage named."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image, ImageOps
 from torchvision import transforms
 
 from kdlib import KdlibError, load_data
+from kdlib.data import photographs
 from kdlib.data.batches import Batches
 from kdlib.data.photographs import Resized, decoded, worker_count
 from kdlib.data.published import list_imagefolder
@@ -65,6 +67,18 @@ def test_the_fingerprint_knows_the_content_and_not_the_place(root, tmp_path_fact
     photograph(elsewhere / "mit67" / "Images" / "bakery" / "train_0.jpg", 99)
     others = (load(elsewhere, "mit67"), load(root, "mit67", "test"), load(root, "mit67", size=3))
     assert len({first, *(other.fingerprint for other in others)}) == 4
+
+
+@pytest.mark.parametrize("noted", [1 << 26, 0])
+def test_other_bytes_of_the_same_size_and_date_are_other_content(noted, tmp_path, monkeypatch):
+    monkeypatch.setattr(photographs, "QUICKLY_READ", noted)
+    path = write_mit67(tmp_path) / "mit67" / "Images" / "bakery" / "train_0.jpg"
+    content, found, before = path.read_bytes(), path.stat(), load(tmp_path, "mit67").fingerprint
+    assert load(tmp_path, "mit67").fingerprint == before
+    path.write_bytes(content[:-9] + b"\0" + content[-8:])
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert path.stat().st_size == found.st_size
+    assert load(tmp_path, "mit67").fingerprint != before
 
 
 def test_missing_photographs_are_counted_and_the_first_are_shown(tmp_path):
