@@ -3,6 +3,7 @@
 A BiFPN (Tan 2020, arXiv 1911.09070) refines the stages top-down and back bottom-up; a classifier
 reads the coarsest refined map (Ji 2021, arXiv 2103.08273), or a head reads them all where each
 pixel has a class. It is trained with any network of ``kdlib.models`` and thrown away afterwards.
+Stages and every refined map pass a ReLU, as in the release, whose values and gradients it has.
 """
 
 from collections.abc import Sequence

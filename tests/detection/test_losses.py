@@ -5,16 +5,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 from detection.detectors import NOTHING
-from torch.autograd import gradcheck
-from torch.distributions import Bernoulli, kl_divergence
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms.v2 import functional as tv
 
 from kdlib import KdlibError, create_model
 from kdlib.detection.batches import DetectionBatch
-from kdlib.detection.losses import RECOGNITION, CropLoss, crop_distance, pooled
+from kdlib.detection.losses import RECOGNITION, CropLoss, pooled
 from kdlib.detection.teacher import CropTeacher, early_stages, sampled_crops
-from kdlib.losses.logits import kd_per_image
 
 POSITIVES, CLASSES, SIZE, SIDE, CROP = 5, 7, 8, 64, 16
 HALF = (0.5, 0.5, 0.5)
@@ -38,7 +35,6 @@ def test_recognition_is_positive_finite_and_teaches_the_student_alone(form, logi
     (student, teacher), loss = logits, RECOGNITION[form]
     found = loss(student, teacher, 2.0)
     assert found.shape == (POSITIVES,) and (found > 0).all()
-    assert gradcheck(lambda z: loss(z, teacher, 2.0), student)
     found.sum().backward()
     assert student.grad.any() and teacher.grad is None
     if form == "softmax":  # descending lowers the background's logit
@@ -54,24 +50,6 @@ def test_recognition_is_positive_finite_and_teaches_the_student_alone(form, logi
     assert torch.isfinite(found) and torch.isfinite(sure.grad).all()
 
 
-def test_forms_of_recognition_are_known_divergences(logits):
-    student, teacher = (one.detach() for one in logits)
-    surely_not = torch.cat([torch.full((POSITIVES, 1), -1e9), teacher], dim=1)
-    expected = kd_per_image(student, surely_not, 3.0)  # a teacher that gives background nothing
-    torch.testing.assert_close(RECOGNITION["softmax"](student, teacher, 3.0), expected)
-    told, answer = Bernoulli(logits=teacher / 2), Bernoulli(logits=student[:, 1:] / 2)
-    binary = RECOGNITION["kl_bce"](student, teacher, 2.0)
-    torch.testing.assert_close(binary, 4 * kl_divergence(told, answer).mean(1))
-    student[:, 3] *= -1  # the release swaps yes and no of the true class: the sum is the same
-    teacher[:, 2] *= -1  # output 3 is class 2, since output 0 is the background
-    torch.testing.assert_close(RECOGNITION["kl_bce"](student, teacher, 2.0), binary)
-    # Shares ignore a common factor: far from saturation a sigmoid is an exponential.
-    few, teacher = torch.tensor([[0.0, -9.0, -10.0]]), torch.tensor([[-5.0, -6.0]])
-    some = (few, few - torch.tensor([0.0, 2.0, 2.0]))
-    close = (RECOGNITION["kl_ce"](one, teacher, 1.0) for one in some)
-    torch.testing.assert_close(*close, atol=1e-2, rtol=0)
-
-
 @pytest.fixture
 def images():
     """Two smooth images of different sizes."""
@@ -80,30 +58,12 @@ def images():
     return [tv.resize(one, [4 * one.shape[-2], 4 * one.shape[-1]], antialias=True) for one in few]
 
 
-def test_a_crop_is_what_slicing_and_torchvision_give_out_of_its_own_image(images):
-    image = torch.rand(3, 20, 30)
-    for size, side, margin in ((8, 8, slice(None)), (16, 4, slice(2, -2))):  # pixels as they are
-        box = torch.tensor([[6 / 30, 4 / 20, (6 + side) / 30, (4 + side) / 20]])
-        crop = sampled_crops([image], box, FIRST, size)[0]
-        expected = tv.resized_crop(image, 4, 6, side, side, [size, size], antialias=False)
-        torch.testing.assert_close(crop[:, margin, margin], expected[:, margin, margin])
-    together = sampled_crops(images, BOXES, OWNERS, SIZE)  # whatever the order of the boxes
+def test_a_crop_is_cut_out_of_its_own_image_whatever_the_order_of_the_boxes(images):
+    together = sampled_crops(images, BOXES, OWNERS, SIZE)
     for row, (box, owner) in enumerate(zip(BOXES, OWNERS, strict=True)):
         alone = sampled_crops([images[owner]], box[None], FIRST, SIZE)
         torch.testing.assert_close(together[row], alone[0])
     assert sampled_crops(images, BOXES[:0], OWNERS[:0], SIZE).shape == (0, 3, SIZE, SIZE)
-
-
-def test_numeric_gradients_of_boxes_and_distance_agree(images):
-    boxes = BOXES[:2].clone().requires_grad_()
-
-    def crops(boxes):
-        return sampled_crops(images, boxes, OWNERS[:2], 5)
-
-    target = crops(BOXES[:2] + 0.03)
-    for checked in (crops, lambda boxes: crop_distance(crops(boxes), target)):
-        assert gradcheck(checked, boxes, eps=1e-7, atol=1e-4)
-    assert not crop_distance(target, target.clone()).any()
 
 
 def test_a_box_without_area_or_outside_stays_finite_and_pooling_repeats_cells_of_small_maps(images):
