@@ -103,9 +103,9 @@ class RefinementLoss(nn.Module):
     ``attention`` (AT), ``fitnet``, ``overhaul`` or ``dct`` (this project's paper); ``beta`` is by
     default that feature's. With ``detach`` the self-teacher's cross-entropy does not train the
     student: another method than the paper's. ``width`` to ``repeat`` are those of
-    :class:`SelfTeacher`. Of rotated images (``sla``) the terms are the same; the release has further
-    ones, so that its rows with SLA are another method. A ``KdlibError`` for an unknown feature or a
-    number out of its range.
+    :class:`SelfTeacher`. Of rotated images (``sla``) the terms are the same; the release has
+    further ones, so that its rows with SLA are another method. A ``KdlibError`` for an unknown
+    feature or a number out of its range.
     """
 
     def __init__(
