@@ -24,7 +24,9 @@ from study.ledger.page import Ledger, counts_markdown, make_ledger, nine_cells
 from study.ledger.rows import AGREES, DISAGREES, UNDECIDED
 from study.names import name_of
 from study.profiles import profile_names, read_profile
-from study.records import load_tables, runs_of, summary_table, teacher_runs, with_teachers
+from study.records import (
+    load_tables, runs_of, summary_table, superseded, teacher_runs, with_teachers,
+)  # fmt: skip
 from study.statistics import STUDENT, akin, judged_families, longer_students, main_runs
 from study.tuning import at_edge, dev_records, grid_scores
 
@@ -43,6 +45,11 @@ class Evidence:
     def tables(self) -> dict[str, pd.DataFrame]:
         """The runs of each task."""
         return load_tables(*self.roots)
+
+    @cached_property
+    def superseded(self) -> dict[str, list[str]]:
+        """The runs that no longer count, by the reason."""
+        return superseded(*self.roots)
 
     @cached_property
     def ledger(self) -> Ledger:
