@@ -25,7 +25,12 @@ from study.ledger.rows import AGREES, DISAGREES, UNDECIDED
 from study.names import name_of
 from study.profiles import profile_names, read_profile
 from study.records import (
-    load_tables, runs_of, summary_table, superseded, teacher_runs, with_teachers,
+    load_tables,
+    runs_of,
+    summary_table,
+    superseded,
+    teacher_runs,
+    with_teachers,
 )  # fmt: skip
 from study.statistics import STUDENT, akin, judged_families, longer_students, main_runs
 from study.tuning import at_edge, dev_records, grid_scores
