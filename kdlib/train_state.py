@@ -436,7 +436,10 @@ def create_optimiser(config: RunConfig, network: nn.Module) -> optim.Optimizer:
 
 
 def learning_rate(config: RunConfig, share: float, epochs: int) -> float:
-    """Learning rate at a ``share`` of ``epochs``; a function, so that resuming needs no state."""
+    """Learning rate at a ``share`` of ``epochs``; a function, so that resuming needs no state.
+
+    Milestones are epochs that are done: after 150 the 151st, counted from 1, is the first slower.
+    """
     factor = 1.0
     if config.schedule == "one_cycle":  # a rise over a fifth, a cosine to zero (Smith, 1708.07120)
         falling = (1 + math.cos(math.pi * (share - 0.2) / (1 - 0.2))) / 2

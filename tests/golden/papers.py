@@ -96,16 +96,16 @@ def of_images(values):
 def frskd(case):
     options = case.options
     sizes = zip(options["channels"], options["sizes"], strict=True)
-    stages = [(channels, side, side) for channels, side in sizes]
-    pair = NetworkPair(Shapes(tuple(stages), 1), None, torch.zeros(1), 1, 0, options["classes"])
+    filled = tuple((channels, side, side) for channels, side in sizes)
+    stages = filled if options["filled"] else case.shapes("student").stages
+    pair = NetworkPair(Shapes(stages, 1), None, torch.zeros(1), 1, 0, options["classes"])
     given = ("alpha", "beta", "temperature", "width", "common", "depth", "repeat")
     loss = RefinementLoss(pair, **{name: options[name] for name in given}).double()
     module = loss.self_teacher.train(options["mode"] == "train")
     names = {own: published_name(own) for own in module.state_dict() if "tracked" not in own}
     if options["filled"]:
-        fill_frskd(
-            case, stages, {name: module.state_dict()[own].shape for own, name in names.items()}
-        )
+        state = module.state_dict()
+        fill_frskd(case, stages, {name: state[own].shape for own, name in names.items()})
     case.fill(module, *((f"^{re.escape(name)}$", own) for own, name in names.items()))
     student = case.output("student")
     made = loss.teach(student)
@@ -167,12 +167,12 @@ def frskd_pixels(case):
         ramp = torch.tensor(shares, dtype=torch.float64)
         return {name: method.fixed[name] * ramp for name in ("alpha", "beta")}
     student, teacher = case.output("student"), case.output("teacher")
-    options = {"alpha": 0.0, "beta": 1.0} if student.stages else {"beta": 0.0}
+    options = {"alpha": 0.0, "beta": 1.0} if student.stages else {"beta": 0.0, **case.options}
+    options.pop("ignored_label", None)
     config = RunConfig(method="frskd_pixels", task="segmentation", method_options=options)
     shapes = case.shapes("student") if student.stages else Shapes(((1, 1, 1),), 1)
-    loss = create_distiller(
-        config, NetworkPair(shapes, None, torch.zeros(1), 1, 0, 5, 8)
-    ).method_loss
+    pair = NetworkPair(shapes, None, torch.zeros(1), 1, 0, 5, 8)
+    loss = create_distiller(config, pair).method_loss
     student = student._replace(logits=torch.zeros(2)) if student.stages else student
     return {"loss": loss(student, teacher, Batch(None, case.get("labels"), None)).mean()}
 
@@ -194,8 +194,10 @@ def srm(case):
     found = {
         "reconstruction": sum(errors),
         "reconstruction_loss": sum(errors),
-        "image_loss": terms["global"],
-        "pixel_loss": terms["local"],
+        **{
+            {"global": "image_loss", "local": "pixel_loss"}[name]: one
+            for name, one in terms.items()
+        },
         "loss": loss(student, teacher, None).mean(),
     }
     for stage, (block, maps) in enumerate(pairs):
@@ -297,7 +299,10 @@ def rates(case):
 
 
 # Networks: the names of ours where they are others
-NETWORKS = {"mobilenet_v2_half": "mobilenet_v2_cifar", "resnet50": "resnet50_cifar"}
+NETWORKS = {
+    "mobilenet_v2_half": "mobilenet_v2_cifar",
+    **{f"resnet{depth}": f"resnet{depth}_cifar" for depth in (18, 50)},
+}
 ROLES = {
     nn.Conv2d: {"weight": "conv weight", "bias": "conv bias"},
     nn.Linear: {"weight": "linear weight", "bias": "linear bias"},
@@ -318,8 +323,8 @@ def network(case):
             if (parameter := getattr(layer, part)) is not None:
                 kind = role.split()[role.startswith("norm") or role.endswith("bias")]
                 parameter.data = filled(f"{role} {sized(parameter.shape)}", parameter.shape, kind)
-    shape = (case.options["batch"], 3, 32, 32)
-    images = 2 * pattern(f"image {sized(shape)}", shape)
+    size = re.search(r"image ([\dx]+)", case.options["input"])[1]
+    images = 2 * pattern(f"image {size}", tuple(map(int, size.split("x"))))
     shapes = Counter(sized(parameter.shape) for parameter in made.parameters())
     found = {
         "parameter_count": torch.tensor(count_parameters(made)),
