@@ -66,7 +66,9 @@ class Method:
 
 
 PAPER = "arXiv 2205.01997"
-WARMUP = 20 / 240  # of the training: 20 of the 240 epochs that are usual on CIFAR-100
+# Of the training: 20 of the 240 epochs that are usual on CIFAR-100. Weights grow with each step,
+# where the releases' do with each epoch.
+WARMUP = 20 / 240
 SPECTRUM = "sum ‖D_s - D_t‖, D = DCT-II(A) without DC, over its L2 norm"
 FRSKD = "Ji 2021, arXiv 2103.08273"
 CROPS = "Guo 2021, arXiv 2106.05209"

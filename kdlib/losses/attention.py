@@ -318,5 +318,4 @@ class ATLoss(MapLoss):
 
 def at_loss(student: Features, teacher: Features) -> Tensor:
     """:class:`ATLoss` as a function: lists of feature maps (B, C, H, W) -> scalar."""
-    pairs = pooled_maps(student, teacher)
-    return torch.stack([at_loss_per_image(*pair) for pair in pairs]).sum(dim=0).mean()
+    return ATLoss()(student, teacher)

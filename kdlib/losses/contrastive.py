@@ -15,6 +15,7 @@ def nce_per_image(scores: Tensor, images: int) -> Tensor:
     """``-log h(s_0) - sum_k log(1 - h(s_k))``, ``h = e^s / (e^s + K / N)``: (B, 1 + K) -> (B,).
 
     Scores s are logarithms of the normalised critic, the positive's first; N images can be drawn.
+    The release adds 1e-7 to denominators, which changes the value by less than 1e-6.
     """
     log_odds = scores - torch.tensor((scores.shape[1] - 1) / images).log().to(scores)
     return functional.softplus(-log_odds[:, 0]) + functional.softplus(log_odds[:, 1:]).sum(dim=1)

@@ -42,7 +42,7 @@ def at(case):
 
 @of("rkd")
 def rkd(case):
-    return {"loss": rkd_loss(*parts(case, "embedding"))}
+    return {"loss": rkd_loss(*parts(case, "embedding"), **case.options)}
 
 
 @of("sp")
@@ -157,7 +157,7 @@ def reviewkd(case):
     loss = case.fill(ReviewLoss(case.pair(), middle=case.options["middle"]), *roles)
     before = case.listed("teacher.preact") or teacher.stages
     given = TeacherOutput(*teacher._replace(logits=teacher.embedding), before=lambda: before)
-    return {"loss": loss(student, given, None).mean()}
+    return {"loss": case.options["warmup_factor"] * loss(student, given, None).mean()}
 
 
 def whole_filters(case):
@@ -190,4 +190,4 @@ def famkd(case):
         (r"relative_", ""),
     )
     loss = case.fill(FrequencyReview(case.pair()), *roles)
-    return {"loss": loss(*outputs(case)).mean()}
+    return {"loss": case.options["warmup_factor"] * loss(*outputs(case)).mean()}
