@@ -6,6 +6,7 @@ resized photographs) is kept in a cache.
 
 import errno
 import json
+import math
 import os
 import re
 import secrets
@@ -108,6 +109,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Atomically write JSON that a person can read; NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """A measurement as JSON holds it: ``None`` for every number in it that is not finite."""
+    if isinstance(value, Mapping):
+        return {name: finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def save_tensors(

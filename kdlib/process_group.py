@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from kdlib.errors import unknown
+from kdlib.errors import KdlibError, unknown
 
 LEAST = 2  # images of a process in a step: a batch norm of maps of one pixel needs two
 PATIENCE = timedelta(hours=1)  # with one of the processes, or another launch of the same run
@@ -138,6 +138,12 @@ def launched_world(device: str | None = None, synchronised: bool = False) -> Pro
         return alone
     from accelerate import PartialState
 
+    here = torch.cuda.device_count() if device != "cpu" else 0
+    if (started := int(os.environ.get("LOCAL_WORLD_SIZE", 1))) > max(here, 1) and here:
+        raise KdlibError(
+            f"This launch has {started} processes on a machine with {here} GPUs; start at most as "
+            "many as there are GPUs, or add --device cpu."
+        )
     state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
     if state.num_processes == 1:
         return alone

@@ -28,6 +28,7 @@ from kdlib.files import (
     KINDS,
     cache_root,
     check_identity,
+    finite,
     load_tensors,
     load_weights,
     not_finite,
@@ -383,15 +384,6 @@ class TrainState:
         ends = {"best": best, "last": last} if column in last else {}
         monitored = {f"{end}_monitored_{name}": row[column] for end, row in ends.items()}
         return {"last_epoch": self.epoch, "best_epoch": best["epoch"], **monitored}
-
-
-def finite(value: Any) -> Any:
-    """A measurement as JSON holds it: ``None`` for every number in it that is not finite."""
-    if isinstance(value, Mapping):
-        return {name: finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sources_of(group: Group, network: nn.Module | None) -> dict[str, Any]:

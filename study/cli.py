@@ -14,6 +14,7 @@ from study.arguments import Count, Flag, Pairs
 RECORDS, FIGURES, LEDGER = Path("records"), Path("figures"), Path("LEDGER.md")
 
 QUIET: Any = {"result_action": "return_value", "version_flags": (), "help_format": "markdown"}
+QUIET |= {"suppress_keyboard_interrupt": False}  # which is told, by whoever runs a command
 
 app = App("kdlib", help="Attention-based distillation.", **QUIET)
 data = App("data", help="List, check, import or cache data sets.", **QUIET)

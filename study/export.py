@@ -295,7 +295,8 @@ def _exported(trained: Trained, data: ImageData, plan: Plan, folder: Path) -> Ex
     """Write a network, for images of the kind of ``data``, to a file, and load it from there."""
     config, kind = trained.config, format_of(plan.format)
     network = create_model(config.student, len(data.classes))
-    load_weights(network, trained.weights, len(data.classes))
+    own = {"run": config.run_id} if trained.record else None
+    load_weights(network, trained.weights, len(data.classes), own)
     deployed = Deployed(network, data).eval()
     deployed.to(memory_format=torch.channels_last)  # as it was trained; it is faster
     images = torch.zeros(2, 3, config.input_size, config.input_size, dtype=torch.uint8)

@@ -158,11 +158,12 @@ def execute_notebook(
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     try:
         _execute(notebook, temporary, dict(parameters), timeout_s)
-    except BaseException as error:
+    except Exception as error:
         if temporary.exists():
             temporary.replace(failed)
-        if isinstance(error, Exception):
-            raise ExecutionError(_explain(notebook, failed, error, timeout_s)) from error
+        raise ExecutionError(_explain(notebook, failed, error, timeout_s)) from error
+    except BaseException:  # it was asked to stop: nothing has failed
+        temporary.unlink(missing_ok=True)
         raise
     temporary.replace(output)
     failed.unlink(missing_ok=True)

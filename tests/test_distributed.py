@@ -126,6 +126,13 @@ def test_what_a_launch_cannot_share_is_refused(fields, size, fits, says):
     check_world([tiny(**fields)], ProcessGroup(0, fits))
 
 
+def test_a_launch_of_more_processes_than_gpus_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(KdlibError, match="2 processes on a machine with 1 GPUs; .*--device cpu"):
+        launched_world()
+
+
 class InParts(TrainState):
     """One process in the place of two: it takes each one's part by itself, and adds gradients."""
 

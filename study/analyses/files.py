@@ -13,11 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from kdlib.errors import KdlibError
-from kdlib.files import load_tensors, save_tensors, write_text
+from kdlib.files import check_identity, finite, load_tensors, save_tensors, write_text
 from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, MAPS_FILE
 from study.records import check_schema
 from study.sealed import checked_file, entry_of, is_sealed
 
+ADVICE = "Delete it, and analyse the run again."
 ADVICE = "Delete it, and analyse the run again."
 DIGITS = 6
 JPEG_QUALITY = 85
@@ -45,13 +46,15 @@ class Answers(NamedTuple):
 def save_maps(directory: Path, maps: AttentionMaps) -> None:
     """Write attention maps into a run's directory, whole or not at all."""
     tensors = {f"stage_{number}": stage for number, stage in enumerate(maps.stages, 1)}
-    facts = {"positions": maps.positions, "labels": maps.labels, "predicted": maps.predicted}
+    facts: dict[str, Any] = {"labels": maps.labels, "predicted": maps.predicted}
+    facts |= {"positions": maps.positions, "run": Path(directory).name}
     save_tensors(Path(directory) / MAPS_FILE, tensors | _as_jpegs(maps.images), facts)
 
 
 def load_maps(directory: Path) -> AttentionMaps:
     """Read what :func:`save_maps` wrote; a KdlibError if it is missing or damaged."""
     tensors, facts = load_tensors(checked_file(Path(directory) / MAPS_FILE))
+    _check_run(Path(directory), facts)
     named = [tuple(facts[name]) for name in ("positions", "labels", "predicted")]
     return AttentionMaps(_from_jpegs(tensors), _numbered(tensors, "stage"), *named)
 
@@ -59,15 +62,22 @@ def load_maps(directory: Path) -> AttentionMaps:
 def save_answers(directory: Path, found: Answers) -> None:
     """Write answers into a run's directory, whole or not at all."""
     tensors = {"labels": found.labels.to(torch.int16), "answers": found.answers.to(torch.int16)}
-    facts = {"classes": found.classes}
+    facts = {"classes": found.classes, "run": Path(directory).name}
     save_tensors(Path(directory) / ANSWERS_FILE, tensors | _as_jpegs(found.images), facts)
 
 
 def load_answers(directory: Path) -> Answers:
     """Read what :func:`save_answers` wrote; a KdlibError if it is missing or damaged."""
     tensors, facts = load_tensors(checked_file(Path(directory) / ANSWERS_FILE))
+    _check_run(Path(directory), facts)
     labels, answers = (tensors[name].long() for name in ("labels", "answers"))
     return Answers(labels, answers, tuple(facts["classes"]), _from_jpegs(tensors))
+
+
+def _check_run(directory: Path, facts: Mapping[str, Any]) -> None:
+    """Refuse what is of another run; older files, which are committed, do not say of which."""
+    wanted = {"run": directory.name} if "run" in facts else {}
+    check_identity(directory, facts, wanted, ADVICE)
 
 
 def _numbered(tensors: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, ...]:
@@ -92,7 +102,7 @@ def _from_jpegs(tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
 
 def write_analysis(directory: Path, analysis: Mapping[str, Any]) -> Path:
     """Write the analysis of a run beside its record: a line a key, numbers with six digits."""
-    whole = json.dumps(analysis, allow_nan=False)
+    whole = json.dumps(finite(analysis), allow_nan=False)
     rounded = json.loads(whole, parse_float=lambda text: float(f"{float(text):.{DIGITS}g}"))
     lines = (
         f"{json.dumps(name)}: {json.dumps(value, sort_keys=True)}"

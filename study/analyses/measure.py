@@ -17,6 +17,7 @@ from kdlib.data import load_data
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
 from kdlib.evaluate import attention_on, predict, trained_network
+from kdlib.files import check_identity
 from kdlib.losses.dct import dct_2d
 from kdlib.methods import parse_method
 from kdlib.runs import RunConfig, provenance, read_record
@@ -29,6 +30,7 @@ from study.records import load_records, student_settings, teacher_runs
 if TYPE_CHECKING:
     from kdlib.data.photographs import Photographs
 
+PUT_BACK = "Put the old data back, or train the run again in another folder."
 WEIGHTS = "weights.safetensors"
 IMAGES, CHUNK = 2000, 250  # images of robustness, spectra and answers; those in memory at once
 PICTURES = 60  # of the images, from the first on, that a teacher keeps
@@ -105,6 +107,8 @@ def _analyse_run(row: Mapping[str, Any], data_root: Path | None, maps_seed: int)
     record = read_record(directory / "record.json")
     config, precision = RunConfig(**record["config"]), record["provenance"]["precision"]
     data = _test_data(data_root, **{name: getattr(config, name) for name in DATA})
+    known = record["provenance"].get("evaluation_fingerprint", data.fingerprint)
+    check_identity(directory, {"evaluation": known}, {"evaluation": data.fingerprint}, PUT_BACK)
     network = trained_network(config, directory.parent, len(data.classes))
     network = network.to(memory_format=torch.channels_last)
     if config.init_seed == maps_seed:

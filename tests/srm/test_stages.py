@@ -9,7 +9,7 @@ import torch
 from training import history_of, tiny
 
 from kdlib import KdlibError, RunConfig, train
-from kdlib.files import load_tensors
+from kdlib.files import load_tensors, save_tensors
 from kdlib.methods import run_before
 from kdlib.process_group import ALONE
 from kdlib.runs import earlier, run_directory
@@ -62,6 +62,19 @@ def test_the_stages_share_out_the_epochs_and_share_what_they_can():
     brief = replace(srm(epochs=1), method_options={**OPTIONS, "dictionary_epochs": 1})
     groups = lockstep_groups([*earlier([brief])[1:], brief])
     assert [len(group) for group in groups] == [1, 1, 1]  # none beside what it starts from
+
+
+@pytest.mark.parametrize("facts", [{"run": "a"}, {"run": None}, {"teacher": "a"}, {"data": "a"}])
+@pytest.mark.parametrize("runs", [(DICTIONARY, INITIALISATION), (INITIALISATION, srm())])
+def test_what_a_stage_begins_with_is_of_the_run_the_teacher_and_the_data_that_it_says(
+    runs, facts, whole, tmp_path
+):
+    root, (before, run) = shutil.copytree(whole, tmp_path / "runs"), runs
+    path = run_directory(before, root) / "weights.safetensors"
+    tensors, said = load_tensors(path)
+    save_tensors(path, tensors, {**said, **facts})
+    with pytest.raises(KdlibError, match="(is of|not say of which) .*; this needs"):
+        state(run, root)
 
 
 def test_records_tell_of_each_stage(whole):

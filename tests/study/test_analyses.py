@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from shutil import copy
 
 import numpy as np
 import pandas as pd
@@ -111,6 +112,10 @@ def test_maps_of_the_first_images_of_evenly_lying_classes_come_back_from_their_f
     assert (again.positions, again.labels) == ((0, 1), ("a", "b"))
     assert found.stages[1].shape == (2, 8, 8) and int(found.stages[0].max()) == 255
     assert again.images[0].shape == (3, 16, 16)
+    (other := tmp_path / "other").mkdir()
+    copy(tmp_path / MAPS_FILE, other)
+    with pytest.raises(KdlibError, match=f"is of run {tmp_path.name}; this needs run other"):
+        load_maps(other)
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,17 @@
 """Tables and sentences say what the records say, and the opposite when that is turned round."""
 
+import json
 import re
 
 import pandas as pd
 import pytest
-from synthetic import write_detectors, write_grid, write_run
+from synthetic import edit_record, write_detectors, write_grid, write_run
 
 from kdlib import KdlibError, RunConfig
 from study import results
-from study.figures.attention import ssim_by_stage_table
+from study.figures.attention import relevance_by_stage, ssim_by_stage, ssim_by_stage_table
 from study.figures.comparison import method_accuracy_table
+from study.pages import update_readme
 from study.profiles import expand
 from study.records import load_records, summary_table
 from study.statistics import CLAIMS, FAMILIES, comparison_of, judge, seeds_to_resolve, verdicts
@@ -38,6 +40,22 @@ def test_every_verdict_has_its_numbers_and_its_reason(differences, metric, says)
     one = comparison_of(pd.Series([0.02, 0.03, 0.045]), "dct", "at")
     said = results.read_comparison(judge(dict.fromkeys("abcde", one)).iloc[0])
     assert "undecided at n=3" in said and "above 0, but the corrected p is not below" in said
+
+
+def test_a_measure_that_is_not_finite_is_missing_in_every_table_and_page(tmp_path):
+    root = write_grid(tmp_path / "records", ["student", "kd", "at", "dct"])
+    for directory in [*root.glob("*-dct-s*"), *root.glob("*-at-s1-*")]:
+        record = json.loads((directory / "record.json").read_text())
+        for measures in (record["relevance"]["student"].values(), [record["ssim"]]):
+            for stages in measures:
+                stages[-1] = None
+        edit_record(directory, **record)
+    counts = ssim_by_stage_table(table := load_records(root)).set_index(["label", "stage"])["n"]
+    assert (counts["at", 2], counts["at", 3]) == (3, 2) and ("dct", 3) not in counts
+    assert table.set_index("label").loc["dct", "ssim"].isna().all()
+    update_readme(tmp_path / "README.md", [root])
+    assert not any(re.search(r"\bnan\b", page.read_text()) for page in tmp_path.glob("*.md"))
+    assert ssim_by_stage(table) and relevance_by_stage(table)
 
 
 def test_claims_best_methods_and_stages_are_read_from_their_tables(runs):
