@@ -4,6 +4,8 @@ from pathlib import Path
 
 from kdlib.errors import KdlibError
 
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
 
 def of_clone(folder: Path) -> Path:
     """A folder that the study reads and that only the repository has; else a KdlibError."""

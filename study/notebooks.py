@@ -5,8 +5,8 @@ kernels started side by side can pick the same TCP port. Here an unknown paramet
 the limit is one of the whole notebook, and each kernel has sockets that no other can take.
 """
 
-import ast
 import atexit
+import codecs
 import glob
 import json
 import os
@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,14 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-from kdlib.errors import KdlibError, checked_options, quoted, shown, unknown
+from kdlib.errors import KdlibError, shown, unknown
 from kdlib.files import write_text, writing
-from study import of_clone
+from study import NOTEBOOKS, of_clone
+from study.parameters import assigned, check_given
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 DAY_S = 24 * 3600
 NONE: Mapping[str, Any] = {}  # parameters
+BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 LONGEST_SOCKET_PATH = 90  # the system's limit is 108 bytes on Linux, 104 on macOS
 
 
@@ -76,11 +76,65 @@ def notebook_names() -> tuple[str, ...]:
 def find_notebook(name: str) -> Path:
     """The notebook of a name such as ``05_distill``, or of a path."""
     path = Path(name)
-    if path.suffix == ".ipynb" and path.is_file():
-        return path.resolve()
+    if path.suffix == ".ipynb":
+        if path.is_file():
+            return path.resolve()
+        what = "is a folder" if path.is_dir() else "is not there"
+        raise KdlibError(
+            f"{shown(name)} {what}. Give a notebook's file, or one of these names: "
+            f"{', '.join(notebook_names())}."
+        )
     if name not in notebook_names():
         raise unknown("notebook", name, notebook_names())
     return NOTEBOOKS / f"{name}.ipynb"
+
+
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """A notebook that can be executed; a KdlibError says what is wrong with the file."""
+    try:
+        content = path.read_bytes()
+        if fault := _fault(content):
+            raise KdlibError(f"{path} {fault}.")
+        notebook = nbformat.reads(content.decode(), as_version=4)
+        nbformat.validate(notebook)
+    except OSError as error:
+        raise KdlibError(f"{path} cannot be read ({error.strerror or error}).") from error
+    except (nbformat.ValidationError, AttributeError, KeyError, TypeError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise KdlibError(f"{path} is no valid notebook: {shown(first)}. Get it again.") from error
+    kernel = notebook.metadata.get("kernelspec")
+    if not kernel:
+        raise KdlibError(
+            f"{path} does not say which kernel it is for (its metadata has no kernelspec). Choose "
+            "Python 3 in JupyterLab, and save it."
+        )
+    if kernel.get("language", "python") != "python":
+        raise KdlibError(f"{path} is for {shown(kernel['language'])}; only Python is executed.")
+    return notebook
+
+
+def _fault(content: bytes) -> str:
+    """What keeps the content of a file from being read as a notebook; nothing if it can be."""
+    if not content.strip():
+        return "is empty. Get it again, such as by git checkout"
+    if content.startswith(BYTE_ORDER_MARKS):
+        return "begins with a byte order mark. Save it as UTF-8 without one"
+    if conflict := re.search(rb"(?m)^(<{7}|={7}|>{7})", content):
+        line = content.count(b"\n", 0, conflict.start()) + 1
+        return f"holds a merge conflict (line {line}). Resolve it"
+    try:
+        notebook = json.loads(content.decode())
+    except UnicodeDecodeError as error:
+        return f"is not UTF-8 ({error.reason}, byte {error.start}). Save it as UTF-8"
+    except (ValueError, RecursionError) as error:
+        return f"is not JSON ({error}). Get it again, such as by git checkout"
+    version = notebook.get("nbformat") if isinstance(notebook, dict) else None
+    if not isinstance(version, int):
+        return "is JSON, but no notebook"
+    if version != 4:
+        convert = "Convert it: jupyter nbconvert --to notebook --inplace FILE"
+        return f"is a notebook of format {version}, and 4 is read. {convert}"
+    return ""
 
 
 def parse_value(text: str) -> Any:
@@ -96,41 +150,24 @@ def parse_value(text: str) -> Any:
 
 def parameter_defaults(notebook: Path) -> dict[str, Any]:
     """Names and defaults of the cell tagged ``parameters``; of an expression ``None``."""
-    found: dict[str, Any] = {}
-    for name, parameter in papermill.inspect_notebook(str(notebook)).items():
-        found[name] = None
-        with suppress(SyntaxError, ValueError):
-            found[name] = ast.literal_eval(parameter["default"])
-    return found
+    for cell in read_notebook(notebook).cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            try:
+                return assigned(cell.source)
+            except SyntaxError as error:
+                told = f"{notebook}: its cell of parameters is not Python ({error})"
+                raise KdlibError(f"{told}. Correct it.") from error
+    return {}
 
 
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
     """Refuse parameters that the notebook does not have, and values of another type."""
     defaults = parameter_defaults(notebook)
-    checked_options(parameters, defaults, f"notebook {notebook.stem}")
-    for name, value in parameters.items():
-        if not (_is_like(value, defaults[name]) and _is_plain(value)):
-            raise KdlibError(
-                f"Parameter '{name}' of notebook {notebook.stem} is {quoted(value)}; "
-                f"give a value like its default, {defaults[name]!r}."
-            )
-
-
-def _is_like(value: Any, default: Any) -> bool:
-    """Whether a value can stand where ``default`` does; ``None`` stands for any."""
-    kinds = {float: (int, float), tuple: (tuple, list), list: (tuple, list)}
-    fits = isinstance(value, kinds.get(type(default), type(default)))
-    alike = fits and isinstance(value, bool) == isinstance(default, bool)
-    return alike or value is None or default is None
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value is made of texts, finite numbers, lists and mappings: no dates, say."""
-    try:
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
+    if parameters and not defaults:
+        raise KdlibError(
+            f"{notebook} takes no parameters: none of its cells has the tag 'parameters'."
+        )
+    check_given(parameters, defaults, notebook.stem)
 
 
 def execute_notebook(

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from processes import ROOT
 
 from kdlib.errors import EXIT_FAILED, EXIT_MISTAKE, KdlibError
+from study import NOTEBOOKS
 from study.cli import main
 from study.jobs import VISIBLE, is_mistake
 from study.notebooks import ExecutionError, execute_notebook, parse_value, store_outputs
@@ -61,6 +63,79 @@ def test_a_wrong_parameter_starts_nothing(tmp_path, parameters, message):
     with pytest.raises(KdlibError, match=message):
         execute_notebook(source, tmp_path / "out.ipynb", parameters)
     assert left_behind(tmp_path) == set()
+
+
+GOOD = nbformat.writes(nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL}))
+CONFLICT = '\n<<<<<<< HEAD\n "cells": [],\n=======\n "cells": [ ],\n>>>>>>> theirs\n'
+FILES = {
+    "does not say which kernel": (GOOD.replace("kernelspec", "other"), '{"cells": [], "metadata": {'
+        '"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}'),
+    "is empty": ("", " \n"),
+    "holds a merge conflict .line 2": (CONFLICT, "{" + CONFLICT + GOOD[1:]),
+    "byte order mark": ("\ufeff" + GOOD, b"\xff\xfe{\0}\0"),
+    "is not UTF-8": (GOOD.replace("Python 3", "Pyth\xf6n").encode("latin1"),),
+    "is for R; only Python": (GOOD.replace('"python"', '"R"'),),
+    "format 3": (GOOD.replace('"nbformat": 4', '"nbformat": 3'),),
+    "is JSON, but no notebook": ("[]", "{}", "null", '{"nbformat": "4"}'),
+    "is no valid notebook": (GOOD.replace('"cells": []', '"cells": 3'),
+        GOOD.replace('"cells": []', '"cells": [{"cell_type": "code"}]'),
+        GOOD.replace('"cells": [],', "")),
+    "is not JSON": (GOOD[:40], "[" * 100_000, b"\0"), "is a folder": (None,), "is not there": (0,),
+    "cell of parameters is not Python": (GOOD.replace('"cells": []', '"cells": [{"cell_type": '
+        '"code", "execution_count": null, "id": "a", "metadata": {"tags": ["parameters"]}, '
+        '"outputs": [], "source": "epochs ="}]'),),
+    "takes no parameters": (GOOD,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("says", FILES)
+def test_what_is_wrong_with_a_notebook_s_file_is_told(says, tmp_path, capsys):
+    for content in FILES[says]:
+        path = tmp_path / "mine.ipynb"
+        if content is None:
+            path.mkdir()
+        elif content != 0:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        assert main(["run", str(path), "-p", "epochs", "3"]) == EXIT_MISTAKE
+        told = capsys.readouterr().err
+        assert re.search(f"mine.ipynb.* {says}|mine.ipynb {says}", told), told
+        assert "fault of kdlib" not in told and len(told.splitlines()) == 1
+
+
+TELLING = "import os\nprint([runs_root, os.getcwd(), epochs])"
+
+
+@pytest.mark.parametrize(("whole", "words", "says"), [
+    (True, "-p method dct -p seed 3", "Unknown option of notebook 05_distill 'method'. Did you"),
+    (False, "-p epochs many", "Parameter 'epochs' of notebook 05_distill is 'many'; give a value"),
+    (False, "-p fields 3", "Unknown option of notebook 05_distill 'fields'"),  # which it imports
+    (False, "-p epochs 7", "['../runs', '{home}', 7]"),
+    (False, "-p runs_root mine", "['{caller}/mine', '{home}', 5]"),
+])  # fmt: skip
+def test_papermill_alone_is_refused_what_the_notebook_lacks_and_finds_its_folders(
+    whole, words, says, tmp_path
+):
+    """As its users call it, from another folder; a short notebook begins as ours do."""
+    content = nbformat.read(NOTEBOOKS / "05_distill.ipynb", as_version=4)
+    if not whole:
+        parameters, begins = (cell for cell in content.cells[3:5])
+        begins.source = begins.source.splitlines()[0]
+        imports = "from dataclasses import fields\nfrom study.parameters import begin"
+        first = nbformat.v4.new_code_cell(imports)
+        content.cells = [first, parameters, begins, nbformat.v4.new_code_cell(TELLING)]
+    nbformat.write(content, tmp_path / "copied.ipynb")
+    caller = tmp_path / "caller"
+    caller.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", "../copied.ipynb", "out.ipynb", *words.split()],
+        cwd=caller, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    expected = says.format(home=NOTEBOOKS, caller=caller.resolve())
+    told = done.stderr if done.returncode else printed(caller / "out.ipynb")
+    assert expected in told, told
+    assert bool(done.returncode) == ("notebook 05_distill" in says)
+    assert "was started elsewhere" in told or done.returncode
+    assert left_behind(caller) == {"out.ipynb"}
 
 
 SLEEP = "import time; time.sleep(1.5)"

@@ -63,6 +63,8 @@ def test_the_second_code_cell_holds_the_parameters_each_with_a_comment_and_no_ot
     tagged = ["parameters" in cell.metadata.get("tags", []) for cell in code_cells(path)]
     assert tagged[1] and sum(tagged) == 1
     first, parameters, *others = (cell.source for cell in code_cells(path))
+    place = path.relative_to(NOTEBOOKS).with_suffix("").as_posix()
+    assert others[0].startswith(f'begin("{place}")\n')
     lines = parameters.splitlines()
     for statement in ast.parse(parameters).body:
         assert isinstance(statement, ast.Assign)
