@@ -55,8 +55,9 @@ class BeforeRelu(TorchFunctionMode):
     ) -> Any:
         if getattr(function, "__name__", "") not in RELUS:
             return function(*args, **named or {})
-        before = args[0].clone()  # of what may be changed in its place
-        made = function(*args, **named or {})
+        named = named or {}
+        before = (args[0] if args else named["input"]).clone()  # it may be changed in its place
+        made = function(*args, **named)
         made.before = before
         return made
 

@@ -5,7 +5,7 @@ import torch
 from losses.networks import BATCH, IMAGES, INDICES, LABELS, STUDENT, batch, output, pair, taught
 from torch.nn import functional
 
-from kdlib import FrozenTeacher, create_model
+from kdlib import FrozenTeacher, Output, create_model
 from kdlib.errors import KdlibError
 from kdlib.losses import hints
 from kdlib.losses.contrastive import ContrastiveLoss, Negatives
@@ -54,6 +54,22 @@ def test_a_teacher_tells_what_its_last_relus_were_given_once_it_is_asked(name):
     assert all(map(torch.equal, second.before, first.before)) and len(calls) == 3
     assert all(map(torch.equal, second.stages, first.stages))
     assert all(map(torch.equal, taught().before, taught().stages))  # all that is known
+
+
+class InPlace(torch.nn.Conv2d):
+    """Changes its features in their place, and names what it gives the ReLU."""
+
+    def forward(self, images):
+        features = super().forward(images)
+        functional.relu(input=features, inplace=True)
+        return Output(features.mean((2, 3)), (features,), features.mean((2, 3)))
+
+
+def test_a_relu_in_its_place_stays_one_where_a_teacher_is_watched():
+    teacher, images = FrozenTeacher(InPlace(3, 4, 1)), torch.randn(2, 3, 8, 8)
+    first, plain = teacher(images), functional.conv2d(images, *teacher.network.parameters())
+    for known in (first, teacher(images)):
+        assert torch.equal(known.before[0], plain) and torch.equal(known.stages[0], plain.relu())
 
 
 def test_a_review_learns_from_what_relus_were_given():
