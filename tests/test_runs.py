@@ -9,6 +9,7 @@ import pytest
 from grids import configs_of
 
 from kdlib.errors import KdlibError
+from kdlib.models import MODELS
 from kdlib.runs import ADDED_LATER, RunConfig, earlier, read_record, write_record
 from kdlib.tasks import TASKS
 from study.records import load_records
@@ -99,6 +100,18 @@ def test_a_record_is_whole_or_an_error_that_names_the_file(tmp_path):
         (tmp_path / "record.json").write_text(text)
         with pytest.raises(KdlibError, match=r"record\.json.*elete"):
             read_record(tmp_path / "record.json")
+
+
+def test_a_network_that_is_revised_makes_other_runs_of_those_that_have_it_alone(monkeypatch):
+    runs = [RunConfig(method="kd"), RunConfig(student="resnet8"), RunConfig(student="scenes_large")]
+    before = [run.config_hash for run in runs]
+    revised = MODELS["scenes_large"]._replace(revision=3)
+    monkeypatch.setitem(MODELS, "scenes_large", revised)
+    after = [replace(run) for run in runs]  # the teacher of the first, not of a plain run
+    assert [run.revision for run in after] == [3, 1, 3]
+    pairs = zip(after, before, strict=True)
+    assert [run.config_hash == digest for run, digest in pairs] == [False, True, False]
+    assert [run.hash_at(1) for run in after] == before
 
 
 def test_committed_records_keep_their_names_whatever_fields_and_names_are_added(tmp_path):

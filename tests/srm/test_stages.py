@@ -77,6 +77,21 @@ def test_what_a_stage_begins_with_is_of_the_run_the_teacher_and_the_data_that_it
         state(run, root)
 
 
+@pytest.mark.parametrize(("options", "optimiser", "rates"), [
+    ({}, torch.optim.Adam, [1e-3, 1e-4, 1e-5]),
+    ({"init_rate": 0.5, "init_steps": [0.9]}, torch.optim.Adam, [0.5, 0.5, 0.05]),
+    ({"init_optimiser": "run"}, torch.optim.SGD, [0.02475, 0.1, 0.0]),
+])  # fmt: skip
+def test_the_initialisation_has_its_own_optimiser_or_the_run_s(whole, options, optimiser, rates):
+    run = run_before(srm(method_options={**OPTIONS, **options}, learning_rate=0.1))
+    made = state(replace(run, init_seed=9), whole)
+    assert isinstance(made.optimiser, optimiser)
+    if optimiser is torch.optim.Adam:
+        assert made.optimiser.param_groups[0]["weight_decay"] == 1e-4
+    found = [made.rate(step, 500) for step in (49, 200, 999)]  # of 1000
+    assert found == pytest.approx(rates, abs=1e-3 * rates[0])
+
+
 def test_records_tell_of_each_stage(whole):
     found = {r["config"]["method"]: (p, r) for p, r in find_records(whole).items()}
     for path, record in found.values():
