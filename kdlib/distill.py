@@ -77,20 +77,22 @@ class FrozenTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutput:
         """The teacher's output for normalised images (B, 3, H, W), without a graph."""
-        with BeforeRelu() if self.watched else nullcontext():
+        watched = self.watched
+        with BeforeRelu() if watched else nullcontext():
             answer = self.network(images)
         if not isinstance(answer, tuple):
             made = f"The teacher returns a {type(answer).__name__}, not an Output"
             raise KdlibError(f"{made}: register_model and create_model make it return one.")
         logits, stages, embedding = answer
-        return TeacherOutput(logits, stages, embedding, partial(self._before, images, stages))
+        seen = stages if watched else None
+        return TeacherOutput(logits, stages, embedding, partial(self._before, images, seen))
 
-    def _before(self, images: Tensor, stages: Stages) -> Stages:
-        """What these stages' last ReLUs were given; before anyone asks, nobody watches these."""
-        if not self.watched:
-            self.watched = True
+    def _before(self, images: Tensor, seen: Stages | None) -> Stages:
+        """What ReLUs were given: of stages that were watched, else those of another forward."""
+        if seen is None:
+            self.watched = True  # from now on
             return self(images).before
-        return tuple(getattr(stage, "before", stage) for stage in stages)
+        return tuple(getattr(stage, "before", stage) for stage in seen)
 
     def teach(self, batch: "Batch") -> TeacherOutput:
         """The teacher's output for a batch."""
