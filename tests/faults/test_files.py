@@ -112,7 +112,8 @@ def test_a_damaged_cache_is_made_again(photographs, trials, tally):
     folder = photographs.build(workers=1, progress=False)
     pixels, whole = photographs.read(1).copy(), squares().copy()
     for path in (folder / "1.safetensors", folder.parent / "small" / "64.safetensors"):
-        for damage, changed in damages(path.read_bytes(), trials // 2):
+        swapped = ("another's content", path.with_stem("0").read_bytes())
+        for damage, changed in [swapped, *damages(path.read_bytes(), trials // 2)]:
             path.write_bytes(changed)
             assert np.array_equal(squares(), whole)
             photographs.checked.clear()  # as in another process

@@ -38,7 +38,8 @@ HALVES = {f"{name} bfloat16": {"precision": "bfloat16"} for name in ASKED["bfloa
 RUNS: Entry = {**{name: {} for name in ASKED["methods"]}, **HALVES, **ASKED["runs"]}
 VARYING = {
     "train_seconds", "images_per_second", "latency_ms", "seconds", "utc", "commit", "dirty",
-    "versions", "checksum", "checksums", "evaluation_fingerprint", "teacher_fingerprint",
+    "versions", "processor", "capability", "checksum", "checksums", "evaluation_fingerprint",
+    "teacher_fingerprint",
 }  # fmt: skip
 SIZE = (96, 72)
 BOXES = ([4, 6, 26, 30], [30, 12, 28, 24], [10, 20, 40, 20])
