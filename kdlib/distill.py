@@ -77,14 +77,13 @@ class FrozenTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutput:
         """The teacher's output for normalised images (B, 3, H, W), without a graph."""
-        watched = self.watched
-        with BeforeRelu() if watched else nullcontext():
+        with BeforeRelu() if self.watched else nullcontext():
             answer = self.network(images)
         if not isinstance(answer, tuple):
             made = f"The teacher returns a {type(answer).__name__}, not an Output"
             raise KdlibError(f"{made}: register_model and create_model make it return one.")
         logits, stages, embedding = answer
-        seen = stages if watched else None
+        seen = stages if self.watched else None
         return TeacherOutput(logits, stages, embedding, partial(self._before, images, seen))
 
     def _before(self, images: Tensor, seen: Stages | None) -> Stages:

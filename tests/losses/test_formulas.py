@@ -96,9 +96,10 @@ def test_a_dct_s_distance_and_overhaul_s_are_what_numpy_computes(draw):
         spectrum /= np.linalg.norm(spectrum, axis=(1, 2), keepdims=True)
     expected = np.linalg.norm(np.subtract(*spectra), axis=(1, 2))
     assert of_maps(spectral_distance)(student, teacher).numpy() == pytest.approx(expected)
-    negative = np.ma.masked_greater_equal(teacher, 0)
-    target = np.maximum(teacher, negative.mean((0, 2, 3), keepdims=True).filled(0))
-    learned = np.where((student <= target) & (target <= 0), 0, (student - target) ** 2)
+    mine, theirs = student.numpy(), teacher.numpy()
+    negative = np.ma.masked_greater_equal(theirs, 0)
+    target = np.maximum(theirs, negative.mean((0, 2, 3), keepdims=True).filled(0))
+    learned = np.where((mine <= target) & (target <= 0), 0, (mine - target) ** 2)
     assert overhaul_per_image(student, teacher).numpy() == pytest.approx(learned.mean((1, 2, 3)))
     assert torch.autograd.gradcheck(overhaul_per_image, (student.requires_grad_(), teacher))
 
