@@ -134,7 +134,7 @@ def test_a_whole_run_on_photographs_ends_twice_the_same(photographs, tmp_path):
     (dataset, root), (student, losses) = photographs, PUBLISHED[photographs[0]]
     config = run(
         dataset=dataset, student=student, teacher="resnet8", method="kd_cls_loc",
-        train_size=4, test_size=2, image_size=SIZE, crop_size=32, epochs=1, batch_size=4,
+        train_size=6, test_size=2, image_size=SIZE, crop_size=32, epochs=1, batch_size=4,
         augmentation=("flip", "photometric", "iou_crop", "zoom_out"), learning_rate=1e-3,
     )  # fmt: skip
     once, again = (learn(config, tmp_path / place, data_root=root) for place in ("1", "2"))
