@@ -21,6 +21,9 @@ class KdlibError(ValueError):
     """A mistake in what the user gave. The command line prints its text and no traceback."""
 
 
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+
 def shown(value: object) -> str:
     """A value as an error tells it: on one line, and cut to 80 characters."""
     try:
@@ -32,7 +35,9 @@ def shown(value: object) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value as :func:`shown` tells it; text in quotation marks."""
+    """A value as :func:`shown` tells it; text in quotation marks, and why a number is text."""
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        return f"'{value}' (text to YAML, whose numbers need a point and a sign, as in 1.0e-1)"
     return f"'{shown(value)}'" if isinstance(value, str) else shown(value)
 
 
@@ -98,6 +103,8 @@ def check_kind(name: str, value: object, annotation: Any) -> None:
     try:
         kind.validate_json(json.dumps(value))  # of JSON even a strict check takes a list
     except ValidationError as error:
+        inputs = [one["input"] for one in error.errors()]
+        value = next((one for one in inputs if NUMBER.fullmatch(str(one))), value)
         told = [one["msg"].removeprefix("Input should be ") for one in error.errors()]
         valid = " or ".join([*dict.fromkeys(told), *["None"] * (NoneType in get_args(annotation))])
         valid = valid.replace("an object", "a mapping").replace("array", "list")

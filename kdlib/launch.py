@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train; returns the exit status (2: one line says what is wrong)."""
     parser = ArgumentParser(
         prog="python -m kdlib.train",
+        allow_abbrev=False,
         description="Train one run, and first whatever it needs: its teacher, and what its method "
         "starts from. What is finished is kept; a run that was killed goes on.",
         epilog="several GPUs: accelerate launch --multi_gpu --num_processes 4 -m kdlib.train "
@@ -37,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sync-batch-norm", action="store_true", help=norms)
     parser.add_argument("--no-progress", action="store_true", help="show no bar")
     options = parser.parse_args(arguments)
+    words = [word.partition("=")[0] for word in arguments or sys.argv[1:] if word[:2] == "--"]
+    if twice := [word for word in words if words.count(word) > 1]:
+        parser.error(f"{twice[0]} is given twice; give it once")
     return ended(lambda: launch(options))
 
 

@@ -1,6 +1,7 @@
 """The command line: each function is a command, and its signature is what the command takes."""
 
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from kdlib.errors import KdlibError, ended, quoted
+from kdlib.errors import KdlibError, ended, quoted, shown, unknown
 from study.arguments import Count, Flag, Pairs
 
 RECORDS, FIGURES, LEDGER = Path("records"), Path("figures"), Path("LEDGER.md")
@@ -41,6 +42,9 @@ def json_object(text: str) -> dict[str, Any]:
 
 def called(program: App, arguments: Sequence[str] | None) -> Any:
     """Run a command; words that it does not take are a :class:`KdlibError`."""
+    first = next(iter(sys.argv[1:] if arguments is None else arguments), "-")
+    if not first.startswith("-") and first not in (commands := [*program]):
+        raise unknown("command", first, [name for name in commands if not name.startswith("-")])
     try:
         return program(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -72,7 +76,9 @@ def run(
     from study import notebooks
 
     found = notebooks.find_notebook(notebook)
-    given = json_object(parameters)
+    given, names = json_object(parameters), [name for name, _ in parameter]
+    if twice := [name for name in names if name in given or names.count(name) > 1]:
+        raise KdlibError(f"Parameter '{shown(twice[0])}' is given twice; give it once.")
     given |= {name: notebooks.parse_value(text) for name, text in parameter}
     if list_:
         defaults = notebooks.parameter_defaults(found).items()
@@ -123,6 +129,9 @@ def results(
 
         print(f"{sum(len(copied(root, publish)) for root in chosen)} records are in {publish}")
     elif readme:
+        if not (readme.name == "README.md" and readme.is_file()):
+            says = "is not the README.md that the pages lie beside; give that."
+            raise KdlibError(f"--readme {quoted(str(readme))} {says}")
         from study.pages import update_readme
 
         print(f"{readme}: {', '.join(update_readme(readme, chosen)) or 'nothing'} changed")
@@ -198,10 +207,10 @@ def data_list() -> None:
 
 
 ELSEWHERE = (
-    (app, "analyse", "analyses.measure:analyse", "Measure what trained networks show beyond "
+    (app, "analyse", "commands:analyse", "Measure what trained networks show beyond "
      "their accuracy.\n\nCalibration, robustness, spectra and attention maps of finished runs, "
      "written beside their records. It goes on where it was stopped."),
-    (app, "export", "export:export", "Write a trained student to a file that runs without kdlib."
+    (app, "export", "commands:export", "Write a trained student to a file that runs without kdlib."
      "\n\nThe file is checked against PyTorch, scored and timed beside its teacher. It takes RGB "
      "images, uint8, in batches of any size, and gives logits; what was found goes to FILE.json."
      "\n\nExample: kdlib export scenes-a2-scenes_student-dct+kd-s0 --format onnx"),

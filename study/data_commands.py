@@ -1,4 +1,4 @@
-"""The commands `kdlib data check`, `cache` and `import`."""
+"""The commands `kdlib data check`, `cache` and `import`; what needs PyTorch is imported within."""
 
 import hashlib
 import time
@@ -12,14 +12,7 @@ from cyclopts import Parameter
 from tqdm import tqdm
 
 from kdlib.data import dataset_names, listed, load_data, tasks_of
-from kdlib.data.batches import Batches
-from kdlib.data.fashion import FOLDER, unpacked
-from kdlib.data.image_data import checked_root
-from kdlib.data.photographs import Resized, worker_count
-from kdlib.detection.batches import DetectionBatches
 from kdlib.errors import KdlibError, unknown
-from kdlib.files import write_atomic
-from kdlib.frskd.voc import LISTS
 from study.arguments import Count
 
 All = Annotated[bool, Parameter("--all", negative=())]
@@ -46,6 +39,9 @@ def check_dataset(dataset: str, *, data_root: Path | None = None, all_: All = Fa
     """
     tasks = tasks_of(dataset)[:1] if dataset in dataset_names() else ("classification",)
     if dataset == "voc":  # those whose lists are there
+        from kdlib.data.image_data import checked_root
+        from kdlib.frskd.voc import LISTS
+
         lists = checked_root(data_root) / "VOCdevkit" / "VOC2007" / "ImageSets"
         there = tuple(task for task, folder in LISTS.items() if (lists / folder).is_dir())
         tasks = there or ("segmentation",)
@@ -55,6 +51,9 @@ def check_dataset(dataset: str, *, data_root: Path | None = None, all_: All = Fa
 
 
 def _checked(name: str, split: str, task: str, data_root: Path | None, every: bool) -> str:
+    from kdlib.data.batches import Batches
+    from kdlib.detection.batches import DetectionBatches
+
     published = PUBLISHED.get((name, task))
     # Scenes would be composed.
     whole = every or published is not None or name in listed() or name == "voc"
@@ -95,6 +94,8 @@ def cache_dataset(
             f"'{dataset}' needs no cache of photographs: it is held in memory, or made once and "
             f"kept. Those that can have one: {', '.join(listed())}."
         )
+    from kdlib.data.photographs import Resized, worker_count
+
     for split in ("train", "test"):
         start = time.perf_counter()
         source = Resized(resolve_name(listed()[dataset]), split, image_size, data_root)
@@ -132,6 +133,10 @@ def import_dataset(
     """
     if dataset not in IMPORTABLE:
         raise unknown("data set to import", dataset, IMPORTABLE)
+    from kdlib.data.fashion import FOLDER
+    from kdlib.data.image_data import checked_root
+    from kdlib.files import write_atomic
+
     target = checked_root(data_root, exists=False) / FOLDER
     contents = {name: _published(source or DEBIAN, name) for name in SHA256}
     try:
@@ -144,6 +149,8 @@ def import_dataset(
 
 def _published(source: Path, name: str) -> bytes:
     """Content of a file, unpacked, if it is the published one."""
+    from kdlib.data.fashion import unpacked
+
     path = source / name
     try:
         content = unpacked(path)

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
@@ -16,10 +16,9 @@ from pathlib import Path
 from shutil import copyfile
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from cyclopts import Parameter
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from tqdm.auto import tqdm
@@ -42,7 +41,7 @@ from kdlib.runs import (
     run_directory,
 )  # fmt: skip
 from kdlib.tasks import TASKS
-from study.arguments import Count, Sizes
+from study.commands import Plan
 from study.jobs import plain_job, students_job
 from study.records import find_directory, record_of, validate_record
 from study.results import markdown_table, metric_name, number
@@ -64,34 +63,6 @@ Work = Callable[[], object]
 
 class ExportError(KdlibError):
     """An exported network does not answer as PyTorch's does, or not as well as its record says."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to write, and what to measure.
-
-    Args:
-        format: onnx (onnxruntime) or torch (.pt2).
-        to: the file; by default student.onnx in the run's directory.
-        threads: of the processor.
-        batch_sizes: in which it is checked and timed.
-        rounds: how often each is timed.
-        measure: score and time student and teacher too, beyond the check of the logits.
-    """
-
-    format: str = "onnx"
-    to: Path | None = None
-    threads: Count = 1
-    batch_sizes: Sizes = (1, 64)
-    rounds: Count = 30
-    measure: bool = True
-
-    def __post_init__(self) -> None:
-        if min(self.threads, self.rounds, *self.batch_sizes or (0,)) < 1:
-            raise KdlibError(f"Threads, rounds and one or more batch sizes are at least 1: {self}.")
-
-
-USUAL = Plan()
 
 
 class Trained(NamedTuple):
@@ -241,25 +212,6 @@ def format_of(name: str) -> Format:
             f"python -m pip install {' '.join(FORMATS[name].packages)}"
         )
     return FORMATS[name]
-
-
-def export(
-    run: Path, *, runs: Path = Path("runs"), plan: Annotated[Plan, Parameter("*")] = USUAL,
-    data_root: Path | None = None,
-) -> None:  # fmt: skip
-    """Write a student's file and what was found of it; print that.
-
-    Args:
-        run: a run's directory, its id or how its id begins.
-        runs: folder of all runs.
-        plan: what to write and to measure.
-        data_root: folder of the real data sets; by default $KDLIB_DATA.
-    """
-    try:
-        record = export_run(run, runs, plan, data_root)
-    except ExportError as error:
-        raise SystemExit(str(error)) from error
-    print(report(record))
 
 
 # The export: to a folder of its own first; the file appears when all checks have passed.

@@ -27,7 +27,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-from kdlib.errors import KdlibError, shown, unknown
+from kdlib.errors import NUMBER, KdlibError, shown, unknown
 from kdlib.files import write_text, writing
 from study import NOTEBOOKS, of_clone
 from study.parameters import assigned, check_given
@@ -139,7 +139,7 @@ def _fault(content: bytes) -> str:
 
 def parse_value(text: str) -> Any:
     """A parameter's value, read as YAML; ``5e-4``, which YAML 1.1 takes for text, is a number."""
-    if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text.strip()):
+    if NUMBER.fullmatch(text.strip()):
         return float(text)
     try:
         return yaml.safe_load(text)

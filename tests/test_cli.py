@@ -1,11 +1,24 @@
 """The command line answers --help at once and tells a mistake in one line, with exit code 2."""
 
+import subprocess
+import sys
+
 import pytest
 
 from kdlib.data import dataset_names
 from study.cli import main
 
 COMMANDS = ("run", "results", "figures", "ledger", "analyse", "export", "data", "methods")
+
+
+def test_help_and_an_unknown_command_need_no_pytorch():
+    words = [["nope"], ["data", "nope"], *([*one.split(), "--help"] for one in (
+        "", "export", "analyse", "data check", "data cache", "run", "results"
+    ))]  # fmt: skip
+    code = f"import sys\nfrom study.cli import main\nfor one in {words}: main(one)\n"
+    check = "sys.exit(bool({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_help_names_every_command(capsys):
@@ -22,6 +35,12 @@ def test_help_names_every_command(capsys):
     (["run", "05_distill", "-p", "epoch", "3"], "Did you mean 'epochs'?"),
     (["run", "05_distill", "--store", "-p", "epochs", "3"], "give it no parameters"),
     (["run", "05_distill", "--parameters", "[1]"], "not a JSON object"),
+    (["reslts"], "Unknown command 'reslts'. Did you mean 'results'?"),
+    *((["run", "05_distill", *twice, "-p", "epochs", "4"], "'epochs' is given twice")
+      for twice in (["-p", "epochs", "3"], ["--parameters", '{"epochs": 3}'])),
+    (["export", "a", "--format", "onnx", "--format", "torch"], "--format"),
+    (["results", "--readme", "nope.md"], "'nope.md' is not the README.md"),
+    (["results", "--readme", "docs/data.md"], "is not the README.md"),
     (["results", "no/such/folder"], "no/such/folder"),
     (["results", "--publish", "a", "--tune", "b"], "Give one of"),
     (["results", "--epochs", "0"], "--epochs"),

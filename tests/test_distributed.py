@@ -245,7 +245,7 @@ def arguments(folder: Path, *more: str, **fields: object) -> list[str]:
 def test_one_process_trains_the_teacher_and_the_run(tmp_path, capsys):
     as_json, usual = tmp_path / "run.json", arguments(tmp_path)
     as_json.write_text(json.dumps(TINY))
-    for given in (usual, [*usual, f"--config={as_json}"]):
+    for given in (usual, [f"--config={as_json}", *usual[1:]]):
         assert main(given) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == said[2:], "a run is the same in YAML and in JSON"
@@ -265,6 +265,7 @@ def test_one_process_trains_the_teacher_and_the_run(tmp_path, capsys):
     ("a: [", "cannot be read as YAML"),
     (None, r"run\.yaml cannot be read"),
     ("dataset: mit67", "(?s)mit67.*To get it"),
+    ("learning_rate: 1e-1", "learning_rate is '1e-1' .text to YAML.*as in 1.0e-1"),
 ])  # fmt: skip
 def test_what_is_wrong_is_told_and_leaves_no_record(text, said, tmp_path, capsys):
     given, config = arguments(tmp_path, f"--data-root={tmp_path}"), tmp_path / "run.yaml"
@@ -277,6 +278,13 @@ def test_what_is_wrong_is_told_and_leaves_no_record(text, said, tmp_path, capsys
     assert re.search(said, told) and "Traceback" not in told, told
     assert len(told.splitlines()) <= (24 if "To get it" in told else 1)
     assert not list(tmp_path.rglob("record.json"))
+
+
+def test_an_option_given_twice_is_refused(tmp_path, capsys):
+    for twice in (["--device", "cpu"], ["--no-progress"], [f"--config={tmp_path}"]):
+        with pytest.raises(SystemExit):
+            main(arguments(tmp_path, *twice))
+        assert f"{twice[0].partition('=')[0]} is given twice" in capsys.readouterr().err
 
 
 def launch(folder: Path, *more: str, **fields: object) -> tuple[list[int | None], list[str]]:

@@ -49,14 +49,7 @@ def analyse(
     """Analyse the finished runs of a folder that were tested on a test set; returns what it wrote.
 
     What is done stays done: killed and repeated, it goes on where it was. Runs without weights
-    (as where records are committed) are passed over.
-
-    Args:
-        root: folder of runs, with their weights.
-        methods: only these; 'teacher' for the networks that taught; by default the key methods.
-        dataset: only runs on this data set.
-        maps_seed: its runs keep attention maps and answers.
-        data_root: folder of the real data sets; by default $KDLIB_DATA.
+    (as where records are committed) are passed over. For the rest see the command of this name.
     """
     methods = methods or [*KEY_METHODS]
     runs = chosen_runs(load_records(Path(root)), methods, dataset)

@@ -1,0 +1,79 @@
+"""Commands whose work needs PyTorch: it is loaded when they work, and not for their help."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kdlib.errors import KdlibError
+from study.arguments import Count, Sizes, Words
+
+
+def analyse(
+    root: Path, *, methods: Words = None, dataset: str | None = None, maps_seed: int = 0,
+    data_root: Path | None = None,
+) -> None:  # fmt: skip
+    """Analyse the finished runs of a folder that were tested on a test set.
+
+    Args:
+        root: folder of runs, with their weights.
+        methods: only these; 'teacher' for the networks that taught; by default the key methods.
+        dataset: only runs on this data set.
+        maps_seed: its runs keep attention maps and answers.
+        data_root: folder of the real data sets; by default $KDLIB_DATA.
+    """
+    from study.analyses import measure
+
+    measure.analyse(
+        root, methods=methods, dataset=dataset, maps_seed=maps_seed, data_root=data_root
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to write, and what to measure.
+
+    Args:
+        format: onnx (onnxruntime) or torch (.pt2).
+        to: the file; by default student.onnx in the run's directory.
+        threads: of the processor.
+        batch_sizes: in which it is checked and timed.
+        rounds: how often each is timed.
+        measure: score and time student and teacher too, beyond the check of the logits.
+    """
+
+    format: str = "onnx"
+    to: Path | None = None
+    threads: Count = 1
+    batch_sizes: Sizes = (1, 64)
+    rounds: Count = 30
+    measure: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.threads, self.rounds, *self.batch_sizes or (0,)) < 1:
+            raise KdlibError(f"Threads, rounds and one or more batch sizes are at least 1: {self}.")
+
+
+USUAL = Plan()
+
+
+def export(
+    run: Path, *, runs: Path = Path("runs"), plan: Annotated[Plan, Parameter("*")] = USUAL,
+    data_root: Path | None = None,
+) -> None:  # fmt: skip
+    """Write a student's file and what was found of it; print that.
+
+    Args:
+        run: a run's directory, its id or how its id begins.
+        runs: folder of all runs.
+        plan: what to write and to measure.
+        data_root: folder of the real data sets; by default $KDLIB_DATA.
+    """
+    from study import export as made
+
+    try:
+        record = made.export_run(run, runs, plan, data_root)
+    except made.ExportError as error:
+        raise SystemExit(str(error)) from error
+    print(made.report(record))
