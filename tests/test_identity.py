@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from training import TINY, check_like, stop_after_an_epoch, tiny
 
 from kdlib import KdlibError, fit
+from kdlib.evaluate import trained_network
 from kdlib.files import load_tensors, save_tensors
 from kdlib.runs import RunConfig, is_finished, run_directory
 from kdlib.train_state import conditions
@@ -58,6 +59,20 @@ def test_a_file_is_believed_for_what_it_says_and_not_for_its_place(confuse, says
     with pytest.raises(KdlibError, match=rf"{says}") as refused:
         fit(FIRST, root, progress=False)
     assert "\n" not in str(refused.value) and not is_finished(FIRST, root)
+
+
+@pytest.mark.parametrize(("confuse", "says"), [
+    (swap(WEIGHTS, TEACHER, SECOND.teacher_config()), f"-s1-.*this needs run {TEACHER.run_id}"),
+    (told(WEIGHTS, TEACHER, run=None), "does not say of which run it is"),
+    (told(WEIGHTS, TEACHER, data="a"), "of training data with the fingerprint a; this needs"),
+    (lambda root: (run_directory(TEACHER, root) / WEIGHTS).unlink(), "run, delete its folder"),
+])  # fmt: skip
+def test_the_network_of_a_finished_run_is_its_own(confuse, says, begun, tmp_path):
+    root = copytree(begun, tmp_path / "runs")
+    assert trained_network(TEACHER, root, 16)
+    confuse(root)
+    with pytest.raises(KdlibError, match=says):
+        trained_network(TEACHER, root, 16)
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ def _read_idx(name: str) -> Tensor:
         raise missing("fashion_mnist", plain) from error
     except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
         told = f"{plain} is damaged or not an IDX file ({type(error).__name__}: {error})"
-        remedy = f"Remove it and get it again:\n  {DATASETS['fashion_mnist'].remedy}"
+        remedy = f"Move it away and get it again:\n  {DATASETS['fashion_mnist'].remedy}"
         raise KdlibError(f"{told}. {remedy}") from error
     return torch.from_numpy(values.copy())
 

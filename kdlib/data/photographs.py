@@ -72,7 +72,7 @@ def upright(path: str, mode: str | None = "RGB") -> tuple[Image.Image, int]:
             return (pixels.transpose(TURNS[turn]) if turn > 1 else pixels), told
     except UNREADABLE as error:
         says = f"{path} cannot be read as an image ({error}). Get the file again; out of a folder"
-        raise KdlibError(f"{says} of your own you may as well remove it.") from error
+        raise KdlibError(f"{says} of your own you may as well move it away.") from error
 
 
 def decoded(path: str, side: int | None = None) -> Pixels:

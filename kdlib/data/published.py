@@ -129,7 +129,9 @@ def _check_sums(dataset: str, files: Mapping[Path, str]) -> None:
         if not path.is_file():
             raise missing(dataset, path)
         if not check_integrity(path, md5):
-            told = f"{path} is not the published file (its MD5 sum differs). Remove it and get it"
+            told = (
+                f"{path} is not the published file (its MD5 sum differs). Move it away and get it"
+            )
             raise KdlibError(f"{told} again:\n  {DATASETS[dataset].remedy}")
 
 

@@ -37,7 +37,7 @@ def fetching(build: Callable[..., nn.Module], weights: str | None) -> Iterator[N
         text = f"Cannot download the weights '{weights}' ({error.reason}): put {url} in {cache}."
         raise KdlibError(text) from error
     except (UnpicklingError, EOFError) as error:
-        text = f"{cache} holds a file that is no weights '{weights}'; delete it, and run again."
+        text = f"{cache} holds a file that is no weights '{weights}'; move it away, and run again."
         raise KdlibError(text) from error
 
 

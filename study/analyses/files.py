@@ -19,7 +19,6 @@ from study.records import check_schema
 from study.sealed import checked_file, entry_of, is_sealed
 
 ADVICE = "Delete it, and analyse the run again."
-ADVICE = "Delete it, and analyse the run again."
 DIGITS = 6
 JPEG_QUALITY = 85
 

@@ -152,7 +152,7 @@ def test_a_file_that_would_run_code_is_refused(form, root, caches, photographs, 
         ("record.json", read_record, r"record\.json"),
         ("analysis.json", read_analysis, r"analysis\.json"),
         (f"{tiny().run_id}/checkpoint.safetensors", lambda path: fit(tiny(), root), "checkpoint"),
-        (downloaded, lambda path: pretrained(), "no weights 'IMAGENET1K_V1'; delete it"),
+        (downloaded, lambda path: pretrained(), "no weights 'IMAGENET1K_V1'; move it"),
     ):
         (path := root / name).parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(file.getvalue())
