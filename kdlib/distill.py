@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from kdlib.runs import RunConfig
 
 Stages = tuple[Tensor, ...]
-RELUS = ("relu", "relu_", "relu6", "hardtanh")  # names of functions and methods of torch
+# Names of functions and methods of torch.
+RELUS, MOVES = ("relu", "relu_", "relu6", "hardtanh"), ("cat", "view", "transpose", "contiguous")
 Loss = Callable[..., Tensor]  # (student, teacher, batch) -> (B,); a module if it has weights
 
 
@@ -48,15 +49,24 @@ class TeacherOutput:
 
 
 class BeforeRelu(TorchFunctionMode):
-    """While it lasts, what a ReLU returns has what it was given as its attribute ``before``."""
+    """While it lasts, what a ReLU returns has what it was given as its attribute ``before``.
+
+    What joins or moves that (ShuffleNetV2's units end so) has the same of what the ReLU was given.
+    """
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), named: Any = None
     ) -> Any:
-        if getattr(function, "__name__", "") not in RELUS:
-            return function(*args, **named or {})
-        named = named or {}
-        before = (args[0] if args else named["input"]).clone()  # it may be changed in its place
+        name, named = getattr(function, "__name__", ""), named or {}
+        first = args[0] if args else named.get("input")
+        parts = first if isinstance(first, list | tuple) else [first]
+        if name in RELUS:
+            before = first.clone()  # it may be changed in its place
+        elif name in MOVES and any(hasattr(one, "before") for one in parts):
+            given = [getattr(one, "before", one) for one in parts]
+            before = function(given[0] if parts[0] is first else given, *args[1:], **named)
+        else:
+            return function(*args, **named)
         made = function(*args, **named)
         made.before = before
         return made
