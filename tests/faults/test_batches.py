@@ -1,0 +1,105 @@
+"""A whole batch, as `make reproduce` starts it, killed with all its children at random moments."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from processes import MOMENTS
+from training import history_of, result_of
+
+from kdlib.runs import read_record
+from study.records import load_records
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("figures/", "tests/golden/")
+BATCH = ["reproduce", "PROFILE=smoke", "METHODS=student,at", "SEEDS=0,1", "IMAGES=256", "JOBS=2"]
+STARTS_S = 2.0  # before that nothing is begun
+VARYING = ("train_seconds", "directory")
+
+
+def checkout(place: Path) -> Path:
+    """The project as a fresh clone has it, with the environment of these tests."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in listed.stdout.splitlines():
+        if not name.startswith(HEAVY) and (ROOT / name).is_file():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, place / name)
+    (place / ".venv").symlink_to(sys.prefix)
+    return place
+
+
+def start(place: Path) -> psutil.Popen:
+    """`make reproduce` there, whose installation counts as done."""
+    made = ["make", "-o", ".venv/.installed", *BATCH, f"PYTHON={sys.executable}"]
+    log = (place / "log.txt").open("a")
+    own = {**os.environ, "PYTHONPATH": str(place)}
+    return psutil.Popen(made, cwd=place, env=own, stdout=log, stderr=subprocess.STDOUT)
+
+
+def kill_all(batch: psutil.Popen) -> None:
+    """Kill a batch, its jobs and their kernels, which are stopped first: none may start another."""
+    stopped: set[psutil.Process] = set()
+    while found := {batch, *batch.children(recursive=True)} - stopped:
+        for one in found:
+            try:
+                one.suspend()
+            except psutil.NoSuchProcess:
+                continue
+        stopped |= found
+    for one in stopped:
+        try:
+            one.kill()
+        except psutil.NoSuchProcess:
+            continue
+    batch.wait(20)
+
+
+def finish(place: Path) -> None:
+    """Let the batch come to its end."""
+    assert start(place).wait(900) == 0, (place / "log.txt").read_text()[-3000:]
+
+
+def check_same(ours: Path, theirs: Path) -> None:
+    """Two batches left the same table, records, histories and executed notebooks."""
+    tables = [load_records(place / "runs").drop(columns=list(VARYING)) for place in (ours, theirs)]
+    pd.testing.assert_frame_equal(*tables)
+    for name in tables[0]["run_id"]:
+        mine, other = (place / "runs" / name for place in (ours, theirs))
+        assert {one.name for one in mine.iterdir()} == {one.name for one in other.iterdir()}
+        assert result_of(read_record(mine / "record.json")) == result_of(
+            read_record(other / "record.json")
+        )
+        assert history_of(mine) == history_of(other)
+    executed = [
+        sorted(one.name for one in (p / "runs/notebooks").iterdir()) for p in (ours, theirs)
+    ]
+    assert executed[0] == executed[1]
+
+
+@pytest.mark.slow_faults
+def test_a_batch_is_killed_again_and_again(tmp_path, tally):
+    whole, place, kills = checkout(tmp_path / "whole"), checkout(tmp_path / "killed"), 0
+    begun = time.monotonic()
+    finish(whole)
+    lasts_s = time.monotonic() - begun
+    while kills < 10:
+        batch = start(place)
+        time.sleep(MOMENTS.uniform(STARTS_S, lasts_s))
+        if batch.poll() is None:
+            kill_all(batch)
+            kills += 1
+            tally("SIGKILL to a whole batch at a random moment", "recovered")
+            continue
+        check_same(place, whole)
+        shutil.rmtree(place / "runs")
+    finish(place)
+    check_same(place, whole)
