@@ -5,6 +5,8 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,11 +19,11 @@ from kdlib.data import load_data
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError
 from kdlib.evaluate import attention_on, predict, trained_network
-from kdlib.files import check_identity
 from kdlib.losses.dct import dct_2d
 from kdlib.methods import parse_method
 from kdlib.runs import RunConfig, provenance, read_record
 from kdlib.seeds import generator
+from kdlib.train import check_sources
 from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, KEY_METHODS, MAPS_FILE, files
 from study.analyses.files import Answers, AttentionMaps
 from study.arguments import Words
@@ -30,7 +32,6 @@ from study.records import load_records, student_settings, teacher_runs
 if TYPE_CHECKING:
     from kdlib.data.photographs import Photographs
 
-PUT_BACK = "Put the old data back, or train the run again in another folder."
 WEIGHTS = "weights.safetensors"
 IMAGES, CHUNK = 2000, 250  # images of robustness, spectra and answers; those in memory at once
 PICTURES = 60  # of the images, from the first on, that a teacher keeps
@@ -59,6 +60,9 @@ def analyse(
             f"No run of {', '.join(methods)} in {root} has its weights ({WEIGHTS}); analyse the "
             "folder that the runs were trained in."
         )
+    for _, some in groupby(trained, itemgetter("setting")):  # what was kept is of their data too
+        records = [read_record(Path(row["directory"]) / "record.json") for row in some]
+        check_sources([RunConfig(**record["config"]) for record in records], Path(root), data_root)
     waiting = [row for row in trained if not _is_done(row, maps_seed)]
     bar = tqdm(waiting, desc="analyses", unit="run", disable=None)  # None: where nobody looks
     written = [_analyse_run(row, data_root, maps_seed) for row in bar]
@@ -100,8 +104,6 @@ def _analyse_run(row: Mapping[str, Any], data_root: Path | None, maps_seed: int)
     record = read_record(directory / "record.json")
     config, precision = RunConfig(**record["config"]), record["provenance"]["precision"]
     data = _test_data(data_root, **{name: getattr(config, name) for name in DATA})
-    known = record["provenance"].get("evaluation_fingerprint", data.fingerprint)
-    check_identity(directory, {"evaluation": known}, {"evaluation": data.fingerprint}, PUT_BACK)
     network = trained_network(config, directory.parent, len(data.classes))
     network = network.to(memory_format=torch.channels_last)
     if config.init_seed == maps_seed:
