@@ -95,12 +95,12 @@ def _batches(data: ImageData, epoch: int) -> Iterator[Any]:
 
 
 def write_photographs(root: Path, count: int, size: tuple[int, int]) -> None:
-    """JPEG files for training, and one for testing: coloured noise of several scales."""
+    """JPEG files of two classes for training and testing: coloured noise of several scales."""
     random, (width, height) = np.random.default_rng(0), size
-    for split, number in (("train", count), ("test", 1)):
-        folder = root / split / "photographs"
-        folder.mkdir(parents=True)
+    for split, number in (("train", count), ("test", 2)):
         for index in tqdm(range(number), desc=f"writing {root.name}", disable=None):
+            folder = root / split / ("one", "other")[index % 2]
+            folder.mkdir(parents=True, exist_ok=True)
             picture = np.zeros((height, width, 3))
             for cells, share in TEXTURE:
                 shape = (max(2, cells * height // width), cells, 3)
