@@ -5,22 +5,19 @@ from contextlib import nullcontext
 from functools import cached_property, partial
 from inspect import signature
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from kdlib.data.batches import Batch
 from kdlib.errors import KdlibError, checked_values, shown
 from kdlib.losses.attention import attention_map
 from kdlib.losses.logits import mean_cross_entropy, mean_kd
 from kdlib.methods import Weights, check_method, method_of, parse_method, weights_of
-from kdlib.models.output import Output
-
-if TYPE_CHECKING:
-    from kdlib.data.batches import Batch
-    from kdlib.models.output import NetworkPair
-    from kdlib.runs import RunConfig
+from kdlib.models.output import NetworkPair, Output
+from kdlib.runs import RunConfig
 
 Stages = tuple[Tensor, ...]
 # Names of functions and methods of torch.
@@ -103,12 +100,12 @@ class FrozenTeacher(nn.Module):
             return self(images).before
         return tuple(getattr(stage, "before", stage) for stage in seen)
 
-    def teach(self, batch: "Batch") -> TeacherOutput:
+    def teach(self, batch: Batch) -> TeacherOutput:
         """The teacher's output for a batch."""
         return self(batch.images)
 
 
-def label_loss(logits: Tensor, batch: "Batch") -> Tensor:
+def label_loss(logits: Tensor, batch: Batch) -> Tensor:
     """Cross-entropy (a scalar) of logits (B, K, ...) with a batch's labels, mixed ones by share."""
     logits = logits.float()
     loss = mean_cross_entropy(logits, batch.labels)
@@ -151,7 +148,7 @@ class Distiller(nn.Module):
         return taught or self.kd_weight != 0
 
     def forward(
-        self, student: Output, teacher: TeacherOutput | None, batch: "Batch", progress: float = 1.0
+        self, student: Output, teacher: TeacherOutput | None, batch: Batch, progress: float = 1.0
     ) -> dict[str, Tensor]:
         """Named, weighted loss terms (scalars, float32); without a teacher those that need none.
 
@@ -192,7 +189,7 @@ class Learner(nn.Module):
         return self.distiller(self.student(batch.images), teacher, batch, progress)
 
 
-def create_distiller(config: "RunConfig", pair: "NetworkPair | None" = None) -> Distiller:
+def create_distiller(config: RunConfig, pair: NetworkPair | None = None) -> Distiller:
     """Build the distiller of a run; a ``pair`` tells of networks and data where layers fit them.
 
     A ``KdlibError`` for an unknown method, modifier or option, and whatever it cannot learn with.
@@ -204,7 +201,7 @@ def create_distiller(config: "RunConfig", pair: "NetworkPair | None" = None) -> 
     return Distiller(base, *made, method.warmup, ramp, temperature=config.temperature, gate=gate)
 
 
-def method_loss(name: str, options: Mapping[str, Any], pair: "NetworkPair | None") -> Loss | None:
+def method_loss(name: str, options: Mapping[str, Any], pair: NetworkPair | None) -> Loss | None:
     """The loss of a method, from its options; ``None`` where it has none of its own."""
     method, given = method_of(name), signature(method_of(name).maker).parameters
     if not any(one.kind is one.VAR_KEYWORD for one in given.values()):  # which are checked there
@@ -215,7 +212,7 @@ def method_loss(name: str, options: Mapping[str, Any], pair: "NetworkPair | None
     if method.of:
         function, part = partial(method.maker, **options), method.of
 
-        def loss_of_part(student: Any, teacher: Any, batch: "Batch") -> Tensor:
+        def loss_of_part(student: Any, teacher: Any, batch: Batch) -> Tensor:
             labels = [batch.labels] if "label" in method.reads else []
             return function(getattr(student, part), getattr(teacher, part), *labels)
 

@@ -7,7 +7,7 @@ import reprlib
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import wraps
@@ -50,6 +50,12 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> KdlibError:
     return KdlibError(f"Unknown {kind} '{shown(name)}'.{hint} Valid: {valid}.")
 
 
+def check_known(kind: str, name: object, valid: Collection[Any]) -> None:
+    """Refuse a name that is not one of ``valid``."""
+    if name not in valid:
+        raise unknown(kind, name, valid)
+
+
 def kindly(kind: str) -> Callable[[type[Made]], type[Made]]:
     """Let a dataclass of pydantic refuse with a :class:`KdlibError`; ``kind`` is a field's name."""
 
@@ -81,11 +87,10 @@ def _refusal(error: Any, kind: str, valid: Iterable[str]) -> KdlibError:
     return KdlibError(f"{shown(name)} is {quoted(error['input'])}; {context.get('error', says)}.")
 
 
-def checked_options(given: Iterable[str], valid: Iterable[str], owner: str) -> None:
+def checked_options(given: Iterable[str], valid: Collection[str], owner: str) -> None:
     """Refuse an option that ``owner`` does not have."""
-    choices = tuple(valid)
-    if surplus := [name for name in given if name not in choices]:
-        raise unknown(f"option of {owner}", surplus[0], choices)
+    for name in given:
+        check_known(f"option of {owner}", name, valid)
 
 
 def checked_values(given: Mapping[str, object], kinds: Mapping[str, Any], owner: str) -> None:

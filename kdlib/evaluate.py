@@ -1,8 +1,7 @@
 """Evaluation: accuracies or IoU, likeness of attention to the teacher's, relevance of attention."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import lru_cache, reduce
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache, partial, reduce
 from itertools import accumulate, starmap
 from pathlib import Path
 from pkgutil import resolve_name
@@ -14,7 +13,7 @@ from torch.nn import functional
 
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
-from kdlib.errors import KdlibError, unknown
+from kdlib.errors import KdlibError, check_known
 from kdlib.files import load_weights
 from kdlib.losses.attention import (
     attention_maps,
@@ -23,7 +22,7 @@ from kdlib.losses.attention import (
     working_precision,
 )
 from kdlib.models import create_model
-from kdlib.models.output import Output
+from kdlib.models.output import Output, evaluating
 from kdlib.process_group import ALONE, ProcessGroup
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory
 from kdlib.tasks import TASKS
@@ -34,16 +33,6 @@ MOST_CONFUSED = 200  # classes for all confusions in a record; ADE20K's would be
 
 
 # What a network answers.
-@contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; the models' own modes come back afterwards."""
-    with ExitStack() as afterwards, torch.no_grad():
-        for model in models:
-            afterwards.callback(model.train, model.training)
-            model.eval()
-        yield
-
-
 @torch.no_grad()
 def answers(
     models: Sequence[nn.Module],
@@ -55,8 +44,7 @@ def answers(
     world: ProcessGroup = ALONE,  # of several processes each takes some of the batches
 ) -> Iterator[tuple[Batch, int, Any]]:
     """Batch by batch what each model, in eval mode, says: batch, the model's number, its output."""
-    if precision not in ("float32", "bfloat16"):
-        raise unknown("precision", precision, ("float32", "bfloat16"))
+    check_known("precision", precision, ("float32", "bfloat16"))
     batches, mixed = Batches(data, batch_size, device=device, world=world), precision == "bfloat16"
     with evaluating(*models):
         for batch in map(channels_last, batches.in_order()):
@@ -186,7 +174,7 @@ def ssim_per_image(first: Tensor, second: Tensor) -> Tensor:
     Maps of unequal size are average-pooled to the smaller. The window, 11 x 11 with sigma 1.5,
     shrinks (and sigma with it) to the largest odd width that fits. Borders are mirrored.
     """
-    return _similarity(first, second, _mirrored)
+    return _similarity(first, second, "reflect")
 
 
 def ssim_released(student: Output, teacher: Output, labels: Tensor) -> list[Tensor]:
@@ -198,10 +186,11 @@ def ssim_released(student: Output, teacher: Output, labels: Tensor) -> list[Tens
     """
     right = teacher.logits.argmax(1) == labels
     pairs = paired_maps(student, teacher)
-    return [_similarity(mine[right], theirs[right], _zero_padded) for mine, theirs in pairs]
+    return [_similarity(mine[right], theirs[right], "constant") for mine, theirs in pairs]
 
 
-def _similarity(first: Tensor, second: Tensor, blur: Callable[[Tensor], Tensor]) -> Tensor:
+def _similarity(first: Tensor, second: Tensor, border: str) -> Tensor:
+    blur = partial(_blur, border=border)
     x, y = (_min_max(working_precision(m)) for m in pool_to_common_size(first, second))
     mean_x, mean_y = blur(x), blur(y)
     # Rounding can leave a tiny negative variance where a map is flat.
@@ -219,16 +208,9 @@ def _min_max(maps: Tensor) -> Tensor:
     return (maps - low) / (high - low).masked_fill(high == low, 1)
 
 
-def _mirrored(maps: Tensor) -> Tensor:
+def _blur(maps: Tensor, border: str) -> Tensor:
     side = min(maps.shape[1:])
-    return _blur(maps, min(WINDOW, side - 1 + side % 2), "reflect")
-
-
-def _zero_padded(maps: Tensor) -> Tensor:
-    return _blur(maps, WINDOW, "constant")
-
-
-def _blur(maps: Tensor, taps: int, border: str) -> Tensor:
+    taps = WINDOW if border == "constant" else min(WINDOW, side - 1 + side % 2)
     # As two matrix products: twenty times faster on a CPU than the 11 x 11 convolution.
     rows, columns = (_gaussian_matrix(side, taps, border).to(maps) for side in maps.shape[1:])
     return rows @ maps @ columns.T

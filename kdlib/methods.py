@@ -11,7 +11,7 @@ from functools import partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kdlib.errors import KdlibError, checked_options, unknown
+from kdlib.errors import KdlibError, check_known, checked_options
 from kdlib.tasks import JOINT, MIXING, TASKS
 
 if TYPE_CHECKING:
@@ -228,11 +228,11 @@ class MethodParts(NamedTuple):
 def parse_method(text: str) -> MethodParts:
     """Take a method string apart; a ``KdlibError`` if a part is unknown or means nothing there."""
     base, *modifiers = text.split("+")
-    if base not in METHODS | STAGES:
-        raise unknown("method", base, METHODS)
+    if base not in STAGES:
+        check_known("method", base, METHODS)
     valid = modifiers_of(base)
-    for modifier in set(modifiers) - set(MODIFIERS):
-        raise unknown("method modifier", modifier, MODIFIERS)
+    for modifier in modifiers:
+        check_known("method modifier", modifier, MODIFIERS)
     if not set(modifiers) <= set(valid):
         takes = f"+{valid[0]} alone" if valid else "no modifier"
         raise KdlibError(f"'{text}': '{base}' takes {takes}; +kd and +gate are for such as dct.")

@@ -14,8 +14,7 @@ from kdlib.detection.batches import DetectionBatches
 from kdlib.detection.detector import Detections, Detector
 from kdlib.detection.objects import Objects
 from kdlib.errors import KdlibError
-from kdlib.evaluate import evaluating
-from kdlib.models.output import count_parameters, latency
+from kdlib.models.output import count_parameters, evaluating, latency
 from kdlib.process_group import ALONE, ProcessGroup
 
 BATCH_SIZE = 50

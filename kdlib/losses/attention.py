@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdlib.errors import KdlibError, shown, unknown
+from kdlib.errors import KdlibError, check_known, shown
 
 Stage = TypeVar("Stage")
 Given = ParamSpec("Given")
@@ -278,8 +278,7 @@ class MapLoss(nn.Module):
         self, distance: Distance, reduction: str = "mean", level_weights: Levels = "equal_weight"
     ) -> None:
         super().__init__()
-        if reduction not in ("mean", "none"):
-            raise unknown("reduction", reduction, ("mean", "none"))
+        check_known("reduction", reduction, ("mean", "none"))
         self.distance, self.reduction = distance, reduction
         self.balance = LevelBalance(level_weights)
 

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from kdlib.errors import KdlibError, checked_options, unknown
+from kdlib.errors import KdlibError, check_known, checked_options
 from kdlib.losses import attention
-from kdlib.losses.attention import Features, Levels, divide, paired_maps, working_precision
+from kdlib.losses.attention import Features, Levels, divide, working_precision
 
 Build = TypeVar("Build", bound=Callable[..., Tensor | None])
 Band = tuple[str, float] | tuple[str, float, float]
@@ -156,8 +156,7 @@ class SpectralOptions:
 
     def __post_init__(self) -> None:
         for name, valid in VALID.items():
-            if getattr(self, name) not in valid:
-                raise unknown(name, getattr(self, name), map(str, valid))
+            check_known(name, getattr(self, name), valid)
         if self.band is None:
             return
         name, *limits = self.band if isinstance(self.band, tuple | list) else (self.band,)
@@ -195,8 +194,7 @@ PRESETS: dict[str, SpectralOptions] = {
 
 def options_from(preset: str, **changes: Any) -> SpectralOptions:
     """The options of a preset, some of them changed; a KdlibError lists what is valid."""
-    if preset not in PRESETS:
-        raise unknown("preset of the DCT loss", preset, PRESETS)
+    check_known("preset of the DCT loss", preset, PRESETS)
     checked_options(changes, [field.name for field in fields(SpectralOptions)], "the DCT loss")
     return replace(PRESETS[preset], **changes)
 
@@ -263,5 +261,4 @@ class DCTLoss(attention.MapLoss):
 def dct_loss(student: Features, teacher: Features, options: SpectralOptions | str = DCT) -> Tensor:
     """:class:`DCTLoss` as a function, of options or a preset: lists of maps (B, C, H, W) -> ()."""
     options = options_from(options) if isinstance(options, str) else options
-    pairs = paired_maps(student, teacher)
-    return torch.stack([spectral_distance(*pair, options) for pair in pairs]).sum(dim=0).mean()
+    return attention.MapLoss(partial(spectral_distance, options=options))(student, teacher)

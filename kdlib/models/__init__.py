@@ -6,7 +6,7 @@ from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kdlib.errors import KdlibError, check_range, checked_options, unknown
+from kdlib.errors import KdlibError, check_known, check_range, checked_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -118,8 +118,7 @@ def register_model(
     """
     if current_name(name) in BUILT_IN:
         raise KdlibError(f"'{name}' is a network of kdlib's own; give yours another name.")
-    if task not in (tasks := {model.task for model in MODELS.values()}):
-        raise unknown("task of a network", task, tasks)
+    check_known("task of a network", task, {model.task for model in MODELS.values()})
     check_range("image_size", image_size, 1, 4096)
     options = {"build": build, "stages": stages, "image_size": image_size, "task": task}
     adapted = Model("kdlib.models.output:adapted", options, task)
@@ -135,8 +134,7 @@ def check_task(name: str, task: str) -> None:
 
 
 def _named(name: str) -> Model:
-    if current_name(name) not in MODELS:
-        raise unknown("model", name, MODELS)
+    check_known("model", current_name(name), MODELS)
     return MODELS[current_name(name)]
 
 

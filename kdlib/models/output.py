@@ -1,7 +1,8 @@
 """What every network returns, what makes networks return it, and what a network costs."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdlib.errors import KdlibError, shown, unknown
+from kdlib.errors import KdlibError, check_known, shown
 from kdlib.losses.attention import aligned, channels_last, check_map, checked_stages
 
 
@@ -109,28 +110,25 @@ class _ReadNetwork(nn.Module):
         return self.read(self.network, images)
 
 
-class _WatchedNetwork(nn.Module):
-    """A classifier whose stages are what its layers of these names return."""
+def _reading(network: nn.Module, names: Sequence[str]) -> Reader:
+    """Reads a classifier whose stages are what its layers of these names return."""
+    seen: dict[str, Tensor] = {}
 
-    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.network, self.names = network, tuple(names)
-        self.seen: dict[str, Tensor] = {}
-        layers = dict(network.named_modules())
-        for name in names:
-            if name not in layers:
-                raise unknown(f"layer of {type(network).__name__}", name, filter(None, layers))
-            layers[name].register_forward_hook(partial(self._see, name))
-
-    def _see(self, name: str, layer: nn.Module, given: Any, made: Tensor) -> None:
+    def see(name: str, layer: nn.Module, given: Any, made: Tensor) -> None:
         check_map(f"layer '{name}'", made)
-        self.seen[name] = made
+        seen[name] = made
 
-    def forward(self, images: Tensor) -> Output:
-        logits = self.network(images)
-        stages = tuple(self.seen[name] for name in self.names)
-        self.seen.clear()
+    def read(network: nn.Module, images: Tensor) -> Output:
+        logits = network(images)
+        stages = tuple(seen[name] for name in names)
+        seen.clear()
         return Output(logits, stages, stages[-1].mean((2, 3)))
+
+    layers = {name: layer for name, layer in network.named_modules() if name}
+    for name in names:
+        check_known(f"layer of {type(network).__name__}", name, layers)
+        layers[name].register_forward_hook(partial(see, name))
+    return read
 
 
 class _ClassifiedFeatures(nn.Module):
@@ -156,7 +154,7 @@ def adapted(classes: int, build: Any, stages: Any, image_size: int, task: str) -
     elif stages is not None:
         if isinstance(stages, str) or not stages:
             raise KdlibError(f"stages is {shown(stages)}; give a list of names of layers.")
-        network = _WatchedNetwork(network, stages)
+        network = _ReadNetwork(network, _reading(network, stages))
     answer = answer_to_zeros(network, image_size)
     if type(answer) in (list, tuple):
         _check_stages(answer)
@@ -193,13 +191,21 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; the models' own modes come back afterwards."""
+    with ExitStack() as afterwards, torch.no_grad():
+        for model in models:
+            afterwards.callback(model.train, model.training)
+            model.eval()
+        yield
+
+
 def answer_to_zeros(network: nn.Module, image_size: int) -> Any:
     """What a network returns for a black image of ``image_size`` squared, in eval mode."""
-    was_training, device = network.training, next(network.parameters()).device
-    answer = network.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
-    network.train(was_training)
-    return answer
+    images = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
+    with evaluating(network):
+        return network(images)
 
 
 def output_shapes(network: nn.Module, image_size: int) -> Shapes:

@@ -13,7 +13,7 @@ from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import Conv2dNormActivation
 
-from kdlib.errors import KdlibError, unknown
+from kdlib.errors import KdlibError, check_known
 from kdlib.models.cifar import conv3x3, conv_norm, initialise
 from kdlib.models.output import Output, StagedNetwork
 
@@ -26,8 +26,8 @@ def fetching(build: Callable[..., nn.Module], weights: str | None) -> Iterator[N
     inside, they are read as weights alone, and no code in them is run.
     """
     valid = models.get_model_weights(build).__members__
-    if weights is not None and weights not in valid:
-        raise unknown(f"weights of {build.__name__}", weights, valid)
+    if weights is not None:
+        check_known(f"weights of {build.__name__}", weights, valid)
     cache = f"{hub.get_dir()}/checkpoints"
     try:
         with patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
