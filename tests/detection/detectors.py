@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdlib.detection import average_precision as ap
 from kdlib.detection.detector import Detections, Detector
 from kdlib.detection.objects import COCO_SIZES, Objects
 from kdlib.models import MODELS, create_model
@@ -47,6 +48,13 @@ def detections_of(boxes, kinds, scores):
     """Detections from lists."""
     boxes, kinds, scores = map(torch.as_tensor, (boxes, kinds, scores))
     return Detections(boxes.float().view(-1, 4), kinds.long(), scores.float())
+
+
+def base_of(detections, objects, classes):
+    """AP50 as error_types starts from it."""
+    found, truth = ap.detected_rows(detections), ap.truth_rows(objects)
+    asked = np.bincount(truth.kinds[~truth.crowd], minlength=classes)
+    return ap.ap50(ap.curve_points(found, ap.judged(found, truth)), asked, asked > 0)
 
 
 def random_case(seed, images=30, classes=5, most=12):

@@ -1,4 +1,4 @@
-"""Ours beside the released programs' numbers: cases, their comparison, and what may differ.
+"""Ours beside the released programs' numbers: cases, and their comparison.
 
 A function entered by :func:`of` takes a case and returns our values: ``loss`` for ``out.loss``, and
 so on. Gradients are taken of these by the case's inputs; what cannot be had so is returned under
@@ -25,16 +25,6 @@ TOLERANCE = 1e-6
 NOISE = 1e-9  # of a file's largest gradient: what is below, such as a bias before a norm's, is 0
 
 
-class Choice(NamedTuple):
-    """Where ours differs on purpose."""
-
-    case: str  # a pattern of files' names
-    array: str  # a pattern of arrays
-    size: float | None  # the largest relative difference; None: ours does not compute it
-    reason: str
-
-
-CHOICES: list[Choice] = []
 LOOSER = {"crd": 1e-5}  # of values: the release adds 1e-7 to denominators
 Values = dict[str, Tensor]
 OURS: dict[str, Callable[["Case"], Values]] = {}
@@ -125,15 +115,10 @@ class Row(NamedTuple):
     value: float | None  # largest relative differences; None: there is none to compare
     gradient: float | None
     faults: list[str]
-    choices: list[Choice]
 
     def __str__(self) -> str:
         numbers = ["-" if one is None else f"{one:.1e}" for one in (self.value, self.gradient)]
-        allowed = "; ".join(
-            f"choice{'' if one.size is None else f' ({one.size:.1e})'}: {one.reason}"
-            for one in self.choices
-        )
-        says = "; ".join(self.faults) or allowed or f"{LOOSER.get(self.method, TOLERANCE):.0e}"
+        says = "; ".join(self.faults) or f"{LOOSER.get(self.method, TOLERANCE):.0e}"
         line = f"{self.method:26} {self.case:32} {numbers[0]:>8} {numbers[1]:>8}  {says}"
         return line + "  FAULT" * bool(self.faults)
 
@@ -191,26 +176,18 @@ def examine(path: Path) -> Row:
         case = Case(path)
         found = dict(differences(case, compute(case)))
     except Exception as error:  # the other files' lines are still wanted
-        says = f"{type(error).__name__}: {error}"
-        return Row(method, name, None, None, [says], [])
-    checked = [judge(path.stem, array, size) for array, size in found.items()]
-    faults = [one for one in checked if isinstance(one, str)]
-    choices = dict.fromkeys(one for one in checked if isinstance(one, Choice))
-    given = [(array, size) for array, size in found.items() if size is not None]
-    slopes = [size for array, size in given if array.startswith("grad.")]
-    values = [size for array, size in given if not array.startswith("grad.")]
-    faults += [] if given else ["nothing is compared"]
-    largest = max(values, default=None), max(slopes, default=None)
-    return Row(method, name, *largest, faults, [*choices])
+        return Row(method, name, None, None, [f"{type(error).__name__}: {error}"])
+    faults = [says for array, size in found.items() if (says := fault(method, array, size))]
+    given = [(array.startswith("grad."), size) for array, size in found.items() if size is not None]
+    largest = [
+        max((size for one, size in given if one is slope), default=None) for slope in (False, True)
+    ]
+    return Row(method, name, *largest, faults + ["nothing is compared"] * (not given))
 
 
-def judge(file: str, array: str, size: float | None) -> Choice | str | None:
-    """The choice that a difference needs, a fault in words, or nothing where it is small."""
-    looser = array.startswith("out.") and LOOSER.get(file.split("-")[0])
-    if size is not None and size <= (looser or TOLERANCE):
-        return None
-    for choice in CHOICES:
-        allowed = size is choice.size is None or (size or np.inf) <= (choice.size or 0)
-        if allowed and fnmatch(file, choice.case) and fnmatch(array, choice.array):
-            return choice
-    return f"{array} is not computed" if size is None else f"{array} differs by {size:.1e}"
+def fault(method: str, array: str, size: float | None) -> str | None:
+    """What is wrong with an array, in words; nothing where the difference is small."""
+    if size is None:
+        return f"{array} is not computed"
+    allowed = LOOSER.get(method, TOLERANCE) if array.startswith("out.") else TOLERANCE
+    return None if size <= allowed else f"{array} differs by {size:.1e}"

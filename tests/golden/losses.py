@@ -20,15 +20,29 @@ def parts(case, name):
     return tuple(getattr(case.output(who), name) for who in ("student", "teacher"))
 
 
-@of("kd")
-def kd(case):
-    return {"loss": kd_loss(*parts(case, "logits"), case.options["temperature"])}
+def some_of(options, names):
+    """Those of a file's options that ours have too."""
+    return {name: options[name] for name in names.split()}
+
+
+PLAIN = {  # method: ours, the part that it compares, its options
+    "kd": (kd_loss, "logits", "temperature"),
+    "logit_std": (standardised_kd_per_image, "logits", "temperature"),
+    "rkd": (rkd_loss, "embedding", "distance_weight angle_weight"),
+    "pkt": (pkt_loss, "embedding", ""),
+    "sp": (sp_loss, "stages", ""),
+}
+
+
+@of(*PLAIN)
+def plain(case):
+    loss, part, names = PLAIN[case.method]
+    return {"loss": loss(*parts(case, part), **some_of(case.options, names)).mean()}
 
 
 @of("dkd")
 def dkd(case):
-    names = "target_weight", "other_weight", "temperature"
-    options = {name: case.options[name] for name in names}
+    options = some_of(case.options, "target_weight other_weight temperature")
     found = dkd_loss(*parts(case, "logits"), case["labels"], **options)
     return {"loss": case.options["factor"] * found}
 
@@ -38,16 +52,6 @@ def at(case):
     mine, theirs = parts(case, "stages")
     each = [at_loss([a], [b]) for a, b in zip(mine, theirs, strict=True)]
     return {"loss": at_loss(mine, theirs), "per_stage": torch.stack(each)}
-
-
-@of("rkd")
-def rkd(case):
-    return {"loss": rkd_loss(*parts(case, "embedding"), **case.options)}
-
-
-@of("sp")
-def sp(case):
-    return {"loss": sp_loss(*parts(case, "stages"))}
 
 
 @of("release_a", "release_b")
@@ -65,8 +69,7 @@ def release(case):
 
 @of("crd")
 def crd(case):
-    names = "temperature", "momentum", "negatives", "dimensions"
-    options = {name: case.options[name] for name in names}
+    options = some_of(case.options, "temperature momentum negatives dimensions")
     mine, theirs = (case.listed(f"{who}.embedding.step") for who in ("student", "teacher"))
     shapes = (Shapes((), embedding[0].shape[1]) for embedding in (mine, theirs))
     labels = torch.arange(case.options["images"]) % 2
@@ -76,10 +79,8 @@ def crd(case):
     memories = {"student": loss.memory_student, "teacher": loss.memory_teacher}
     for who, memory in memories.items():
         memory.bank = case[f"memory.{who}"]
-    steps = zip(
-        mine, theirs, case.listed("indices.step"), case.listed("positions.step"), strict=True
-    )
-    losses = []
+    places, losses = (case.listed(f"{name}.step") for name in ("indices", "positions")), []
+    steps = zip(mine, theirs, *places, strict=True)
     for step, (own, other, indices, positions) in enumerate(steps):
         loss.negatives.forward = lambda labels, drawn=positions[:, 1:]: drawn
         outputs = Output(None, (), own), Output(None, (), other)
@@ -88,22 +89,10 @@ def crd(case):
             found[f"memory.{who}.step{step}"] = memory.bank
     for name in [name for name in case.results if name.startswith("grad.param.")]:
         leaf, step = name.removeprefix("grad.").rsplit(".step", 1)
-        (found[name],) = torch.autograd.grad(
-            losses[int(step)], case.leaves[leaf], retain_graph=True
-        )
+        wanted = losses[int(step)], case.leaves[leaf]
+        (found[name],) = torch.autograd.grad(*wanted, retain_graph=True)
     constants = [memories[who].log_constant.exp() for who in ("teacher", "student")]
     return {"loss": torch.stack(losses), "constants": torch.stack(constants), **found}
-
-
-@of("pkt")
-def pkt(case):
-    return {"loss": pkt_loss(*parts(case, "embedding"))}
-
-
-@of("logit_std")
-def logit_std(case):
-    temperature = case.options["temperature"]
-    return {"loss": standardised_kd_per_image(*parts(case, "logits"), temperature).mean()}
 
 
 def outputs(case):
@@ -111,16 +100,12 @@ def outputs(case):
     return case.output("student"), case.output("teacher"), None
 
 
-@of("fitnet")
-def fitnet(case):
-    return {"loss": case.fill(HintLoss(case.pair()))(*outputs(case)).mean()}
-
-
-@of("vid")
-def vid(case):
+@of("fitnet", "vid")
+def of_pairs(case):
+    made = {"fitnet": HintLoss, "vid": VariationalLoss}[case.method]
     roles = (r"stage(\d+)\.", r"predictors.\1."), (r"conv(\d)", lambda m: f"mean.{2 * int(m[1])}")
-    loss = case.fill(VariationalLoss(case.pair()), *roles)
-    return {"loss": loss(*outputs(case)).mean()}
+    roles = roles if case.method == "vid" else ()
+    return {"loss": case.fill(made(case.pair()), *roles)(*outputs(case)).mean()}
 
 
 @of("semckd")

@@ -9,20 +9,13 @@ from pkgutil import resolve_name
 
 import numpy as np
 import torch
-from detection.detectors import detections_of, objects_of
+from detection.detectors import base_of, detections_of, objects_of
 from golden.cases import of
 from torch import nn
 from torch.nn import functional
 
 from kdlib.data.batches import Batch
-from kdlib.detection.average_precision import (
-    ap50,
-    curve_points,
-    detected_rows,
-    error_types,
-    judged,
-    truth_rows,
-)
+from kdlib.detection.average_precision import error_types
 from kdlib.detection.batches import DetectionBatch
 from kdlib.detection.detector import Answer, Positives
 from kdlib.detection.losses import RECOGNITION, CropLoss
@@ -57,9 +50,8 @@ def filled(name, shape, role):
     values, fan = pattern(name, shape), prod(shape[1:])
     if role in ("conv", "linear"):
         return values * ({"conv": 6, "linear": 3}[role] / fan) ** 0.5
-    middle, spread = {"scale": (1, 0.25), "running_var": (1, 0.25), "fusion": (1, 0.5)}.get(
-        role, (0, 0.1)
-    )
+    spreads = {"scale": (1, 0.25), "running_var": (1, 0.25), "fusion": (1, 0.5)}
+    middle, spread = spreads.get(role, (0, 0.1))
     return middle + spread * values
 
 
@@ -85,11 +77,6 @@ def published_name(own):
     block, at = divmod(int(layer), 4)
     name = f"{KINDS[at]}{block}" if part.startswith("refine") else ("conv", "norm")[at]
     return f"{place}.{name}.{NORM.get(kind, kind) if 'norm' in name else kind}"
-
-
-def of_images(values):
-    """(B,) norms of (B, ...)."""
-    return values.flatten(1).norm(dim=1)
 
 
 @of("frskd")
@@ -124,6 +111,12 @@ def frskd(case):
     return found
 
 
+def summaries(maps):
+    """Each image's mean, mean of the positive part, and root mean square."""
+    flat = maps.flatten(1)
+    return flat.mean(1), flat.relu().mean(1), flat.square().mean(1).sqrt()
+
+
 def fill_frskd(case, stages, shapes):
     """Inputs and parameters of a full size, which the file does not hold."""
     batch, classes = case.options["batch"], case.options["classes"]
@@ -143,18 +136,13 @@ def summaries_of_frskd(student, found):
     """What the files hold of maps and gradients that are too large."""
     kept = {}
     for level, stage in enumerate(student.stages):
-        maps = found[f"refined{level}"]
-        kept |= {
-            f"refined{level}.mean": maps.flatten(1).mean(1),
-            f"refined{level}.rms": maps.flatten(1).square().mean(1).sqrt(),
-        }
+        mean, _, rms = summaries(found[f"refined{level}"])
+        kept |= {f"refined{level}.mean": mean, f"refined{level}.rms": rms}
         for value in ("loss", "distillation"):
             (slope,) = torch.autograd.grad(found[value], stage, retain_graph=True)
             start = f"grad.{value}.student.stage{level}".replace(".loss", "")
-            kept |= {
-                f"{start}.norms": of_images(slope),
-                f"{start}.channel_sums": slope.sum((0, 2, 3)),
-            }
+            kept[f"{start}.norms"] = slope.flatten(1).norm(dim=1)
+            kept[f"{start}.channel_sums"] = slope.sum((0, 2, 3))
     return kept
 
 
@@ -194,10 +182,8 @@ def srm(case):
     found = {
         "reconstruction": sum(errors),
         "reconstruction_loss": sum(errors),
-        **{
-            {"global": "image_loss", "local": "pixel_loss"}[name]: one
-            for name, one in terms.items()
-        },
+        "image_loss": terms["global"],
+        "pixel_loss": terms["local"],
         "loss": loss(student, teacher, None).mean(),
     }
     for stage, (block, maps) in enumerate(pairs):
@@ -263,9 +249,7 @@ def tide(case):
     objects = objects_of(truth[:, 2:], truth[:, 1], counts=counts)
     own = [rows[rows[:, 0] == image] for image in range(images)]
     detections = [detections_of(some[:, 2:6], some[:, 1], some[:, 6]) for some in own]
-    boxes, asked = (detected_rows(detections), truth_rows(objects)), np.bincount(objects.kinds)
-    base = ap50(curve_points(boxes[0], judged(*boxes)), asked, asked > 0)
-    found = {"ap50": torch.tensor(base)}
+    found = {"ap50": base_of(detections, objects, classes)}
     for name, error in error_types(detections, objects, classes).items():
         found |= {f"count.{name}": error["count"], f"gain.{name}": error["dap"]}
     return {name: torch.as_tensor(value) for name, value in found.items()}
@@ -341,7 +325,8 @@ def network(case):
         found |= {f"{mode}.logits": output.logits, f"{mode}.embedding": output.embedding}
         for kind, listed in (("feature", features), ("preact", before)):
             for number, maps in enumerate(listed):
-                found |= summaries_of_maps(f"{mode}.{kind}{number}", maps)
+                found[f"{mode}.{kind}{number}.summary"] = torch.stack(summaries(maps), 1)
+                found[f"{mode}.{kind}{number}.shape"] = torch.tensor(maps.shape[1:])
     return found
 
 
@@ -353,10 +338,3 @@ def sums_of(made, features):
             _, features = block(features)
         found.append(features)
     return found
-
-
-def summaries_of_maps(name, maps):
-    """Each image's mean, mean of the positive part and root mean square, and the maps' size."""
-    flat = maps.flatten(1)
-    parts = flat.mean(1), flat.relu().mean(1), flat.square().mean(1).sqrt()
-    return {f"{name}.summary": torch.stack(parts, 1), f"{name}.shape": torch.tensor(maps.shape[1:])}

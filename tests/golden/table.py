@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from golden import losses, papers  # noqa: F401 - which enter their functions
 from golden.cases import FILES, Row, examine
 
-HEAD = f"{'method':26} {'case':32} {'value':>8} {'gradient':>8}  tolerance, choice or fault"
+HEAD = f"{'method':26} {'case':32} {'value':>8} {'gradient':>8}  tolerance or fault"
 
 
 def main() -> int:

@@ -1,13 +1,12 @@
 """Every file of the folder: values and gradients are those of the released programs."""
 
 import json
-from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import pytest
 from golden import losses, papers  # noqa: F401 - which enter their functions
-from golden.cases import CHOICES, FILES, FOLDER, examine
+from golden.cases import FILES, FOLDER, examine
 
 from kdlib.methods import METHODS
 
@@ -33,12 +32,6 @@ def test_values_and_gradients_are_the_released_ones(path):
     row = examine(path)
     print(row)
     assert not row.faults, row
-
-
-@pytest.mark.parametrize("choice", CHOICES)
-def test_a_choice_is_still_one(choice):
-    rows = (examine(path) for path in OWN if fnmatch(path.stem, choice.case))
-    assert any(choice in row.choices for row in rows)
 
 
 def test_no_method_of_a_paper_is_without_a_file_or_a_reason():
