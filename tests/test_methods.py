@@ -126,15 +126,10 @@ def test_a_class_with_layers_and_options_is_a_method_too(own):
         create_distiller(RunConfig(method="cosine", method_options={"scale": "two"}), pair())
 
 
-@pytest.mark.parametrize(
-    ("name", "entry", "says"),
-    [
-        ("dct", {}, "'dct' is kdlib's own"),
-        ("srm_init", {}, "kdlib's own"),
-        ("mine+kd", {}, r"has a '\+'"),
-        ("mine", {"wieght": 1.0}, "Did you mean 'weight'"),
-    ],
-)
+@pytest.mark.parametrize(("name", "entry", "says"), [
+    ("dct", {}, "'dct' is kdlib's own"), ("srm_init", {}, "kdlib's own"),
+    ("mine+kd", {}, r"has a '\+'"), ("mine", {"wieght": 1.0}, "Did you mean 'weight'"),
+])  # fmt: skip
 def test_a_registration_that_would_mislead_is_refused(name, entry, says):
     with pytest.raises(KdlibError, match=says):
         register_method(name, Weighted, **entry)

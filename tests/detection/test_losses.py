@@ -31,18 +31,12 @@ def logits():
 
 
 @pytest.mark.parametrize("form", RECOGNITION)
-def test_recognition_is_positive_finite_and_teaches_the_student_alone(form, logits):
+def test_recognition_is_finite_and_teaches_the_student_alone(form, logits):
     (student, teacher), loss = logits, RECOGNITION[form]
     found = loss(student, teacher, 2.0)
-    assert found.shape == (POSITIVES,) and (found > 0).all()
     found.sum().backward()
-    assert student.grad.any() and teacher.grad is None
-    if form == "softmax":  # descending lowers the background's logit
-        assert (student.grad[:, 0] > 0).all()
-    else:  # these leave the unused background alone, and vanish where the networks agree
-        assert not student.grad[:, 0].any()
-        same = torch.cat([torch.zeros(POSITIVES, 1), teacher.detach()], dim=1)
-        assert loss(same, teacher, 2.0).abs().max() < 1e-12
+    assert found.shape == (POSITIVES,) and teacher.grad is None
+    assert student.grad[:, 0].any() == (form == "softmax")  # the only one with a background
     assert loss(student.bfloat16(), teacher.bfloat16(), 2.0).dtype == torch.float32
     sure = torch.tensor([[-300.0, 300.0, -300.0]], requires_grad=True)
     found = loss(sure, torch.tensor([[-300.0, 300.0]]), 1.0).sum()

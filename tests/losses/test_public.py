@@ -85,10 +85,9 @@ def test_gradients_of_each_image_by_vmap(name):
     torch.testing.assert_close(found / len(found), whole)
 
 
-@pytest.mark.parametrize(
-    ("module", "function", "of_maps"),
-    [(ATLoss, at_loss, at_loss_per_image), (DCTLoss, dct_loss, spectral_distance)],
-)
+@pytest.mark.parametrize(("module", "function", "of_maps"), [
+    (ATLoss, at_loss, at_loss_per_image), (DCTLoss, dct_loss, spectral_distance),
+])  # fmt: skip
 def test_module_and_function_sum_stages_and_average_images(module, function, of_maps):
     student, teacher = output(STUDENT), output(TEACHER, 1)
     pairs = aligned(attention_maps(student.stages), attention_maps(teacher.stages))

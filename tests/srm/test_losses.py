@@ -5,14 +5,13 @@ import pandas as pd
 import pytest
 import torch
 from atoms import atom_table
-from losses.networks import pair
+from losses.networks import output, pair, taught
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional
 
-from kdlib import FrozenTeacher, KdlibError, Output, RunConfig, create_distiller, create_model
+from kdlib import FrozenTeacher, KdlibError, RunConfig, create_distiller, create_model
 from kdlib.data.batches import Batch
-from kdlib.distill import TeacherOutput
 from kdlib.models.output import Shapes, output_shapes
 from kdlib.srm import losses as srm
 from kdlib.srm import probe
@@ -23,15 +22,6 @@ LARGER = Shapes(((4, 8, 8), (6, 4, 4)), 6)
 DEEPER = Shapes(((2, 8, 8), *SHAPES.stages), 6)
 IMAGES = torch.randn(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
 GIVEN = Batch(IMAGES, torch.arange(BATCH) % CLASSES, torch.arange(BATCH))
-
-
-def outputs(student, teacher):
-    stream, nothing = torch.Generator().manual_seed(1), torch.zeros(BATCH, 5)
-    mine, theirs = (
-        tuple(torch.rand(BATCH, *shape, generator=stream) for shape in one.stages)
-        for one in (student, teacher)
-    )
-    return Output(nothing, mine, nothing), TeacherOutput(nothing, theirs, nothing)
 
 
 def test_ties_survive_half_precision_is_near_and_codes_for_logits_have_a_floor():
@@ -58,7 +48,10 @@ def test_ties_survive_half_precision_is_near_and_codes_for_logits_have_a_floor()
 def test_the_initialisation_is_both_losses_summed_over_stages(shapes, release, targets):
     torch.manual_seed(0)
     given = {"mu": 2, "sparsity": 0.25, "release": release, "targets": targets}
-    loss, (student, teacher) = srm.InitialisationLoss(pair(*shapes), **given), outputs(*shapes)
+    loss, (student, teacher) = (
+        srm.InitialisationLoss(pair(*shapes), **given),
+        (output(shapes[0]), taught(shapes[1])),
+    )
     blocks = zip(loss.students, list(loss.teachers)[-2:], strict=True)
     stages, expected = zip(student.stages, teacher.stages[-2:], strict=True), {}
     for (mine, theirs), maps in zip(blocks, stages, strict=True):
