@@ -151,6 +151,8 @@ def test_a_self_taught_method_neither_needs_nor_reads_a_teacher(method):
     assert not made.needs_teacher and distiller(f"{method}+kd").needs_teacher
     alone, beside = (made(output(STUDENT), teacher, batch()) for teacher in (None, taught()))
     assert set(alone) == {"ce", "self_ce", method} and alone == beside
+    logits = made.method_loss.teach(output(STUDENT)).logits
+    torch.testing.assert_close(alone["self_ce"], cross_entropy(logits, batch().labels))
     torch.manual_seed(1)
     other = create_distiller(RunConfig(method=method), pair())(output(STUDENT), None, batch())
     assert other[method].item() != pytest.approx(alone[method].item(), rel=1e-4)

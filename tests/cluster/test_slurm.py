@@ -39,32 +39,6 @@ LIMIT_S = 600
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"  # with the daemons, which not every user's has
 MISSING = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
-# `linuxproc` needs no cgroups, and nothing a database, so it runs in a container too.
-# A node that was away is taken back at once; a job of a lost step ends within seconds.
-CONFIGURATION = """\
-ClusterName=kdlib
-SlurmctldHost={host}(127.0.0.1)
-SlurmUser={user}
-SlurmdUser={user}
-AuthInfo=socket={folder}/munge.socket
-SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
-ProctrackType=proctrack/linuxproc
-SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU_Memory
-SchedulerParameters=sched_interval=2,bf_interval=2
-ReturnToService=2
-MinJobAge=600
-KillWait=5
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=16000 State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
-"""
 
 
 class Cluster:
@@ -102,7 +76,8 @@ class Cluster:
         with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as two:
             ports = [probe.getsockname()[1] for probe in (one, two)]
         host = socket.gethostname().partition(".")[0]
-        text = CONFIGURATION.format(host=host, user=self.user, folder=self.folder, ports=ports)
+        asked = Path(__file__).with_name("slurm.conf").read_text(encoding="utf-8")
+        text = asked.format(host=host, user=self.user, folder=self.folder, ports=ports)
         (self.folder / "slurm.conf").write_text(text)
         key, srun = self.folder / "munge.key", self.folder / "bin" / "srun"
         key.touch(mode=0o600)

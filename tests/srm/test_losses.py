@@ -48,10 +48,8 @@ def test_ties_survive_half_precision_is_near_and_codes_for_logits_have_a_floor()
 def test_the_initialisation_is_both_losses_summed_over_stages(shapes, release, targets):
     torch.manual_seed(0)
     given = {"mu": 2, "sparsity": 0.25, "release": release, "targets": targets}
-    loss, (student, teacher) = (
-        srm.InitialisationLoss(pair(*shapes), **given),
-        (output(shapes[0]), taught(shapes[1])),
-    )
+    loss = srm.InitialisationLoss(pair(*shapes), **given)
+    student, teacher = output(shapes[0]), taught(shapes[1])
     blocks = zip(loss.students, list(loss.teachers)[-2:], strict=True)
     stages, expected = zip(student.stages, teacher.stages[-2:], strict=True), {}
     for (mine, theirs), maps in zip(blocks, stages, strict=True):
