@@ -103,16 +103,17 @@ def run(
 @app.command
 def results(
     *roots: Path, profile: str | None = None, epochs: Count | None = None,
-    images: Count | None = None, publish: Path | None = None, tune: str | None = None,
-    readme: Path | None = None,
+    images: Count | None = None, full: Flag = False, publish: Path | None = None,
+    tune: str | None = None, readme: Path | None = None,
 ) -> None:  # fmt: skip
-    """Print the results table, or do with records what one of the last three options says.
+    """Print the best results, or do with records what one of the last three options says.
 
     Args:
         roots: folders of runs or records; by default records.
         profile: only the runs of this profile.
         epochs: the profile's runs cut to so many epochs.
         images: and to so many training images.
+        full: every table and every verdict, of which there are hundreds of lines.
         publish: seal records and histories in this folder, where they are committed.
         tune: choose each method's weight on this data set from dev-split records.
         readme: make the tables of this README, and of the pages beside it, anew.
@@ -138,7 +139,7 @@ def results(
     else:
         from study.results import print_results
 
-        print_results(list(chosen), profile, epochs=epochs, images=images)
+        print_results(list(chosen), profile, full, epochs=epochs, images=images)
 
 
 @app.command
@@ -214,6 +215,9 @@ ELSEWHERE = (
      "\n\nThe file is checked against PyTorch, scored and timed beside its teacher. It takes RGB "
      "images, uint8, in batches of any size, and gives logits; what was found goes to FILE.json."
      "\n\nExample: kdlib export scenes-a2-scenes_student-dct+kd-s0 --format onnx"),
+    (app, "verify", "commands:verify", "Make runs again here from their records, and compare every "
+     "number but times.\n\nThe exit status is 0 if all have the same bits, 3 if some are only the "
+     "same within a tolerance, 1 if one differs. What differs in the conditions is told."),
     (data, "check", "data_commands:check_dataset", "Load a data set and tell what it holds."),
     (data, "import", "data_commands:import_dataset", "Bring files on this machine into place."),
     (data, "cache", "data_commands:cache_dataset", "Resize photographs once, so that epochs need "

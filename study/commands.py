@@ -77,3 +77,21 @@ def export(
     except made.ExportError as error:
         raise SystemExit(str(error)) from error
     print(made.report(record))
+
+
+def verify(
+    *run: Path, root: Path = Path("records"), runs: Path | None = None,
+    data_root: Path | None = None, within: float = 0.01,
+) -> int:  # fmt: skip
+    """Make runs again here from their records, and compare every number but times.
+
+    Args:
+        run: a run's directory, its id, or how its id begins.
+        root: folder of records or runs, in which ids are looked for.
+        runs: folder of trained runs; teachers and earlier runs that it has are not made again.
+        data_root: folder of the real data sets; by default $KDLIB_DATA.
+        within: the largest difference that counts as close, of any measure.
+    """
+    from study import verify as verifying
+
+    return verifying.verify(run, root, runs, data_root, within)

@@ -12,10 +12,19 @@ from kdlib.errors import KdlibError
 from kdlib.tasks import TASKS
 from study import statistics
 from study.names import difference_name, name_of
-from study.records import METRICS, OF_DETECTORS, STAGE_MEASURES, load_tables, summary_table
+from study.records import (
+    METRICS,
+    OF_DETECTORS,
+    STAGE_MEASURES,
+    load_tables,
+    student_settings,
+    summary_table,
+    with_teachers,
+)
 from study.statistics import POWER, Claim, Comparison
 
 SMALL_P = 0.001
+SHOWN_BEST = 8  # rows of a task, where not all are asked for
 _OF_IMAGES = {
     "top1": "top-1 %", "top1_std": "std", "top5": "top-5 %", "mca": "class mean %",
     "ssim": "SSIM", "energy_share": "relevant %",
@@ -239,9 +248,17 @@ def _leaders(ranked: list[dict[Any, Any]]) -> str:
 
 
 # What ``kdlib results`` prints.
-def print_results(roots: Sequence[Path], profile: str | None = None, **cut: int | None) -> None:
-    """Print tables and verdicts, task by task; of a ``profile`` alone, ``cut`` as it was."""
+def print_results(
+    roots: Sequence[Path], profile: str | None = None, full: bool = True, **cut: int | None
+) -> None:
+    """Print tables and verdicts, task by task; of a ``profile`` alone, ``cut`` as it was.
+
+    Without ``full``, and with no profile, only the best methods of each task's largest setting.
+    """
     tables = load_tables(*roots)
+    if profile is None and not full:
+        print_best(tables)
+        return
     if profile is not None:
         tables = {task: of_profile(table, profile, **cut) for task, table in tables.items()}
         tables = {task: table for task, table in tables.items() if len(table)}
@@ -254,6 +271,22 @@ def print_results(roots: Sequence[Path], profile: str | None = None, **cut: int 
         print(summary_markdown(summary_table(table)))
         for title, judged in statistics.judged_families(table):
             print(f"{title}. {claims_markdown(judged)}")
+
+
+def print_best(tables: Mapping[str, pd.DataFrame]) -> None:
+    """Print the best methods of the setting of each task that most runs on a test set have."""
+    for task, table in tables.items():
+        tested = table[table["split"] == "train"]
+        if task == "crops" or tested.empty:  # which are no results of methods
+            continue
+        largest = tested.groupby("setting").size()[student_settings(tested)].idxmax()
+        summary = summary_table(with_teachers(table, tested[tested["setting"] == largest]))
+        best = summary.sort_values(TASKS[task].metric, ascending=False, kind="stable")
+        best = best.reset_index(drop=True)
+        kept = best[(best.index < SHOWN_BEST) | (best["label"] == "student")]
+        print(f"{len(kept)} of {len(best)} rows, the best first:\n\n{summary_markdown(kept)}")
+    settings = sum(len(student_settings(table)) for table in tables.values())
+    print(f"{settings} settings in all. Every table and verdict: --full, or RESULTS.md")
 
 
 def of_profile(

@@ -124,6 +124,17 @@ def test_results_are_printed_for_a_reader_a_table_a_task(tmp_path, capsys):
     assert [cell.strip() for cell in teacher.split("|")][2:7] == ["scenes", "24", "1", "90.0", "–"]
 
 
+def test_the_best_of_each_task_are_few_rows_with_the_plain_student(tmp_path, capsys):
+    write_grid(tmp_path)
+    write_grid(tmp_path, ["student", "at"], attentions=(3,))
+    results.print_results([tmp_path], full=False)
+    text = capsys.readouterr().out
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == results.SHOWN_BEST + 1 and rows[0] == "teacher" and rows[-1] == "student"
+    assert rows[1:3] == ["dct+kd", "release_a+kd"] and "attentions 3" not in text
+    assert "9 of 14 rows" in text and "2 settings in all" in text and "--full" in text
+
+
 def test_a_profile_has_its_runs_whichever_seeds_were_asked_for(tmp_path):
     runs = expand("quick", methods=["student", "dct"], seeds=[7])
     for run in [*runs, runs[1].teacher_config(), RunConfig(method="dct", epochs=2)]:
