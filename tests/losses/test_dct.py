@@ -149,8 +149,6 @@ def test_a_release_is_the_published_loss_where_that_is_finite(name, size):
     absolute = name == "release_a"
     released = probes.released_loss(first, second, absolute)
     torch.testing.assert_close(loss(name)(first, second), released, rtol=1e-9, atol=0)
-    found = loss(name)(first.float(), second.float())
-    torch.testing.assert_close(found, released.float(), rtol=1e-3, atol=0)
     same = first.clone().requires_grad_()
     probes.released_loss(same, first, absolute).sum().backward()
     assert same.grad.isnan().any()

@@ -20,7 +20,6 @@ from study.figures.analyses import class_names
 from study.figures.style import PNG_BYTES, figure_provenance, save_figure
 from study.names import CONTROL, FAMILIES, look, name_of
 from study.records import load_records
-from study.statistics import paired_comparison
 
 mpl.use("Agg")
 ROOT = Path(__file__).parents[2]
@@ -134,7 +133,7 @@ def test_committed_figures_show_what_the_records_say():
     assert len(seen) > 15
 
 
-def test_means_have_the_interval_of_scipy_and_runs_are_told_stage_by_stage_and_seed_by_seed(runs):
+def test_means_have_the_interval_of_scipy_and_curves_the_range_of_the_seeds(runs):
     data = table_of("method_accuracy", runs)
     dct, values = data[data["label"] == "dct"], runs.loc[runs["label"] == "dct", "top1"]
     expected = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
@@ -145,25 +144,10 @@ def test_means_have_the_interval_of_scipy_and_runs_are_told_stage_by_stage_and_s
     found = curves.loc[("dct", 15), ["low", "mean", "high"]].tolist()
     expected = np.array([values.min(), values.mean(), values.max()]) * (1 - 0.5 / 15)
     assert found == near(expected, abs=1e-4)
-    data = table_of("relevance_by_stage", runs)
-    assert set(data["stage"]) == {1, 2, 3} and np.allclose(data["chance"], 0.2)
-    teacher = data[(data["label"] == "teacher") & (data["measure"] == "pointing")]
-    assert teacher["mean"].tolist() == [0.5, 0.6, 0.7]
     assert "student" not in set(table_of("ssim_by_stage", runs)["label"])
-    data = table_of("noise_gauge", runs)
-    twin = data[data["pair"] == "dct parseval_twin"]
-    students = runs[runs["setting"] == runs.loc[runs["method"] == "dct", "setting"].iloc[0]]
-    found = paired_comparison(students, "dct", "parseval_twin")
-    assert twin["difference"].mean() == near(found.difference)
-    assert set(data["noise"]) == {found.resolvable} and len(twin) == 4
 
 
-def test_gains_are_of_every_number_of_attentions_and_of_methods_that_all_students_have(others):
-    data = table_of("attentions_gain", others["attentions_gain"])
-    over_at = data[data["baseline"] == "at"]
-    assert over_at["attentions"].tolist() == [1, 2, 3, 4]
-    expected = [0.05 * (1 + (n - 2) / 3) for n in (1, 2, 3, 4)]
-    assert over_at["difference"].tolist() == near(expected, abs=0.006)
+def test_gains_are_of_methods_that_all_students_have(others):
     with pytest.raises(KdlibError, match="several settings"):
         figure_named("method_accuracy")(others["attentions_gain"])
     runs = others["architecture_gain"]
@@ -205,18 +189,13 @@ def test_weights_are_told_in_multiples_of_the_default(others):
         assert table_of(name, main).equals(table_of(name, others["detection_gain"]))
 
 
-def test_analyses_are_told_by_method_and_a_shared_teacher_is_not_drawn_alone(tmp_path):
+def test_analyses_are_of_their_runs_and_a_shared_teacher_is_not_drawn_alone(tmp_path):
     first, *_ = write_analyses(write_grid(tmp_path, THREE))
     write_grid(tmp_path, ["student", "dct"], student="scenes_small")
     both = load_records(tmp_path)
     runs = both[both["student"] != "scenes_small"]
     for name in ("calibration", "robustness", "map_spectra", "attention_maps", "correct_incorrect"):
         assert table_of(name, both[both["student"] != "scenes_medium"]).empty
-    bins = table_of("calibration", runs)
-    mean = runs[runs["label"] == "dct"]["top1"].mean()
-    dct = bins[bins["label"] == "dct"]
-    assert dct["ece"].tolist() == near([(1 - mean) / 10] * 2, abs=1e-6)
-    assert dct["bin"].tolist() == [14, 15] and dct["count"].tolist() == [12000, 18000]
     assert not any("/" in str(value) for value in table_of("attention_maps", runs).to_numpy().flat)
     first.write_text(first.read_text().replace(first.parent.name, "elsewhere"))
     with pytest.raises(KdlibError, match="elsewhere.*analyse the run again"):
