@@ -132,6 +132,8 @@ DEBUG = "KDLIB_DEBUG"
 def ended(command: Callable[[], int | None]) -> int:
     """Run a command; its exit status, after a line on a user's mistake (2) or a failure (1)."""
     leave_when_asked()
+    if too_little := _limit(LEAST_MEMORY):  # where C++ would abort without a word of it
+        print(too_little.strip(), file=sys.stderr)
     try:
         status = command()
         sys.stdout.flush()
@@ -154,16 +156,62 @@ def leave_when_asked() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
+# Variables that other programs read, by how their names begin.
+OUTSIDE = ("MPL", "MATPLOTLIB", "OMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "TQDM_", "CUDA_", "TORCH",
+           "PYTORCH", "PYTHON", "JUPYTER", "IPYTHON", "XDG_", "TMP", "TEMP", "LC_", "LANG", "TZ",
+           "HOME", "KDLIB_")  # fmt: skip
+LEAST_MEMORY = 4e9  # bytes of addresses that PyTorch takes, most of them never used
+NO_MEMORY = ("failed to map segment", "allocate memory", "bad_alloc", "start new thread")
+
+
+def circumstances(text: str) -> str:
+    """What may have led to an error: a variable that it quotes, or a limit of memory; or nothing.
+
+    A limit counts for errors that speak of memory, and of a kernel that has died.
+    """
+    for name, value in os.environ.items():
+        if value and f"'{value}'" in text and name.startswith(OUTSIDE):
+            return f" The variable {name} is '{shown(value)}': correct or unset it."
+    return _limit() if any(word in text for word in (*NO_MEMORY, "memory", "died")) else ""
+
+
+def _limit(below: float = float("inf")) -> str:
+    """What is told of a limit of this process's memory, in bytes, where there is one."""
+    if sys.platform == "win32":
+        return ""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    told = f" This shell limits memory to {limit / 1e6:,.0f} MB (ulimit -v): raise that."
+    return told if limit != resource.RLIM_INFINITY and limit < below else ""
+
+
 def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
     if isinstance(error, KdlibError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):
         return f"{error}. Install what is missing: python -m pip install 'kdlib[study]'"
     if isinstance(error, OSError):
-        return f"The system refused: {error}. What is finished is kept."
+        return f"The system refused: {error}. What is finished is kept.{circumstances(text)}"
     # A GPU's has another class, by a name that tells it without PyTorch.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "Not enough memory: choose fewer or smaller images, or a smaller batch_size."
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(word in text for word in NO_MEMORY)
+    ):
+        advice = circumstances("memory") or " Choose fewer or smaller images, or batch_size."
+        return f"Not enough memory{f' ({shown(text)})' if text else ''}.{advice}"
+    if isinstance(error, UnicodeEncodeError):
+        letter = error.object[error.start : error.end]
+        return (
+            f"The output's encoding, {error.encoding}, has no {letter!a}. Set the variable "
+            "PYTHONIOENCODING=utf-8."
+        )
+    if "home directory" in text:
+        return f"{text} Set the variable HOME, or KDLIB_CACHE to a folder for caches."
+    if outside := circumstances(text):
+        return f"{type(error).__name__}: {shown(text)}.{outside}"
     return (
         f"Unexpected {type(error).__name__}: {shown(str(error))} This is a fault of kdlib, not "
         f"yours; {DEBUG}=1 before the command shows where. Please report it with that."

@@ -27,7 +27,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-from kdlib.errors import NUMBER, KdlibError, shown, unknown
+from kdlib.errors import NUMBER, KdlibError, circumstances, shown, unknown
 from kdlib.files import write_text, writing
 from study import NOTEBOOKS, of_clone
 from study.parameters import assigned, check_given
@@ -228,13 +228,16 @@ def _explain(notebook: Path, failed: Path, error: Exception, timeout_s: float) -
             what = f" failed in cell {error.cell_index}: {error.evalue}"
         case PapermillExecutionError():
             trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-            what = f" failed in cell {error.cell_index}:\n\n{error.source}\n\n{trace}"
+            outside = circumstances(error.evalue)
+            what = f" failed in cell {error.cell_index}:\n\n{error.source}\n\n{trace}{outside}"
         case CellTimeoutError():
             what = f" was stopped: over its time limit of {timeout_s:g} s."
         case DeadKernelError():
-            what = f": the kernel died (killed, or out of memory). {error}"
+            outside = circumstances("died")
+            what = f": the kernel died (killed, or out of memory).{outside} {error}"
         case _:
-            what = f" could not be executed: {type(error).__name__}: {error}"
+            outside = circumstances(str(error))
+            what = f" could not be executed: {type(error).__name__}: {error}{outside}"
     return f"{notebook.stem}{what}{kept}"
 
 

@@ -68,6 +68,8 @@ def _read(path: Path, modified: int) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise KdlibError(f"The {owner} is not YAML: {' '.join(str(error).split())}") from error
     check_kind(owner, profile, Fields)
+    if json.loads(json.dumps(profile)) != profile:
+        raise KdlibError(f"The {owner} has a key that is no text, or a value that is no number.")
     checked_values(profile, KEYS, owner)
     for sweep in profile.get("sweeps", []):
         checked_values(sweep, SWEEP_KEYS, f"a sweep of {owner}")

@@ -1,5 +1,8 @@
 """The command line answers --help at once and tells a mistake in one line, with exit code 2."""
 
+import os
+import re
+import resource
 import subprocess
 import sys
 
@@ -19,6 +22,22 @@ def test_help_and_an_unknown_command_need_no_pytorch():
     check = "sys.exit(bool({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("variables", "limit", "command", "says"), [
+    ({"MPLBACKEND": "odd"}, -1, "figures nowhere", r"variable MPLBACKEND is 'odd'"),
+    ({"TQDM_MININTERVAL": "odd"}, -1, "run 05_distill", r"variable TQDM_MININTERVAL is 'odd'"),
+    ({"KDLIB_CACHE": "/proc/x"}, -1, "data check scenes", "set KDLIB_CACHE to another folder"),
+    ({}, 700 << 20, "data check scenes", r"(?s)memory to 734 MB .*Not enough memory"),
+])  # fmt: skip
+def test_what_the_environment_does_is_named(variables, limit, command, says):
+    done = subprocess.run(
+        [sys.executable, "-m", "kdlib", *command.split()], capture_output=True, text=True,
+        env={**os.environ, **variables},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, -1)),
+    )  # fmt: skip
+    assert done.returncode in (1, 2) and re.search(says, done.stderr), done.stderr
+    assert "fault of kdlib" not in done.stderr
 
 
 def test_help_names_every_command(capsys):

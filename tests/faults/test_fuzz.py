@@ -162,6 +162,10 @@ def test_what_is_given_is_taken_or_told_in_a_paragraph(what, count, tally, tmp_p
 @pytest.mark.parametrize(("error", "says", "status"), [
     (OSError(28, "No space left on device"), "system refused.*No space left", 1),
     (MemoryError(), "Not enough memory", 1),
+    (ImportError("x.so: failed to map segment from shared object"), "Not enough memory .x.so", 1),
+    (ValueError("Key backend: 'odd' is not valid"), "The variable MPLBACKEND is 'odd': correct", 1),
+    (UnicodeEncodeError("ascii", "–", 0, 1, "no"), "ascii, has no .*PYTHONIOENCODING=utf-8", 1),
+    (RuntimeError("Could not determine home directory."), "Set the variable HOME", 1),
     (ModuleNotFoundError("No module named 'x'"), "Install what is missing.*kdlib.study", 1),
     (ZeroDivisionError("by\nnothing"), "Unexpected ZeroDivisionError.*KDLIB_DEBUG=1", 1),
     (KdlibError("what to do"), "^what to do$", 2),
@@ -172,6 +176,7 @@ def test_any_failure_of_a_command_is_told_in_a_line(error, says, status, monkeyp
         raise error
 
     monkeypatch.setattr(cli, "called", fail)
+    monkeypatch.setenv("MPLBACKEND", "odd")
     monkeypatch.delenv("KDLIB_DEBUG", raising=False)
     assert main(["methods"]) == status
     told = capsys.readouterr().err
