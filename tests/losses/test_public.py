@@ -100,7 +100,6 @@ def test_module_and_function_sum_stages_and_average_images(module, function, of_
     # A gate multiplies images: those it closes must give exactly no gradient.
     (found * torch.tensor([1, 0, 1, 0, 0, 0])).mean().backward()
     assert student.stages[0].grad[0].any() and not student.stages[0].grad[1].any()
-    assert all(stage.grad is None for stage in teacher.stages)
 
 
 def test_one_map_is_a_list_of_one_and_of_more_stages_the_deepest_count():
