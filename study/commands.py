@@ -1,13 +1,11 @@
 """Commands whose work needs PyTorch: it is loaded when they work, and not for their help."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from kdlib.errors import KdlibError
-from study.arguments import Count, Sizes, Words
+from study.arguments import USUAL, Plan, Words
 
 
 def analyse(
@@ -28,34 +26,6 @@ def analyse(
     measure.analyse(
         root, methods=methods, dataset=dataset, maps_seed=maps_seed, data_root=data_root
     )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to write, and what to measure.
-
-    Args:
-        format: onnx (onnxruntime) or torch (.pt2).
-        to: the file; by default student.onnx in the run's directory.
-        threads: of the processor.
-        batch_sizes: in which it is checked and timed.
-        rounds: how often each is timed.
-        measure: score and time student and teacher too, beyond the check of the logits.
-    """
-
-    format: str = "onnx"
-    to: Path | None = None
-    threads: Count = 1
-    batch_sizes: Sizes = (1, 64)
-    rounds: Count = 30
-    measure: bool = True
-
-    def __post_init__(self) -> None:
-        if min(self.threads, self.rounds, *self.batch_sizes or (0,)) < 1:
-            raise KdlibError(f"Threads, rounds and one or more batch sizes are at least 1: {self}.")
-
-
-USUAL = Plan()
 
 
 def export(

@@ -41,7 +41,7 @@ from kdlib.runs import (
     run_directory,
 )  # fmt: skip
 from kdlib.tasks import TASKS
-from study.commands import Plan
+from study.arguments import Plan
 from study.jobs import plain_job, students_job
 from study.records import find_directory, record_of, validate_record
 from study.results import markdown_table, metric_name, number
