@@ -176,10 +176,8 @@ def test_each_photograph_is_trained_on_once_and_none_that_is_tested(root, capsys
     assert names == [f"{stem}.{kind}" for kind in ("jpg", "png") for stem in stems]
     assert len(list_voc("segmentation", "test", root).names) == 4
     assert main(["data", "check", "voc", "--data-root", str(root)]) == 0
-    assert (
-        "voc, test: 2 of 2 images read, 21 classes (background, aeroplane"
-        in capsys.readouterr().out
-    )
+    said = "voc, test: 2 of 2 images read, 21 classes (background, aeroplane"
+    assert said in capsys.readouterr().out
 
 
 def test_a_window_of_the_full_size_shows_every_pixel_at_its_own_resolution(root):
@@ -228,10 +226,8 @@ def test_a_mask_of_a_photograph_that_exif_turns_fits_or_is_refused(root, tag):
 
 
 def test_masks_of_one_class_alone_are_nothing_to_learn_from(root):
-    for shade, says in (
-        (0, r"voc, train: the 3 .* one class alone \(background\)"),
-        (255, "no ob"),
-    ):
+    alone = r"voc, train: the 3 .* one class alone \(background\)"
+    for shade, says in ((0, alone), (255, "no ob")):
         for path in root.rglob("SegmentationClass/*.png"):
             Image.new("L", (60, 40), shade).save(path)
         with pytest.raises(KdlibError, match=says):
