@@ -7,7 +7,7 @@ import re
 import subprocess
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, field, fields, replace
+from dataclasses import field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -116,7 +116,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-ready values."""
-        return json.loads(json.dumps(asdict(self)))
+        return json.loads(json.dumps({one.name: getattr(self, one.name) for one in fields(self)}))
 
     def to_file(self) -> dict[str, Any]:
         """The same as all files hold it, old ones too: networks by their first names."""

@@ -16,7 +16,7 @@ import pandas as pd
 
 from kdlib.errors import KdlibError, quoted, shown
 from kdlib.methods import STAGES
-from kdlib.runs import RunConfig, as_hashed, checked_record, read_record, revision_found
+from kdlib.runs import RunConfig, as_hashed, checked_record, read_record
 from kdlib.tasks import TASKS
 from study import sealed
 from study.names import method_order
@@ -93,8 +93,8 @@ def _sealed_runs(root: Path) -> Iterator[Run]:
 
 def _checked_run(directory: Path, path: Path, record: dict[str, Any]) -> Run:
     validate_record(record, path)
-    now = RunConfig(**record["config"]).revision
-    return Run(directory, record, "" if revision_found(record, path) == now else EARLIER)
+    now = RunConfig(**record["config"]).config_hash
+    return Run(directory, record, "" if record["config_hash"] == now else EARLIER)
 
 
 def find_records(*roots: Path) -> dict[Path, dict[str, Any]]:

@@ -68,7 +68,9 @@ def verify(
 
 def made_again(directory: Path, trained: Path | None, data_root: Path | None) -> Verdict:
     """Train a recorded run, and all that it needs, with as many threads as then."""
-    found = find_runs(directory.parent)[directory.name]
+    found = find_runs(directory.parent).get(directory.name)
+    if found is None:
+        raise KdlibError(f"{directory} is not a finished run; give one, or the id of one.")
     if found.superseded:
         raise KdlibError(f"{directory.name} is superseded: {found.superseded}.")
     config, then = RunConfig(**found.record["config"]), found.record["provenance"]

@@ -67,7 +67,8 @@ def test_what_cannot_be_verified_is_refused(forged):
     records.supersede(root, [PIXELS], "a defect")
     with pytest.raises(KdlibError, match="Name the runs"):
         verify.verify([], root, None, None, 0.01)
-    for run, says in ((PIXELS, "superseded: a defect"), ("x", "no run 'x'")):
+    refused = {PIXELS: "superseded: a defect", "x": "no run 'x'", str(root): "not a finished run"}
+    for run, says in refused.items():
         with pytest.raises(KdlibError, match=says):
             verify.verify([Path(run)], root, None, None, 0.01)
 
