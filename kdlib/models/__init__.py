@@ -82,9 +82,12 @@ FIRST_NAMES = dict(
 )
 
 
+OWN_NAMES = {first: own for own, first in FIRST_NAMES.items()}
+
+
 def current_name(name: str) -> str:
     """The name of a network, which may be given by its first one; any other text as it is."""
-    return next((own for own, first in FIRST_NAMES.items() if first == name), name)
+    return OWN_NAMES.get(name, name)
 
 
 def network_revision(name: str) -> int:

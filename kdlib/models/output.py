@@ -157,8 +157,9 @@ def adapted(classes: int, build: Any, stages: Any, image_size: int, task: str) -
         network = _ReadNetwork(network, _reading(network, stages))
     answer = answer_to_zeros(network, image_size)
     if type(answer) in (list, tuple):
-        _check_stages(answer)
-        return _ClassifiedFeatures(network, answer[-1].shape[1], classes)
+        channels = checked_stages("network", answer)[-1].shape[1]
+        network = _ClassifiedFeatures(network, channels, classes)
+        answer = answer_to_zeros(network, image_size)
     if not isinstance(answer, Output):
         raise KdlibError(
             f"The network returns a {type(answer).__name__}. It must return an Output, or a list "
@@ -171,15 +172,10 @@ def adapted(classes: int, build: Any, stages: Any, image_size: int, task: str) -
         raise KdlibError(f"The network has logits {given} an image for {task}; it needs {wanted}.")
     if answer.embedding.dim() != 2:
         raise KdlibError(f"The embedding is {tuple(answer.embedding.shape)}; it must be (B, D).")
-    _check_stages(answer)
-    return network
-
-
-def _check_stages(features: Any) -> None:
-    """Refuse stages of a square image that are no square maps: channels are last."""
-    stages = checked_stages("network", features)
-    if any(stage.shape[2] != stage.shape[3] for stage in stages):
+    stages = checked_stages("network", answer)
+    if any(stage.shape[2] != stage.shape[3] for stage in stages):  # of a square image
         raise channels_last("network", stages)
+    return network
 
 
 REPEATS = 10
