@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -44,7 +44,6 @@ from kdlib.tasks import TASKS
 from study.arguments import Plan
 from study.jobs import plain_job, students_job
 from study.records import find_directory, record_of, validate_record
-from study.results import markdown_table, metric_name, number
 from study.sealed import is_sealed
 
 WEIGHTS = "weights.safetensors"
@@ -412,79 +411,8 @@ def processor_clock(threads: int) -> tuple[str, Clock]:
     return "wall time", time.perf_counter
 
 
-# What ``kdlib export`` and the page on deployment say, from the records.
 def report(record: Record) -> str:
     """The text that ``kdlib export`` prints, from the record that it writes."""
-    lines = [f"{record['file']}: the student of {record['facts']['run_id']}", checked(record)]
-    if "networks" in record:
-        lines += ["", size_table([record]), speed_table(record), gains(record), where(record)]
-    return "\n".join(lines)
+    from study.pages import part
 
-
-def checked(record: Record) -> str:
-    """How near the file's answers are to PyTorch's, in a line."""
-    check = record["check"]
-    found = check["largest_difference"].items()
-    differences = ", ".join(f"{value:.1e} in batches of {size}" for size, value in found)
-    return (
-        f"Logits differ from PyTorch's by at most {differences} on {check['images']} test images, "
-        f"where the largest logit is {check['largest_logit']:.1f}."
-    )
-
-
-def size_table(records: Sequence[Record]) -> str:
-    """A row a file: how large it is, and how good on the whole test set."""
-    metric, rows = metric_name(records[0]["metric"]), []
-    for record in records:
-        for name, one in record["networks"].items():
-            recorded = float("nan") if one["recorded"] is None else one["recorded"]
-            rows.append({
-                "network": name, "model": one["model"], "parameters": f"{one['parameters']:,}",
-                "operations": f"{one['flops'] / 1e6:,.1f} M", "file": record["format"],
-                "MB": f"{one['bytes'] / 1e6:.2f}", f"{metric} %": f"{100 * one['score']:.2f}",
-                "recorded %": number(100 * recorded, ".2f"),
-            })  # fmt: skip
-    return markdown_table("keys", rows)
-
-
-def speed_table(record: Record) -> str:
-    """A row for each network and what runs it."""
-    head, rows = ["network", "run by"], []
-    for size in record["plan"]["batch_sizes"]:
-        head += [f"batch {size}: ms", "images/s"]
-    for name, network in record["networks"].items():
-        for runtime, latencies in network["latency_ms"].items():
-            rows.append([name, runtime])
-            for size, ms in latencies.items():
-                rows[-1] += [f"{ms:.2f}", f"{1000 * int(size) / ms:,.0f}"]
-    return markdown_table(head, rows)
-
-
-def gains(record: Record) -> str:
-    """What the student gains and loses against its teacher, run by what runs the file."""
-    networks, runtime = record["networks"], record["runtime"]
-    if TEACHER not in networks:
-        return "The student alone: it had no teacher, or the teacher's weights are not here."
-    student, teacher = networks[STUDENT], networks[TEACHER]
-    share = teacher["parameters"] / student["parameters"]
-    fast = ", ".join(
-        f"{teacher['latency_ms'][runtime][size] / latency:.1f} times as fast in batches of {size}"
-        for size, latency in student["latency_ms"][runtime].items()
-    )
-    gap = 100 * (student["score"] - teacher["score"])
-    return (
-        f"With {runtime} the student is {fast}; it has 1/{share:.1f} of its teacher's parameters, "
-        f"and {gap:+.1f} points of accuracy."
-    )
-
-
-def where(record: Record) -> str:
-    """On what it was timed, and how."""
-    source, plan = record["provenance"], record["plan"]
-    known = source["versions"]
-    named = [f"{name} {known[name]}" for name in ("torch", "onnxruntime") if name in known]
-    threads = f"{source['threads']} thread{'s' if source['threads'] > 1 else ''}"
-    return (
-        f"Timed on {source['machine']}, {threads}, {', '.join(named)}; medians of {plan['rounds']} "
-        f"rounds, {plan['clock']}."
-    )
+    return part("_export.md", "report", record)

@@ -18,7 +18,7 @@ from kdlib.data import DATASETS
 from kdlib.files import write_text
 from kdlib.methods import METHODS, STAGES
 from kdlib.runs import RunConfig
-from study import export, results
+from study import results
 from study.figures.comparison import method_accuracy_table
 from study.ledger.page import Ledger, counts_markdown, make_ledger, nine_cells
 from study.ledger.rows import AGREES, DISAGREES, UNDECIDED
@@ -188,13 +188,13 @@ def environment() -> Environment:
     )  # fmt: skip
     made.filters |= {
         "table": aligned, "fmt": results.number, "amount": results.amount, "name": name_of,
-        "method_row": method_row,
+        "metric_name": results.metric_name, "method_row": method_row,
     }  # fmt: skip
     made.globals |= {
         "METHODS": METHODS, "STAGES": STAGES, "DATASETS": DATASETS,
         "profile_names": profile_names, "read_profile": read_profile, "longer": longer_students,
         "at_edge": at_edge, "grid_scores": grid_scores, "dev_records": dev_records,
-        "export": export, "counts": counts_markdown, "markdown_table": results.markdown_table,
+        "counts": counts_markdown, "markdown_table": results.markdown_table,
     }  # fmt: skip
     return made
 
@@ -233,7 +233,12 @@ SPEED |= {name: name for name in ("floor", "breakdown", "loading", "notebooks")}
 
 def section_text(name: str, records: Iterable[Mapping[str, Any]]) -> str:
     """One table of ``docs/speed.md``, for each machine on which it was measured."""
-    return str(getattr(environment().get_template("_speed.md").module, name)(list(records))).strip()
+    return part("_speed.md", name, list(records)).strip()
+
+
+def part(template: str, macro: str, given: Any) -> str:
+    """What a macro of a template makes of ``given``."""
+    return str(getattr(environment().get_template(template).module, macro)(given))
 
 
 def page(name: str, measurements: Path, evidence: Evidence | None = None) -> str:
