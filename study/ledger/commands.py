@@ -19,39 +19,27 @@ from kdlib.models import MODELS
 from kdlib.runs import RunConfig
 from kdlib.tasks import MIXING
 from study.jobs import STUDENTS_NOTEBOOK, students_job
-from study.ledger.rows import DETECTORS, alpha_of, our_methods, our_network, swept_detector
+from study.ledger.rows import (
+    DETECTORS,
+    NAMED,
+    NETWORKS,
+    alpha_of,
+    our_methods,
+    swept_detector,
+)  # fmt: skip
 from study.notebooks import find_notebook, parameter_defaults
 from study.profiles import expand
 from study.statistics import FRSKD, OF_PIXELS
 from study.statistics import PROFILE as DETECTION
 
 PROFILE = "paper"
-DATASETS_OF = {
-    "COCO": "coco", "MIT67": "mit67", "SUN397": "sun397", "ADE20K": "ade20k",
-    "CIFAR-100": "cifar100", "ImageNet": "imagefolder",
-}  # fmt: skip
 SELF_TAUGHT = {
     "CIFAR-100": ("frskd", "cifar100", FRSKD),
     "VOC07 segmentation": ("segmentation", "voc", OF_PIXELS),
 }
 """FRSKD's data sets: the profile with its protocol, our name of the data, and FRSKD's there."""
-# The protocol of the benchmark (arXiv 1910.10699, appendix): its batch, its schedule, and the
-# lower rate of the networks that 0.05 is too high for.
-BENCHMARK: dict[str, Any] = {
-    "image_size": 32, "epochs": 240, "teacher_epochs": 240, "batch_size": 64,
-    "learning_rate": 0.05, "schedule": "step", "milestones": (150, 180, 210),
-    "augmentation": ("flip", "black_crop"), "weight_decay": 5e-4,
-}  # fmt: skip
+PUBLISHED = NAMED["protocols"]  # that no profile has
 SLOW = {"mobilenet_v2_cifar", "shuffle_v1", "shuffle_v2"}
-SLOW_RATES = {"learning_rate": 0.01, "teacher_learning_rate": 0.05}
-# SRM on ImageNet: the sizes of its dictionaries and codes, and Adam, are published. Its epochs
-# there are in nothing that could be sourced, so they are those of CIFAR-100.
-SRM: dict[str, Any] = {
-    "image_size": 224, "epochs": 360, "teacher_epochs": 1, "teacher_start": "IMAGENET1K_V1",
-    "teacher_learning_rate": 1e-5, "learning_rate": 1e-3, "optimiser": "adam", "schedule": "step",
-    "milestones": (30, 130), "weight_decay": 1e-4, "augmentation": ("flip", "random_crop"),
-    "kd_weight": 0.5, "ce_weight": 0.5, "method_options": {"mu": 4.0, "sparsity": 0.02},
-}  # fmt: skip
 
 
 class Recipe(NamedTuple):
@@ -95,12 +83,12 @@ def _of_the_paper(row: Mapping[str, Any]) -> Planned:
 def _of_benchmark(row: Mapping[str, Any]) -> Planned:
     own = _offered(row)
     kd = {"kd_weight": 0.9} if own["method"] == "kd" else {}  # alone: and 0.1 of cross-entropy
-    rates = SLOW_RATES if own["student"] in SLOW else {}
-    return RunConfig(**{**BENCHMARK, **rates, **kd, **own}), ""
+    rates = PUBLISHED["slow"] if own["student"] in SLOW else {}
+    return RunConfig(**{**PUBLISHED["benchmark"], **rates, **kd, **own}), ""
 
 
 def _of_srm(row: Mapping[str, Any]) -> Planned:
-    return RunConfig(**{**SRM, **_offered(row)}), ""
+    return RunConfig(**{**PUBLISHED["srm"], **_offered(row)}), ""
 
 
 def _of_frskd(row: Mapping[str, Any]) -> Planned:
@@ -109,7 +97,10 @@ def _of_frskd(row: Mapping[str, Any]) -> Planned:
     if row["dataset"] not in SELF_TAUGHT:
         raise KdlibError(f"no profile has FRSKD's protocol on {row['dataset']}")
     profile, dataset, frskd = SELF_TAUGHT[row["dataset"]]
-    student, mixed = our_network(row["student"]), {added.lower()} if added else set()
+    student, mixed = (
+        NETWORKS.get(row["student"], row["student"]),
+        {added.lower()} if added else set(),
+    )
     for run in _planned(profile, dataset, frskd if base == "FRSKD" else _runnable(base)):
         own = run.student in (student, f"{student}_cifar")
         if own and set(run.augmentation) & set(MIXING) == mixed:
@@ -138,10 +129,10 @@ PROTOCOLS = {
 
 def _offered(row: Mapping[str, Any]) -> dict[str, str]:
     """Our names of a row's networks, data set and method; a KdlibError names what there is not."""
-    method, dataset = _runnable(row["method"]), DATASETS_OF.get(row["dataset"], "")
+    method, dataset = _runnable(row["method"]), NAMED["datasets"].get(row["dataset"], "")
     if dataset not in DATASETS:
         raise KdlibError(f"data set {row['dataset']} is not offered")
-    own = {role: our_network(row[role]) for role in ("teacher", "student")}
+    own = {role: NETWORKS.get(row[role], row[role]) for role in ("teacher", "student")}
     for role, network in own.items():
         if network not in MODELS:
             raise KdlibError(f"network {row[role]} is not offered")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from kdlib.errors import KdlibError
 from kdlib.methods import parse_method
@@ -25,56 +26,17 @@ LEAST = 100 * statistics.smallest_effect("top1")
 """Points that a published difference must exceed to claim anything: every cell is a single run, and
 the paper's own sweep scatters by about as much."""
 
-SAME, NOT_RUN, NOT_OFFERED, PLANNED = "same", "not run", "not offered", "planned"
-AGREES, DISAGREES = "stand-in: agrees", "stand-in: disagrees"
-UNDECIDED, SHAPE = "stand-in: undecided", "stand-in: shape only"
-REFERENCE, DRAWN = "stand-in: reference", "stand-in: drawn"
-STATUSES = {
-    SAME: "the published data set, networks and protocol were run; the difference is given",
-    AGREES: "a smaller data set was run, and what the number says of its method holds there",
-    DISAGREES: "a smaller data set was run, and what the number says does not hold there",
-    UNDECIDED: (
-        "a smaller data set was run, and the seeds do not decide; or the number is within "
-        f"{LEAST:g} points of its baseline, the scatter of the paper's own sweep: no claim"
-    ),
-    SHAPE: "the same sweep on a smaller data set; only the shapes of the curves can be compared",
-    REFERENCE: "student or teacher alone: what the differences start from, no claim of its own",
-    DRAWN: "the figure is drawn, from runs on a smaller data set",
-    NOT_RUN: "the command would run it",
-    NOT_OFFERED: "kdlib has no such method, network or data set; the reason says which",
-    PLANNED: "a figure that is still to be drawn",
-}
-
-# What published names are called here. Of several methods the first that was run is judged; the
-# others stand below it. The release gates its DCT loss; ungated, the same loss is the nearest.
+NAMED: dict[str, dict[str, Any]] = yaml.safe_load(
+    Path(__file__).with_name("ours.yaml").read_text(encoding="utf-8")
+)
+"""What published names are called here, each with its reason where it stands."""
+STATUSES = {name: text.format(least=LEAST) for name, text in NAMED["statuses"].items()}
+SAME, AGREES, DISAGREES, UNDECIDED, SHAPE, REFERENCE, DRAWN, NOT_RUN, NOT_OFFERED, PLANNED = (
+    STATUSES
+)
+METHODS_OF, NEIGHBOURS = NAMED["methods"], NAMED["neighbours"]
+NETWORKS, METRICS_OF = NAMED["networks"], NAMED["metrics"]
 KD, DETECTORS = "kd", "classifier-to-detector"
-METHODS_OF: dict[str, tuple[str, ...]] = {
-    "student": (STUDENT,), "teacher": ("teacher",), "KD": (KD,), "FitNet": ("fitnet",),
-    "AT": ("at",), "SP": ("sp",), "RKD": ("rkd",), "PKT": ("pkt",), "VID": ("vid",),
-    "CRD": ("crd",), "CKD": ("semckd",), "DKD": ("dkd",), "ReviewKD": ("reviewkd",),
-    "DCT": ("release_a+gate", "release_a", "dct"),
-}  # fmt: skip
-NEIGHBOURS: dict[str, tuple[str, ...]] = {
-    "SRM": ("srm+kd",), "FRSKD": (FRSKD, OF_PIXELS), "KD_cls": ("kd_cls",),
-    "loc (pixels)": ("loc",), "loc + KD_loc": ("kd_loc",), "KD_cls + loc + KD_loc": ("kd_cls_loc",),
-}  # fmt: skip
-"""Of the neighbours' papers; apart, for what the paper's numbers claim is one family of tests."""
-NETWORKS = {
-    "ResNet-18": "resnet18", "ResNet-34": "resnet34", "ResNet-50": "resnet50",
-    "ResNet-152": "resnet152", "MobileNet-V2": "mobilenet_v2", "ResNet50": "resnet50_cifar",
-    "MobileNetV2": "mobilenet_v2_cifar", "ShuffleV1": "shuffle_v1", "ShuffleV2": "shuffle_v2",
-    "EfficientDet-d0": "efficientdet_d0", "EfficientDet-d1": "efficientdet_d1",
-    "SSD300-VGG16": "ssd300_vgg16", "RetinaNet-R50": "retinanet_resnet50_fpn",
-    "Faster R-CNN-R50": "fasterrcnn_resnet50_fpn", "ResNet-18 (crops)": "resnet18",
-    "ResNet-50 (crops)": "resnet50", "": "resnet50",
-}  # fmt: skip
-"""Those that are not called alike; without a name is the usual teacher of a detector."""
-METRICS_OF = {
-    "mca": "mca_all", "mIoU": "miou", "mAP": "map", "AP50": "map50", "AP75": "map75",
-    "APs": "map_small", "APm": "map_medium", "APl": "map_large",
-    **{f"AP{iou}": f"ap{iou}" for iou in (60, 70, 80, 90, 95)},
-}  # fmt: skip
-"""Not called alike; the published mean class accuracy counts classes without images as 0."""
 _ALPHA = re.compile(r"DCT alpha=([\d.]+)")
 _SWEPT = re.compile(r"KD_cls lambda ([\d.]+) T (\d+)")
 USUAL = "KD_cls lambda .4 T 2"
@@ -83,16 +45,11 @@ USUAL = "KD_cls lambda .4 T 2"
 def our_methods(published: str) -> tuple[str, ...]:
     """Method strings of kdlib for a published method, ``+kd`` and all; empty if there is none."""
     if alpha_of(published) is not None:
-        return METHODS_OF["DCT"]
+        return tuple(METHODS_OF["DCT"])
     name, known = _SWEPT.sub("KD_cls", published), {**METHODS_OF, **NEIGHBOURS}
     base, *added = [name] if name in known else name.split("+")
     suffix = "".join(f"+{word.lower()}" for word in added)
     return tuple(one + suffix for one in known.get(base, ()))
-
-
-def our_network(published: str) -> str:
-    """Name of a network here; most of the CIFAR networks are called alike."""
-    return NETWORKS.get(published, published)
 
 
 def our_metric(published: str) -> str:
