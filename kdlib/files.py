@@ -154,18 +154,24 @@ def load_tensors(path: Path, remedy: str = OURS) -> "tuple[dict[str, Tensor], di
         raise KdlibError(f"{path} cannot be read as safetensors ({error}). {remedy}") from error
 
 
+def checksum(tensors: "Mapping[str, Tensor]") -> str:
+    """Eight hexadecimal digits of the CRC-32 of tensors and their names."""
+    found = 0
+    for name, tensor in sorted(tensors.items()):
+        whole = (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu()
+        found = zlib.crc32(whole.numpy().tobytes(), zlib.crc32(name.encode(), found))
+    return f"{found:08x}"
+
+
 def check_identity(
     path: Path, facts: Mapping[str, Any], wanted: Mapping[str, Any], remedy: str
 ) -> None:
     """Refuse a file whose ``facts`` do not say that it is of what is ``wanted``, by ``KINDS``."""
     for name, value in wanted.items():
-        if (found := facts.get(name)) != value:
-            says = (
-                f"is of {KINDS.get(name, name)} {found}"
-                if found
-                else f"does not say of which {name} it is"
-            )
-            raise KdlibError(f"{path} {says}; this needs {KINDS.get(name, name)} {value}. {remedy}")
+        kind, found = KINDS.get(name, name), facts.get(name)
+        if found != value:
+            says = f"is of {kind} {found}" if found else f"does not say of which {name} it is"
+            raise KdlibError(f"{path} {says}; this needs {kind} {value}. {remedy}")
 
 
 def load_weights(

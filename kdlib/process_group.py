@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from inspect import signature
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
@@ -48,6 +49,18 @@ class ProcessGroup:
         """What a result depends on; goes into records and checkpoints."""
         norms = {"batch_norm": "all" if self.synchronised else "own"} if self.size > 1 else {}
         return {"processes": self.size, **norms}
+
+    def conditions(self, device: torch.device) -> dict[str, Any]:
+        """What the last bits depend on, besides the configuration and its sources; with `facts`."""
+        cuda = device.type == "cuda"
+        return {
+            **self.facts,
+            "device": torch.cuda.get_device_name(device) if cuda else device.type,
+            "threads": torch.get_num_threads(),
+            "processor": torch.backends.cpu.get_cpu_capability(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        }
 
     def own(self, batch: Tensor, neighbour: bool = False) -> tuple[Tensor, Shard | None]:
         """The part of a batch's positions (B,) that this process has, and which part that is."""

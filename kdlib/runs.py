@@ -23,7 +23,7 @@ from kdlib.data import load_data
 from kdlib.errors import KdlibError, kindly, shown
 from kdlib.files import remove_remains, write_json
 from kdlib.methods import is_self_taught, revision_of, run_before
-from kdlib.models import FIRST_NAMES, current_name, network_revision
+from kdlib.models import FIRST_NAMES, OWN_NAMES, current_name, network_revision
 from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING, ROTATIONS
 
 if TYPE_CHECKING:
@@ -275,14 +275,13 @@ def checked_record(record: Any, path: Path, history: bytes) -> dict[str, Any]:
             f"{path} has schema version {shown(found)}; this kdlib reads 1 and {SCHEMA_VERSION}. "
             "Delete it and run again, or read it with the kdlib that wrote it."
         )
-    own = {first: name for name, first in FIRST_NAMES.items()}
     kept = {name: value for name, value in record.items() if name != "checksum"}
     if found == SCHEMA_VERSION and record.get("checksum") != _checksum(kept, history):
         raise KdlibError(
             f"{path} is damaged, or the history.csv beside it is: their checksum differs. Delete "
             "both and run again, or put back a copy."
         )
-    kept["config"] = _renamed(kept["config"], own)
+    kept["config"] = _renamed(kept["config"], OWN_NAMES)
     revision_found(kept, path)
     return kept
 

@@ -18,16 +18,16 @@ import torch
 from tqdm import tqdm
 
 from kdlib import runs
-from kdlib.data import DATASETS, SCENES
+from kdlib.data import DATASETS
 from kdlib.errors import KdlibError
 from kdlib.evaluate import channels_last
-from kdlib.files import KINDS, load_tensors, locked, write_json
+from kdlib.files import check_identity, checksum, load_tensors, locked, write_json
 from kdlib.methods import method_of, parse_method
 from kdlib.models import check_task
 from kdlib.process_group import ALONE, LEAST, ProcessGroup, usable_device
 from kdlib.runs import RunConfig, is_finished, read_record, run_directory, write_record
 from kdlib.tasks import TASKS
-from kdlib.train_state import Group, TrainState, checksum, resolve_precision
+from kdlib.train_state import Group, TrainState, resolve_precision
 
 OWN_FIELDS = {
     "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
@@ -104,7 +104,7 @@ def check_group(configs: Sequence[RunConfig]) -> None:
 
 def sources_now(config: RunConfig, data_root: Path | None) -> dict[str, str]:
     """Fingerprints of a run's data and of the teacher's file that it names, where they are here."""
-    found, composed = {}, DATASETS[config.dataset].images == SCENES[0]
+    found, composed = {}, DATASETS[config.dataset].images == DATASETS["scenes"].images
     few: dict[str, Any] = {"train_size": 2, "test_size": 2} if composed else {}
     if config.dataset != "scenes" and not (composed and config.task == "crops"):
         for name, split in (("data", "train"), ("evaluation", "test")):
@@ -123,16 +123,13 @@ def check_sources(configs: Sequence[RunConfig], root: Path, data_root: Path | No
     """
     taught = sorted(configs, key=lambda config: config.teacher == "none")
     now = sources_now(taught[0], data_root) if configs else {}
+    remedy = (
+        "Put the old back or give another folder of runs; delete this one if its result may go."
+    )
     for directory in [run_directory(config, root) for config in configs]:
         source = read_record(directory / "record.json")["provenance"]
-        for name, found in now.items():
-            known, kind = source.get(f"{name}_fingerprint"), KINDS[name]
-            if known not in (None, found):
-                raise KdlibError(
-                    f"{directory} is a finished run of {kind} {known}, but now there is {kind} "
-                    f"{found}. Put the old back, or give another folder of runs; if the old result "
-                    "is not needed, delete that of the run."
-                )
+        known = {name: source.get(f"{name}_fingerprint") or now[name] for name in now}
+        check_identity(directory, known, now, remedy)
 
 
 def check_world(configs: Sequence[RunConfig], world: ProcessGroup) -> None:

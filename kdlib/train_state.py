@@ -6,7 +6,6 @@ import platform
 import re
 import sys
 import time
-import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -15,19 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn, optim
 
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher, Learner, create_distiller
-from kdlib.errors import KdlibError, unknown
+from kdlib.errors import KdlibError, check_known
 from kdlib.evaluate import evaluate_students, predict
 from kdlib.files import (
-    KINDS,
     cache_root,
     check_identity,
+    checksum,
     finite,
     load_tensors,
     load_weights,
@@ -86,8 +84,13 @@ class TrainState:
         self.checkpoint = self.directory / "checkpoint.safetensors"
         self.history: list[dict[str, Any]] = []
         self.failure: DivergedError | None = None
-        self.sources = sources_of(group, getattr(self.teacher, "network", None))
-        self.way = self.world.from_main(conditions(self.device) | self.world.facts)
+        network = getattr(self.teacher, "network", None)
+        self.sources = {  # fingerprints of what it learns from, and is judged by
+            "data": group.data.fingerprint,
+            "evaluation": getattr(group.evaluation, "fingerprint", None),
+            "teacher": None if network is None else checksum(network.state_dict()),
+        }
+        self.way = self.world.from_main(self.world.conditions(self.device))
         self._begin_epoch()
         self.network_options: dict[str, Any] = {}  # what the student is built with besides
         self.parts = self._build()
@@ -257,7 +260,7 @@ class TrainState:
         tensors, facts = load_tensors(self.checkpoint)
         remedy = "Put this run's own file back, or delete it to begin anew."
         check_identity(self.checkpoint, facts, {"run": self.config.run_id}, remedy)
-        if self._began_otherwise({**facts, **facts.get("way", {})}):
+        if self._begun_anew({**facts, **facts.get("way", {})}):
             return
         memory: dict[int, dict[str, Tensor]] = defaultdict(dict)
         try:
@@ -275,25 +278,20 @@ class TrainState:
             ) from error
         check_identity(self.checkpoint, facts, self.identity, remedy)
 
-    def _began_otherwise(self, began: Mapping[str, Any]) -> bool:
-        """Whether what was begun on other data or in another way, is to be begun anew."""
-        now = {**self.sources, **self.way}
-        changed = [name for name in now if began.get(name) != now[name]]
-        if not changed:
-            return False
-        ways = [
-            ", ".join(f"{KINDS.get(n, n)} {way[n]}" for n in changed if n in way) or "no such note"
-            for way in (began, now)
-        ]
-        says = f"{self.checkpoint} is of a run begun with {ways[0]}; this launch has {ways[1]}. "
-        if (wish := os.environ.get(RESUME)) == "anew":
-            print(f"{says}It is begun anew.", file=sys.stderr)
+    def _begun_anew(self, began: Mapping[str, Any]) -> bool:
+        """Whether what was begun from other sources or in another way is to be begun anew."""
+        wish = os.environ.get(RESUME)
+        advice = f"Start it as it was begun, or set {RESUME}=anew to begin it anew."
+        told = "It is begun anew." if wish == "anew" else advice
+        try:  # in another way it would end with numbers of no run
+            check_identity(self.checkpoint, began, {**self.sources, **self.way}, told)
+        except KdlibError as error:
+            if not wish:
+                raise
+            check_known(RESUME, wish, ["anew"])
+            print(error, file=sys.stderr)
             return True
-        if wish:
-            raise unknown(RESUME, wish, ["anew"])
-        raise KdlibError(  # in another way it would end with numbers of no run
-            f"{says}Start it as it was begun, or set {RESUME}=anew to begin it anew."
-        )
+        return False
 
     def check_batches(self) -> None:
         """Refuse batches of one image where a batch norm would have one value a channel."""
@@ -384,37 +382,6 @@ class TrainState:
         ends = {"best": best, "last": last} if column in last else {}
         monitored = {f"{end}_monitored_{name}": row[column] for end, row in ends.items()}
         return {"last_epoch": self.epoch, "best_epoch": best["epoch"], **monitored}
-
-
-def sources_of(group: Group, network: nn.Module | None) -> dict[str, Any]:
-    """Fingerprints of what a run learns from: its data, and the weights of its teacher, if any."""
-    data = {
-        "data": group.data.fingerprint,
-        "evaluation": getattr(group.evaluation, "fingerprint", None),
-    }
-    return {**data, "teacher": None if network is None else checksum(network.state_dict())}
-
-
-def conditions(device: torch.device) -> dict[str, Any]:
-    """What the last bits of a result depend on, besides the configuration and its sources."""
-    cuda = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if cuda else device.type,
-        "threads": torch.get_num_threads(),
-        "processor": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """Eight hexadecimal digits of the CRC-32 of tensors and their names."""
-    found = 0
-    for name, tensor in sorted(tensors.items()):
-        whole = tensor.float() if tensor.is_floating_point() else tensor
-        flat = whole.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        found = zlib.crc32(flat.numpy().data, zlib.crc32(name.encode(), found))
-    return f"{found:08x}"
 
 
 def create_optimiser(config: RunConfig, network: nn.Module) -> optim.Optimizer:

@@ -228,7 +228,7 @@ def test_a_run_goes_on_only_as_it_was_begun(tmp_path):
     stop_after_an_epoch(config, tmp_path)
     for error in together(partial(trained, [config], tmp_path)):
         assert isinstance(error, KdlibError)
-        assert "begun with processes 1; this launch has processes 2" in str(error)
+        assert "is of processes 1; this needs processes 2" in str(error)
     assert fit(config, tmp_path, progress=False)["results"]["last_epoch"] == config.epochs
 
 

@@ -17,11 +17,12 @@ from training import TINY, check_like, stop_after_an_epoch, tiny
 from kdlib import KdlibError, fit
 from kdlib.evaluate import trained_network
 from kdlib.files import load_tensors, save_tensors
+from kdlib.process_group import ALONE
 from kdlib.runs import RunConfig, is_finished, run_directory
-from kdlib.train_state import conditions
 
 CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "weights.safetensors"
 TEACHER = tiny().teacher_config()
+HERE = ALONE.conditions(torch.device("cpu"))
 FIRST, SECOND = tiny(method="kd"), tiny(method="kd", init_seed=1, teacher_seed=1)
 
 
@@ -46,9 +47,9 @@ def told(name: str, config: RunConfig, **facts):
     (told(CHECKPOINT, FIRST, run=None), f"not say of which run it is; .*{FIRST.run_id}.*delete it"),
     (told(CHECKPOINT, FIRST, model="resnet8"), "is of model resnet8; this needs model scenes_"),
     (told(CHECKPOINT, FIRST, epoch=2), "is of epoch 2; this needs epoch 1"),
-    (told(CHECKPOINT, FIRST, data="a"), "begun with training data .* a; .*KDLIB_RESUME=anew"),
-    (told(CHECKPOINT, FIRST, teacher="a"), "begun with a teacher .* a; this launch has a teacher"),
-    (told(CHECKPOINT, FIRST, way={"threads": 99}), "begun with threads 99; this launch has"),
+    (told(CHECKPOINT, FIRST, data="a"), "is of training data .* a; .*KDLIB_RESUME=anew"),
+    (told(CHECKPOINT, FIRST, teacher="a"), "is of a teacher .* a; this needs a teacher"),
+    (told(CHECKPOINT, FIRST, way={**HERE, "threads": 99}), "is of threads 99; this needs threads"),
     (swap(WEIGHTS, TEACHER, SECOND.teacher_config()), f"is of run .*-s1-.*{TEACHER.run_id}"),
     (told(WEIGHTS, TEACHER, run=None), f"does not say of which run it is.*{TEACHER.run_id}"),
     (told(WEIGHTS, TEACHER, data="a"), "is of training data with the fingerprint a; this needs"),
@@ -85,13 +86,13 @@ def begun(taught, tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", conditions(torch.device("cpu")))
+@pytest.mark.parametrize("name", HERE)
 def test_in_other_conditions_a_run_is_begun_anew_if_one_asks_for_it(
     name, begun, tmp_path, monkeypatch, undisturbed, capsys
 ):
-    root, usual = copytree(begun, tmp_path / "runs"), conditions(torch.device("cpu"))
-    told(CHECKPOINT, FIRST, way={**usual, "processes": 1, name: "other"})(root)
-    with pytest.raises(KdlibError, match=f"begun with {name} other; .* {name} .*anew"):
+    root = copytree(begun, tmp_path / "runs")
+    told(CHECKPOINT, FIRST, way={**HERE, name: "other"})(root)
+    with pytest.raises(KdlibError, match=f"is of {name} other; .* {name} .*anew"):
         fit(FIRST, root, progress=False)
     monkeypatch.setenv("KDLIB_RESUME", "new")
     with pytest.raises(KdlibError, match="KDLIB_RESUME 'new'.*Valid: anew"):
@@ -109,7 +110,7 @@ def test_a_run_with_other_threads_is_no_end_of_one(threads, taught, tmp_path):
         torch.set_num_threads(threads)
         stop_after_an_epoch(FIRST, root)
         torch.set_num_threads(3 - threads)
-        says = f"begun with threads {threads}; this launch has threads {3 - threads}"
+        says = f"is of threads {threads}; this needs threads {3 - threads}"
         with pytest.raises(KdlibError, match=says):
             fit(FIRST, root, progress=False)
     finally:
@@ -131,7 +132,7 @@ def test_a_run_is_one_of_its_data_too(changed, tmp_path):
     for part in ("train", "test") if changed == "more classes" else [changed]:
         photograph(data / part / ("c" if changed == "more classes" else "a") / "0.png", 99)
     for one in (config, config.teacher_config()):
-        with pytest.raises(KdlibError, match=r"finished run of .*fingerprint \w+, but now .*\w+"):
+        with pytest.raises(KdlibError, match=r"is of .*fingerprint \w+; this needs .*\w+"):
             fit(one, root, data_root=data, progress=False)
     lost = copytree(root, tmp_path / "lost")
     if changed != "test":
@@ -176,5 +177,5 @@ def test_a_teacher_s_file_that_the_user_names_is_read_or_told_and_never_to_be_de
         record = fit(config, root, progress=False)
         save_file({n: t + 1 for n, t in own.items()}, root / "x.safetensors")
         known = record["provenance"]["teacher_fingerprint"]
-        with pytest.raises(KdlibError, match=f"finished run of a teacher .* {known}, but now"):
+        with pytest.raises(KdlibError, match=f"is of a teacher .* {known}; this needs"):
             fit(config, root, progress=False)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdlib.data.image_data import IGNORED, ImageData
-from kdlib.errors import KdlibError, unknown
+from kdlib.errors import KdlibError, check_known
 from kdlib.process_group import ALONE, ProcessGroup, Shard
 from kdlib.seeds import derive_seed, generator
 from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING, OF_LABELLED_IMAGES
@@ -132,8 +132,7 @@ class Batches:
 def _check(augmentation: tuple[str, ...], data: ImageData) -> None:
     whole, mixing = isinstance(data.images, Tensor), set(MIXING) & set(augmentation)
     for name in augmentation:
-        if name not in AUGMENTATIONS:
-            raise unknown("augmentation", name, AUGMENTATIONS)
+        check_known("augmentation", name, AUGMENTATIONS)
     if mixing:
         resolve_name("kdlib.frskd.mixing:check")(mixing, data.task)
     if whole and (windows := set(RANDOM_WINDOWS) & set(augmentation)):

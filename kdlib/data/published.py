@@ -129,10 +129,8 @@ def _check_sums(dataset: str, files: Mapping[Path, str]) -> None:
         if not path.is_file():
             raise missing(dataset, path)
         if not check_integrity(path, md5):
-            told = (
-                f"{path} is not the published file (its MD5 sum differs). Move it away and get it"
-            )
-            raise KdlibError(f"{told} again:\n  {DATASETS[dataset].remedy}")
+            told = f"{path} is not the published file (its MD5 sum differs). Move it away and get"
+            raise KdlibError(f"{told} it again:\n  {DATASETS[dataset].remedy}")
 
 
 def _listing(dataset: str, folder: Path, names: Sequence[str], classes: Sequence[str]) -> Listing:

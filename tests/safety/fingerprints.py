@@ -24,11 +24,11 @@ from remake import ASKED, RUNS, config_of, write_inputs
 from kdlib import runs
 from kdlib.errors import KdlibError
 from kdlib.evaluate import channels_last
-from kdlib.files import save_tensors, write_text
+from kdlib.files import checksum, save_tensors, write_text
 from kdlib.methods import STAGES
 from kdlib.runs import RunConfig, data_of, earlier, processor_name
 from kdlib.train import fit, state_of
-from kdlib.train_state import Group, TrainState, checksum
+from kdlib.train_state import Group, TrainState
 from study.records import find_records
 
 HERE = Path(__file__).parent
