@@ -31,15 +31,7 @@ from kdlib.files import load_weights, write_atomic, write_json
 from kdlib.methods import parse_method
 from kdlib.models import create_model
 from kdlib.models.output import count_parameters, flops
-from kdlib.runs import (
-    RunConfig,
-    data_of,
-    earlier,
-    processor_name,
-    provenance,
-    read_record,
-    run_directory,
-)  # fmt: skip
+from kdlib.runs import RunConfig, data_of, earlier, processor_name, provenance, read_record
 from kdlib.tasks import TASKS
 from study.arguments import Plan
 from study.jobs import plain_job, students_job
@@ -147,7 +139,7 @@ def _find_teacher(config: RunConfig, root: Path) -> Trained | None:
     if config.teacher == "none":
         return None
     taught, given = config.teacher_config(), config.teacher_weights
-    weights = Path(given) if given else run_directory(taught, Path(root)) / WEIGHTS
+    weights = Path(given) if given else Path(root) / taught.run_id / WEIGHTS
     record = weights.parent / "record.json"
     known = read_record(record) if record.exists() and not given else None
     return Trained(taught, weights, known) if weights.exists() else None

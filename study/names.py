@@ -2,46 +2,25 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from kdlib.methods import METHODS, parse_method
 
-# seaborn's "colorblind"
-PALETTE = (
-    "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc",
-    "#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9",
-)  # fmt: skip
-NEUTRAL, TEACHER_COLOUR = "#666666", "#222222"
-
-# Method -> its name, colour and marker; no two have both in common.
+NAMED: dict[str, dict[str, Any]] = yaml.safe_load(
+    Path(__file__).with_name("names.yaml").read_text(encoding="utf-8")
+)
+COLOURS: dict[str, str] = NAMED["colours"]
+NEUTRAL, TEACHER_COLOUR = COLOURS["grey"], COLOURS["black"]
+PALETTE = tuple(colour for colour in COLOURS.values() if colour not in (NEUTRAL, TEACHER_COLOUR))
 FAMILIES = {
-    "teacher": ("teacher", TEACHER_COLOUR, "*"), "student": ("student", NEUTRAL, "o"),
-    "kd": ("KD", PALETTE[5], "s"), "at": ("AT", PALETTE[0], "D"),
-    "at_equal_scale": ("AT, balanced", PALETTE[9], "d"), "dct": ("DCT", PALETTE[1], "o"),
-    "release_a": ("release A", PALETTE[3], "^"), "release_b": ("release B", PALETTE[3], "v"),
-    "parseval_twin": ("Parseval twin", PALETTE[2], "X"), "newl2": ("spatial L2", PALETTE[2], "P"),
-    "ours": ("ours", PALETTE[4], "p"), "fitnet": ("FitNet", PALETTE[4], "<"),
-    "pkt": ("PKT", PALETTE[2], "v"), "vid": ("VID", PALETTE[8], "s"),
-    "crd": ("CRD", PALETTE[0], ">"), "semckd": ("SemCKD", PALETTE[3], "P"),
-    "sp": ("SP", PALETTE[9], "<"), "rkd": ("RKD", PALETTE[5], ">"),
-    "dkd": ("DKD", PALETTE[4], "D"), "reviewkd": ("ReviewKD", PALETTE[8], "X"),
-    "logit_std": ("Logit std", PALETTE[5], "p"), "famkd": ("FAM-KD", PALETTE[2], "*"),
-    "frskd": ("FRSKD", PALETTE[4], "^"), "frskd_dct": ("FRSKD, DCT", PALETTE[4], "o"),
-    "frskd_pixels": ("FRSKD", PALETTE[4], "v"), "srm": ("SRM", PALETTE[2], "D"),
-    "srm_logits": ("SRM, logits", PALETTE[1], "D"), "kd_cls": ("KD_cls", PALETTE[1], "s"),
-    "loc": ("pixels alone", PALETTE[9], "v"), "kd_loc": ("KD_loc", PALETTE[0], "^"),
-    "kd_cls_loc": ("KD_cls + KD_loc", PALETTE[3], "o"),
-}  # fmt: skip
-CONTROL = (PALETTE[6], "h")  # of every other method
-CONTROLS = {
-    "dct_abs": "DCT, absolute", "dct_l1": "DCT, L1", "dct_low": "DCT, low",
-    "dct_high": "DCT, high", "dct_options": "DCT", "frskd_published": "FRSKD, as published",
-    "frskd_joint": "FRSKD, joint CE only", "frskd_logits": "FRSKD, KL alone",
-    "frskd_maps": "FRSKD, AT alone", "frskd_detached": "FRSKD, detached",
-    "frskd_fitnet": "FRSKD, FitNet", "frskd_overhaul": "FRSKD, overhaul",
-    "frskd_options": "FRSKD",
-}  # fmt: skip
-NAMES = CONTROLS | {method: name for method, (name, _, _) in FAMILIES.items()}
+    method: (name, COLOURS[colour], marker)
+    for method, (name, colour, marker) in NAMED["methods"].items()
+}
+CONTROL = (COLOURS["rose"], "h")  # of every other method
+NAMES = NAMED["controls"] | {method: name for method, (name, _, _) in FAMILIES.items()}
 OF_DETECTORS = ("kd_cls", "loc", "kd_loc", "kd_cls_loc")
 
 

@@ -24,14 +24,7 @@ from study.ledger.page import Ledger, counts_markdown, make_ledger, nine_cells
 from study.ledger.rows import AGREES, DISAGREES, UNDECIDED
 from study.names import name_of
 from study.profiles import profile_names, read_profile
-from study.records import (
-    load_tables,
-    runs_of,
-    summary_table,
-    superseded,
-    teacher_runs,
-    with_teachers,
-)  # fmt: skip
+from study.records import load_tables, runs_of, summary_table, superseded, teacher_runs
 from study.statistics import STUDENT, akin, judged_families, longer_students, main_runs
 from study.tuning import at_edge, dev_records, grid_scores
 
@@ -144,8 +137,7 @@ class Evidence:
     def runs(self) -> pd.DataFrame:
         """The runs of the first setting, and their teachers."""
         table = self.tables["classification"]
-        students = table[table["setting"] == self.settings["classification"][0]]
-        return with_teachers(table, students)
+        return runs_of(table, self.datasets[0], RunConfig.attentions)
 
     @property
     def teacher(self) -> float:

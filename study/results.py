@@ -10,46 +10,12 @@ from tabulate import tabulate
 
 from kdlib.errors import KdlibError
 from kdlib.tasks import TASKS
-from study import statistics
-from study.names import difference_name, name_of
-from study.records import (
-    METRICS,
-    OF_DETECTORS,
-    STAGE_MEASURES,
-    load_tables,
-    student_settings,
-    summary_table,
-    with_teachers,
-)
+from study import records, statistics
+from study.names import NAMED, difference_name, name_of
 from study.statistics import POWER, Claim, Comparison
 
 SMALL_P = 0.001
 SHOWN_BEST = 8  # rows of a task, where not all are asked for
-_OF_IMAGES = {
-    "top1": "top-1 %", "top1_std": "std", "top5": "top-5 %", "mca": "class mean %",
-    "ssim": "SSIM", "energy_share": "relevant %",
-}  # fmt: skip
-SHOWN = {
-    "classification": _OF_IMAGES,
-    "segmentation": {
-        "miou": "mIoU %", "miou_std": "std", "pixel_accuracy": "pixels %",
-        "ssim": "SSIM", "energy_share": "relevant %",
-    },
-    "detection": {
-        "map": "mAP %", "map_std": "std", "map50": "mAP50 %", "map50_std": "std of mAP50",
-        "map75": "mAP75 %", "map75_std": "std of mAP75",
-    },
-    "crops": _OF_IMAGES,
-}  # fmt: skip
-"""Columns that tables show of a task, and what they are called."""
-METRIC_NAMES = {
-    "top1": "top-1", "miou": "mIoU", "map50": "mAP50", "map75": "mAP75",
-    "ap50_less_ap75": "mAP50 − mAP75", "ap75_less_ap50": "mAP75 − mAP50",
-    "dap_cls": "dAP of classification errors", "dap_loc": "dAP of localisation errors",
-}  # fmt: skip
-MEASURES = {
-    "top1": "accuracy", "miou": "mIoU", "map": "mAP", "ssim": "SSIM", "energy_share": "relevance",
-}  # fmt: skip
 
 
 # Numbers and tables as text.
@@ -60,14 +26,14 @@ def number(value: float, form: str) -> str:
 
 def amount(value: float, metric: str, sign: str = "+", unit: str = " points") -> str:
     """A difference (a fraction) as it is written: in percentage points, or as it is (SSIM)."""
-    if metric in (*METRICS, *OF_DETECTORS, "energy_share", "pointing"):
+    if metric in (*records.METRICS, *records.OF_DETECTORS, "energy_share", "pointing"):
         return f"{number(100 * value, f'{sign}.2f')}{unit}"
     return number(value, f"{sign}.3f")
 
 
 def metric_name(metric: str) -> str:
     """A column of a table as it is written in words."""
-    return METRIC_NAMES.get(metric, metric.replace("_", " "))
+    return NAMED["metrics"].get(metric, metric.replace("_", " "))
 
 
 def markdown_table(head: Sequence[str] | str, rows: Iterable[Any]) -> str:
@@ -95,8 +61,10 @@ def summary_markdown(summary: pd.DataFrame) -> str:
 
 
 def _summary(rows: pd.DataFrame) -> str:
-    heads = SHOWN[rows["task"].iloc[0]]
-    shown = [name for name in heads if name not in STAGE_MEASURES or rows[name].notna().any()]
+    heads = NAMED["columns"][rows["task"].iloc[0]]
+    shown = [
+        name for name in heads if name not in records.STAGE_MEASURES or rows[name].notna().any()
+    ]
     body = []
     for row in rows.to_dict("records"):
         # A variant is called by what it changes, as in figures; a method as it is asked for.
@@ -192,7 +160,7 @@ def read_claims(claims: pd.DataFrame, wanted: Iterable[Claim]) -> str:
     said = {row["claim"]: read_comparison(row) for row in claims.to_dict("records")}
     lines = []
     for text, method, baseline, metric in wanted:
-        measure = MEASURES.get(metric, metric_name(metric))
+        measure = NAMED["measures"].get(metric, metric_name(metric))
         needs = f"It needs `{method}` and `{baseline}`, with their {measure}."
         lines.append(f"* {said.get(text, f'**{text}: not tested here.** {needs}')}")
     return "\n".join(lines)
@@ -255,7 +223,7 @@ def print_results(
 
     Without ``full``, and with no profile, only the best methods of each task's largest setting.
     """
-    tables = load_tables(*roots)
+    tables = records.load_tables(*roots)
     if profile is None and not full:
         print_best(tables)
         return
@@ -268,7 +236,7 @@ def print_results(
         if task == "crops":
             print(f"Classifiers that teach detectors:\n\n{teachers_markdown(table)}")
             continue
-        print(summary_markdown(summary_table(table)))
+        print(summary_markdown(records.summary_table(table)))
         for title, judged in statistics.judged_families(table):
             print(f"{title}. {claims_markdown(judged)}")
 
@@ -279,13 +247,15 @@ def print_best(tables: Mapping[str, pd.DataFrame]) -> None:
         tested = table[table["split"] == "train"]
         if task == "crops" or tested.empty:  # which are no results of methods
             continue
-        largest = tested.groupby("setting").size()[student_settings(tested)].idxmax()
-        summary = summary_table(with_teachers(table, tested[tested["setting"] == largest]))
+        largest = tested.groupby("setting").size()[records.student_settings(tested)].idxmax()
+        summary = records.summary_table(
+            records.with_teachers(table, tested[tested["setting"] == largest])
+        )
         best = summary.sort_values(TASKS[task].metric, ascending=False, kind="stable")
         best = best.reset_index(drop=True)
         kept = best[(best.index < SHOWN_BEST) | (best["label"] == "student")]
         print(f"{len(kept)} of {len(best)} rows, the best first:\n\n{summary_markdown(kept)}")
-    settings = sum(len(student_settings(table)) for table in tables.values())
+    settings = sum(len(records.student_settings(table)) for table in tables.values())
     print(f"{settings} settings in all. Every table and verdict: --full, or RESULTS.md")
 
 

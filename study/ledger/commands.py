@@ -19,14 +19,7 @@ from kdlib.models import MODELS
 from kdlib.runs import RunConfig
 from kdlib.tasks import MIXING
 from study.jobs import STUDENTS_NOTEBOOK, students_job
-from study.ledger.rows import (
-    DETECTORS,
-    NAMED,
-    NETWORKS,
-    alpha_of,
-    our_methods,
-    swept_detector,
-)  # fmt: skip
+from study.ledger import rows
 from study.notebooks import find_notebook, parameter_defaults
 from study.profiles import expand
 from study.statistics import FRSKD, OF_PIXELS
@@ -38,7 +31,7 @@ SELF_TAUGHT = {
     "VOC07 segmentation": ("segmentation", "voc", OF_PIXELS),
 }
 """FRSKD's data sets: the profile with its protocol, our name of the data, and FRSKD's there."""
-PUBLISHED = NAMED["protocols"]  # that no profile has
+PUBLISHED = rows.NAMED["protocols"]  # that no profile has
 SLOW = {"mobilenet_v2_cifar", "shuffle_v1", "shuffle_v2"}
 
 
@@ -70,7 +63,7 @@ Planned = tuple[RunConfig, str]
 
 
 def _of_the_paper(row: Mapping[str, Any]) -> Planned:
-    own, alpha = _offered(row), alpha_of(row["method"])
+    own, alpha = _offered(row), rows.alpha_of(row["method"])
     teacher, student, dataset, method = own.values()
     # A student alone does not say which teacher it is compared with: ask for a taught one.
     for run in _planned(PROFILE, dataset, "kd" if method == "student" else method):
@@ -98,7 +91,7 @@ def _of_frskd(row: Mapping[str, Any]) -> Planned:
         raise KdlibError(f"no profile has FRSKD's protocol on {row['dataset']}")
     profile, dataset, frskd = SELF_TAUGHT[row["dataset"]]
     student, mixed = (
-        NETWORKS.get(row["student"], row["student"]),
+        rows.NETWORKS.get(row["student"], row["student"]),
         {added.lower()} if added else set(),
     )
     for run in _planned(profile, dataset, frskd if base == "FRSKD" else _runnable(base)):
@@ -115,7 +108,7 @@ def _of_detectors(row: Mapping[str, Any]) -> Planned:
     if not runs:
         raise KdlibError(f"profile {DETECTION} has no {student} on {dataset}")
     run = runs[0] if runs[0].teacher == "none" else replace(runs[0], teacher=teacher)
-    if swept := swept_detector(row["method"]):
+    if swept := rows.swept_detector(row["method"]):
         options = {**run.method_options, "temperature": swept[1]}
         run = replace(run, weight=swept[0], method_options=options)
     return run, DETECTION if run == runs[0] else ""
@@ -123,16 +116,16 @@ def _of_detectors(row: Mapping[str, Any]) -> Planned:
 
 PROTOCOLS = {
     "dct": _of_the_paper, "benchmark": _of_benchmark, "srm": _of_srm, "frskd": _of_frskd,
-    DETECTORS: _of_detectors,
+    rows.DETECTORS: _of_detectors,
 }  # fmt: skip
 
 
 def _offered(row: Mapping[str, Any]) -> dict[str, str]:
     """Our names of a row's networks, data set and method; a KdlibError names what there is not."""
-    method, dataset = _runnable(row["method"]), NAMED["datasets"].get(row["dataset"], "")
+    method, dataset = _runnable(row["method"]), rows.NAMED["datasets"].get(row["dataset"], "")
     if dataset not in DATASETS:
         raise KdlibError(f"data set {row['dataset']} is not offered")
-    own = {role: NETWORKS.get(row[role], row[role]) for role in ("teacher", "student")}
+    own = {role: rows.NETWORKS.get(row[role], row[role]) for role in ("teacher", "student")}
     for role, network in own.items():
         if network not in MODELS:
             raise KdlibError(f"network {row[role]} is not offered")
@@ -141,7 +134,7 @@ def _offered(row: Mapping[str, Any]) -> dict[str, str]:
 
 def _runnable(published: str) -> str:
     """The method string that a command runs; a teacher is trained for its student."""
-    wanted = ("kd",) if published == "teacher" else our_methods(published)
+    wanted = ("kd",) if published == "teacher" else rows.our_methods(published)
     for name in wanted:
         if name.split("+")[0] in METHODS:
             return name
@@ -166,15 +159,13 @@ def notebook_command(run: RunConfig) -> str:
         empty = name == "options" and not any(value)
         of_scenes = name in ("attentions", "distractors")
         if not (empty or of_scenes or value == _notebook_defaults()[name]):
-            words += ["-p", name, value if isinstance(value, str) else _yaml(value)]
+            text = json.dumps(value)
+            if isinstance(value, list):
+                text = yaml.safe_dump(value, default_flow_style=True).strip()
+            words += ["-p", name, value if isinstance(value, str) else text]
     return shlex.join(["python", "-m", "kdlib", "run", STUDENTS_NOTEBOOK, *words])
 
 
 @cache
 def _notebook_defaults() -> dict[str, Any]:
     return parameter_defaults(find_notebook(STUDENTS_NOTEBOOK))
-
-
-def _yaml(value: Any) -> str:
-    flow = isinstance(value, list)
-    return yaml.safe_dump(value, default_flow_style=True).strip() if flow else json.dumps(value)
