@@ -1,6 +1,7 @@
 """The evidence: profiles and jobs, records, tables, statistics, figures, pages, commands."""
 
 from pathlib import Path
+from typing import Any
 
 from kdlib.errors import KdlibError
 
@@ -15,3 +16,10 @@ def of_clone(folder: Path) -> Path:
             "Clone that and install it in place: python -m pip install --editable '.[notebooks]'"
         )
     return folder
+
+
+def named(file: str) -> dict[str, Any]:
+    """What a YAML file of the study names, such as ``names.yaml``."""
+    import yaml
+
+    return yaml.safe_load((Path(__file__).parent / file).read_text(encoding="utf-8"))

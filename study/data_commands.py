@@ -13,20 +13,13 @@ from tqdm import tqdm
 
 from kdlib.data import dataset_names, listed, load_data, tasks_of
 from kdlib.errors import KdlibError, unknown
+from study import named
 from study.arguments import Count
 
 All = Annotated[bool, Parameter("--all", negative=())]
 CHECKED, SHOWN = 64, 6  # images of a split that are read; class names that are shown
-PUBLISHED = {
-    ("fashion_mnist", "classification"): (60_000, 10_000, 10),
-    ("cifar100", "classification"): (50_000, 10_000, 100),
-    ("mit67", "classification"): (5_360, 1_340, 67),
-    ("sun397", "classification"): (19_850, 19_850, 397),
-    ("ade20k", "classification"): (20_210, 2_000, 1_055),
-    ("places365", "classification"): (1_803_460, 36_500, 365),
-    ("voc", "detection"): (16_551, 4_952, 20), ("coco", "detection"): (118_287, 5_000, 80),
-}  # fmt: skip
-"""Images to train on, images to test on and classes, as published; other copies are not refused."""
+PUBLISHED = named("published.yaml")
+SHA256 = PUBLISHED["sha256"]
 
 
 def check_dataset(dataset: str, *, data_root: Path | None = None, all_: All = False) -> None:
@@ -54,7 +47,7 @@ def _checked(name: str, split: str, task: str, data_root: Path | None, every: bo
     from kdlib.data.batches import Batches
     from kdlib.detection.batches import DetectionBatches
 
-    published = PUBLISHED.get((name, task))
+    published = PUBLISHED["counts"].get(task, {}).get(name)
     # Scenes would be composed.
     whole = every or published is not None or name in listed() or name == "voc"
     data = load_data(name, split, size=None if whole else CHECKED, data_root=data_root, task=task)
@@ -109,15 +102,6 @@ def cache_dataset(
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 IMPORTABLE = ("fashion_mnist", "fashion_scenes")
-SHA256 = {
-    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-}
-"""Of the unpacked files. torchvision publishes MD5 sums of the authors' gzipped files, which
-Debian's differ from: its packaging drops name and time from their headers. With these put back
-the sums are torchvision's, so the content is the published one."""
 
 
 def import_dataset(

@@ -2,16 +2,12 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from kdlib.methods import METHODS, parse_method
+from study import named
 
-NAMED: dict[str, dict[str, Any]] = yaml.safe_load(
-    Path(__file__).with_name("names.yaml").read_text(encoding="utf-8")
-)
+NAMED = named("names.yaml")
 COLOURS: dict[str, str] = NAMED["colours"]
 NEUTRAL, TEACHER_COLOUR = COLOURS["grey"], COLOURS["black"]
 PALETTE = tuple(colour for colour in COLOURS.values() if colour not in (NEUTRAL, TEACHER_COLOUR))

@@ -91,12 +91,8 @@ def _check(root: Path, name: str) -> bytes:
 def _lines(root: Path) -> dict[str, tuple[Path, str]]:
     """By run id its file and line; read once in each state of the folder."""
     paths = [root / SUMS, *sorted(root.glob("*.jsonl"))]
-    return _read(root, tuple((one.name, *_stamp(one)) for one in paths))
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size
+    found = [(one, one.stat()) for one in paths]
+    return _read(root, tuple((one.name, s.st_mtime_ns, s.st_size) for one, s in found))
 
 
 @lru_cache(maxsize=4)
@@ -141,7 +137,8 @@ def seal(root: Path, runs: Iterable[tuple[Entry, Sequence[Path]]]) -> None:
     with locked(root / ".lock"):
         by_file: dict[str, dict[str, str]] = {}
         for entry, tensors in runs:
-            name = _file_of(entry)
+            config = entry["record"]["config"]
+            name = f"{config['dataset']}-{config.get('task', RunConfig.task)}.jsonl"
             lines = by_file.setdefault(name, _whole_lines(root / name))
             before = json.loads(lines.get(entry["run_id"], "{}"))
             if before and not _same_results(before, entry):
@@ -170,11 +167,6 @@ def _merged(before: Entry, new: Entry) -> Entry:
 
 def _same_results(one: Entry, other: Entry) -> bool:
     return one["record"].get("results") == other["record"].get("results")
-
-
-def _file_of(entry: Entry) -> str:
-    config = entry["record"]["config"]
-    return f"{config['dataset']}-{config.get('task', RunConfig.task)}.jsonl"
 
 
 def _whole_lines(path: Path) -> dict[str, str]:

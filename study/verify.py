@@ -75,21 +75,17 @@ def made_again(directory: Path, trained: Path | None, data_root: Path | None) ->
         raise KdlibError(f"{directory.name} is superseded: {found.superseded}.")
     config, then = RunConfig(**found.record["config"]), found.record["provenance"]
     needed = earlier([config])
+    device = "cpu" if then["device"] == "cpu" else None  # else what is here
     seconds = found.record["cost"]["train_seconds"]
     print(f"{config.run_id}: {len(needed)} runs before it; its training took {seconds:.0f} s then")
     with TemporaryDirectory() as folder, limited_threads(then["threads"]):
         for one in [*needed, config]:
             if trained is not None and one is not config and is_finished(one, trained):
                 shutil.copytree(run_directory(one, trained), run_directory(one, Path(folder)))
-            fit(one, Path(folder), data_root=data_root, device=_device(then["device"]))
+            fit(one, Path(folder), data_root=data_root, device=device)
         again = run_directory(config, Path(folder))
         moved = differences(numbers(directory), numbers(again))
         return Verdict(config.run_id, moved, differing(then, record_of(again)["provenance"]))
-
-
-def _device(recorded: str) -> str | None:
-    """The processor where a run was trained on it; else what is here."""
-    return "cpu" if recorded == "cpu" else None
 
 
 def numbers(directory: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from kdlib.runs import RunConfig
+from study import named
 from study.records import SEEDS, VARIANT, load_records, student_settings, with_teachers
 
 if TYPE_CHECKING:
@@ -24,24 +25,9 @@ class Entry(NamedTuple):
 
 
 FIGURES = {
-    "method_accuracy": Entry("comparison"), "paired_differences": Entry("comparison"),
-    "ssim_by_stage": Entry("attention"), "relevance_by_stage": Entry("attention"),
-    "training_curves": Entry("comparison"), "noise_gauge": Entry("comparison"),
-    "attentions_gain": Entry("comparison", free=("attentions", "distractors")),
-    "architecture_gain": Entry("comparison", free=("student",)),
-    "attention_maps": Entry("attention"), "map_spectra": Entry("attention"),
-    "calibration": Entry("analyses"), "robustness": Entry("analyses"),
-    "weight_ablation": Entry("ablations", split="dev"),
-    "weight_sensitivity": Entry("ablations", split="dev"),
-    "transform_ablation": Entry("ablations"), "class_changes": Entry("analyses"),
-    "correct_incorrect": Entry("analyses"), "accuracy_cost": Entry("comparison"),
-    "detection_gain": Entry("detection", task="detection"),
-    "error_types": Entry("detection", task="detection"),
-    "detection_iou": Entry("detection", task="detection"),
-    "detection_ablations": Entry("detection", free=("student",), task="detection"),
-    "detection_weights": Entry("detection", split="dev", task="detection"),
-    "detection_cost": Entry("comparison", task="detection"),
-}  # fmt: skip
+    name: Entry(**{**entry, "free": tuple(entry.get("free", ()))})
+    for name, entry in named("figures/figures.yaml").items()
+}
 
 
 def figure_named(name: str) -> "Drawing":

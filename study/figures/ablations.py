@@ -13,16 +13,12 @@ from kdlib.methods import method_of, parse_method, tuned_field
 from kdlib.runs import RunConfig
 from study.figures import style, tables
 from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
-from study.names import NEUTRAL, as_text, method_order, name_of
+from study.names import NAMED, NEUTRAL, as_text, method_order, name_of
 from study.statistics import smallest_effect
 
 METRICS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "mca": "class mean (%)"}
 ACROSS = 5  # panels in a row of the sensitivities
-SWITCHES = {
-    "transform": "transform", "normalise": "normaliser", "normalise_when": "normalised",
-    "drop_dc": "DC dropped", "distance": "distance", "band": "band", "level_weights": "levels",
-    "gate": "gate",
-}  # fmt: skip
+SWITCHES = NAMED["switches_of_dct"]
 
 
 def weight_sensitivity_table(table: pd.DataFrame) -> pd.DataFrame:

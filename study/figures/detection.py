@@ -13,24 +13,14 @@ from kdlib.methods import METHODS
 from study.figures import style, tables
 from study.figures.ablations import weight_curves
 from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
-from study.names import NEUTRAL, OF_DETECTORS, as_text, name_of
+from study.names import NAMED, NEUTRAL, OF_DETECTORS, as_text, name_of
 from study.records import IOUS
 from study.statistics import Comparison, main_runs, paired_comparison, smallest_effect
 
 METRICS = {"map": "mAP", "map50": "AP at IoU 0.5", "map75": "AP at IoU 0.75"}
-# TIDE's types: each error is of one of them.
-ERRORS = {
-    "cls": "wrong class", "loc": "badly placed", "both": "both of these", "dupe": "found twice",
-    "bkg": "nothing there", "miss": "not found",
-}  # fmt: skip
 # Fields of a run that are choices of its method, beside the method's own options.
 OF_RUN = ("weight", "crop_size", "teacher", "teacher_epochs")
-SWITCHES = {
-    "temperature": "temperature", "layers": "layers (-1: pixels)", "crop_size": "pixels of a crop",
-    "sigmoid": "form for sigmoids", "weight": "weight", "teacher": "classifier",
-    "teacher_epochs": "epochs of the classifier", "cls": "weight of KD_cls",
-    "loc": "weight of KD_loc", "pixels": "largest value of pixels", "features": "factor of stages",
-}  # fmt: skip
+ERRORS, SWITCHES = NAMED["errors"], NAMED["switches_of_detectors"]
 WIDTH = 4.6  # inches: the names of choices need room
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from kdlib.errors import KdlibError
 from kdlib.methods import parse_method
 from kdlib.runs import RunConfig
 from kdlib.tasks import TASKS
-from study import of_clone, statistics
+from study import named, of_clone, statistics
 from study.names import OF_DETECTORS
 from study.profiles import profile_names
 from study.records import runs_of, student_settings
@@ -26,9 +25,7 @@ LEAST = 100 * statistics.smallest_effect("top1")
 """Points that a published difference must exceed to claim anything: every cell is a single run, and
 the paper's own sweep scatters by about as much."""
 
-NAMED: dict[str, dict[str, Any]] = yaml.safe_load(
-    Path(__file__).with_name("ours.yaml").read_text(encoding="utf-8")
-)
+NAMED = named("ledger/ours.yaml")
 """What published names are called here, each with its reason where it stands."""
 STATUSES = {name: text.format(least=LEAST) for name, text in NAMED["statuses"].items()}
 SAME, AGREES, DISAGREES, UNDECIDED, SHAPE, REFERENCE, DRAWN, NOT_RUN, NOT_OFFERED, PLANNED = (
