@@ -8,25 +8,10 @@ their names and hashes, and then all names, so that one sees which run is anothe
 
 import hashlib
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-
-def found(name: str, *modules: str) -> Any:
-    """What the net needs of the project, from the first of ``modules`` that has it in this tree."""
-    for module in modules:
-        try:
-            return getattr(import_module(module), name)
-        except (ImportError, AttributeError):
-            continue
-    raise ImportError(f"No {name} in {', '.join(modules)}; add where it went to {__file__}.")
-
-
-PROFILES = ("kdlib.profiles", "study.profiles", "study.jobs", "study", "kdlib")
-expand, earlier, profile_names, read_profile = (
-    found(name, *PROFILES) for name in ("expand", "earlier", "profile_names", "read_profile")
-)
+from kdlib.runs import earlier
+from study.profiles import expand, profile_names, read_profile
 
 
 def datasets_of(name: str) -> list[str]:

@@ -19,7 +19,10 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from remake import ASKED, RUNS, config_of, write_inputs
+
+sys.path.append(str(Path(__file__).parents[1]))
+from data_files import write_fashion
+from kinds import RUNS, config_of
 
 from kdlib import runs
 from kdlib.errors import KdlibError
@@ -33,7 +36,7 @@ from study.records import find_records
 
 HERE = Path(__file__).parent
 FILE, RECORDS = HERE / "fingerprints.json", HERE.parents[1] / "records"
-KINDS = [name for name in RUNS if name not in ASKED["unprinted"]]
+KINDS = [*RUNS]
 SMALL = {"train_size": 48, "test_size": 16, "batch_size": 16, "epochs": 3, "teacher_epochs": 1}
 STEPS, PER_EPOCH, START = 2, 6, 12  # the steps after 12 of 18: when warm-ups are over
 TOLERANCE, LOOSE = 1e-4, 3e-2
@@ -54,7 +57,7 @@ def prints(only: str = "*") -> dict[str, Print]:
     wanted = [name for name in KINDS if any(fnmatch(name, one) for one in only.split(","))]
     loaded = patch("kdlib.runs.load_data", cache(runs.load_data))  # most kinds have the same data
     with tempfile.TemporaryDirectory() as folder, loaded:
-        write_inputs(Path(folder) / "data")
+        write_fashion(Path(folder) / "data", 300)
         return {name: fingerprint(name, Path(folder)) for name in wanted}
 
 

@@ -1,9 +1,6 @@
 """The numbers stay: the same configurations, and the same bits in every kind of run."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,15 +8,6 @@ import pytest
 from kdlib import KdlibError, distill
 
 HERE = Path(__file__).parent
-TREE = HERE.parents[1]
-
-
-def script(name, *arguments):
-    """Run one of the net's scripts with the code of this tree."""
-    command = [sys.executable, HERE / name, *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(TREE)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_profile_has_the_configurations_that_it_had(monkeypatch):
@@ -69,8 +57,3 @@ def test_a_moved_number_is_seen_here_and_elsewhere_and_not_renewed_while_records
     guard.renew(now, file, moved)
     renewed = json.loads((tmp_path / "kept.json").read_text())["kinds"]
     assert renewed == {**file["kinds"], **now}
-
-
-@pytest.mark.safety
-def test_lock_step_and_stopped_runs_end_as_runs_alone(tmp_path):
-    script("remake.py", tmp_path / "now.json", "together,stopped at+kd")
