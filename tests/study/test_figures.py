@@ -126,9 +126,9 @@ def test_committed_figures_show_what_the_records_say():
     seen = {"accuracy_cost", "detection_cost"}  # which show costs made up here
     for name, slug, found in drawings(load_records(ROOT / "records", task=None)):
         committed = ROOT / "figures" / f"{name}-{slug}.json"
-        if name not in seen:
+        if name not in seen and len(data := table_of(name, found)):
             seen.add(name)
-            beside = figure_provenance(found, table_of(name, found))
+            beside = figure_provenance(found, data)
             assert json.loads(json.dumps(beside)) == json.loads(committed.read_text())
     assert len(seen) > 15
 
