@@ -52,8 +52,7 @@ def save_maps(directory: Path, maps: AttentionMaps) -> None:
 
 def load_maps(directory: Path) -> AttentionMaps:
     """Read what :func:`save_maps` wrote; a KdlibError if it is missing or damaged."""
-    tensors, facts = load_tensors(checked_file(Path(directory) / MAPS_FILE))
-    _check_run(Path(directory), facts)
+    tensors, facts = _loaded(Path(directory), MAPS_FILE)
     named = [tuple(facts[name]) for name in ("positions", "labels", "predicted")]
     return AttentionMaps(_from_jpegs(tensors), _numbered(tensors, "stage"), *named)
 
@@ -67,16 +66,16 @@ def save_answers(directory: Path, found: Answers) -> None:
 
 def load_answers(directory: Path) -> Answers:
     """Read what :func:`save_answers` wrote; a KdlibError if it is missing or damaged."""
-    tensors, facts = load_tensors(checked_file(Path(directory) / ANSWERS_FILE))
-    _check_run(Path(directory), facts)
+    tensors, facts = _loaded(Path(directory), ANSWERS_FILE)
     labels, answers = (tensors[name].long() for name in ("labels", "answers"))
     return Answers(labels, answers, tuple(facts["classes"]), _from_jpegs(tensors))
 
 
-def _check_run(directory: Path, facts: Mapping[str, Any]) -> None:
-    """Refuse what is of another run; older files, which are committed, do not say of which."""
-    wanted = {"run": directory.name} if "run" in facts else {}
-    check_identity(directory, facts, wanted, ADVICE)
+def _loaded(directory: Path, file: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A file of this run; older ones, which are committed, do not say of which run they are."""
+    tensors, facts = load_tensors(checked_file(directory / file))
+    check_identity(directory, facts, {"run": directory.name} if "run" in facts else {}, ADVICE)
+    return tensors, facts
 
 
 def _numbered(tensors: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, ...]:

@@ -22,13 +22,6 @@ ROOT = Path(__file__).parents[2]
 PAGE, WHOLE = "LEDGER.md", "published/ledger.csv"
 METRICS = ("top1", "top5", "mca")
 MISSING = "–"
-TITLES = {
-    "dct": "The paper",
-    "benchmark": "The benchmark of CIFAR-100",
-    "frskd": "A neighbour: FRSKD",
-    "srm": "A neighbour: SRM",
-    "classifier-to-detector": "A neighbour: from classifiers to detectors",
-}
 
 
 class Ledger(NamedTuple):
@@ -152,17 +145,11 @@ def cells_table(scenes: rows.StandIn) -> pd.DataFrame:
     return pd.DataFrame([{**cell, **ours} for cell, readings in found for ours in readings])
 
 
-DIRECTIONS = {
-    rows.AGREES: "agree in direction with the published mean",
-    rows.DISAGREES: "do not",
-    rows.UNDECIDED: "are undecided",
-}
-
-
 def read_cells(cells: pd.DataFrame) -> str:
     """How many directions agree, and what part of the gap DCT closes there and here."""
     judged = cells[(cells["ours_n"] > 0) & (cells["ours_status"] != rows.REFERENCE)]
-    counted = [f"{(judged['ours_status'] == s).sum()} {words}" for s, words in DIRECTIONS.items()]
+    directions, status = rows.NAMED["directions"].items(), judged["ours_status"]
+    counted = [f"{(status == name).sum()} {words}" for name, words in directions]
     lines = [
         f"{row['method']} closes {number(row['share'], '.0%')} of the gap in the published mean, "
         f"and as `{row['ours_method']}` {number(row['ours_share'], '.0%')} of it here."
@@ -269,7 +256,7 @@ def matrices(numbers: pd.DataFrame) -> str:
     """All matrices, those of a paper under its title."""
     parts = []
     for paper, own in numbers[numbers["alpha"].isna()].groupby("paper", sort=False):
-        parts.append(f"## {TITLES[str(paper)]}\n")
+        parts.append(f"## {rows.NAMED['titles'][str(paper)]}\n")
         parts += [_matrix(one) for _, one in own.groupby("metric", sort=False)]
     return "\n".join(parts)
 
