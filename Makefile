@@ -12,10 +12,10 @@ EXECUTOR ?= local
 VARIABLES := PROFILE DATASET METHODS SEEDS EPOCHS IMAGES DATA_ROOT JOBS EXECUTOR PYTHON
 # What is given reaches programs through the environment alone, letter by letter: as "$$DATA_ROOT"
 # no shell reads its quotes, blanks or back ticks, and make does not read its dollars.
-$(foreach one,$(VARIABLES),$(if $(filter command environment,$(firstword $(origin $(one)))),\
-	$(eval override $(one) := $$(value $(one)))))
-override UNKNOWN := $(foreach one,$(.VARIABLES),\
-	$(if $(filter command,$(firstword $(origin $(one)))),$(one)))
+override .of = $(foreach one,$(2),$(if $(filter $(1),$(firstword $(origin $(one)))),$(one)))
+override UNKNOWN := $(call .of,command,$(.VARIABLES))
+$(foreach one,$(UNKNOWN) $(call .of,environment,$(VARIABLES)),\
+	$(eval override $(one) := $$(value $(one))))
 ifeq ($(origin PYTHON),undefined)
 # The first Python on this machine that the pinned packages support.
 PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python; do \

@@ -24,7 +24,7 @@ from kdlib.losses.attention import (
 from kdlib.models import create_model
 from kdlib.models.output import Output, evaluating
 from kdlib.process_group import ALONE, ProcessGroup
-from kdlib.runs import RunConfig, is_finished, read_record, run_directory
+from kdlib.runs import RunConfig, finished_record, is_finished, run_directory
 from kdlib.tasks import TASKS
 
 BATCH_SIZE = 250
@@ -80,7 +80,7 @@ def trained_network(config: RunConfig, root: Path, classes: int, **options: Any)
     if not is_finished(config, root):
         raise KdlibError(f"{directory} holds no finished run; train it first with fit.")
     network = create_model(config.student, classes, **options)
-    source = read_record(directory / "record.json")["provenance"]["data_fingerprint"]
+    source = finished_record(config, root)["provenance"]["data_fingerprint"]
     own = {"run": config.run_id, "data": source}
     load_weights(network, directory / "weights.safetensors", classes, own)
     return network.eval()

@@ -190,6 +190,9 @@ def load_weights(
             f"{classes}. Teacher and student must share one set of classes: train the teacher on "
             f"this data set, or name the weights of one that was."
         )
+    if all(name.startswith("module.") for name in tensors):
+        says = f"Every name in {path} begins with 'module.', as DataParallel's do"
+        raise KdlibError(f"{says}: save the state_dict() of its .module instead.")
     own = {name: tensor.shape for name, tensor in network.state_dict().items()}
     odd = [f"{name} is missing" for name in own if name not in tensors]
     odd += [f"{name} is unknown" for name in tensors if name not in own]
@@ -208,13 +211,15 @@ def load_weights(
 def _conversion(path: Path) -> str:
     """How a file that the user named becomes one that is read."""
     if path.is_dir():
-        return f"It is a folder: name the file in it, such as {path / 'weights.safetensors'}."
+        return "It is a folder: name the file of weights in it, which ends in .safetensors."
     made = path.with_suffix(".safetensors" if path.suffix != ".safetensors" else ".new.safetensors")
     code = (
         "import sys; from torch import load; from safetensors.torch import save_file; "
         "save_file(load(sys.argv[1], weights_only=True), sys.argv[2])"
     )
     words = shlex.join(["python", "-c", code, str(path), str(made)])
+    if path.suffix == ".safetensors":
+        return f"Get it again if it was cut short. If it is PyTorch's state_dict: {words}"
     return f"Weights are safetensors alone, which run no code. Of PyTorch's state_dict: {words}"
 
 

@@ -260,7 +260,22 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         says = f"{path} is not a readable record ({error}); delete it and run again."
         raise KdlibError(says) from error
+    if isinstance(record, dict) and "checksum" not in record:
+        says = f"{path} has no checksum: an older kdlib wrote it, or it was changed"
+        raise KdlibError(f"{says}. Delete it and run again, or put back a copy.")
     return checked_record(record, path, _history(Path(path)))
+
+
+def finished_record(config: RunConfig, root: Path) -> dict[str, Any]:
+    """The record of a finished run; a ``KdlibError`` if another run's lies in its place."""
+    path = run_directory(config, root) / "record.json"
+    record = read_record(path)
+    if (found := record.get("run_id")) != config.run_id:
+        raise KdlibError(
+            f"{path} is the record of '{shown(found)}', not of '{config.run_id}'. Put this run's "
+            "own folder back, or delete this one and run again."
+        )
+    return record
 
 
 def checked_record(record: Any, path: Path, history: bytes) -> dict[str, Any]:
@@ -276,7 +291,8 @@ def checked_record(record: Any, path: Path, history: bytes) -> dict[str, Any]:
             "Delete it and run again, or read it with the kdlib that wrote it."
         )
     kept = {name: value for name, value in record.items() if name != "checksum"}
-    if found == SCHEMA_VERSION and record.get("checksum") != _checksum(kept, history):
+    sealed = found == SCHEMA_VERSION or "checksum" in record
+    if sealed and record.get("checksum") != _checksum(kept, history):
         raise KdlibError(
             f"{path} is damaged, or the history.csv beside it is: their checksum differs. Delete "
             "both and run again, or put back a copy."

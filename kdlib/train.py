@@ -25,7 +25,7 @@ from kdlib.files import check_identity, checksum, load_tensors, locked, write_js
 from kdlib.methods import method_of, parse_method
 from kdlib.models import check_task
 from kdlib.process_group import ALONE, LEAST, ProcessGroup, usable_device
-from kdlib.runs import RunConfig, is_finished, read_record, run_directory, write_record
+from kdlib.runs import RunConfig, finished_record, is_finished, run_directory, write_record
 from kdlib.tasks import TASKS
 from kdlib.train_state import Group, TrainState, resolve_precision
 
@@ -75,7 +75,7 @@ def fit(
         if waiting:
             group = prepare(waiting, root, data_root, device, world)
             train(waiting, group, root, progress and world.is_main, on_epoch)
-        records = [read_record(one / "record.json") for one in directories if world.is_main]
+        records = [finished_record(one, root) for one in configs if world.is_main]
         return world.from_main(records[0] if single and records else records)
 
 
@@ -126,10 +126,10 @@ def check_sources(configs: Sequence[RunConfig], root: Path, data_root: Path | No
     remedy = (
         "Put the old back or give another folder of runs; delete this one if its result may go."
     )
-    for directory in [run_directory(config, root) for config in configs]:
-        source = read_record(directory / "record.json")["provenance"]
+    for config in configs:
+        source = finished_record(config, root)["provenance"]
         known = {name: source.get(f"{name}_fingerprint") or now[name] for name in now}
-        check_identity(directory, known, now, remedy)
+        check_identity(run_directory(config, root), known, now, remedy)
 
 
 def check_world(configs: Sequence[RunConfig], world: ProcessGroup) -> None:

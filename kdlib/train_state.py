@@ -280,7 +280,8 @@ class TrainState:
 
     def _begun_anew(self, began: Mapping[str, Any]) -> bool:
         """Whether what was begun from other sources or in another way is to be begun anew."""
-        wish = os.environ.get(RESUME)
+        if wish := os.environ.get(RESUME):
+            check_known(RESUME, wish, ["anew"])
         advice = f"Start it as it was begun, or set {RESUME}=anew to begin it anew."
         told = "It is begun anew." if wish == "anew" else advice
         try:  # in another way it would end with numbers of no run
@@ -288,7 +289,6 @@ class TrainState:
         except KdlibError as error:
             if not wish:
                 raise
-            check_known(RESUME, wish, ["anew"])
             print(error, file=sys.stderr)
             return True
         return False

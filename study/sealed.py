@@ -91,7 +91,7 @@ def _check(root: Path, name: str) -> bytes:
 def _lines(root: Path) -> dict[str, tuple[Path, str]]:
     """By run id its file and line; read once in each state of the folder."""
     paths = [root / SUMS, *sorted(root.glob("*.jsonl"))]
-    found = [(one, one.stat()) for one in paths]
+    found = [(one, one.stat()) for one in paths if one.exists()]
     return _read(root, tuple((one.name, s.st_mtime_ns, s.st_size) for one, s in found))
 
 

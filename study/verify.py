@@ -14,7 +14,7 @@ from kdlib.errors import KdlibError
 from kdlib.runs import RunConfig, earlier, is_finished, run_directory
 from kdlib.train import fit
 from study.export import limited_threads
-from study.records import find_directory, find_runs, history_of, record_of
+from study.records import Run, find_directory, find_runs, history_of, record_of
 
 MEASURED = ("results", "ssim", "relevance", "self_teacher", "dictionary", "diverged")
 COST = ("parameters", "flops")  # the rest of it is time
@@ -59,20 +59,25 @@ def verify(
     if not runs:
         raise KdlibError("Name the runs to verify: a directory, an id, or how an id begins.")
     statuses = []
-    for directory in [find_directory(run, root) for run in runs]:
-        verdict = made_again(directory, trained, data_root)
+    for found in [counted_record(find_directory(run, root)) for run in runs]:
+        verdict = made_again(found, trained, data_root)
         print(verdict.told(within), flush=True)
         statuses.append(verdict.status(within))
     return DIFFERS if DIFFERS in statuses else max(statuses)
 
 
-def made_again(directory: Path, trained: Path | None, data_root: Path | None) -> Verdict:
-    """Train a recorded run, and all that it needs, with as many threads as then."""
+def counted_record(directory: Path) -> Run:
+    """A finished run whose record counts; else a ``KdlibError``."""
     found = find_runs(directory.parent).get(directory.name)
     if found is None:
         raise KdlibError(f"{directory} is not a finished run; give one, or the id of one.")
     if found.superseded:
         raise KdlibError(f"{directory.name} is superseded: {found.superseded}.")
+    return found
+
+
+def made_again(found: Run, trained: Path | None, data_root: Path | None) -> Verdict:
+    """Train a recorded run, and all that it needs, with as many threads as then."""
     config, then = RunConfig(**found.record["config"]), found.record["provenance"]
     needed = earlier([config])
     device = "cpu" if then["device"] == "cpu" else None  # else what is here
@@ -84,7 +89,7 @@ def made_again(directory: Path, trained: Path | None, data_root: Path | None) ->
                 shutil.copytree(run_directory(one, trained), run_directory(one, Path(folder)))
             fit(one, Path(folder), data_root=data_root, device=device)
         again = run_directory(config, Path(folder))
-        moved = differences(numbers(directory), numbers(again))
+        moved = differences(numbers(found.directory), numbers(again))
         return Verdict(config.run_id, moved, differing(then, record_of(again)["provenance"]))
 
 

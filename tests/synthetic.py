@@ -128,10 +128,9 @@ def write_detectors(root, setting, methods=tuple(MAP), seeds=(0, 1, 2)):
 
 def edit_record(directory, **changes):
     """Change top-level keys of a record on disk, whatever the schema says of them."""
-    path = directory / "record.json"
-    record = {**json.loads(path.read_text()), **changes}
-    path.write_text(json.dumps(record))
-    return path
+    record = {**json.loads((directory / "record.json").read_text()), **changes}
+    record.pop("checksum", None)
+    return write_record(directory, record)
 
 
 def write_analyses(root):

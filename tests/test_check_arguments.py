@@ -107,6 +107,7 @@ def test_make_takes_any_folder_and_executes_nothing_of_its_name(name, tree):
     ("PYTHON=-c", "No program '-c'"), ("PYTHON=", "No program ''"),
     ("PYTHON=~/no such", "No program '/.*/no such'"), ("PROFLE=full", "Did you mean 'PROFILE'"),
     ("IN_VENV=touch PWNED;", "Unknown variable 'IN_VENV'"),
+    ("BOGUS=$(shell touch PWNED)", "Unknown variable 'BOGUS'"),
     ("DATA_ROOT=~/no", "DATA_ROOT is '~/no', which is not a folder"),
 ])  # fmt: skip
 def test_what_make_refuses_is_told_in_a_line_and_not_executed(given, says, tmp_path):

@@ -1,5 +1,6 @@
 """What a run is of: files, data and conditions are compared with what they say, not believed."""
 
+import json
 import shlex
 import subprocess
 import sys
@@ -40,6 +41,24 @@ def swap(name: str, config: RunConfig, other: RunConfig):
 def told(name: str, config: RunConfig, **facts):
     """What lets a file of a run say other things of itself."""
     return lambda root: edit(run_directory(config, root) / name, **facts)
+
+
+def test_a_record_of_another_run_or_without_its_checksum_is_refused(begun, tmp_path):
+    root, directory = copytree(begun, tmp_path / "runs"), run_directory(FIRST, tmp_path / "runs")
+    record = run_directory(TEACHER, root) / "record.json"
+    for name in ("record.json", "history.csv"):
+        copy(record.with_name(name), directory)
+    with pytest.raises(KdlibError, match=f"record of '{TEACHER.run_id}', not of '{FIRST.run_id}'"):
+        fit(FIRST, root)
+    plain = {**json.loads(record.read_text()), "schema_version": 1}
+    for changed, says in ((plain, "damaged"), (plain | {"checksum": None}, "damaged")):
+        record.write_text(json.dumps(changed))
+        with pytest.raises(KdlibError, match=says):
+            fit(TEACHER, root)
+    del plain["checksum"]
+    record.write_text(json.dumps(plain))
+    with pytest.raises(KdlibError, match="no checksum: an older kdlib wrote it, or it was changed"):
+        fit(TEACHER, root)
 
 
 @pytest.mark.parametrize(("confuse", "says"), [
@@ -152,7 +171,7 @@ def test_a_student_alone_depends_on_no_teacher(root, undisturbed):
 @pytest.mark.parametrize(("name", "make", "says"), [
     ("x.pth", lambda path, own: torch.save(own, path), "python -c .*load.*save_file"),
     ("x.safetensors", lambda path, own: torch.save(own, path), "python -c .*x.new.safetensors"),
-    ("folder", lambda path, own: path.mkdir(), "It is a folder: name the file in it"),
+    ("folder", lambda path, own: path.mkdir(), "It is a folder: name the file of weights in it"),
     ("nan.safetensors", lambda path, own: save_file({**own, "classifier.bias":
      torch.full((16,), torch.nan)}, path), "'classifier.bias' has values that are not finite"),
     ("few.safetensors", lambda path, own: save_file({"a": torch.zeros(1)}, path),

@@ -25,7 +25,9 @@ Colour = tuple[float, float, float]
 VARIABLE = "KDLIB_DATA"
 IMAGE_SIZES = (16, 512)
 SHOWN = 20  # lines that an error lists, of files or classes
-NO_DATA = ("__MACOSX", "@eaDir")  # folders that an archive or a server puts beside photographs
+NO_DATA = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information",
+           "__pycache__")  # fmt: skip
+"""Folders that an archive or a system puts beside photographs."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def check_learnable(data: ImageData, what: str, fewest: int) -> None:
     classes = f"one class alone ({data.classes[seen.pop()]})" if seen else "no object of any class"
     raise KdlibError(
         f"{what}: the {len(data):,} images show {classes}, so there is nothing to learn. Look at "
-        f"the annotations, and give images of {fewest} classes at least."
+        f"the annotations, and give images of {'any class' if fewest == 1 else 'two classes'}."
     )
 
 

@@ -14,7 +14,7 @@ from kdlib.errors import KdlibError
 from kdlib.files import OURS, check_identity, load_tensors, load_weights
 from kdlib.methods import run_before
 from kdlib.models.output import Shapes, count_parameters
-from kdlib.runs import RunConfig, is_finished, read_record, run_directory
+from kdlib.runs import RunConfig, finished_record, is_finished, run_directory
 from kdlib.srm import probe
 from kdlib.srm.losses import Blocks, InitialisationLoss, ReconstructionLoss, dictionaries
 from kdlib.srm.options import SrmOptions
@@ -196,5 +196,5 @@ class Continued(TrainState):
             probe.classifier_of(self.student).load_state_dict(fresh)
         # The initialisation is part of the student's budget; at least one epoch of it is left.
         self.first = min(before.epochs, self.config.epochs - 1)
-        self.first_s = read_record(directory / "record.json")["cost"]["train_seconds"]
+        self.first_s = finished_record(before, self.root)["cost"]["train_seconds"]
         return parts

@@ -19,6 +19,7 @@ from synthetic import (
 
 from kdlib import KdlibError, RunConfig
 from kdlib.methods import METHODS as METHODS_OF
+from kdlib.runs import write_record
 from study import records, sealed
 from study.analyses.files import analyses_of, load_maps
 
@@ -221,7 +222,7 @@ def test_finished_runs_are_sealed_and_damaged_or_double_ones_refused(tmp_path):
     record = synthetic_record(RunConfig(teacher_epochs=7))
     for name in (record["run_id"], f"another-{record['config_hash'][:10]}"):
         (runs / name).mkdir()
-        (runs / name / "record.json").write_text(json.dumps({**record, "run_id": name}))
+        write_record(runs / name, {**record, "run_id": name})
     with pytest.raises(KdlibError, match="two results of one run"):
         records.load_records(runs)
 
@@ -349,10 +350,10 @@ def test_superseded_records_leave_all_tables_and_stay_with_the_reason(committed,
 def test_a_config_that_is_not_that_of_the_hash_is_refused_with_the_run(change, says, committed):
     runs = committed.with_name("runs")
     config = json.loads((runs / DCT.run_id / "record.json").read_text())["config"]
-    edit_record(runs / DCT.run_id, schema_version=1, config={**config, **change})
+    edit_record(runs / DCT.run_id, config={**config, **change})
     entry = sealed.entry_of(committed / DCT.run_id)
     entry["record"]["config"] |= change
-    entry["record"]["schema_version"] = 1
+    del entry["record"]["checksum"]
     sealed.seal(committed, [(entry, [])])
     for root in (runs, committed):
         with pytest.raises(KdlibError, match=rf"{DCT.run_id}.*{says}"):

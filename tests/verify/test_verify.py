@@ -32,7 +32,8 @@ def forged(tmp_path):
 
     def make(top1=None, history=None, provenance=()):
         entry, _ = records.committed_part(SEALED / PIXELS)
-        entry["record"]["schema_version"] = 1  # whose records have no checksum of their own
+        entry["record"] |= {"schema_version": 1}  # whose records have no checksum of their own
+        del entry["record"]["checksum"]
         entry["record"]["provenance"] |= dict(provenance)
         entry["record"]["results"]["top1"] += top1 or 0.0
         entry["history"] = history or entry["history"]
