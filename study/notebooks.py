@@ -81,7 +81,7 @@ def find_notebook(name: str) -> Path:
             return path.resolve()
         what = "is a folder" if path.is_dir() else "is not there"
         raise KdlibError(
-            f"{shown(name)} {what}. Give a notebook's file, or one of these names: "
+            f"{shown(name[-80:])} {what}. Give a notebook's file, or one of these names: "
             f"{', '.join(notebook_names())}."
         )
     if name not in notebook_names():
