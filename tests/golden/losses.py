@@ -127,13 +127,17 @@ def semckd(case):
     return {"loss": loss(student, teacher, None).mean(), "attention": attention}
 
 
+def deepest_first(output):
+    """Roles of stages as reviews number them: 0 is the embedding, then the deepest stage."""
+    count = len(output.stages)
+    return ("^embedding", "0"), (r"^stage(\d+)", lambda m: f"{count - int(m[1])}")
+
+
 @of("reviewkd")
 def reviewkd(case):
     student, teacher, _ = outputs(case)
-    count = len(student.stages)
     roles = (
-        ("^embedding", "0"),
-        (r"^stage(\d+)", lambda m: f"{count - int(m[1])}"),
+        *deepest_first(student),
         (r"^(\d+)\.output", r"to_teacher.\1"),
         (r"^(\d+)\.attention\.conv", r"fusions.\1.attention"),
         (r"^(\d+)\.(reduce|attention)", r"fusions.\1.\2"),
@@ -163,10 +167,8 @@ def famkd(case):
         made = case.fill(FrequencyAttention(own, theirs, case["features"].shape[2:]))
         found = made(case["features"])
         return {"features": found, "loss": (found * case["cotangent"]).sum()}
-    count = len(case.output("student").stages)
     roles = (
-        ("^embedding", "0"),
-        (r"^stage(\d+)", lambda m: f"{count - int(m[1])}"),
+        *deepest_first(case.output("student")),
         (r"^(\d+)\.(filter|local|shares)", r"to_teacher.\1.0.\2"),
         (r"^(\d+)\.norm\.scale", r"to_teacher.\1.1.weight"),
         (r"^(\d+)\.norm\.shift", r"to_teacher.\1.1.bias"),
