@@ -1,4 +1,4 @@
-"""What golden values do not cover: every precision, parts without content, pixels that count."""
+"""What golden values do not cover: sure logits, a true DCT's distance, pixels that count."""
 
 import numpy as np
 import pytest
@@ -8,48 +8,16 @@ from torch.nn import functional
 
 from kdlib.frskd.losses import overhaul_per_image
 from kdlib.losses import logits
-from kdlib.losses.attention import at_loss_per_image, attention_map
+from kdlib.losses.attention import attention_map
 from kdlib.losses.contrastive import nce_per_image
 from kdlib.losses.dct import spectral_distance
-from kdlib.losses.hints import feature_mse, gaussian_nll
 from kdlib.losses.logits import dkd_per_image, kd_per_image
-from kdlib.losses.relations import batch_similarity, pkt_per_image, rkd_per_image, sp_per_image
-from kdlib.losses.review import hcl_per_image
+from kdlib.losses.relations import batch_similarity, pkt_per_image, rkd_per_image
 from kdlib.tasks import IGNORED
-
-
-def of_maps(loss):
-    return lambda student, teacher: loss(attention_map(student), attention_map(teacher))
 
 
 def dkd(student, teacher):
     return dkd_per_image(student, teacher, torch.tensor([0, 3, 1, 1]))
-
-
-def nll(student, teacher):
-    return gaussian_nll(student.float(), torch.tensor([0.5, 1.0, 2.0]), teacher.float())
-
-
-LOGITS, SAME = ((4, 5),) * 2, ((4, 3, 8, 8),) * 2
-EMBEDDINGS, MAPS = ((4, 3), (4, 7)), ((4, 3, 8, 8), (4, 5, 8, 8))
-LARGER = ((4, 3, 8, 8), (4, 3, 4, 4))
-FORMULAS = {  # name: the loss, shapes of the student's and the teacher's part
-    "at": (of_maps(at_loss_per_image), MAPS),
-    "at, larger": (of_maps(at_loss_per_image), LARGER),
-    "dct": (of_maps(spectral_distance), MAPS),
-    "kd": (kd_per_image, LOGITS),
-    "standardised kd": (logits.standardised_kd_per_image, LOGITS),
-    "dkd": (dkd, LOGITS),
-    "pkt": (pkt_per_image, EMBEDDINGS),
-    "rkd": (rkd_per_image, EMBEDDINGS),
-    "sp": (sp_per_image, ((4, 3, 4, 4), (4, 7, 2, 2))),
-    "mse, larger": (feature_mse, LARGER),
-    "hcl": (hcl_per_image, SAME),
-    "hcl of a pixel": (hcl_per_image, ((4, 3, 1, 1),) * 2),
-    "overhaul": (overhaul_per_image, SAME),
-    "nll": (nll, SAME),
-}
-of_each = pytest.mark.parametrize(("loss", "shapes"), FORMULAS.values(), ids=FORMULAS)
 
 
 def assert_finite(loss, student, teacher):
@@ -57,27 +25,6 @@ def assert_finite(loss, student, teacher):
     (slope,) = torch.autograd.grad(found.sum(), student)
     assert found.isfinite().all() and slope.isfinite().all()
     return found, slope
-
-
-@of_each
-def test_it_is_the_same_in_every_precision(loss, shapes, draw):
-    exact = [3 * draw(*shape, dtype=torch.float64) - 1 for shape in shapes]
-    single, double = loss(*(tensor.float() for tensor in exact)), loss(*exact)
-    torch.testing.assert_close(single.double(), double.double(), rtol=1e-3, atol=1e-6)
-    half = [tensor.bfloat16() for tensor in exact]
-    with torch.autocast("cpu", torch.bfloat16):
-        found = loss(*half)
-    assert found.shape == (4,) and found.dtype == torch.float32
-    torch.testing.assert_close(found, loss(*(tensor.float() for tensor in half)))
-
-
-@of_each
-def test_parts_without_content_have_a_finite_loss_and_gradient(loss, shapes):
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for value in (0.0, 1.0, -100.0):
-            student, teacher = (torch.full(shape, value, dtype=dtype) for shape in shapes)
-            for other in (teacher, torch.zeros_like(teacher), teacher.cumsum(1)):
-                assert_finite(loss, student, other)
 
 
 @pytest.mark.parametrize("loss", [kd_per_image, dkd, logits.standardised_kd_per_image])
@@ -95,7 +42,8 @@ def test_a_dct_s_distance_and_overhaul_s_are_what_numpy_computes(draw):
         spectrum[:, 0, 0] = 0
         spectrum /= np.linalg.norm(spectrum, axis=(1, 2), keepdims=True)
     expected = np.linalg.norm(np.subtract(*spectra), axis=(1, 2))
-    assert of_maps(spectral_distance)(student, teacher).numpy() == pytest.approx(expected)
+    found = spectral_distance(*map(attention_map, (student, teacher)))
+    assert found.numpy() == pytest.approx(expected)
     mine, theirs = student.numpy(), teacher.numpy()
     negative = np.ma.masked_greater_equal(theirs, 0)
     target = np.maximum(theirs, negative.mean((0, 2, 3), keepdims=True).filled(0))

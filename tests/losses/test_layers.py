@@ -11,12 +11,6 @@ from kdlib.losses import hints
 from kdlib.losses.contrastive import ContrastiveLoss, Negatives
 
 
-def test_the_variance_starts_at_its_first_value():
-    for predict in hints.VariationalLoss(pair()).predictors:
-        variance = functional.softplus(predict.raw_variance)
-        assert variance.tolist() == pytest.approx([hints.FIRST_VARIANCE] * len(variance), abs=1e-3)
-
-
 def test_an_embedding_of_fewer_images_is_filled_up_with_zeros():
     embed, features = hints.Embedding(8), torch.rand(4, 3, 5, 5)
     flat = features.flatten(1)
