@@ -23,11 +23,7 @@ WITHOUT = {
 }
 
 
-def test_there_are_files():
-    assert FILES, f"{FOLDER} holds no *.npz"
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES or [FOLDER / "*.npz"], ids=lambda path: path.stem)
 def test_values_and_gradients_are_the_released_ones(path):
     row = examine(path)
     print(row)

@@ -19,10 +19,10 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import yaml
 
 sys.path.append(str(Path(__file__).parents[1]))
 from data_files import write_fashion
-from kinds import RUNS, config_of
 
 from kdlib import runs
 from kdlib.errors import KdlibError
@@ -36,7 +36,9 @@ from study.records import find_records
 
 HERE = Path(__file__).parent
 FILE, RECORDS = HERE / "fingerprints.json", HERE.parents[1] / "records"
-KINDS = [*RUNS]
+ASKED = yaml.safe_load((HERE / "kinds.yaml").read_text(encoding="utf-8"))
+HALVES = {f"{name} bfloat16": {"precision": "bfloat16"} for name in ASKED["bfloat16"]}
+KINDS: dict[str, Any] = {**{name: {} for name in ASKED["methods"]}, **HALVES, **ASKED["runs"]}
 SMALL = {"train_size": 48, "test_size": 16, "batch_size": 16, "epochs": 3, "teacher_epochs": 1}
 STEPS, PER_EPOCH, START = 2, 6, 12  # the steps after 12 of 18: when warm-ups are over
 TOLERANCE, LOOSE = 1e-4, 3e-2
@@ -63,7 +65,8 @@ def prints(only: str = "*") -> dict[str, Print]:
 
 def fingerprint(name: str, place: Path) -> Print:
     """The loss terms of the second of two steps, and the weights after it."""
-    config = config_of(name, **SMALL)
+    own = {**ASKED["small"], "method": name.split()[0], **KINDS[name], **SMALL}
+    config = RunConfig(**own).canonical()
     for run in earlier([config]):
         prepare(run, place)
     state = state_in(config, place)
