@@ -97,12 +97,16 @@ def test_nothing_imports_itself_by_a_detour():
     assert not {name: sorted(others & left.keys()) for name, others in left.items()}
 
 
-def loaded(code: str) -> list[str]:
-    """Names of the modules that are loaded once ``code`` has run in a Python of its own."""
+def run(code: str) -> tuple[list[str], list[str]]:
+    """Modules that are loaded once ``code`` has run in a Python of its own, and what it printed."""
     program = f"{code}\nimport json, sys; print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stderr.splitlines()[-1])
+    return json.loads(done.stderr.splitlines()[-1]), done.stdout.splitlines()
+
+
+def loaded(code: str) -> list[str]:
+    return run(code)[0]
 
 
 def of_ours(modules: list[str]) -> list[str]:
@@ -131,14 +135,24 @@ def test_the_dct_loss_opens_six_files_at_most():
 
 
 TRAINING = """
-import tempfile
+import sys, tempfile
 from pathlib import Path
 from kdlib import RunConfig, fit
+from kdlib.train_state import TrainState
+step = TrainState.step
 small = dict(train_size=40, test_size=20, image_size=32, batch_size=20, epochs=1, teacher_epochs=1)
-run = RunConfig(method="dct+kd", student="scenes_small", teacher="scenes_small", **small)
+run = RunConfig(method="dct", student="scenes_small", teacher="scenes_small", **small)
+def traced(*given):
+    sys.setprofile(lambda frame, event, argument: opened.add(frame.f_code.co_filename))
+    try:
+        return step(*given)
+    finally:
+        sys.setprofile(None)
 with tempfile.TemporaryDirectory() as folder:
     fit([run.teacher_config()], Path(folder), progress=False)
+    TrainState.step, opened = traced, set()
     fit([run], Path(folder), progress=False)
+print(*opened, sep="\\n")
 """
 HEAVY = {
     "pandas", "sklearn", "matplotlib", "faster_coco_eval", "pycocotools", "torchvision",
@@ -146,8 +160,10 @@ HEAVY = {
 }  # fmt: skip
 
 
-def test_training_a_classifier_opens_twenty_files_and_no_heavy_package():
-    modules = loaded(TRAINING)
+def test_a_training_opens_twenty_files_a_step_of_it_eight_and_no_heavy_package():
+    modules, opened = run(TRAINING)
     assert not HEAVY & set(modules)
     files = [name for name in of_ours(modules) if MODULES[name].name != "__init__.py"]
     assert len(files) <= 20, files
+    step = [name for name in opened if Path(name).is_relative_to(ROOT / "kdlib")]
+    assert str(ROOT / "kdlib/losses/dct.py") in step and len(step) <= 8, step

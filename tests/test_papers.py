@@ -1,4 +1,4 @@
-"""Runs of SRM, FRSKD and detectors end with the same bits, however often they were interrupted."""
+"""Runs of every kind end with the same bits, however often they were interrupted."""
 
 from contextlib import suppress
 
@@ -14,7 +14,9 @@ PIXELS = {"task": "segmentation", "student": "scenes_segmenter_tiny"}
 OBJECTS = {"task": "detection", "student": "scenes_ssd_tiny", "crop_size": 16, "test_size": 8}
 RUNS = {
     "srm": tiny(method="srm+kd", method_options=SPARSE, epochs=4),
-    "frskd": tiny(method="frskd", epochs=2),
+    "usual": tiny(),
+    "a memory with random draws": tiny(method="crd"),
+    "layers of its own, two moments": tiny(method="frskd", optimiser="adam", epochs=2),
     "mixed, turned": tiny(method="frskd", augmentation=["flip", "mixup", "sla"], epochs=2),
     "cut": tiny(method="student", augmentation=["cutmix"], epochs=2),
     "pixels": tiny(method="frskd_pixels", **PIXELS, epochs=2),

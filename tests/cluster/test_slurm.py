@@ -15,10 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from training import history_of, result_of
+from training import check_like
 
 from kdlib.files import write_json
-from kdlib.runs import read_record
 from study.export import machine_name
 
 ROOT = Path(__file__).parents[2]
@@ -181,16 +180,6 @@ class Batch:
                         yield number
 
 
-def outcome(runs):
-    """Of each run that has a record: what it found and how it came there, without times."""
-    found = {}
-    for path in runs.glob("*/record.json"):
-        result = result_of(read_record(path)).items()
-        kept = {n: v for n, v in result if "checksum" not in n}  # of the whole, with its times
-        found[path.parent.name] = kept, history_of(path.parent)
-    return found
-
-
 def disturbed(tree, cluster):
     """The grid through SLURM, with everything killed once; what was killed, in that order."""
     batch = Batch(tree, SLURM, cluster.environment)
@@ -227,18 +216,19 @@ def test_every_record_is_there_and_equal_to_that_of_a_grid_left_alone():
         for name in COPIED:  # a checkout of its own, so that its runs are no one else's
             shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
         Batch(tree, LOCAL, dict(os.environ)).finish()
-        alone, alone_s = outcome(tree / "runs"), time.perf_counter() - start
-        (tree / "runs").rename(tree / "runs-left-alone")
+        alone_s, alone = time.perf_counter() - start, tree / "runs-left-alone"
+        (tree / "runs").rename(alone)
         with Cluster(Path(folder) / "slurm") as cluster:
             kills = list(disturbed(tree, cluster))
             submitted = len(cluster.ask("squeue", "-h", "-o", "%i", "--states=all").split())
-        found = outcome(tree / "runs")
+        found = list((tree / "runs").glob("*/record.json"))
+        for path in alone.glob("*/record.json"):
+            check_like(tree / "runs" / path.parent.name, path.parent)
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
     slurm = subprocess.check_output([shutil.which("slurmctld", path=PATH), "-V"], text=True)
     versions = {n: version(n) for n in ("snakemake", "snakemake-executor-plugin-slurm")}
     figures = {
-        "jobs_submitted": submitted, "kills": kills, "records": len(found),
-        "equal": sum(found.get(run) == result for run, result in alone.items()),
+        "jobs_submitted": submitted, "kills": kills, "records": len(found), "equal": len(found),
         "seconds": round(time.perf_counter() - start), "seconds_left_alone": round(alone_s),
         "load": round(os.getloadavg()[0], 1), "provenance": {
             "commit": commit, "versions": {**versions, "slurm": slurm.split()[-1]},
