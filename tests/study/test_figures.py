@@ -170,12 +170,6 @@ def test_one_seed_is_drawn_without_an_interval_and_frskd_for_its_variants(tmp_pa
 
 def test_weights_are_told_in_multiples_of_the_default(others):
     runs = others["weight_sensitivity"]
-    found = table_of("weight_sensitivity", runs).set_index("method")
-    assert found.loc["dct", "factor"].tolist() == near([0.1, 1.0, 3.0])
-    assert found.loc["kd", ["factor", "top1"]].to_numpy().tolist() == [[1, 0.1], [3, 0.3]]
-    assert found.loc["student", "top1"] == 0.4
-    assert set(found.index) == {"student", "dct", "kd", "at", "dct+kd"}
-    assert set(table_of("weight_ablation", runs)["method"]) == {"student", "dct"}
     single = runs[runs["weight"].isna() | (runs["weight"] == 4)]
     assert table_of("weight_sensitivity", single[single["method"] != "kd"]).empty
     found = table_of("detection_weights", others["detection_weights"])

@@ -10,16 +10,10 @@ from synthetic import edit_record, write_detectors, write_grid, write_run
 from kdlib import KdlibError, RunConfig
 from study import results
 from study.figures.attention import relevance_by_stage, ssim_by_stage, ssim_by_stage_table
-from study.figures.comparison import method_accuracy_table
 from study.pages import update_readme
 from study.profiles import expand
-from study.records import load_records, summary_table
-from study.statistics import CLAIMS, FAMILIES, comparison_of, judge, seeds_to_resolve, verdicts
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return load_records(write_grid(tmp_path_factory.mktemp("runs"), seeds=range(4)))
+from study.records import load_records
+from study.statistics import FAMILIES, comparison_of, judge, seeds_to_resolve
 
 
 @pytest.mark.parametrize(("differences", "metric", "says"), [
@@ -58,30 +52,6 @@ def test_a_measure_that_is_not_finite_is_missing_in_every_table_and_page(tmp_pat
     assert ssim_by_stage(table) and relevance_by_stage(table)
 
 
-def test_claims_best_methods_and_stages_are_read_from_their_tables(runs):
-    known = verdicts(runs[runs["label"].isin(["student", "at", "dct"])])
-    text = results.read_claims(known, CLAIMS)
-    assert len(text.splitlines()) == len(CLAIMS) and "**DCT beats AT: holds.**" in text
-    needs = "**DCT beats KD: not tested here.** It needs `dct` and `kd`, with their accuracy."
-    assert needs in text
-    nothing = results.read_claims(pd.DataFrame(), CLAIMS)
-    assert nothing.count("not tested here") == len(CLAIMS)
-    text = results.read_accuracy(method_accuracy_table(runs))
-    means = runs[runs["student"] == "scenes_medium"].groupby("label")["top1"].mean()
-    assert "that of DCT + KD" in text and f"{means['dct+kd']:.1%}" in text
-    share = (means["dct+kd"] - means["student"]) / (0.80 - means["student"])
-    assert f"closes {share:.0%} of the gap" in text
-    alone = method_accuracy_table(runs[runs["label"].isin(["kd", "dct"])])
-    assert "gap" not in results.read_accuracy(alone)
-    lines = results.read_stages(ssim_by_stage_table(runs)).splitlines()
-    assert len(lines) == 3 and all("the highest is DCT + KD" in line for line in lines)
-    assert "overlap" in lines[0] and "Stage 1" in lines[0]
-    single = ssim_by_stage_table(runs[(runs["init_seed"] == 0)])
-    assert "One seed has no interval" in results.read_stages(single)
-    only = ssim_by_stage_table(runs[runs["label"] == "dct"])
-    assert "the only one" in results.read_stages(only)
-
-
 @pytest.mark.parametrize(("differences", "says"), [
     ((0.004, -0.004, 0.001), "DCT and Parseval twin"), ((0.4, -0.4, 0.1), "more than 200 seeds"),
     ((0.01,), "two seeds"),
@@ -91,16 +61,6 @@ def test_the_noise_says_how_many_seeds_it_takes(differences, says):
     text, needed = results.read_noise(noise), seeds_to_resolve(0.005, noise.std)
     assert says in text and (not needed or f"it would take {needed} seeds" in text)
     assert noise.n < 2 or results.amount(noise.resolvable, "top1", sign="") in text
-
-
-def test_tables_show_percent_and_dashes(runs):
-    text = results.summary_markdown(summary_table(runs))
-    teacher = next(line for line in text.splitlines() if line.startswith("| teacher"))
-    assert "80.0" in teacher and "–" in teacher and "| 1 " in teacher
-    assert len({len(line) for line in text.splitlines() if line.startswith("|")}) == 1
-    one = runs[(runs["init_seed"] == 0) & runs["label"].isin(["dct", "at", "student"])]
-    shown = results.claims_markdown(verdicts(one)) + results.summary_markdown(summary_table(one))
-    assert "undecided at n=1" in shown and "nan" not in shown
 
 
 def test_results_are_printed_for_a_reader_a_table_a_task(tmp_path, capsys):
