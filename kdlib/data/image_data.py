@@ -2,12 +2,10 @@
 
 import hashlib
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,9 +23,6 @@ Colour = tuple[float, float, float]
 VARIABLE = "KDLIB_DATA"
 IMAGE_SIZES = (16, 512)
 SHOWN = 20  # lines that an error lists, of files or classes
-NO_DATA = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information",
-           "__pycache__")  # fmt: skip
-"""Folders that an archive or a system puts beside photographs."""
 
 
 @dataclass(frozen=True)
@@ -95,21 +90,19 @@ def missing(dataset: str, lacking: Path) -> KdlibError:
     return KdlibError(f"{what}\nTo get it:\n  {remedy}")
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is another program's own, and no data."""
-    return name.startswith(".") or name in NO_DATA
-
-
-@cache
-def note(line: str) -> None:
-    """Tell once what the user did not ask about but should know."""
-    print(line, file=sys.stderr)
-
-
 def check_learnable(data: ImageData, what: str, fewest: int) -> None:
     """Refuse data that show fewer than so many classes: there is nothing to be told apart."""
+    images: Any = data.images
+    if data.objects is not None:
+        found = iter([data.objects.counted().kinds])
+    elif data.task == "classification":
+        found = iter([data.labels])
+    elif data.masks is not None:
+        found = iter(data.masks)
+    else:  # photographs, of which one is mostly enough
+        found = (torch.tensor(images.read(n)[..., 3]) for n in images.positions.tolist())
     seen = set[int]()
-    for labels in _labels_of(data):
+    for labels in found:
         seen |= {*labels.unique().tolist()} - {IGNORED}
         if len(seen) >= fewest:
             return
@@ -118,20 +111,6 @@ def check_learnable(data: ImageData, what: str, fewest: int) -> None:
         f"{what}: the {len(data):,} images show {classes}, so there is nothing to learn. Look at "
         f"the annotations, and give images of {'any class' if fewest == 1 else 'two classes'}."
     )
-
-
-def _labels_of(data: ImageData) -> Iterator[Tensor]:
-    """All labels, or those of the pixels of one image after the other."""
-    if data.objects is not None:
-        yield data.objects.counted().kinds
-    elif data.task == "classification":
-        yield data.labels
-    elif data.masks is not None:
-        yield from data.masks
-    else:  # photographs, of which one is mostly enough
-        photographs = cast("Photographs", data.images)
-        for position in photographs.positions.tolist():
-            yield torch.tensor(photographs.read(position)[..., 3])
 
 
 def few_lines(lines: Sequence[str]) -> str:

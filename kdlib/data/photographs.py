@@ -123,16 +123,16 @@ class Listing:
         return f"{self.folder}/{self.names[position]}"
 
     def facts(self) -> NDArray[np.int64]:
-        """CRC-32 of each file's content, (N, 1); none may lack.
+        """CRC-32 of each file's content, (N,); none may lack.
 
-        Of large data sets they are noted in the cache, and only files whose size or times are not
-        as noted are read again: the first time all are, at the speed of the disk.
+        Of large data sets they are noted in the cache, for as long as no file's size or times
+        change: the first time all are read, at the speed of the disk.
         """
-        facts, lacking = [], []
+        states, lacking = list[tuple[int, ...]](), list[str]()
         for name in self.names:
             try:
                 found = (self.folder / name).stat()
-                facts.append((found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+                states.append((found.st_size, found.st_mtime_ns, found.st_ctime_ns))
             except OSError:
                 lacking.append(name)
         if lacking:
@@ -140,29 +140,20 @@ class Listing:
             told = f"{count} photographs are missing in {self.folder}"
             remedy = f"To get them:\n  {DATASETS[self.dataset].remedy}"
             raise KdlibError(f"{self.dataset}: {told}:\n{few_lines(lacking)}\n{remedy}")
-        return self._contents(np.array(facts, np.int64).reshape(-1, 3))
-
-    def _contents(self, facts: NDArray[np.int64]) -> NDArray[np.int64]:
-        key = fingerprint((str(self.folder.resolve()), self.names))
+        if sum(size for size, *_ in states) <= QUICKLY_READ:
+            return self._contents()["contents"]
+        key = fingerprint((str(self.folder.resolve()), self.names), [torch.tensor(states)])
         noted = files.cache_root() / "contents" / f"{self.dataset}-{key}.safetensors"
-        known = np.full((len(facts), 4), -1, np.int64)
-        with suppress(KdlibError):
-            known = files.load_kept(noted)["contents"].numpy()
-        stale = np.flatnonzero((known[:, :3] != facts).any(1)).tolist()
-        if stale:
-            with ThreadPoolExecutor(worker_count()) as pool:
-                found = pool.map(content_sum, map(self.path, stale))
-                sums = [*tqdm(found, self.dataset, len(stale), delay=1)]
-            known = np.hstack([facts, known[:, 3:]])
-            known[stale, 3] = sums
-            if facts[:, 0].sum() > QUICKLY_READ:
-                with suppress(files.UnwritableError):  # then they are read again
-                    files.keep(noted, {"contents": known})
-        return known[:, 3:]
+        return files.kept(noted, self._contents)["contents"]
+
+    def _contents(self) -> files.Arrays:
+        with ThreadPoolExecutor(worker_count()) as pool:
+            sums = pool.map(_content_sum, map(self.path, range(len(self.names))))
+            bar = tqdm(sums, self.dataset, len(self.names), delay=1)
+            return {"contents": np.fromiter(bar, np.int64)}
 
 
-def content_sum(path: str) -> int:
-    """CRC-32 of a file's content; a ``KdlibError`` if it cannot be read."""
+def _content_sum(path: str) -> int:
     try:
         return zlib.crc32(Path(path).read_bytes())
     except OSError as error:
@@ -245,7 +236,7 @@ def load_photographs(lister: Lister, split: str, size: int | None, **options: An
     order = torch.randperm(count, generator=generator(0, listing.dataset, "order"))[:size]
     labels = torch.tensor(listing.labels)[order]
     names = hashlib.sha256(repr(listing.names).encode()).hexdigest()
-    content = (labels, torch.from_numpy(source.facts[:, 0])[order])
+    content = (labels, torch.from_numpy(source.facts)[order])
     digest = fingerprint((listing.classes, source.side, "upright", names), content)
     images = Photographs(source.read, order.numpy(), image_size)
     return ImageData(images, labels, listing.classes, MEAN, STD, digest)

@@ -5,26 +5,23 @@ MIT67, SUN397, ADE20K and Places365 are photographs from the web, for research o
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kdlib.data import DATASETS
-from kdlib.data.image_data import (
-    ImageData,
-    checked_root,
-    few_lines,
-    fingerprint,
-    is_hidden,
-    missing,
-    note,
-    resized,
-)
+from kdlib.data.image_data import ImageData, checked_root, few_lines, fingerprint, missing, resized
 from kdlib.data.photographs import Listing
 from kdlib.errors import KdlibError
+
+NO_DATA = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information",
+           "__pycache__")  # fmt: skip
+"""Folders that an archive or a system puts beside photographs."""
 
 
 def list_mit67(split: str, root: Path) -> Listing:
@@ -78,20 +75,20 @@ def list_imagefolder(split: str, root: Path) -> Listing:
         if not (root / part).is_dir():
             raise missing("imagefolder", root / part)
         parts[part] = [path.name for path in (root / part).iterdir() if path.is_dir()]
-        parts[part] = sorted(name for name in parts[part] if not is_hidden(name))
+        parts[part] = sorted(name for name in parts[part] if not _is_hidden(name))
     _check_classes("imagefolder", parts)
     folder = root / (test if split == "test" else "train")
     walk, names, others = os.walk(folder, followlinks=True), list[str](), list[str]()
     every = [Path(place, name).relative_to(folder) for place, _, own in walk for name in own]
-    seen = [path for path in every if not any(map(is_hidden, path.parts))]
+    seen = [path for path in every if not any(map(_is_hidden, path.parts))]
     for path in sorted(seen, key=lambda path: (path.parts[0], str(path.parent), path.name)):
         fits = len(path.parts) > 1 and path.suffix.lower() in IMG_EXTENSIONS
         (names if fits else others).append(path.as_posix())
     if hidden := len(every) - len(seen):
-        note(f"{folder}: hidden files, left out: {hidden:,}.")
+        _note(f"{folder}: hidden files, left out: {hidden:,}.")
     if others:
         valid = f"read are {', '.join(IMG_EXTENSIONS)}, in a folder a class"
-        note(f"{folder}: other files, left out: {len(others):,}, such as {others[0]}; {valid}.")
+        _note(f"{folder}: other files, left out: {len(others):,}, such as {others[0]}; {valid}.")
     labels = {name: label for label, name in enumerate(parts["train"])}
     scenes = [name.split("/")[0] for name in names]
     if lacking := sorted({*labels} - {*scenes}):
@@ -100,6 +97,17 @@ def list_imagefolder(split: str, root: Path) -> Listing:
         raise KdlibError(f"{told}:\n{few_lines(lacking)}\n{remedy}.")
     targets = tuple(labels[scene] for scene in scenes)
     return Listing("imagefolder", folder, tuple(names), targets, tuple(labels))
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file or folder is another program's own, and no data."""
+    return name.startswith(".") or name in NO_DATA
+
+
+@cache
+def _note(line: str) -> None:
+    """Tell once what the user did not ask about but should know."""
+    print(line, file=sys.stderr)
 
 
 def load_cifar100(split: str, size: int | None, image_size: int, **options: Any) -> ImageData:

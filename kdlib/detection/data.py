@@ -67,7 +67,7 @@ def photographs_with_objects(
     Of a ``listing`` of ``count`` photographs and, after them, of files that must be there as well,
     ``size`` are taken, with the ``annotation`` of each position.
     """
-    facts = torch.from_numpy(listing.facts()[:, 0])
+    facts = torch.from_numpy(listing.facts())
     order = torch.randperm(count, generator=generator(0, listing.dataset, "order"))[:size]
     shapes, found = zip(*map(annotation, order.tolist()), strict=True)
     objects = tabled(found, shapes)

@@ -134,7 +134,7 @@ def load_voc(
         classes=CLASSES,
         mean=MEAN,
         std=STD,
-        fingerprint=fingerprint(("voc", names, image_size), (torch.from_numpy(facts[:, 0]), order)),
+        fingerprint=fingerprint(("voc", names, image_size), (torch.from_numpy(facts), order)),
     )
 
 

@@ -59,15 +59,11 @@ def check_features(student: Features, teacher: Features) -> None:
             raise channels_last("student or teacher", pair)
 
 
-def check_batches(
-    one: Tensor, other: Tensor, owner: str = "student", other_owner: str = "teacher"
-) -> None:
+def check_batches(one: Tensor, other: Tensor) -> None:
     """Refuse unequally many images, which arithmetic might broadcast, by a KdlibError."""
     if len(one) != len(other):
-        raise KdlibError(
-            f"The {owner} has {len(one)} images and the {other_owner} {len(other)}; show both "
-            "networks the same batch."
-        )
+        says = f"{len(one)} images are compared with {len(other)}"
+        raise KdlibError(f"{says}: show student and teacher the same batch.")
 
 
 def checked_stages(owner: str, features: Features) -> Sequence[Tensor]:
@@ -81,7 +77,7 @@ def checked_stages(owner: str, features: Features) -> Sequence[Tensor]:
     for stage in stages:
         check_map(owner, stage)
     for one, other in combinations(stages, 2):
-        check_batches(one, other, owner, owner)
+        check_batches(one, other)
         # Height and width never go opposite ways, but rows and channels of (B, H, W, C) do.
         if (other.shape[2] - one.shape[2]) * (other.shape[3] - one.shape[3]) < 0:
             raise channels_last(owner, stages)
