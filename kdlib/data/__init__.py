@@ -1,7 +1,4 @@
-"""Data sets by name: what each is, what loads it for a task, its files and how to get them.
-
-What kdlib brings stands in ``datasets.toml``.
-"""
+"""Data sets by name: what loads each for a task, its files, how to get them (datasets.toml)."""
 
 import tomllib
 from collections.abc import Callable
@@ -30,8 +27,8 @@ class DataSet(NamedTuple):
     remedy: str = "look where you had it from"  # how to get them
 
 
-WRITTEN = Path(__file__).with_name("datasets.toml").read_text(encoding="utf-8")
-DATASETS = {name: DataSet(**entry) for name, entry in tomllib.loads(WRITTEN).items()}
+FILE = Path(__file__).with_name("datasets.toml")
+DATASETS = {name: DataSet(**one) for name, one in tomllib.loads(FILE.read_text("utf-8")).items()}
 TRUTHS = dict(zip(TASKS, ("images", "masks", "boxes", "boxes"), strict=True))  # task -> loader
 SPLITS, DEV_SHARE = ("train", "fit", "dev", "test"), 0.2
 CROP_SIZES = (8, 512)

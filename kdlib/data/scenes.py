@@ -83,11 +83,6 @@ class Recipe:
         check_range("image_size", self.size, *IMAGE_SIZES)
 
 
-def scene_recipe(attentions: int = 2, distractors: int = 4, size: int = 64) -> Recipe:
-    """The recipe of the embedded scenes."""
-    return Recipe(SCENE_CLASSES, attentions, distractors, size)
-
-
 @dataclass(frozen=True, eq=False)
 class ObjectBank:
     """Objects by kind: sprites, garments, anything with an opacity."""
@@ -138,7 +133,7 @@ class Scenes(NamedTuple):
 
 def scenes(split: str, attentions: int, distractors: int, size: int, indices: Tensor) -> Scenes:
     """Embedded scenes at ``indices`` of a split, with all their ground truth."""
-    recipe = scene_recipe(attentions, distractors, size)
+    recipe = Recipe(SCENE_CLASSES, attentions, distractors, size)
     return compose(sprite_bank(), recipe, split_seed(split), indices.numpy())
 
 
@@ -334,7 +329,7 @@ class Composition(NamedTuple):
 
 def embedded(split: str, size: int | None, image_size: int, **options: Any) -> Composition:
     """The embedded scenes: made on the fly, no data root needed."""
-    recipe = scene_recipe(options["attentions"], options["distractors"], image_size)
+    recipe = Recipe(SCENE_CLASSES, options["attentions"], options["distractors"], image_size)
     return Composition("scenes", recipe, split, size, sprite_bank(), sprite_bank())
 
 

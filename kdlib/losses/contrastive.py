@@ -22,10 +22,7 @@ def nce_per_image(scores: Tensor, images: int) -> Tensor:
 
 
 class Negatives(nn.Module):
-    """Draws K of all images of other classes, uniformly; step n is the same after an interruption.
-
-    The comparison in arXiv 2205.01997 drew from the first few images alone.
-    """
+    """Draws K images of other classes, uniformly; step n is the same after an interruption."""
 
     def __init__(self, labels: Tensor, count: int, seed: int) -> None:
         super().__init__()

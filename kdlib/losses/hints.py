@@ -127,10 +127,7 @@ def projection(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class SemanticLoss(nn.Module):
-    """SemCKD (Chen 2021, arXiv 2012.03236): stages' squared differences, by attention.
-
-    As released: similarities in a batch are inner products, not cosines.
-    """
+    """SemCKD (Chen 2021, arXiv 2012.03236); as released its similarities are inner products."""
 
     def __init__(self, pair: NetworkPair) -> None:
         super().__init__()

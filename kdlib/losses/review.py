@@ -27,11 +27,6 @@ def hcl_per_image(student: Tensor, teacher: Tensor) -> Tensor:
     return torch.stack(terms).sum(dim=0)
 
 
-def resized(features: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Features of another ``size``, by nearest pixels: (B, C, h, w) -> (B, C, H, W)."""
-    return features if features.shape[-2:] == size else functional.interpolate(features, size)
-
-
 class AttentionFusion(nn.Module):
     """Brings a stage to ``middle`` channels and fuses it, by attention, with deeper ones (ABF)."""
 
@@ -45,7 +40,7 @@ class AttentionFusion(nn.Module):
         own = self.reduce(for_layer(self.reduce, features))
         if self.attention is None or deeper is None:
             return own
-        enlarged = resized(deeper, own.shape[-2:])
+        enlarged = functional.interpolate(deeper, own.shape[-2:])
         maps = self.attention(torch.cat([own, enlarged], dim=1)).sigmoid()
         return own * maps[:, :1] + enlarged * maps[:, 1:]
 
@@ -72,7 +67,7 @@ class Review(nn.Module):
         deepest = tuple(made.embedding[..., None, None] for made in (student, teacher))
         losses, fused, pairs = [], None, [deepest, *aligned(*stages)[::-1]]
         for fuse, turn, (own, other) in zip(self.fusions, self.to_teacher, pairs, strict=True):
-            fused = resized(fuse(own, fused), other.shape[-2:])
+            fused = functional.interpolate(fuse(own, fused), other.shape[-2:])
             losses.append(self.distance(turn(fused), other))
         return torch.stack(losses).sum(dim=0)
 
@@ -151,7 +146,7 @@ class LocalAttention(nn.Module):
         if deeper is None:
             return features
         own, narrow = for_layer(self.key, features), self.narrow(for_layer(self.query, deeper))
-        query = self.query(resized(narrow, own.shape[-2:]))
+        query = self.query(functional.interpolate(narrow, own.shape[-2:]))
         made = (functional.unfold(layer(own), 3, padding=1) for layer in (self.key, self.value))
         key, value = (pixels.view(*query.shape[:2], 9, *query.shape[2:]) for pixels in made)
         places = torch.cat([self.rows.expand(-1, 3, 3), self.columns.expand(-1, 3, 3)]).flatten(1)

@@ -42,7 +42,6 @@ _segmenter = partial(_model, "frskd.segmentation", task="segmentation", revision
 _efficient = partial(_segmenter, "efficientdet", True)
 _detector = partial(_model, "detection.models", task="detection")
 TINY, NARROW = (4, 4, 8, 16), (16, 16, 32, 64)
-LARGE, WIDE = (48, 48, 96, 192), (32, 64, 128, 256)
 MOBILE_STAGES = ("features.3", "features.6", "features.13", "features.18")
 DETECTORS = (
     "ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "retinanet_resnet50_fpn",
@@ -50,7 +49,7 @@ DETECTORS = (
 )  # fmt: skip
 MODELS: dict[str, Model] = {
     **{f"resnet{6 * n + 2}": _basic(blocks=n, widths=NARROW) for n in (1, 2, 3, 5, 7, 9, 18)},
-    **{f"resnet{6 * n + 2}x4": _basic(blocks=n, widths=WIDE) for n in (1, 5)},
+    **{f"resnet{6 * n + 2}x4": _basic(blocks=n, widths=(32, 64, 128, 256)) for n in (1, 5)},
     **{f"wrn_{d}_{w}": _wide(depth=d, width=w) for d, w in ((16, 2), (40, 1), (40, 2))},
     "resnet18_cifar": _torchvision("resnet_cifar", block="BasicBlock", counts=(2, 2, 2, 2)),
     "resnet50_cifar": _torchvision("resnet_cifar", block="Bottleneck", counts=(3, 4, 6, 3)),
@@ -61,7 +60,7 @@ MODELS: dict[str, Model] = {
     "shuffle_v2": _torchvision("shuffle_v2_cifar", revision=2),
     "scenes_small": _scenes(widths=TINY),
     "scenes_medium": _scenes(widths=NARROW),
-    "scenes_large": _scenes(widths=LARGE),
+    "scenes_large": _scenes(widths=(48, 48, 96, 192)),
     "scenes_mobile": _cifar("scenes_mobile"),
     **{f"resnet{n}": _resnet(network=f"resnet{n}") for n in (18, 34, 50, 152)},
     "mobilenet_v2": _tapped(network="mobilenet_v2", logits="classifier.1", stages=MOBILE_STAGES),
@@ -80,8 +79,6 @@ BUILT_IN = frozenset(MODELS)
 FIRST_NAMES = dict(
     scenes_small="scenes_tiny", scenes_medium="scenes_student", scenes_large="scenes_teacher"
 )
-
-
 OWN_NAMES = {first: own for own, first in FIRST_NAMES.items()}
 
 

@@ -74,10 +74,7 @@ class StagedBackbone(nn.Module):
 
 
 class StagedNetwork(StagedBackbone):
-    """Classifies the mean of the last stage's features: a linear layer to K logits.
-
-    A ``tail`` is a layer between the last stage and that mean.
-    """
+    """A linear layer to K logits of the mean of the last stage's features, or of its ``tail``'s."""
 
     def __init__(
         self,

@@ -9,14 +9,14 @@ import torch
 
 from kdlib import KdlibError, load_data
 from kdlib.data import scenes as render
-from kdlib.data.scenes import ATLAS, SCENE_CLASSES, ObjectBank, Recipe, scene_recipe, sprite_bank
+from kdlib.data.scenes import ATLAS, SCENE_CLASSES, ObjectBank, Recipe, sprite_bank
 from kdlib.frskd.segmentation import kinds_seen
 
 SEED = 3
 
 
 def scenes_of(indices, seed=SEED, **options):
-    recipe = replace(scene_recipe(), **options)
+    recipe = replace(Recipe(SCENE_CLASSES), **options)
     return render.compose(sprite_bank(), recipe, seed, np.asarray(indices))
 
 
@@ -49,7 +49,7 @@ def test_an_image_is_the_same_in_any_batch_and_order(size):
 @pytest.mark.parametrize("attentions", [1, 2, 3, 4])
 @pytest.mark.parametrize("distractors", [0, 4, 6])
 def test_a_scene_has_its_class_quorum_and_no_other(attentions, distractors):
-    labels, objects, counts = chosen(scene_recipe(attentions, distractors), 1600)
+    labels, objects, counts = chosen(Recipe(SCENE_CLASSES, attentions, distractors), 1600)
     own = counts[np.arange(1600), labels]
     counts[np.arange(1600), labels] = 0
     assert (own == attentions).all() and (counts < attentions).all()
