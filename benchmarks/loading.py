@@ -59,11 +59,12 @@ def _row(root: Path, load: Callable[[], ImageData], epochs: int) -> dict[str, An
     start = time.perf_counter()
     source = Resized(resolve_name(listed()["imagefolder"]), "train", 224, root)
     folder = source.build(worker_count(), progress=False)
+    originals = [Path(source.listing.path(position)) for position in range(len(decoded))]
     making = time.perf_counter() - start
     cached = load()
     pairs = zip(_batches(decoded, 0), _batches(cached, 0), strict=True)
     return {
-        "kilobytes": round(float(np.mean(source.facts[:, 0])) / 1000),
+        "kilobytes": round(float(np.mean([path.stat().st_size for path in originals])) / 1000),
         "decoded": on_the_fly,
         "cached": _speeds(cached, epochs),
         "making": round(len(decoded) / making),

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 from tqdm import tqdm
 
 from kdlib import files
@@ -76,14 +77,9 @@ def upright(path: str, mode: str | None = "RGB") -> tuple[Image.Image, int]:
 
 
 def decoded(path: str, side: int | None = None) -> Pixels:
-    """The photograph upright, (H, W, 3); or resized to ``side``, as torchvision does it."""
+    """The photograph upright, (H, W, 3); resized if its shorter ``side`` is given."""
     pixels, _ = upright(path)
-    if side is not None:
-        width, height = pixels.size
-        longer = int(side * max(width, height) / min(width, height))
-        sides = (side, longer) if height > width else (longer, side)
-        pixels = pixels.resize(sides, Image.Resampling.BILINEAR)
-    return np.asarray(pixels)
+    return np.asarray(pixels if side is None else functional.resize(pixels, [side]))
 
 
 def annotated(path: str, size: tuple[int, int], truth: str) -> Pixels:
@@ -307,13 +303,13 @@ def resized_window(picture: Pixels, side: int, place: list[int]) -> Pixels:
     """
     shares = [value / (1 << PLACE_BITS) for value in place[2:]]
     area, shape = 0.08 + 0.92 * shares[0], (3 / 4) ** (1 - 2 * shares[1])
-    whole, scale = picture.shape[:2], (area * picture.shape[0] * picture.shape[1]) ** 0.5
+    sides, scale = picture.shape[:2], (area * picture.shape[0] * picture.shape[1]) ** 0.5
     wanted = (scale * shape**0.5, scale / shape**0.5)
-    size = [max(1, min(round(one), most)) for one, most in zip(wanted, whole, strict=True)]
-    room = [most - one for one, most in zip(size, whole, strict=True)]
+    size = [max(1, min(round(one), most)) for one, most in zip(wanted, sides, strict=True)]
+    room = [most - one for one, most in zip(size, sides, strict=True)]
     top, left = placed(room, place)
-    cut = Image.fromarray(picture[top : top + size[0], left : left + size[1]])
-    return np.asarray(cut.resize((side, side), Image.Resampling.BILINEAR))
+    whole = Image.fromarray(picture)
+    return np.asarray(functional.resized_crop(whole, top, left, *size, [side, side]))
 
 
 def placed(room: list[int], place: list[int] | None) -> list[int]:

@@ -118,29 +118,24 @@ def standardised(logits: Tensor) -> Tensor:
     return divide(centred, variance.where(varies, 1).sqrt().where(varies, 0) + 1e-7, 1e-7)
 
 
-def counted_pixels(labels: Tensor) -> Tensor | None:
-    """Which pixels count, (B, H, W) bool; ``None`` for labels of images: any class may be there."""
-    return labels != IGNORED if labels.ndim > 1 else None
-
-
 def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean of ``-log p(label)`` over all images, or over all pixels that count: a scalar.
 
     Logits (B, K) with labels (B,), or (B, K, H, W) with (B, H, W). 0 where no pixel counts.
     """
-    counted = counted_pixels(labels)
-    if counted is None:
+    if labels.ndim == 1:  # of images: any class may be there
         return functional.cross_entropy(logits, labels)
-    rows, flat = _classes_last(logits).flatten(0, -2), labels.flatten()
+    rows, flat, counted = _classes_last(logits).flatten(0, -2), labels.flatten(), labels != IGNORED
     losses = functional.cross_entropy(rows, flat, ignore_index=IGNORED, reduction="none")
     return _mean_by_pixels(_mean_over_pixels(losses.view_as(labels), counted), counted)
 
 
 def mean_kd(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Mean of ``T^2 KL`` over the images or pixels that :func:`mean_cross_entropy` counts."""
-    counted = counted_pixels(labels)
-    per_image = kd_per_image(student, teacher, temperature, counted)
-    return per_image.mean() if counted is None else _mean_by_pixels(per_image, counted)
+    if labels.ndim == 1:
+        return kd_per_image(student, teacher, temperature).mean()
+    counted = labels != IGNORED
+    return _mean_by_pixels(kd_per_image(student, teacher, temperature, counted), counted)
 
 
 def _mean_by_pixels(per_image: Tensor, counted: Tensor) -> Tensor:
