@@ -87,8 +87,8 @@ RESNET = maps((2, 64, 28, 28), (2, 128, 14, 14), (2, 256, 7, 7))
     (SWIN[-1], maps((2, 7, 7, 384)), "look like"),  # both alike
     (RESNET[::-1], RESNET[::-1], r"student grow: .*\(2, 128, 14, 14\), .*fine to coarse"),
     (RESNET, RESNET[::-1], "teacher grow"),
-    ([RESNET[0], RESNET[1][:1]], RESNET, "The student has 2 images and the student 1"),
-    (RESNET, maps((3, 256, 7, 7)), "student has 2 images and the teacher 3"),
+    ([RESNET[0], RESNET[1][:1]], RESNET, "2 images are compared with 1"),
+    (RESNET, maps((3, 256, 7, 7)), "2 images are compared with 3: show student and teacher"),
     (maps((2, 49, 256)), RESNET, r"student is \(2, 49, 256\).*tokens"),
     (RESNET, maps((2, 7, 7)), r"\(B, C, H, W\)"),
     (RESNET, [None], "teacher is None; it must be a tensor"),
