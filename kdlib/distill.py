@@ -84,21 +84,21 @@ class FrozenTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutput:
         """The teacher's output for normalised images (B, 3, H, W), without a graph."""
-        with BeforeRelu() if self.watched else nullcontext():
+        watched = self.watched
+        with BeforeRelu() if watched else nullcontext():
             answer = self.network(images)
         if not isinstance(answer, tuple):
             made = f"The teacher returns a {type(answer).__name__}, not an Output"
             raise KdlibError(f"{made}: register_model and create_model make it return one.")
         logits, stages, embedding = answer
-        seen = stages if self.watched else None
-        return TeacherOutput(logits, stages, embedding, partial(self._before, images, seen))
 
-    def _before(self, images: Tensor, seen: Stages | None) -> Stages:
-        """What ReLUs were given: of stages that were watched, else those of another forward."""
-        if seen is None:
+        def before() -> Stages:
+            if watched:
+                return tuple(getattr(stage, "before", stage) for stage in stages)
             self.watched = True  # from now on
             return self(images).before
-        return tuple(getattr(stage, "before", stage) for stage in seen)
+
+        return TeacherOutput(logits, stages, embedding, before)
 
     def teach(self, batch: Batch) -> TeacherOutput:
         """The teacher's output for a batch."""
@@ -222,8 +222,6 @@ def method_loss(name: str, options: Mapping[str, Any], pair: NetworkPair | None)
     except Exception as error:
         if isinstance(error, KdlibError) or not options:
             raise
-        raise KdlibError(
-            f"'{name}' cannot be built with the options {shown(dict(options))} "
-            f"({shown(str(error))}); change or leave out what is out of its range."
-        ) from error
+        says = f"'{name}' cannot be built with the options {shown(dict(options))}"
+        raise KdlibError(f"{says} ({shown(str(error))}); change what is out of range.") from error
     return built if method.build else None

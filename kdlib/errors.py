@@ -195,24 +195,17 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"The system refused: {error}. What is finished is kept.{circumstances(text)}"
     # A GPU's has another class, by a name that tells it without PyTorch.
-    if (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or any(word in text for word in NO_MEMORY)
-    ):
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if memory or any(word in text for word in NO_MEMORY):
         advice = circumstances("memory") or " Choose fewer or smaller images, or batch_size."
         return f"Not enough memory{f' ({shown(text)})' if text else ''}.{advice}"
     if isinstance(error, UnicodeEncodeError):
-        letter = error.object[error.start : error.end]
-        return (
-            f"The output's encoding, {error.encoding}, has no {letter!a}. Set the variable "
-            "PYTHONIOENCODING=utf-8."
-        )
+        says = f"The output's encoding, {error.encoding}, has no {error.object[error.start]!a}"
+        return f"{says}. Set the variable PYTHONIOENCODING=utf-8."
     if "home directory" in text:
         return f"{text} Set the variable HOME, or KDLIB_CACHE to a folder for caches."
+    told = f"{type(error).__name__}: {shown(str(error))}"
     if outside := circumstances(text):
-        return f"{type(error).__name__}: {shown(text)}.{outside}"
-    return (
-        f"Unexpected {type(error).__name__}: {shown(str(error))} This is a fault of kdlib, not "
-        f"yours; {DEBUG}=1 before the command shows where. Please report it with that."
-    )
+        return f"{told}.{outside}"
+    fault = f"a fault of kdlib, not yours; {DEBUG}=1 before the command shows where"
+    return f"Unexpected {told} This is {fault}. Please report it with that."

@@ -15,12 +15,7 @@ from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
 from kdlib.errors import KdlibError, check_known
 from kdlib.files import load_weights
-from kdlib.losses.attention import (
-    attention_maps,
-    paired_maps,
-    pool_to_common_size,
-    working_precision,
-)
+from kdlib.losses import attention
 from kdlib.models import create_model
 from kdlib.models.output import Output, evaluating
 from kdlib.process_group import ALONE, ProcessGroup
@@ -42,16 +37,15 @@ def answers(
     device: torch.device | str = "cpu",
     precision: str = "float32",
     world: ProcessGroup = ALONE,  # of several processes each takes some of the batches
-) -> Iterator[tuple[Batch, int, Any]]:
-    """Batch by batch what each model, in eval mode, says: batch, the model's number, its output."""
+) -> Iterator[tuple[Batch, list[Any]]]:
+    """Batch by batch the output of each model, in eval mode."""
     check_known("precision", precision, ("float32", "bfloat16"))
     batches, mixed = Batches(data, batch_size, device=device, world=world), precision == "bfloat16"
     with evaluating(*models):
         for batch in map(channels_last, batches.in_order()):
-            for number, model in enumerate(models):
-                with torch.autocast(batch.images.device.type, torch.bfloat16, mixed):
-                    output = model(batch.images)
-                yield batch, number, output
+            with torch.autocast(batch.images.device.type, torch.bfloat16, mixed):
+                outputs = [model(batch.images) for model in models]
+            yield batch, outputs
 
 
 def channels_last(batch: Any) -> Any:
@@ -66,8 +60,8 @@ def predict(model: nn.Module, data: ImageData, batch_size: int = BATCH_SIZE, **h
 
     ``how`` may be ``device``, ``precision`` (``float32`` or ``bfloat16``) and ``world``.
     """
-    outputs = (output for _, _, output in answers([model], data, batch_size, **how))
-    logits = [output.logits.float().cpu() for output in outputs]
+    outputs = answers([model], data, batch_size, **how)
+    logits = [output.logits.float().cpu() for _, (output,) in outputs]
     return torch.cat(how.get("world", ALONE).in_order(logits))
 
 
@@ -90,7 +84,7 @@ def trained_network(config: RunConfig, root: Path, classes: int, **options: Any)
 def attention_on(network: nn.Module, data: ImageData) -> tuple[Tensor, ...]:
     """Attention maps (N, h, w) of each stage, fine to coarse, for all images of ``data``."""
     batch = next(Batches(data, len(data)).in_order())
-    return attention_maps(network.eval()(batch.images).stages)
+    return attention.attention_maps(network.eval()(batch.images).stages)
 
 
 # How many answers are right.
@@ -103,10 +97,8 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """
     classes = logits.shape[1]
     if len(labels) == 0 or int(labels.max()) >= classes:
-        raise KdlibError(
-            f"{len(labels)} labels do not fit logits of {classes} classes; evaluate at least one "
-            "image, with the classes that the network was made for."
-        )
+        says = f"{len(labels)} labels do not fit logits of {classes} classes"
+        raise KdlibError(f"{says}: give images of the classes that the network was made for.")
     ranked = logits.topk(min(5, classes)).indices
     hits = ranked == labels[:, None]
     pairs = torch.bincount(labels * classes + ranked[:, 0], minlength=classes**2)
@@ -185,13 +177,13 @@ def ssim_released(student: Output, teacher: Output, labels: Tensor) -> list[Tens
     :func:`ssim_per_image` gives 0.02: to be compared with the paper's numbers alone.
     """
     right = teacher.logits.argmax(1) == labels
-    pairs = paired_maps(student, teacher)
+    pairs = attention.paired_maps(student, teacher)
     return [_similarity(mine[right], theirs[right], "constant") for mine, theirs in pairs]
 
 
 def _similarity(first: Tensor, second: Tensor, border: str) -> Tensor:
-    blur = partial(_blur, border=border)
-    x, y = (_min_max(working_precision(m)) for m in pool_to_common_size(first, second))
+    blur, pair = partial(_blur, border=border), attention.pool_to_common_size(first, second)
+    x, y = (_min_max(attention.working_precision(maps)) for maps in pair)
     mean_x, mean_y = blur(x), blur(y)
     # Rounding can leave a tiny negative variance where a map is flat.
     var_x = (blur(x * x) - mean_x**2).clamp_min(0)
@@ -227,29 +219,23 @@ def _gaussian_matrix(side: int, taps: int, border: str) -> Tensor:
     return functional.conv1d(padded, (kernel / kernel.sum())[None, None])[:, 0].T.contiguous()
 
 
-def evaluate_students(
-    students: Sequence[nn.Module], teacher: nn.Module | None, data: ImageData, **how: Any
-) -> list[dict[str, Any]]:
-    """All that a record says of each student's quality, in one pass; ``how`` as for `predict`.
+def evaluate_student(
+    student: nn.Module, teacher: nn.Module | None, data: ImageData, **how: Any
+) -> dict[str, Any]:
+    """All that a record says of a student's quality; ``how`` as for `predict`.
 
     ``results``, of :func:`classification_metrics` or what ``TASKS`` names; ``ssim`` of each stage,
     ``None`` without a teacher; ``relevance``, ``None`` without a truth, else ``student`` (and
     ``teacher``) with ``energy_share`` and ``pointing`` of each stage, and ``chance``, the score of
     attention that knows nothing.
     """
-    world, before = how.get("world", ALONE), int(teacher is not None)
-    marks = [marks_of(data, world) for _ in students]
-    sums: list[list[dict[str, Any]]] = [[] for _ in students]
-    size, taught = images_at_once(data, how.pop("batch_size", BATCH_SIZE)), None
-    networks = [*students] if teacher is None else [teacher, *students]
-    for batch, number, output in answers(networks, data, size, **how):
-        if number < before:  # the teacher, who answers before all students
-            taught = output
-        else:
-            marks[number - before].add(output.logits, batch.labels)
-            sums[number - before].append(_attention_sums(output, taught, batch, data))
-    attention = [_means(world.in_order(own), len(data)) for own in sums]
-    return [{"results": own.results(), **more} for own, more in zip(marks, attention, strict=True)]
+    world, sums = how.get("world", ALONE), []
+    marks, size = marks_of(data, world), images_at_once(data, how.pop("batch_size", BATCH_SIZE))
+    networks = [student] if teacher is None else [student, teacher]
+    for batch, (output, *taught) in answers(networks, data, size, **how):
+        marks.add(output.logits, batch.labels)
+        sums.append(_attention_sums(output, taught[0] if taught else None, batch, data))
+    return {"results": marks.results(), **_means(world.in_order(sums), len(data))}
 
 
 def images_at_once(data: ImageData, batch_size: int) -> int:
@@ -261,20 +247,20 @@ def images_at_once(data: ImageData, batch_size: int) -> int:
 
 
 def _attention_sums(student: Any, teacher: Any, batch: Batch, data: ImageData) -> dict[str, Any]:
-    """What :func:`evaluate_students` measures of attention, summed over the images of a batch."""
+    """What :func:`evaluate_student` measures of attention, summed over the images of a batch."""
 
     def of_stages(measured: Iterable[Tensor]) -> Tensor:
         return torch.stack([*measured]).double().sum(-1).cpu()
 
     found: dict[str, Any] = {"ssim": None, "relevance": None}
     if teacher is not None:
-        found["ssim"] = of_stages(starmap(ssim_per_image, paired_maps(student, teacher)))
+        found["ssim"] = of_stages(starmap(ssim_per_image, attention.paired_maps(student, teacher)))
     if data.relevance is not None:
         truth = data.relevance(batch.indices.cpu()).to(batch.images.device)
         found["relevance"] = {"chance": truth.float().mean((1, 2)).double().sum(-1).cpu()}
         for name, output in {"student": student, "teacher": teacher}.items():
             if output is not None:
-                maps = attention_maps(output)
+                maps = attention.attention_maps(output)
                 found["relevance"][name] = {
                     "energy_share": of_stages(energy_share(one, truth) for one in maps),
                     "pointing": of_stages(pointing_hit(one, truth) for one in maps),

@@ -14,7 +14,7 @@ import shlex
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,8 +48,9 @@ class UnwritableError(KdlibError, OSError):
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write ``path`` into an ``UnwritableError``: why, and what to do."""
+    """Make the folder of ``path``; what fails to be written is an ``UnwritableError``: why."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except UnwritableError:
         raise
@@ -69,10 +70,9 @@ def writing(path: Path) -> Iterator[None]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock ``path``; the system lets go of it when the process ends, however it ends."""
-    with ExitStack() as held:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(path))
+    with writing(path):
+        held = FileLock(path).acquire()
+    with held:
         yield
 
 
@@ -83,7 +83,6 @@ def write_atomic(path: Path, write: Callable[[Path], object], sync: bool = True)
     ``sync`` a power cut does, too.
     """
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
         try:  # before there is a file: a signal in between would leave one behind
             write(temporary)
@@ -185,27 +184,19 @@ def load_weights(
     tensors, facts = load_tensors(path, remedy)
     check_identity(path, facts, wanted or {}, f"Put its own file back, or: {OURS}")
     if (found := facts.get("classes", classes)) != classes:
-        raise KdlibError(
-            f"The weights in {path} were trained for {found} classes, but the data set has "
-            f"{classes}. Teacher and student must share one set of classes: train the teacher on "
-            f"this data set, or name the weights of one that was."
-        )
+        says = f"The weights in {path} are of {found} classes, but the data set has {classes}"
+        raise KdlibError(f"{says}. Train the teacher on it, or name the weights of one that was.")
     if all(name.startswith("module.") for name in tensors):
         says = f"Every name in {path} begins with 'module.', as DataParallel's do"
         raise KdlibError(f"{says}: save the state_dict() of its .module instead.")
-    own = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    odd = [f"{name} is missing" for name in own if name not in tensors]
-    odd += [f"{name} is unknown" for name in tensors if name not in own]
-    odd += [f"{n} is {[*t.shape]}" for n, t in tensors.items() if t.shape != own.get(n, t.shape)]
-    if odd:
-        raise KdlibError(
-            f"The weights in {path} do not fit this network: {'; '.join(odd[:3])} ({len(odd)} such)"
-            ". Name the architecture that they were trained with."
-        )
     if lost := not_finite(tensors):
         advice = OURS if wanted else "Name a file whose weights are finite."
         raise KdlibError(f"{path}: '{lost}' has values that are not finite. {advice}")
-    network.load_state_dict(tensors)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        says = f"The weights in {path} do not fit: {' '.join(str(error).split())[:300]}"
+        raise KdlibError(f"{says}. Name the architecture that they are of.") from error
 
 
 def _conversion(path: Path) -> str:
@@ -260,16 +251,12 @@ def keep(path: Path, made: Arrays) -> None:
     """Write arrays to a file of a cache, with its place in it."""
     from torch import tensor
 
-    tensors, facts = {name: tensor(rows) for name, rows in made.items()}, {"of": _place(path)}
-    save_tensors(path, tensors, facts, sync=False)
+    tensors = {name: tensor(rows) for name, rows in made.items()}
+    save_tensors(path, tensors, {"of": "/".join(path.parts[-2:])}, sync=False)
 
 
 def load_kept(path: Path) -> "dict[str, Tensor]":
     """What :func:`keep` wrote to this very place of a cache; else a ``KdlibError``."""
     tensors, facts = load_tensors(path)
-    check_identity(path, facts, {"of": _place(path)}, OURS)
+    check_identity(path, facts, {"of": "/".join(path.parts[-2:])}, OURS)
     return tensors
-
-
-def _place(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"

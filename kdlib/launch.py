@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlib.errors import EXIT_MISTAKE, KdlibError, ended
-from kdlib.process_group import ALONE, ProcessGroup, launched_world
+from kdlib.process_group import ALONE, launched_world
 from kdlib.runs import RunConfig, earlier, run_directory
 from kdlib.tasks import TASKS
 from kdlib.train import fit
@@ -50,7 +50,19 @@ def launch(options: Namespace) -> int:
     try:
         world = launched_world(options.device, options.sync_batch_norm)
         world.gathered(None)  # before all have come, none may leave
-        train(options, world)
+        with world.main_first():  # the main process says what is wrong with it
+            run = read_config(options.config)
+            runs = [*earlier([run]), run]
+        how: dict[str, Any] = {"data_root": options.data_root, "device": options.device}
+        for config in runs:
+            record = fit(config, options.runs, progress=not options.no_progress, world=world, **how)
+            if world.is_main:  # a dictionary's run has no accuracy
+                metric = TASKS[config.task].metric
+                reached = record.get("results", {}).get(metric)
+                said = "finished" if reached is None else f"{metric} {100 * reached:.2f} %"
+                path = run_directory(config, options.runs) / "record.json"
+                print(f"{config.method}: {said}: {path}", flush=True)
+        return 0
     except KdlibError as error:
         if world.is_main:
             raise
@@ -61,25 +73,7 @@ def launch(options: Namespace) -> int:
             raise
         if world.is_main:
             print("Another process of this launch has ended; see what it said.", file=sys.stderr)
-    else:
-        return 0
     return EXIT_MISTAKE
-
-
-def train(options: Namespace, world: ProcessGroup) -> None:
-    """Train the run of ``options.config`` and, first, those whose files it reads."""
-    with world.main_first():  # the main process says what is wrong with it
-        run = read_config(options.config)
-        runs = [*earlier([run]), run]
-    root, bar = options.runs, not options.no_progress
-    how: dict[str, Any] = {"data_root": options.data_root, "device": options.device}
-    for config in runs:
-        record = fit(config, root, progress=bar, world=world, **how)
-        if world.is_main:  # a dictionary's run has no accuracy
-            metric = TASKS[config.task].metric
-            reached, folder = record.get("results", {}).get(metric), run_directory(config, root)
-            said = "finished" if reached is None else f"{metric} {100 * reached:.2f} %"
-            print(f"{config.method}: {said}: {folder / 'record.json'}", flush=True)
 
 
 def read_config(path: Path) -> RunConfig:

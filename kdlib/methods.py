@@ -247,20 +247,10 @@ def modifiers_of(base: str) -> tuple[str, ...]:
     return MODIFIERS if line.build else ("kd",)
 
 
-def method_of(text: str) -> Method:
-    """The line of the registry, of a method or a stage, that a method string belongs to."""
-    return (METHODS | STAGES)[parse_method(text).base]
-
-
-def revision_of(text: str) -> int:
-    """Which version of its numbers a method string's method is at."""
-    return (METHODS | STAGES).get(text.split("+")[0], Method()).revision
-
-
-def is_self_taught(text: str) -> bool:
-    """Whether a method string needs no teacher; who builds an unknown method says what is wrong."""
-    base, *modifiers = text.split("+")
-    return METHODS.get(base, Method()).self_taught and "kd" not in modifiers
+def method_of(text: str, check: bool = True) -> Method:
+    """The entry of a method string, of a method or a stage; unchecked, an empty one if unknown."""
+    base = parse_method(text).base if check else text.split("+")[0]
+    return (METHODS | STAGES).get(base, Method())
 
 
 def run_before(config: "RunConfig") -> "RunConfig | None":

@@ -98,10 +98,6 @@ class ProcessGroup:
         distributed.all_reduce(total)
         return dict(zip(terms, total, strict=True))
 
-    def weighted(self, loss: Tensor, shard: Shard) -> Tensor:
-        """A loss whose gradients' mean over processes is that of the whole batch's mean."""
-        return loss * (self.size * (shard.counted / shard.whole))
-
     def wrapped(self, parts: nn.Module, some_unused: bool = False) -> nn.Module:
         """What a step calls: parts with the main process's tensors, their gradients averaged."""
         if self.size == 1:

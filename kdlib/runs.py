@@ -22,18 +22,12 @@ from pydantic.dataclasses import dataclass
 from kdlib.data import load_data
 from kdlib.errors import KdlibError, kindly, shown
 from kdlib.files import remove_remains, write_json
-from kdlib.methods import is_self_taught, revision_of, run_before
+from kdlib.methods import method_of, run_before
 from kdlib.models import FIRST_NAMES, OWN_NAMES, current_name, network_revision
 from kdlib.tasks import AUGMENTATIONS, JOINT, MIXING, ROTATIONS
 
 if TYPE_CHECKING:
     from kdlib.data.image_data import ImageData
-
-
-def _name(value: str) -> str:
-    if re.fullmatch(r"[\w.+-]{1,80}", value, re.ASCII):  # it becomes a part of a file name
-        return value
-    raise ValueError("a name has 1 to 80 letters, digits and . _ + - alone")
 
 
 def _json(value: dict[str, Any]) -> dict[str, Any]:
@@ -46,11 +40,12 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
 
 
 SCHEMA_VERSION = 2  # of records with a checksum; version 1, from before, is read as well
+AGAIN = "Delete it and run again, or put back a copy."  # what helps against a bad record
 # Types of fields: what can be said of them without data or networks.
 LARGEST = 2**63 - 1  # with which arrays and random streams can still count
 _as_given = WrapValidator(lambda value, check: (check(value), value)[1])  # a hash tells 1 from 1.0
 _listed = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,80}$")]  # it becomes part of a file name
 Network = Annotated[Name, AfterValidator(current_name)]
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST)]
@@ -124,7 +119,8 @@ class RunConfig:
 
     def canonical(self) -> "RunConfig":
         """The same run without what it does not depend on: no teacher, no distillation options."""
-        if self.method != "student" and not is_self_taught(self.method):
+        taught = not method_of(self.method, check=False).self_taught or "+kd" in self.method
+        if self.method != "student" and taught:
             return self
         blank, unused = RunConfig(), ["kd_weight", "temperature"]
         unused += [item.name for item in fields(self) if item.name.startswith("teacher_")]
@@ -152,7 +148,7 @@ class RunConfig:
         """Grows whenever its method or a network of its is revised; 1 at first."""
         run = self.canonical()
         raised = sum(network_revision(name) - 1 for name in (run.student, run.teacher))
-        return revision_of(self.method) + raised
+        return method_of(self.method, check=False).revision + raised
 
     @cached_property
     def config_hash(self) -> str:
@@ -262,7 +258,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise KdlibError(says) from error
     if isinstance(record, dict) and "checksum" not in record:
         says = f"{path} has no checksum: an older kdlib wrote it, or it was changed"
-        raise KdlibError(f"{says}. Delete it and run again, or put back a copy.")
+        raise KdlibError(f"{says}. {AGAIN}")
     return checked_record(record, path, _history(Path(path)))
 
 
@@ -284,38 +280,25 @@ def checked_record(record: Any, path: Path, history: bytes) -> dict[str, Any]:
     Its hash must be that of its configuration, at this or an earlier revision.
     """
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
-        raise KdlibError(f"{path} holds no record of a run; delete it and run again.")
+        raise KdlibError(f"{path} holds no record of a run. {AGAIN}")
     if (found := record.get("schema_version")) not in (1, SCHEMA_VERSION):
-        raise KdlibError(
-            f"{path} has schema version {shown(found)}; this kdlib reads 1 and {SCHEMA_VERSION}. "
-            "Delete it and run again, or read it with the kdlib that wrote it."
-        )
+        says = f"{path} has schema version {shown(found)}; this kdlib reads 1 and {SCHEMA_VERSION}"
+        raise KdlibError(f"{says}. Read it with the kdlib that wrote it. {AGAIN}")
     kept = {name: value for name, value in record.items() if name != "checksum"}
     sealed = found == SCHEMA_VERSION or "checksum" in record
     if sealed and record.get("checksum") != _checksum(kept, history):
-        raise KdlibError(
-            f"{path} is damaged, or the history.csv beside it is: their checksum differs. Delete "
-            "both and run again, or put back a copy."
-        )
+        says = f"{path} is damaged, or the history.csv beside it is: their checksum differs"
+        raise KdlibError(f"{says}. {AGAIN}")
     kept["config"] = _renamed(kept["config"], OWN_NAMES)
-    revision_found(kept, path)
-    return kept
-
-
-def revision_found(record: Mapping[str, Any], path: Path) -> int:
-    """The revision that a record's run had; a ``KdlibError`` if its hash is that of none."""
     try:
-        config = RunConfig(**record["config"])
+        config = RunConfig(**kept["config"])
     except (KdlibError, TypeError) as error:
-        advice = "Delete it and run again, or put back a copy."
-        raise KdlibError(f"{path}: its config cannot be read. {error} {advice}") from error
-    for revision in range(config.revision, 0, -1):
-        if record.get("config_hash") == config.hash_at(revision):
-            return revision
-    raise KdlibError(
-        f"{path}: its config_hash {shown(record.get('config_hash'))} is not that of its config, "
-        f"{config.config_hash}: one was changed. Delete it and run again, or put back a copy."
-    )
+        raise KdlibError(f"{path}: its config cannot be read. {error} {AGAIN}") from error
+    found, revisions = record.get("config_hash"), range(config.revision, 0, -1)
+    if not any(found == config.hash_at(revision) for revision in revisions):
+        says = f"{path}: its config_hash {shown(found)} is not that of its config"
+        raise KdlibError(f"{says}, {config.config_hash}: one was changed. {AGAIN}")
+    return kept
 
 
 def provenance(config: RunConfig, device: str, precision: str, fingerprint: str) -> dict[str, Any]:

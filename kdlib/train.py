@@ -6,7 +6,6 @@ of a run by itself. Several processes (:mod:`kdlib.process_group`) each take a p
 
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -96,23 +95,8 @@ def check_group(configs: Sequence[RunConfig]) -> None:
         some = [config for config in some if "teacher" not in name or config.teacher != "none"]
         values = dict.fromkeys(str(getattr(config, name)) for config in some)
         if len(values) > 1:
-            raise KdlibError(
-                f"Students in lock-step must share '{name}', but it is {' and '.join(values)}. "
-                "Train them in separate calls."
-            )
-
-
-def sources_now(config: RunConfig, data_root: Path | None) -> dict[str, str]:
-    """Fingerprints of a run's data and of the teacher's file that it names, where they are here."""
-    found, composed = {}, DATASETS[config.dataset].images == DATASETS["scenes"].images
-    few: dict[str, Any] = {"train_size": 2, "test_size": 2} if composed else {}
-    if config.dataset != "scenes" and not (composed and config.task == "crops"):
-        for name, split in (("data", "train"), ("evaluation", "test")):
-            with suppress(KdlibError):
-                found[name] = runs.data_of(replace(config, **few), split, data_root).fingerprint
-    if config.teacher_weights and Path(config.teacher_weights).exists():
-        found["teacher"] = checksum(load_tensors(Path(config.teacher_weights), "")[0])
-    return found
+            says = f"Students in lock-step must share '{name}', but it is {' and '.join(values)}"
+            raise KdlibError(f"{says}. Train them in separate calls.")
 
 
 def check_sources(configs: Sequence[RunConfig], root: Path, data_root: Path | None) -> None:
@@ -121,11 +105,18 @@ def check_sources(configs: Sequence[RunConfig], root: Path, data_root: Path | No
     Data that are not here cannot differ. Composed scenes are compared by two of them; the embedded
     ones, which kdlib makes, are not: a finished run is to be there at once.
     """
-    taught = sorted(configs, key=lambda config: config.teacher == "none")
-    now = sources_now(taught[0], data_root) if configs else {}
-    remedy = (
-        "Put the old back or give another folder of runs; delete this one if its result may go."
-    )
+    if not configs:
+        return
+    first = min(configs, key=lambda config: config.teacher == "none")  # one that is taught, if any
+    now, composed = {}, DATASETS[first.dataset].images == DATASETS["scenes"].images
+    few: dict[str, Any] = {"train_size": 2, "test_size": 2} if composed else {}
+    if first.dataset != "scenes" and not (composed and first.task == "crops"):
+        for name, split in (("data", "train"), ("evaluation", "test")):
+            with suppress(KdlibError):
+                now[name] = runs.data_of(replace(first, **few), split, data_root).fingerprint
+    if first.teacher_weights and Path(first.teacher_weights).exists():
+        now["teacher"] = checksum(load_tensors(Path(first.teacher_weights), "")[0])
+    remedy = "Put the old back or give another folder of runs; delete this if its result may go."
     for config in configs:
         source = finished_record(config, root)["provenance"]
         known = {name: source.get(f"{name}_fingerprint") or now[name] for name in now}
@@ -138,21 +129,14 @@ def check_world(configs: Sequence[RunConfig], world: ProcessGroup) -> None:
         return
     for config in configs:
         if reason := method_of(config.method).undivided:
-            raise KdlibError(
-                f"'{config.method}' cannot be trained by {world.size} processes: {reason}. Train "
-                "it in one: python -m kdlib.train with the same configuration, without a launcher."
-            )
+            says = f"'{config.method}' cannot be trained by {world.size} processes: {reason}"
+            raise KdlibError(f"{says}. Train it in one: python -m kdlib.train, without a launcher.")
     if world.synchronised and (world.device is None or world.device.type != "cuda"):
-        raise KdlibError(
-            f"Batch norms are synchronised between GPUs alone, and this launch is on "
-            f"'{world.device}'; leave --sync-batch-norm out: each process then has its own."
-        )
-    images = configs[0].batch_size
-    if images < LEAST * world.size:
-        raise KdlibError(
-            f"A batch of {images} images is too small for {world.size} processes, which need "
-            f"{LEAST} each; start at most {images // LEAST}, or raise batch_size."
-        )
+        says = f"Batch norms are synchronised between GPUs alone, and this is '{world.device}'"
+        raise KdlibError(f"{says}; leave --sync-batch-norm out: each process then has its own.")
+    if (images := configs[0].batch_size) < LEAST * world.size:
+        says = f"A batch of {images} images is too small for {world.size} processes of {LEAST} each"
+        raise KdlibError(f"{says}; start at most {images // LEAST}, or raise batch_size.")
 
 
 def prepare(
@@ -184,31 +168,24 @@ def train(
 ) -> None:
     """Train the students of a group in lock-step, from where each was stopped, to their records."""
     states = [state_of(config)(config, group, root) for config in configs]
-    for state in states:
-        state.check_batches()
     for state in states if group.world.is_main else ():
         write_json(state.directory / "config.json", state.config.to_file())
     epochs = [state.epoch for state in states]
     if epochs != group.world.from_main(epochs):
-        raise KdlibError(
-            "This process sees other checkpoints than the main one. The folder of runs must be one "
-            "that all machines share; give --runs a folder on a shared disk."
-        )
+        says = "This process sees other checkpoints than the main one"
+        raise KdlibError(f"{says}: give --runs a folder on a disk that all machines share.")
     first, last = min(epochs), configs[0].epochs
     total = (last - first) * len(group.batches)
     with tqdm(total=total, disable=not progress, unit="batch", mininterval=1) as bar:
         for epoch in range(first, last):
             if learning := _sound(one for one in states if one.epoch == epoch):
                 train_epoch(learning, group, epoch, bar, on_epoch)
-    alike: dict[Any, list[TrainState]] = defaultdict(list)  # a resumed run keeps its own precision
-    for one in states:
-        if one.counts:
-            alike[one.measure, one.teacher is None, one.precision].append(one)
-    for some in alike.values():
-        _conclude(some)
-    for one in states:
-        if one.failure is not None and not one.counts:
-            raise one.failure
+    for state in states:
+        if state.counts:
+            _conclude(state)
+    for state in states:
+        if state.failure is not None and not state.counts:
+            raise state.failure
 
 
 def train_epoch(
@@ -243,17 +220,15 @@ def _sound(states: Iterable[TrainState]) -> list[TrainState]:
     return [state for state in states if state.failure is None]
 
 
-def _conclude(states: Sequence[TrainState]) -> None:
-    """Evaluate, and leave weights, history and, last of all, the record of each."""
-    for state in states:
-        if state.failure is not None:  # a result too, of a weight that is searched for on dev
-            state.start_over()
-    for state, quality in zip(states, states[0].measure(states), strict=True):
-        watched = {} if state.history else state.monitor()
-        if state.world.is_main:
-            state.finish()
-            write_record(state.directory, state.record(quality, watched))
-            state.checkpoint.unlink(missing_ok=True)
+def _conclude(state: TrainState) -> None:
+    """Evaluate, and leave weights, history and, last of all, the record."""
+    if state.failure is not None:  # a result too, of a weight that is searched for on dev
+        state.start_over()
+    quality, watched = state.measure(), {} if state.history else state.monitor()
+    if state.world.is_main:
+        state.finish()
+        write_record(state.directory, state.record(quality, watched))
+        state.checkpoint.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,22 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
+from kdlib import files
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher, Learner, create_distiller
 from kdlib.errors import KdlibError, check_known
-from kdlib.evaluate import evaluate_students, predict
-from kdlib.files import (
-    cache_root,
-    check_identity,
-    checksum,
-    finite,
-    load_tensors,
-    load_weights,
-    not_finite,
-    save_tensors,
-    write_text,
-)
+from kdlib.evaluate import evaluate_student, predict
 from kdlib.models import create_model
 from kdlib.models.output import NetworkPair, latency, measure_cost, output_shapes
 from kdlib.process_group import ALONE, ProcessGroup
@@ -67,8 +56,6 @@ class TrainState:
 
     student: nn.Module
     distiller: Any  # makes the loss terms; has a ``name`` and says whether it ``needs_teacher``
-    parts: nn.Module  # all that has weights, which checkpoints hold
-    learner: nn.Module  # what a step calls: ``parts``, or what wraps them
     shared: dict[str, Any]  # how and with whom networks answer
     batches: Any = Batches  # what hands out the batches of a group of runs
     first, first_s = 0, 0.0  # epochs of the budget, and seconds, that a run before this one took
@@ -88,12 +75,12 @@ class TrainState:
         self.sources = {  # fingerprints of what it learns from, and is judged by
             "data": group.data.fingerprint,
             "evaluation": getattr(group.evaluation, "fingerprint", None),
-            "teacher": None if network is None else checksum(network.state_dict()),
+            "teacher": None if network is None else files.checksum(network.state_dict()),
         }
         self.way = self.world.from_main(self.world.conditions(self.device))
         self._begin_epoch()
         self.network_options: dict[str, Any] = {}  # what the student is built with besides
-        self.parts = self._build()
+        self.parts = self._build()  # all that has weights, which checkpoints hold
         self.optimiser = self._optimise()
         if self.checkpoint.exists():
             self._restore()
@@ -122,7 +109,7 @@ class TrainState:
                 "name a file with teacher_weights."
             )
         network = create_model(config.teacher, classes)
-        load_weights(network, path, classes, None if config.teacher_weights else own)
+        files.load_weights(network, path, classes, None if config.teacher_weights else own)
         return FrozenTeacher(network.to(device).to(memory_format=torch.channels_last))
 
     def _build(self) -> nn.Module:
@@ -175,6 +162,14 @@ class TrainState:
         except DivergedError as error:
             self.failure = error
             return {}
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise KdlibError(
+                f"'{self.config.student}' cannot learn by '{self.config.method}' from one image of "
+                f"{self.config.input_size} pixels a side: a batch norm would see one value per "
+                "channel. Set batch_size to 2 or more, with as many images, or choose larger ones."
+            ) from error
         images = batch.shard.whole if batch.shard else len(batch.indices)
         for name, term in terms.items():
             self.sums[name] += term.item() * images
@@ -190,9 +185,9 @@ class TrainState:
             terms = self.learner(batch, teacher, progress)
         loss = torch.stack(list(terms.values())).sum()
         logged = {name: term.detach() for name, term in terms.items()}
-        if batch.shard is not None:  # one of several processes'
-            loss = self.world.weighted(loss, batch.shard)
-            logged = self.world.means(logged, batch.shard)
+        if part := batch.shard:  # so that the mean of all processes' gradients is the batch's
+            loss = loss * (self.world.size * (part.counted / part.whole))
+            logged = self.world.means(logged, part)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # before the loss is looked at: meanwhile a GPU has work
         if not math.isfinite(torch.stack(list(logged.values())).sum().item()):
@@ -207,7 +202,7 @@ class TrainState:
         """What an epoch's row tells of held-out images: for curves, never for choosing."""
         few, column = self.evaluation.first(MONITORED), self.measures.monitored
         if self.config.task == "segmentation":
-            (quality,) = evaluate_students([self.student], None, few, **self.shared)
+            quality = evaluate_student(self.student, None, few, **self.shared)
             return {column: quality["results"][self.measures.metric]}
         logits = predict(self.student, few, **self.shared)
         if not logits.isfinite().all():
@@ -232,7 +227,7 @@ class TrainState:
             for name, value in memory.items():
                 if isinstance(value, Tensor):
                     tensors[f"momentum.{position}.{name}"] = value
-        if lost := not_finite(tensors):
+        if lost := files.not_finite(tensors):
             self.failure = self._diverged(f"'{lost}'", "")
         if self.failure is not None:
             return
@@ -240,7 +235,7 @@ class TrainState:
         self._begin_epoch()
         if self.world.is_main:
             facts = {"history": self.history, "precision": self.precision, "way": self.way}
-            save_tensors(self.checkpoint, tensors, {**self.identity, **facts})
+            files.save_tensors(self.checkpoint, tensors, {**self.identity, **facts})
 
     def _diverged(self, what: str, values: str) -> DivergedError:
         kept = f"; the last good epoch is kept in {self.checkpoint}" if self.history else ""
@@ -257,9 +252,9 @@ class TrainState:
         return {**names, "model": self.config.student, **self.sources, "epoch": self.epoch}
 
     def _restore(self) -> None:
-        tensors, facts = load_tensors(self.checkpoint)
+        tensors, facts = files.load_tensors(self.checkpoint)
         remedy = "Put this run's own file back, or delete it to begin anew."
-        check_identity(self.checkpoint, facts, {"run": self.config.run_id}, remedy)
+        files.check_identity(self.checkpoint, facts, {"run": self.config.run_id}, remedy)
         if self._begun_anew({**facts, **facts.get("way", {})}):
             return
         memory: dict[int, dict[str, Tensor]] = defaultdict(dict)
@@ -276,7 +271,7 @@ class TrainState:
                 f"{self.checkpoint} is no checkpoint of this run ({type(error).__name__}). "
                 "Delete it and run again."
             ) from error
-        check_identity(self.checkpoint, facts, self.identity, remedy)
+        files.check_identity(self.checkpoint, facts, self.identity, remedy)
 
     def _begun_anew(self, began: Mapping[str, Any]) -> bool:
         """Whether what was begun from other sources or in another way is to be begun anew."""
@@ -285,35 +280,13 @@ class TrainState:
         advice = f"Start it as it was begun, or set {RESUME}=anew to begin it anew."
         told = "It is begun anew." if wish == "anew" else advice
         try:  # in another way it would end with numbers of no run
-            check_identity(self.checkpoint, began, {**self.sources, **self.way}, told)
+            files.check_identity(self.checkpoint, began, {**self.sources, **self.way}, told)
         except KdlibError as error:
             if not wish:
                 raise
             print(error, file=sys.stderr)
             return True
         return False
-
-    def check_batches(self) -> None:
-        """Refuse batches of one image where a batch norm would have one value a channel."""
-        config = self.config
-        if min(config.batch_size, len(self.group.data)) > 1:
-            return
-        before = deepcopy(self.parts.state_dict())
-        batch = next(iter(self.group.batches.epoch(config.data_seed, 0)))
-        try:
-            with torch.random.fork_rng(), torch.no_grad():
-                self.parts.train()
-                self.parts(batch, self.group.teacher and self.group.teacher.teach(batch), 0.0)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise KdlibError(
-                f"'{config.student}' cannot learn by '{config.method}' from one image of "
-                f"{config.input_size} pixels a side: a batch norm would see one value per channel. "
-                "Set batch_size to 2 or more, with as many images, or choose larger images."
-            ) from error
-        finally:
-            self.parts.load_state_dict(before)
 
     # When all epochs are done.
     @property
@@ -334,12 +307,10 @@ class TrainState:
             tensor.copy_(own[name][: len(tensor)] if tensor.dim() else own[name])
         return plain.to(self.device).to(memory_format=torch.channels_last)
 
-    @staticmethod
-    def measure(states: "Sequence[TrainState]") -> list[dict[str, Any]]:
-        """What the records say of the quality of states of this kind, one an entry."""
-        first, students = states[0], [state.deployed() for state in states]
-        qualities = evaluate_students(students, first.teacher, first.evaluation, **first.shared)
-        return [{**quality, "self_teacher": None} for quality in qualities]
+    def measure(self) -> dict[str, Any]:
+        """What the record says of its quality."""
+        quality = evaluate_student(self.deployed(), self.teacher, self.evaluation, **self.shared)
+        return {**quality, "self_teacher": None}
 
     def cost(self) -> dict[str, Any]:
         """Parameters, operations and latency of the network that is kept."""
@@ -348,11 +319,12 @@ class TrainState:
     def finish(self) -> None:
         """Write the weights of the network that is kept, and the history; the record comes last."""
         facts = {"classes": self.classes, **self.identity}
-        save_tensors(self.directory / "weights.safetensors", self.deployed().state_dict(), facts)
+        path = self.directory / "weights.safetensors"
+        files.save_tensors(path, self.deployed().state_dict(), facts)
         columns = self.history[0] if self.history else NO_EPOCHS
         lines = [columns, *([row[name] for name in columns] for row in self.history)]
         text = "".join(",".join(map(str, line)) + "\n" for line in lines)
-        write_text(self.directory / "history.csv", text)
+        files.write_text(self.directory / "history.csv", text)
 
     def record(self, measured: Mapping[str, Any], watched: Mapping[str, Any]) -> dict[str, Any]:
         """What ``record.json`` holds; ``watched``, of now, stands for a history that is empty."""
@@ -369,7 +341,7 @@ class TrainState:
             "run_id": config.run_id,
             "config": config.to_file(),
             "config_hash": config.config_hash,
-            **finite(measured),
+            **files.finite(measured),
             "diverged": str(self.failure) if self.failure else None,
             "cost": {**self.cost(), "train_seconds": seconds, "images_per_second": speed},
             "provenance": {**source, **self.world.facts},
@@ -414,7 +386,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         return precision
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     name = re.sub("[ /]", "_", f"precision-{device.type}-{kind}-{torch.__version__}")
-    path = cache_root() / f"{name}.txt"
+    path = files.cache_root() / f"{name}.txt"
     # Measured once on a machine: a busy moment must not give one comparison's runs two of them.
     if not path.exists():
         layer = nn.Conv2d(32, 32, 3, padding=1).to(device).to(memory_format=torch.channels_last)
@@ -426,5 +398,5 @@ def resolve_precision(precision: str, device: torch.device) -> str:
                 layer(images).float().square().mean().backward()
 
         slow, fast = (latency(partial(step, enabled)) for enabled in (False, True))
-        write_text(path, "bfloat16" if slow >= 1.1 * fast else "float32")
+        files.write_text(path, "bfloat16" if slow >= 1.1 * fast else "float32")
     return path.read_text()

@@ -182,7 +182,6 @@ def execute_notebook(
     check_parameters(notebook, parameters)
     output = output.absolute()
     with writing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
         # What executions that were killed, and so are no processes any more, left of it.
         for remains in output.parent.glob(f".{glob.escape(output.stem)}.*.ipynb"):
             try:

@@ -25,9 +25,9 @@ from training import TINY, check_like, stop_after_an_epoch, tiny
 from kdlib import KdlibError, create_model, files, load_data, train
 from kdlib.data.batches import Batch, Batches
 from kdlib.detection.batches import DetectionBatches
-from kdlib.detection.evaluation import evaluate_detectors
+from kdlib.detection.evaluation import evaluate_detector
 from kdlib.distill import TeacherOutput
-from kdlib.evaluate import evaluate_students, predict
+from kdlib.evaluate import evaluate_student, predict
 from kdlib.files import load_tensors
 from kdlib.launch import main
 from kdlib.process_group import ALONE, ProcessGroup, Shard, launched_world
@@ -203,11 +203,11 @@ def measured(task: str, world: ProcessGroup) -> Any:
     seed_everything(0)
     student, teacher = (create_model(name, len(data.classes), **options).eval() for _ in range(2))
     if task == "detection":
-        return evaluate_detectors([student], data, 8, world=world)
+        return evaluate_detector(student, data, batch_size=8, world=world)
     if task == "segmentation":
-        return evaluate_students([student], None, data.first(5), batch_size=2, world=world)
+        return evaluate_student(student, None, data.first(5), batch_size=2, world=world)
     logits = predict(student, data, 8, world=world).tolist()
-    return logits, evaluate_students([student, teacher], teacher, data, batch_size=8, world=world)
+    return logits, evaluate_student(student, teacher, data, batch_size=8, world=world)
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation", "detection"])

@@ -94,7 +94,7 @@ def test_a_batch_of_one_image_is_told_before_training_where_nothing_can_be_norma
     if not works:
         with pytest.raises(KdlibError, match="'scenes_small' cannot learn.*Set batch_size to 2"):
             fit(config, root, progress=False)
-        assert not run_directory(config, root).exists()
+        assert [path.name for path in run_directory(config, root).iterdir()] == ["config.json"]
         config = replace(config, batch_size=2, train_size=4)
     assert fit(config, root, progress=False)["diverged"] is None
 

@@ -27,50 +27,32 @@ def detect(
     *,
     device: torch.device | str = "cpu",
     precision: str = "float32",
-) -> list[Detections]:
-    """What a detector finds in every image, in order, on the CPU; its mode is restored."""
-    (found,) = _found([detector], DetectionBatches(data, batch_size, device=device), precision)
-    return [one for of_batch in found for one in of_batch]
-
-
-def _found(
-    detectors: Sequence[Detector], batches: DetectionBatches, precision: str
-) -> list[list[list[Detections]]]:
-    """What each detector finds in each batch, in order, on the CPU."""
-    found: list[list[list[Detections]]] = [[] for _ in detectors]
-    with evaluating(*detectors):
-        for batch in batches.in_order():
-            for detector, own in zip(detectors, found, strict=True):
-                kind = batch.images[0].device.type
-                with torch.autocast(kind, torch.bfloat16, precision == "bfloat16"):
-                    answer = detector(batch.images)
-                own.append([Detections(*(values.cpu() for values in one)) for one in answer])
-    return found
-
-
-def evaluate_detectors(
-    detectors: Sequence[Detector],
-    data: ImageData,
-    batch_size: int = BATCH_SIZE,
-    *,
-    device: torch.device | str = "cpu",
-    precision: str = "float32",
     world: ProcessGroup = ALONE,
-) -> list[dict[str, Any]]:
-    """What a record says of each detector's quality: ``results``, see :func:`measured`.
+) -> list[Detections]:
+    """What a detector finds in every image, in order, on the CPU; its mode is restored.
 
-    Processes share the batches, and all have all results. ``ssim`` and ``relevance`` are ``None``:
-    there are no stages of a teacher to compare with. A ``KdlibError`` for data without objects.
+    Processes of a ``world`` share the batches, and all have all that is found.
+    """
+    found: list[list[Detections]] = []
+    with evaluating(detector):
+        for batch in DetectionBatches(data, batch_size, device=device, world=world).in_order():
+            kind = batch.images[0].device.type
+            with torch.autocast(kind, torch.bfloat16, precision == "bfloat16"):
+                answer = detector(batch.images)
+            found.append([Detections(*(values.cpu() for values in one)) for one in answer])
+    return [one for of_batch in world.in_order(found) for one in of_batch]
+
+
+def evaluate_detector(detector: Detector, data: ImageData, **how: Any) -> dict[str, Any]:
+    """What a record says of a detector's quality: ``results``, see :func:`measured`.
+
+    ``how`` as for :func:`detect`. ``ssim`` and ``relevance`` are ``None``: there are no stages of a
+    teacher to compare with. A ``KdlibError`` for data without objects.
     """
     if data.objects is None:
         raise KdlibError("There is no truth to compare detections with: load task='detection'.")
-    batches = DetectionBatches(data, batch_size, device=device, world=world)
-    qualities = []
-    for own in _found(detectors, batches, precision):
-        found = [one for of_batch in world.in_order(own) for one in of_batch]
-        results = measured(found, data.objects, len(data.classes))
-        qualities.append({"results": results, "ssim": None, "relevance": None})
-    return qualities
+    results = measured(detect(detector, data, **how), data.objects, len(data.classes))
+    return {"results": results, "ssim": None, "relevance": None}
 
 
 def detector_cost(detector: Detector, images: list[Tensor]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdlib.data.image_data import ImageData
 from kdlib.detection.batches import DetectionBatches
 from kdlib.detection.detector import Detector
-from kdlib.detection.evaluation import detector_cost, evaluate_detectors
+from kdlib.detection.evaluation import detector_cost, evaluate_detector
 from kdlib.detection.losses import CropLoss
 from kdlib.detection.objects import crops_fingerprint
 from kdlib.detection.teacher import CropTeacher
@@ -30,7 +30,6 @@ class DetectorState(TrainState):
     """A student that finds objects; otherwise as any other."""
 
     student: Detector
-    shown: list[Tensor]  # with which the finished detector is timed
     batches = DetectionBatches
 
     @staticmethod
@@ -57,22 +56,18 @@ class DetectorState(TrainState):
     def monitor(self) -> dict[str, float]:
         """The mAP at an IoU of 0.5 of some held-out images."""
         few = self.evaluation.first(MONITORED)
-        (quality,) = evaluate_detectors([self.student], few, **self.shared)
         name = self.measures.monitored
-        return {name: quality["results"][name]}
+        return {name: evaluate_detector(self.student, few, **self.shared)["results"][name]}
 
-    @staticmethod
-    def measure(states: Sequence[TrainState]) -> list[dict[str, Any]]:
-        """What the records say of the quality of detectors, and images to time them with."""
-        own, data = cast("Sequence[DetectorState]", states), states[0].evaluation
-        (shown,) = DetectionBatches(data.first(TIMED), TIMED, device=own[0].device).in_order()
-        for state in own:
-            state.shown = shown.images
-        return evaluate_detectors([state.student for state in own], data, **own[0].shared)
+    def measure(self) -> dict[str, Any]:
+        """What the record says of its quality."""
+        return evaluate_detector(self.student, self.evaluation, **self.shared)
 
     def cost(self) -> dict[str, Any]:
         """Parameters, operations and latency, from images of the evaluation to detections."""
-        return detector_cost(self.student, self.shown)
+        few = self.evaluation.first(TIMED)
+        (shown,) = DetectionBatches(few, TIMED, device=self.device).in_order()
+        return detector_cost(self.student, shown.images)
 
 
 class DetectorLearner(Learner):

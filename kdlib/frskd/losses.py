@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kdlib.data.batches import Batch
 from kdlib.distill import TeacherOutput, create_distiller
 from kdlib.errors import KdlibError, unknown
-from kdlib.evaluate import evaluate_students, trained_network
+from kdlib.evaluate import evaluate_student, trained_network
 from kdlib.files import load_weights, save_tensors
 from kdlib.frskd.self_teacher import RefinedNetwork, SelfTeacher
 from kdlib.losses.attention import ATLoss, for_layer, pool_to_common_size, working_precision
@@ -165,29 +165,25 @@ class SelfTaught(TrainState):
         """The pyramid that is trained beside the student."""
         return cast("RefinementLoss", self.distiller.method_loss).self_teacher
 
-    @staticmethod
-    def measure(states: Sequence[TrainState]) -> list[dict[str, Any]]:
-        """As of any student, with ``self_teacher``."""
-        qualities = TrainState.measure(states)
-        pairs = zip(cast("Sequence[SelfTaught]", states), qualities, strict=True)
-        return [{**found, "self_teacher": one._self_measured()} for one, found in pairs]
+    def measure(self) -> dict[str, Any]:
+        """As of any student, with ``self_teacher``; that is ``None`` if it diverged.
 
-    def _self_measured(self) -> dict[str, Any] | None:
-        """Accuracies (fractions), relevance of the refined maps, cost; ``None`` if it diverged.
-
-        ``flops`` are the operations of one image that it adds to the student's.
+        Accuracies (fractions), relevance of the refined maps, cost; ``flops`` are the operations of
+        one image that it adds to the student's.
         """
+        measured = super().measure()
         if self.failure is not None:
-            return None
+            return measured
         network = RefinedNetwork(self.student, self.self_teacher, self.classes)
-        (quality,) = evaluate_students([network], None, self.evaluation, **self.shared)
+        quality = evaluate_student(network, None, self.evaluation, **self.shared)
         relevance, size = quality["relevance"], self.config.input_size
-        return {
+        own = {
             **{name: quality["results"][name] for name in ACCURACIES[self.evaluation.task]},
             "relevance": relevance and relevance["student"],
             "parameters": count_parameters(network.self_teacher),
             "flops": flops(network, size) - flops(network.student, size),
         }
+        return {**measured, "self_teacher": own}
 
     def finish(self) -> None:
         """Write the self-teacher's weights too, in a file of their own, to be looked at."""

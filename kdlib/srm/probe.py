@@ -28,7 +28,7 @@ STEPS = 200
 
 def outputs(network: nn.Module, data: ImageData, **place: Any) -> Iterator[Output]:
     """A network's outputs for all images, batch by batch, see :func:`kdlib.evaluate.answers`."""
-    return (output for _, _, output in answers([network], data, **place))
+    return (output for _, (output,) in answers([network], data, **place))
 
 
 def embeddings(network: nn.Module, data: ImageData, **place: Any) -> Tensor:

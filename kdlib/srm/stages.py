@@ -112,13 +112,11 @@ class DictionaryLearner(TrainState):
     def _drawn(self, data: ImageData) -> tuple[Tensor, ...]:
         return probe.stage_pixels(self.teacher, data.first(DRAWN_FROM), DRAWN, **self.shared)
 
-    @staticmethod
-    def measure(states: Sequence[TrainState]) -> list[dict[str, Any]]:
-        """Quality of each stage's dictionary on held-out images, instead of accuracies."""
-        return [cast("DictionaryLearner", one).quality() for one in states]
+    def measure(self) -> dict[str, Any]:
+        """Quality of each stage's dictionary on held-out images, instead of accuracies.
 
-    def quality(self) -> dict[str, Any]:
-        """What the record says of the dictionaries; no codings of fewer pixels than atoms."""
+        No codings of fewer pixels than atoms.
+        """
         data = self.evaluation
         stages = probe.dictionary_quality(self.best.blocks, self.teacher, data, **self.shared)
         pixels = zip(self.best.blocks, self._drawn(self.group.data), self._drawn(data), strict=True)
@@ -172,14 +170,12 @@ class Initialised(TrainState):
         """Nothing: the classifier knows nothing before the probe."""
         return {}
 
-    @staticmethod
-    def measure(states: Sequence[TrainState]) -> list[dict[str, Any]]:
+    def measure(self) -> dict[str, Any]:
         """As of any student, whose classifier is a linear probe of the frozen features."""
-        for one in states:
-            data = one.group.data
-            features = probe.embeddings(one.student, data, **one.shared)
-            probe.install(one.student, *probe.fit_probe(features, data.labels.cpu(), one.classes))
-        return TrainState.measure(states)
+        data = self.group.data
+        features = probe.embeddings(self.student, data, **self.shared)
+        probe.install(self.student, *probe.fit_probe(features, data.labels.cpu(), self.classes))
+        return super().measure()
 
 
 class Continued(TrainState):

@@ -13,7 +13,7 @@ from training import history_of, result_of, tiny
 from kdlib import KdlibError, RunConfig, create_model, fit, load_data, predict, trained_network
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import IGNORED
-from kdlib.evaluate import evaluate_students, images_at_once
+from kdlib.evaluate import evaluate_student, images_at_once
 from kdlib.files import load_tensors
 from kdlib.frskd.losses import refined_network
 from kdlib.frskd.voc import MARGIN, list_voc
@@ -74,7 +74,7 @@ def test_a_self_teacher_is_kept_and_not_deployed(config, classes, keys, watched,
     tensors, _ = load_tensors(run_directory(config, tmp_path) / "weights.safetensors")
     create_model(config.student, classes).load_state_dict(tensors)
     data = load_data("scenes", "test", size=32, image_size=SIDE, task=task)
-    (quality,) = evaluate_students([refined_network(config, tmp_path, classes)], None, data)
+    quality = evaluate_student(refined_network(config, tmp_path, classes), None, data)
     assert quality["results"][best] == pytest.approx(found[best])
     with pytest.raises(KdlibError, match="'student' has no self-teacher"):
         refined_network(configs[0], tmp_path, classes)
