@@ -15,7 +15,7 @@ from kdlib.data.batches import Batch
 from kdlib.errors import KdlibError, checked_values, shown
 from kdlib.losses.attention import attention_map
 from kdlib.losses.logits import mean_cross_entropy, mean_kd
-from kdlib.methods import Weights, check_method, method_of, parse_method, weights_of
+from kdlib.methods import check_method, method_of, parse_method, weights_of
 from kdlib.models.output import NetworkPair, Output
 from kdlib.runs import RunConfig
 
@@ -116,30 +116,25 @@ def label_loss(logits: Tensor, batch: Batch) -> Tensor:
 
 
 class Distiller(nn.Module):
-    """Cross-entropy, one method's loss and logit KD, as named and weighted terms.
+    """Cross-entropy, a run's method and logit KD, as named and weighted terms.
 
     ``method_loss`` makes the term ``name``; if it has ``teach``, from the student's output to its
-    own teacher's, that one's cross-entropy is a term too, ``self_ce``. ``weights`` are those of the
-    method's term (alpha of the DCT paper), of cross-entropy (beta) and of ``T^2 KL`` (delta), the
-    latter two left out if 0; the first grows over ``warmup``, a share of the training. With
-    ``gate`` that term, not KD, counts only images that its teacher gets right (``PRED_GUIDE``).
+    own teacher's, that one's cross-entropy is a term too, ``self_ce``. The method's term has
+    ``weight`` (alpha of the DCT paper), cross-entropy ``ce_weight`` (beta) and ``T^2 KL``
+    ``kd_weight`` (delta), the latter two left out if 0; the first grows over ``warmup``, a share of
+    the training. With ``gate`` that term, not KD, counts only images that its teacher gets right
+    (``PRED_GUIDE``). A ``pair`` tells of networks and data where layers fit them. A ``KdlibError``
+    for an unknown method, modifier or option, and whatever it cannot learn with.
     """
 
-    def __init__(
-        self,
-        name: str,
-        method_loss: Loss | None,
-        weights: Weights,
-        warmup: float = 0.0,
-        ramp: Callable[[float], float] = float,
-        *,
-        temperature: float = 4.0,
-        gate: bool = False,
-    ) -> None:
+    def __init__(self, config: RunConfig, pair: NetworkPair | None = None) -> None:
         super().__init__()
-        self.name, self.method_loss, self.gate = name, method_loss, gate
-        self.weight, self.ce_weight, self.kd_weight = weights
-        self.warmup, self.ramp, self.temperature = warmup, ramp, temperature
+        check_method(config)
+        (self.name, _, self.gate), method = parse_method(config.method), method_of(config.method)
+        self.method_loss = method_loss(self.name, config.method_options, pair)
+        self.weight, self.ce_weight, self.kd_weight = weights_of(config)
+        self.warmup, self.temperature = method.warmup, config.temperature
+        self.ramp = resolve_name(method.ramp) if isinstance(method.ramp, str) else method.ramp
 
     @property
     def needs_teacher(self) -> bool:
@@ -177,6 +172,9 @@ class Distiller(nn.Module):
         return terms
 
 
+create_distiller = Distiller  # as create_model
+
+
 class Learner(nn.Module):
     """All that a run's training changes, in one module: a student, and the method's own layers."""
 
@@ -187,18 +185,6 @@ class Learner(nn.Module):
     def forward(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
         """The loss terms of a step."""
         return self.distiller(self.student(batch.images), teacher, batch, progress)
-
-
-def create_distiller(config: RunConfig, pair: NetworkPair | None = None) -> Distiller:
-    """Build the distiller of a run; a ``pair`` tells of networks and data where layers fit them.
-
-    A ``KdlibError`` for an unknown method, modifier or option, and whatever it cannot learn with.
-    """
-    check_method(config)
-    (base, _, gate), method = parse_method(config.method), method_of(config.method)
-    made = method_loss(base, config.method_options, pair), weights_of(config)
-    ramp = resolve_name(method.ramp) if isinstance(method.ramp, str) else method.ramp
-    return Distiller(base, *made, method.warmup, ramp, temperature=config.temperature, gate=gate)
 
 
 def method_loss(name: str, options: Mapping[str, Any], pair: NetworkPair | None) -> Loss | None:

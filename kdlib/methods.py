@@ -4,10 +4,10 @@ To add one to kdlib, write its loss and one entry here; from anywhere else, call
 :func:`register_method`. What an entry names is imported when it is asked for.
 """
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,7 +60,7 @@ class Method:
     @property
     def options(self) -> dict[str, Any]:
         """What ``method_options`` may set, with the defaults."""
-        found = inspect.signature(self.maker).parameters.values()
+        found = signature(self.maker).parameters.values()
         named = [one for one in found if one.kind is not one.POSITIONAL_ONLY]
         return {one.name: one.default for one in named if one.default is not one.empty}
 
@@ -289,15 +289,13 @@ def check_method(config: "RunConfig") -> None:
     dense = config.task == "segmentation"
     if config.task not in method.tasks or (parts.gate and dense):
         valid = ", ".join(name for name, line in METHODS.items() if config.task in line.tasks)
-        raise KdlibError(
-            f"'{config.method}' is for {' and '.join(method.tasks)}, not for task '{config.task}'. "
-            f"Valid there: {valid}{', each without +gate' if dense else ''}."
-        )
+        valid += ", each without +gate" if dense else ""
+        says = f"'{config.method}' is for {' and '.join(method.tasks)}, not for task"
+        raise KdlibError(f"{says} '{config.task}'. Valid there: {valid}.")
     taught = parts.kd or method.after or (method.build and not method.self_taught)
     if taught and config.teacher == "none":
         raise KdlibError(f"'{config.method}' learns from a teacher; name one, not teacher='none'.")
     for what in (*method.reads, *["label"] * parts.gate, *["logits"] * parts.kd):
         refused, reason = REFUSED[what]
         for name in set(refused) & set(config.augmentation):
-            text = f"'{config.method}' {reason}: leave '{name}' out of augmentation"
-            raise KdlibError(f"{text}, or choose another method.")
+            raise KdlibError(f"'{config.method}' {reason}: leave '{name}' out of augmentation.")

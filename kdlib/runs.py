@@ -267,10 +267,8 @@ def finished_record(config: RunConfig, root: Path) -> dict[str, Any]:
     path = run_directory(config, root) / "record.json"
     record = read_record(path)
     if (found := record.get("run_id")) != config.run_id:
-        raise KdlibError(
-            f"{path} is the record of '{shown(found)}', not of '{config.run_id}'. Put this run's "
-            "own folder back, or delete this one and run again."
-        )
+        says = f"{path} is the record of '{shown(found)}', not of '{config.run_id}'"
+        raise KdlibError(f"{says}. {AGAIN}")
     return record
 
 

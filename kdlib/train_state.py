@@ -255,8 +255,17 @@ class TrainState:
         tensors, facts = files.load_tensors(self.checkpoint)
         remedy = "Put this run's own file back, or delete it to begin anew."
         files.check_identity(self.checkpoint, facts, {"run": self.config.run_id}, remedy)
-        if self._begun_anew({**facts, **facts.get("way", {})}):
-            return
+        if wish := os.environ.get(RESUME):
+            check_known(RESUME, wish, ["anew"])
+        advice = f"Start it as it was begun, or set {RESUME}=anew to begin it anew."
+        began, now = {**facts, **facts.get("way", {})}, {**self.sources, **self.way}
+        try:  # in another way it would end with numbers of no run
+            told = "It is begun anew." if wish else advice
+            files.check_identity(self.checkpoint, began, now, told)
+        except KdlibError as error:
+            if not wish:
+                raise
+            return print(error, file=sys.stderr)
         memory: dict[int, dict[str, Tensor]] = defaultdict(dict)
         try:
             parts = {name: tensors.pop(f"model.{name}") for name in self.parts.state_dict()}
@@ -272,21 +281,6 @@ class TrainState:
                 "Delete it and run again."
             ) from error
         files.check_identity(self.checkpoint, facts, self.identity, remedy)
-
-    def _begun_anew(self, began: Mapping[str, Any]) -> bool:
-        """Whether what was begun from other sources or in another way is to be begun anew."""
-        if wish := os.environ.get(RESUME):
-            check_known(RESUME, wish, ["anew"])
-        advice = f"Start it as it was begun, or set {RESUME}=anew to begin it anew."
-        told = "It is begun anew." if wish == "anew" else advice
-        try:  # in another way it would end with numbers of no run
-            files.check_identity(self.checkpoint, began, {**self.sources, **self.way}, told)
-        except KdlibError as error:
-            if not wish:
-                raise
-            print(error, file=sys.stderr)
-            return True
-        return False
 
     # When all epochs are done.
     @property

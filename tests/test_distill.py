@@ -14,7 +14,7 @@ from kdlib import Output, RunConfig
 from kdlib.data.batches import Batch
 from kdlib.distill import Distiller, TeacherOutput, create_distiller, label_loss
 from kdlib.frskd.mixing import Mixed
-from kdlib.methods import METHODS, Weights
+from kdlib.methods import METHODS
 
 # Those of detectors read what no classifier says; tests/detection has them.
 CLASSIFYING = {name: line for name, line in METHODS.items() if "classification" in line.tasks}
@@ -178,7 +178,7 @@ def test_gradients_of_labels_and_kd_add_up_in_float32_and_mixed_labels_count_by_
     mine, theirs = (5 * torch.randn(32, CLASSES, generator=stream) for _ in range(2))
     nothing, labels = torch.zeros(32, 1), torch.arange(32) % CLASSES
     seen = Batch(torch.zeros(32, 3, 1, 1), labels, labels)
-    made, gradients = Distiller("kd", None, Weights(0.0, 1.0, 1.0)), []
+    made, gradients = create_distiller(RunConfig(method="kd", ce_weight=1.0)), []
     for precision in (torch.bfloat16, torch.float32):
         logits = mine.bfloat16().to(precision).requires_grad_()
         student, teacher = Output(logits, (), nothing), TeacherOutput(theirs, (), nothing)
