@@ -83,6 +83,7 @@ def _dct(preset: str, *line: Any, **more: Any) -> Method:
     return _core("dct:DCTLoss", *line, arguments=(preset, "none"), **more)
 
 
+_fitted = partial(_core, fitted=True, revision=2)
 # SRM in its three runs: dictionaries of a teacher, an initialised student, the task.
 _srm = partial(Method, source="Tran 2021, arXiv 2103.17012", reads=("codes",))
 _srm_task = partial(_srm, settings="kdlib.srm.options:SrmOptions",
@@ -100,15 +101,15 @@ METHODS: dict[str, Method] = {
     "student": Method(source="cross-entropy alone", formula="-log p_s(target)", tasks=tuple(TASKS)),
     "kd": Method(source="Hinton 2015, arXiv 1503.02531", formula="T^2 KL(p_t ‖ p_s)",
         ce_weight=0.1, tasks=DENSE),
-    "fitnet": _core("hints:HintLoss", 100.0, "Romero 2015, arXiv 1412.6550",
-        "mean (R(F_s) - F_t)^2, one stage, R conv + BN + ReLU", fitted=True, revision=2),
+    "fitnet": _fitted("hints:HintLoss", 100.0, "Romero 2015, arXiv 1412.6550",
+        "mean (R(F_s) - F_t)^2, one stage, R conv + BN + ReLU"),
     "at": _core("attention:ATLoss", 1000.0, "Zagoruyko 2017, arXiv 1612.03928",
         "sum ‖A_s/‖A_s‖ - A_t/‖A_t‖‖^2 / HW, A = mean_c F^2", arguments=("none",), tasks=DENSE),
     "pkt": _core("relations:pkt_per_image", 30000.0, "Passalis 2018, arXiv 1803.10837",
         "mean p_t log p_t/p_s, p(i, j) ~ 1 + cos(e_i, e_j)", "embedding", couples=True,
         revision=2),
-    "vid": _core("hints:VariationalLoss", 1.0, "Ahn 2019, arXiv 1904.05835",
-        "sum mean (log v_c + (F_t - m(F_s))^2/v_c) / 2", fitted=True, revision=2),
+    "vid": _fitted("hints:VariationalLoss", 1.0, "Ahn 2019, arXiv 1904.05835",
+        "sum mean (log v_c + (F_t - m(F_s))^2/v_c) / 2"),
     "sp": _core("relations:sp_per_image", 3000.0, "Tung 2019, arXiv 1907.09682",
         "‖G_s - G_t‖^2 / B^2, G = row-normalised F F^T", "stages", couples=True),
     "rkd": _core("relations:rkd_per_image", 1.0, "Park 2019, arXiv 1904.05068",
@@ -117,19 +118,16 @@ METHODS: dict[str, Method] = {
         "-log h(e_s, e_t) - sum_K log(1 - h(e_s, e_t')), and s, t exchanged", fitted=True,
         undivided="each would keep a memory of all images of its own, and renew its own part",
         reads=("label",)),
-    "semckd": _core("hints:SemanticLoss", 400.0, "Chen 2021, arXiv 2012.03236",
-        "sum_st a_st mean (P_st(F_s) - F_t)^2 / S, a learned", fitted=True, couples=True,
-        revision=2),
-    "reviewkd": _core("review:ReviewLoss", 1.0, "Chen 2021, arXiv 2104.09044",
-        "sum HCL(ABF(F_s, deeper), F_t before its last ReLU)", fitted=True, warmup=WARMUP,
-        revision=2),
+    "semckd": _fitted("hints:SemanticLoss", 400.0, "Chen 2021, arXiv 2012.03236",
+        "sum_st a_st mean (P_st(F_s) - F_t)^2 / S, a learned", couples=True),
+    "reviewkd": _fitted("review:ReviewLoss", 1.0, "Chen 2021, arXiv 2104.09044",
+        "sum HCL(ABF(F_s, deeper), F_t before its last ReLU)", warmup=WARMUP),
     "dkd": _core("logits:dkd_per_image", 1.0, "Zhao 2022, arXiv 2203.08679",
         "T^2 (1 TCKD + 8 NCKD)", "logits", warmup=WARMUP, reads=("label", "logits")),
     "logit_std": _core("logits:standardised_kd_per_image", 9.0, "Sun 2024, arXiv 2403.01427",
         "KD of z-scored logits, T = 2", "logits", ce_weight=0.1, reads=("logits",), revision=2),
-    "famkd": _core("review:FrequencyReview", 1.0, "Pham 2024, arXiv 2403.05894",
-        "sum mean (FAM(attention(F_s, deeper)) - F_t)^2, FAM a filter of FFT2(F)", fitted=True,
-        warmup=WARMUP, revision=2),
+    "famkd": _fitted("review:FrequencyReview", 1.0, "Pham 2024, arXiv 2403.05894",
+        "sum mean (FAM(attention(F_s, deeper)) - F_t)^2, FAM a filter of FFT2(F)", warmup=WARMUP),
     "srm": _srm_task(formula="cross-entropy, after an initialisation by the teacher's sparse codes",
         after="kdlib.srm.options:initialisation_of"),
     # The release gives the pixels' cross-entropy values that are no logits.

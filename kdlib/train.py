@@ -181,8 +181,14 @@ def train(
             if learning := _sound(one for one in states if one.epoch == epoch):
                 train_epoch(learning, group, epoch, bar, on_epoch)
     for state in states:
-        if state.counts:
-            _conclude(state)
+        if state.counts:  # a weight that diverges is a result too, where weights are chosen
+            if state.failure is not None:
+                state.start_over()
+            quality, watched = state.measure(), {} if state.history else state.monitor()
+            if group.world.is_main:
+                state.finish()
+                write_record(state.directory, state.record(quality, watched))
+                state.checkpoint.unlink(missing_ok=True)
     for state in states:
         if state.failure is not None and not state.counts:
             raise state.failure
@@ -218,17 +224,6 @@ def train_epoch(
 
 def _sound(states: Iterable[TrainState]) -> list[TrainState]:
     return [state for state in states if state.failure is None]
-
-
-def _conclude(state: TrainState) -> None:
-    """Evaluate, and leave weights, history and, last of all, the record."""
-    if state.failure is not None:  # a result too, of a weight that is searched for on dev
-        state.start_over()
-    quality, watched = state.measure(), {} if state.history else state.monitor()
-    if state.world.is_main:
-        state.finish()
-        write_record(state.directory, state.record(quality, watched))
-        state.checkpoint.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
