@@ -1,7 +1,6 @@
 """The command line: each function is a command, and its signature is what the command takes."""
 
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from kdlib.errors import KdlibError, ended, quoted, shown, unknown
-from study.arguments import Count, Flag, Pairs
+from kdlib.errors import KdlibError, ended, quoted, shown
+from study.arguments import USUAL, Count, Flag, Pairs, Plan, Words
+from study.data_commands import cache_dataset, check_dataset, import_dataset
 
 RECORDS, FIGURES, LEDGER = Path("records"), Path("figures"), Path("LEDGER.md")
 
@@ -42,9 +42,6 @@ def json_object(text: str) -> dict[str, Any]:
 
 def called(program: App, arguments: Sequence[str] | None) -> Any:
     """Run a command; words that it does not take are a :class:`KdlibError`."""
-    first = next(iter(sys.argv[1:] if arguments is None else arguments), "-")
-    if not first.startswith("-") and first not in (commands := [*program]):
-        raise unknown("command", first, [name for name in commands if not name.startswith("-")])
     try:
         return program(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -198,6 +195,78 @@ def methods(name: str | None = None) -> None:
     print(f"modifiers: {', '.join('+' + word for word in MODIFIERS)} (as in dct+kd)")
 
 
+# Commands whose work needs PyTorch: it is loaded when they work, and not for their help.
+@app.command
+def analyse(
+    root: Path, *, methods: Words = None, dataset: str | None = None, maps_seed: int = 0,
+    data_root: Path | None = None,
+) -> None:  # fmt: skip
+    """Measure what trained networks show beyond their accuracy.
+
+    Calibration, robustness, spectra and attention maps of finished runs, written beside their
+    records. It goes on where it was stopped.
+
+    Args:
+        root: folder of runs, with their weights.
+        methods: only these; 'teacher' for the networks that taught; by default the key methods.
+        dataset: only runs on this data set.
+        maps_seed: its runs keep attention maps and answers.
+        data_root: folder of the real data sets; by default $KDLIB_DATA.
+    """
+    from study.analyses import KEY_METHODS, measure
+
+    measure.analyse(root, methods or KEY_METHODS, dataset, maps_seed, data_root)
+
+
+@app.command
+def export(
+    run: Path, *, runs: Path = Path("runs"), plan: Annotated[Plan, Parameter("*")] = USUAL,
+    data_root: Path | None = None,
+) -> None:  # fmt: skip
+    """Write a trained student to a file that runs without kdlib.
+
+    The file is checked against PyTorch, scored and timed beside its teacher. It takes RGB images,
+    uint8, in batches of any size, and gives logits; what was found goes to FILE.json.
+
+    Example: kdlib export scenes-a2-scenes_student-dct+kd-s0 --format onnx
+
+    Args:
+        run: a run's directory, its id or how its id begins.
+        runs: folder of all runs.
+        plan: what to write and to measure.
+        data_root: folder of the real data sets; by default $KDLIB_DATA.
+    """
+    from study import export as made
+
+    try:
+        record = made.export_run(run, runs, plan, data_root)
+    except made.ExportError as error:
+        raise SystemExit(str(error)) from error
+    print(made.report(record))
+
+
+@app.command
+def verify(
+    *run: Path, root: Path = RECORDS, runs: Path | None = None, data_root: Path | None = None,
+    within: float = 0.01,
+) -> int:  # fmt: skip
+    """Make runs again here from their records, and compare every number but times.
+
+    The exit status is 0 if all have the same bits, 3 if some are only the same within a tolerance,
+    1 if one differs. What differs in the conditions is told.
+
+    Args:
+        run: a run's directory, its id, or how its id begins.
+        root: folder of records or runs, in which ids are looked for.
+        runs: folder of trained runs; teachers and earlier runs that it has are not made again.
+        data_root: folder of the real data sets; by default $KDLIB_DATA.
+        within: the largest difference that counts as close, of any measure.
+    """
+    from study import verify as verifying
+
+    return verifying.verify(run, root, runs, data_root, within)
+
+
 @data.command(name="list")
 def data_list() -> None:
     """The data sets, a line each."""
@@ -207,23 +276,9 @@ def data_list() -> None:
         print(f"{name:16} {found.about}")
 
 
-ELSEWHERE = (
-    (app, "analyse", "commands:analyse", "Measure what trained networks show beyond "
-     "their accuracy.\n\nCalibration, robustness, spectra and attention maps of finished runs, "
-     "written beside their records. It goes on where it was stopped."),
-    (app, "export", "commands:export", "Write a trained student to a file that runs without kdlib."
-     "\n\nThe file is checked against PyTorch, scored and timed beside its teacher. It takes RGB "
-     "images, uint8, in batches of any size, and gives logits; what was found goes to FILE.json."
-     "\n\nExample: kdlib export scenes-a2-scenes_student-dct+kd-s0 --format onnx"),
-    (app, "verify", "commands:verify", "Make runs again here from their records, and compare every "
-     "number but times.\n\nThe exit status is 0 if all have the same bits, 3 if some are only the "
-     "same within a tolerance, 1 if one differs. What differs in the conditions is told."),
-    (data, "check", "data_commands:check_dataset", "Load a data set and tell what it holds."),
-    (data, "import", "data_commands:import_dataset", "Bring files on this machine into place."),
-    (data, "cache", "data_commands:cache_dataset", "Resize photographs once, so that epochs need "
-     "not decode them.\n\nThey are kept in $KDLIB_CACHE, a file each. Interrupt and repeat at "
-     "will; what changes in the data set is noticed."),
-)  # fmt: skip
-"""Commands that are functions of other modules, which are imported when they are called."""
-for _program, _name, _place, _help in ELSEWHERE:
-    _program.command(f"study.{_place}", name=_name, help=_help)
+for _name, _command in {
+    "check": check_dataset,
+    "import": import_dataset,
+    "cache": cache_dataset,
+}.items():
+    data.command(_command, name=_name)

@@ -9,10 +9,9 @@ from pkgutil import resolve_name
 from typing import Annotated
 
 from cyclopts import Parameter
-from tqdm import tqdm
 
 from kdlib.data import dataset_names, listed, load_data, tasks_of
-from kdlib.errors import KdlibError, unknown
+from kdlib.errors import KdlibError, check_known, unknown
 from study import named
 from study.arguments import Count
 
@@ -44,6 +43,8 @@ def check_dataset(dataset: str, *, data_root: Path | None = None, all_: All = Fa
 
 
 def _checked(name: str, split: str, task: str, data_root: Path | None, every: bool) -> str:
+    from tqdm import tqdm
+
     from kdlib.data.batches import Batches
     from kdlib.detection.batches import DetectionBatches
 
@@ -72,7 +73,10 @@ def cache_dataset(
     dataset: str, *, image_size: Count = 224, workers: Count | None = None,
     data_root: Path | None = None,
 ) -> None:  # fmt: skip
-    """Resize the photographs of both splits, and tell where they are.
+    """Resize photographs once, so that epochs need not decode them.
+
+    They are kept in $KDLIB_CACHE, a file each. Interrupt and repeat at will; what changes in the
+    data set is noticed.
 
     Args:
         dataset: name of the data set.
@@ -115,8 +119,7 @@ def import_dataset(
         source: where the files lie; by default where Debian's package puts them.
         data_root: folder of the real data sets, made if need be; by default $KDLIB_DATA.
     """
-    if dataset not in IMPORTABLE:
-        raise unknown("data set to import", dataset, IMPORTABLE)
+    check_known("data set to import", dataset, IMPORTABLE)
     from kdlib.data.fashion import FOLDER
     from kdlib.data.image_data import checked_root
     from kdlib.files import write_atomic

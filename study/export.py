@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
-from kdlib.errors import KdlibError, unknown
+from kdlib.errors import KdlibError, check_known
 from kdlib.evaluate import BATCH_SIZE, images_at_once, marks_of
 from kdlib.files import load_weights, write_atomic, write_json
 from kdlib.methods import parse_method
@@ -194,8 +194,7 @@ FORMATS: dict[str, Format] = {
 
 def format_of(name: str) -> Format:
     """A format by its name; a KdlibError if there is none, or its packages are not installed."""
-    if name not in FORMATS:
-        raise unknown("format", name, FORMATS)
+    check_known("format", name, FORMATS)
     missing = [one for one in FORMATS[name].packages if find_spec(one) is None]
     if missing:
         raise KdlibError(

@@ -27,7 +27,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-from kdlib.errors import NUMBER, KdlibError, circumstances, shown, unknown
+from kdlib.errors import NUMBER, KdlibError, check_known, circumstances, shown
 from kdlib.files import write_text, writing
 from study import NOTEBOOKS, of_clone
 from study.parameters import assigned, check_given
@@ -84,8 +84,7 @@ def find_notebook(name: str) -> Path:
             f"{shown(name[-80:])} {what}. Give a notebook's file, or one of these names: "
             f"{', '.join(notebook_names())}."
         )
-    if name not in notebook_names():
-        raise unknown("notebook", name, notebook_names())
+    check_known("notebook", name, notebook_names())
     return NOTEBOOKS / f"{name}.ipynb"
 
 

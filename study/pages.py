@@ -19,7 +19,6 @@ from kdlib.files import write_text
 from kdlib.methods import METHODS, STAGES
 from kdlib.runs import RunConfig
 from study import results
-from study.figures.comparison import method_accuracy_table
 from study.ledger.page import Ledger, counts_markdown, make_ledger, nine_cells
 from study.ledger.rows import AGREES, DISAGREES, UNDECIDED
 from study.names import name_of
@@ -129,9 +128,9 @@ class Evidence:
     @cached_property
     def accuracies(self) -> pd.DataFrame:
         """Of the first setting: ``mean`` top-1 and ``name`` of each method, best first."""
-        table = method_accuracy_table(self.runs).groupby("label")[["mean"]].first()
-        students = table.drop("teacher", errors="ignore").sort_values("mean", ascending=False)
-        return students.assign(name=students.index.map(name_of))
+        means = summary_table(self.runs).set_index("label")["top1"]
+        students = means.drop("teacher", errors="ignore").sort_values(ascending=False)
+        return pd.DataFrame({"mean": students, "name": students.index.map(name_of)})
 
     @property
     def runs(self) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from kdlib.errors import KdlibError, check_kind, checked_values, unknown
+from kdlib.errors import KdlibError, check_kind, check_known, checked_values
 from kdlib.methods import STAGES, method_of, parse_method, tuned_field
 from kdlib.runs import RunConfig, each_once, teacher_of
 from study import of_clone
@@ -53,8 +53,7 @@ def profile_names() -> tuple[str, ...]:
 
 def read_profile(name: str) -> dict[str, Any]:
     """Read a profile; a KdlibError says which, which key or which value is wrong."""
-    if name not in profile_names():
-        raise unknown("profile", name, profile_names())
+    check_known("profile", name, profile_names())
     path = PROFILES / f"{name}.yaml"
     return _read(path, path.stat().st_mtime_ns)
 

@@ -166,9 +166,9 @@ def read_claims(claims: pd.DataFrame, wanted: Iterable[Claim]) -> str:
     return "\n".join(lines)
 
 
-def read_accuracy(accuracy: pd.DataFrame) -> str:
-    """The highest mean of a ``method_accuracy_table``, and how much of the gap it closes."""
-    means = accuracy.groupby("label")["mean"].first()
+def read_accuracy(summary: pd.DataFrame) -> str:
+    """The highest top-1 of one setting's ``summary_table``, and how much of the gap it closes."""
+    means = summary.set_index("label")["top1"]
     students = means.drop("teacher", errors="ignore")
     best = str(students.idxmax())
     text = f"The highest mean of {len(students)} methods is that of {name_of(best)}: "

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from kdlib.errors import KdlibError, unknown
+from kdlib.errors import KdlibError, check_known
 from kdlib.runs import RunConfig
 from kdlib.tasks import TASKS
 from study import records
@@ -86,8 +86,7 @@ def paired_values(table: pd.DataFrame, method: str, baseline: str, metric: str) 
         raise KdlibError("Only runs of one setting can be compared; choose one by its 'setting'.")
     columns = {}
     for label in (method, baseline):
-        if label not in set(table["label"]):
-            raise unknown("method in these records", label, set(table["label"]))
+        check_known("method in these records", label, set(table["label"]))
         columns[label] = table[table["label"] == label].set_index(PAIR)[metric].dropna()
         if columns[label].index.has_duplicates:
             raise KdlibError(f"'{label}' has several runs of one seed (teacher seeds?); keep one.")

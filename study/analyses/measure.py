@@ -26,7 +26,6 @@ from kdlib.seeds import generator
 from kdlib.train import check_sources
 from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, KEY_METHODS, MAPS_FILE, files
 from study.analyses.files import Answers, AttentionMaps
-from study.arguments import Words
 from study.records import load_records, student_settings, teacher_runs
 
 if TYPE_CHECKING:
@@ -44,15 +43,14 @@ DATA = ("dataset", "attentions", "distractors", "image_size", "test_size")
 
 
 def analyse(
-    root: Path, *, methods: Words = None, dataset: str | None = None, maps_seed: int = 0,
-    data_root: Path | None = None,
+    root: Path, methods: Sequence[str] = KEY_METHODS, dataset: str | None = None,
+    maps_seed: int = 0, data_root: Path | None = None,
 ) -> list[Path]:  # fmt: skip
     """Analyse the finished runs of a folder that were tested on a test set; returns what it wrote.
 
     What is done stays done: killed and repeated, it goes on where it was. Runs without weights
     (as where records are committed) are passed over. For the rest see the command of this name.
     """
-    methods = methods or [*KEY_METHODS]
     runs = chosen_runs(load_records(Path(root)), methods, dataset)
     trained = [row for row in runs if (Path(row["directory"]) / WEIGHTS).exists()]
     if not trained:

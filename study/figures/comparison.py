@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 
 from kdlib.errors import KdlibError
 from study.figures import style, tables
 from study.figures.style import COLUMN, PAGE, ROW, drawn_from, new_figure
-from study.names import NEUTRAL, PALETTE, TEACHER_COLOUR, difference_name, look, name_of
+from study.names import NEUTRAL, PALETTE, difference_name, look, name_of
 from study.records import load_histories
 from study.statistics import main_runs, paired_comparison, paired_values, smallest_effect, verdicts
 
@@ -23,42 +23,7 @@ COSTS = Path(__file__).parents[2] / "benchmarks" / "results" / "methods" / "cost
 DETECTOR_COSTS = COSTS.with_name("detectors.json")
 FEWEST = 3  # methods, for there to be something to weigh
 SAME = ["student", "image_size"]  # of a run and the measurement, beside the teacher if it has one
-# Some methods double a step's cost, most add a few percent: beyond LINEAR percent the axis is
-# logarithmic where costs reach WIDE.
-LINEAR, WIDE = 10, 50
 AXES = {"time": "time of a step over its floor (%)", "memory": "peak memory over its floor (%)"}
-
-
-def method_accuracy_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a run: ``label``, ``init_seed``, ``top1``, and its method's ``mean, low, high, n``."""
-    students = tables.without_variants(tables.students_of(table))
-    if students["label"].nunique() < 2:
-        return pd.DataFrame()
-    runs = tables.with_teacher_label(table, students)
-    means = tables.with_interval(runs, ["label"], "top1")
-    return runs[["label", "init_seed", "top1"]].merge(means, on="label")
-
-
-@drawn_from(method_accuracy_table)
-def method_accuracy(data: pd.DataFrame) -> Figure:
-    """Top-1 of each method (hollow: with KD), mean with interval, seeds as points, best on top."""
-    students = data[data["label"] != "teacher"].sort_values("label")
-    alone = students["label"].str.replace("+kd", "", regex=False)
-    order = list(students.groupby(alone)["mean"].first().sort_values().index)
-    figure, (axes,) = new_figure(COLUMN, 0.7 + style.rows_height(len(order)))
-    for label, colour in (("teacher", TEACHER_COLOUR), ("student", NEUTRAL)):
-        for mean in 100 * data.loc[data["label"] == label, "mean"].head(1):
-            axes.axvline(mean, color=colour, ls="--", lw=0.9)
-            style.note(
-                axes, label, (mean, 1), (0, 2), xycoords=("data", "axes fraction"), color=colour
-            )
-    for label, runs in students.groupby("label"):
-        row = order.index(label.replace("+kd", ""))
-        style.seed_points(axes, label, runs["top1"], row)
-        style.dot(axes, label, style.percent(runs.iloc[0], "mean"), row)
-    style.named_rows(axes, [name_of(label) for label in order])
-    axes.set_xlabel(f"top-1 accuracy (%)\nhollow: with KD\n{style.seeds_text(students)}")
-    return figure
 
 
 def paired_differences_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -196,22 +161,7 @@ def accuracy_cost_table(table: pd.DataFrame) -> pd.DataFrame:
     reaches down to the floor takes no longer than it. Empty with fewer than ``FEWEST`` methods,
     and for networks or images of another size than the costs were measured with.
     """
-    return _weighed(tables.without_variants(tables.students_of(table)), COSTS, "top1")
-
-
-@drawn_from(accuracy_cost_table)
-def accuracy_cost(data: pd.DataFrame) -> Figure:
-    """Gain over the student alone against the cost of a step; a line joins those on the front."""
-    figure = _against_cost(data, "top-1 over the student")
-    for axes, cost in zip(figure.axes, AXES, strict=True):
-        if 100 * (data[cost].max() - 1) > WIDE:
-            axes.set_xscale("symlog", linthresh=LINEAR)
-            axes.xaxis.set_major_formatter(ScalarFormatter())
-    for row in data[data["front"]].to_dict("records"):
-        place = 100 * (row["time"] - 1), 100 * row["gain"]
-        style.note(figure.axes[0], name_of(row["label"]), place, (-4, 3), ha="right")
-    figure.axes[0].margins(x=0.1)  # labels lie to the left
-    return figure
+    return _weighed(tables.students_of(table), COSTS, "top1")
 
 
 def detection_cost_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -223,10 +173,21 @@ def detection_cost_table(table: pd.DataFrame) -> pd.DataFrame:
 
 @drawn_from(detection_cost_table)
 def detection_cost(data: pd.DataFrame) -> Figure:
-    """As :data:`accuracy_cost`, of detectors and their mAP."""
-    figure = _against_cost(data, "mAP over the detector alone")
-    for axes in figure.axes:
+    """Gain of detectors over the student alone against a step's cost; a line: the front."""
+    figure, panels = new_figure(PAGE, 3.1, columns=2, sharey=True)
+    for axes, (cost, title) in zip(panels, AXES.items(), strict=True):
+        axes.axhline(0, color=NEUTRAL, lw=0.8)
+        for row in data.to_dict("records"):
+            place, gain = 100 * (row[cost] - 1), style.percent(row, "gain")
+            style.dot(axes, row["label"], gain, place, upright=True, lw=0.9, ms=5)
+        axes.set_xlabel(title)
+    front = data[data["front"]]
+    line = 100 * (front["time"] - 1), 100 * front["gain"]
+    panels[0].plot(*line, ls=":", c=NEUTRAL, lw=1, zorder=0)
+    panels[0].set_ylabel("gain in mAP over the detector alone (points)")
+    for axes in panels:
         axes.set_xlim(left=min(0, axes.get_xlim()[0]))
+    style.legend(figure, style.methods_of(data))
     return figure
 
 
@@ -263,19 +224,3 @@ def read_costs(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         raise KdlibError(
             f"{path} holds no costs ({error!r}); make it anew: python -m benchmarks methods"
         ) from error
-
-
-def _against_cost(data: pd.DataFrame, gained: str) -> Figure:
-    figure, panels = new_figure(PAGE, 3.1, columns=2, sharey=True)
-    for axes, (cost, title) in zip(panels, AXES.items(), strict=True):
-        axes.axhline(0, color=NEUTRAL, lw=0.8)
-        for row in data.to_dict("records"):
-            place, gain = 100 * (row[cost] - 1), style.percent(row, "gain")
-            style.dot(axes, row["label"], gain, place, upright=True, lw=0.9, ms=5)
-        axes.set_xlabel(title)
-    front = data[data["front"]]
-    line = 100 * (front["time"] - 1), 100 * front["gain"]
-    panels[0].plot(*line, ls=":", c=NEUTRAL, lw=1, zorder=0)
-    panels[0].set_ylabel(f"gain in {gained} (points)")
-    style.legend(figure, style.methods_of(data))
-    return figure

@@ -13,7 +13,7 @@ from kdlib.methods import METHODS
 from study.figures import style, tables
 from study.figures.ablations import weight_curves
 from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
-from study.names import NAMED, NEUTRAL, OF_DETECTORS, as_text, name_of
+from study.names import NAMED, NEUTRAL, OF_DETECTORS, as_text, look, name_of
 from study.records import IOUS
 from study.statistics import Comparison, main_runs, paired_comparison, smallest_effect
 
@@ -96,7 +96,9 @@ def error_types(data: pd.DataFrame) -> Figure:
     for axes, (error, title) in zip(panels, ERRORS.items(), strict=True):
         own = data[data["error"] == error]
         for row, label in enumerate(labels):
-            style.seed_points(axes, label, own.loc[own["label"] == label, "dap"], row)
+            seeds = 100 * own.loc[own["label"] == label, "dap"]  # small, below their mean
+            points: dict[str, Any] = {"c": look(label).colour, "ms": 2, "alpha": 0.6, "mew": 0}
+            axes.plot(seeds, [row - 0.27] * len(seeds), "o", **points)
         means = tables.in_order(own.drop_duplicates("label"), "label", labels)
         style.forest(axes, means, map(name_of, labels), "mean")
         axes.set_title(title)

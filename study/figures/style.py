@@ -169,12 +169,6 @@ def named_rows(axes: Axes, names: list[str]) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def seed_points(axes: Axes, label: str, values: pd.Series, row: float) -> None:
-    """The runs of a method, as small points below its mean."""
-    places = [row - 0.27] * len(values)
-    axes.plot(100 * values, places, "o", c=look(label).colour, ms=2, alpha=0.6, mew=0)
-
-
 def no_difference(axes: Axes, half: float = 0) -> None:
     """A vertical line at 0; and a band of ``half`` (0..1) to either side, which does not matter."""
     if half:
@@ -203,14 +197,6 @@ def legend(
     columns = columns or (3 if figure.get_figwidth() < PAGE else 6)
     entries = [Line2D([], [], **marks(label), ms=5, label=name_of(label)) for label in labels]
     figure.legend(handles=[*entries, *extra], loc="outside upper center", ncols=columns)
-
-
-def note(
-    axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], **own: Any
-) -> None:
-    """Small words near a place, ``shift`` points from it."""
-    usual = {"textcoords": "offset points", "ha": "center", "fontsize": 7}
-    axes.annotate(text, at, shift, **{**usual, **own})
 
 
 def seeds_text(runs: pd.DataFrame, intervals: str = "95 % intervals of ") -> str:

@@ -28,20 +28,9 @@ def students_of(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["setting"].isin(settings)]
 
 
-def without_variants(students: pd.DataFrame) -> pd.DataFrame:
-    """Runs without FRSKD's variants (see notebook 10): some leave others no room."""
-    return students[~students["method"].str.startswith("frskd_")]
-
-
 def by_setting(table: pd.DataFrame) -> list[pd.DataFrame]:
     """The runs of each student setting."""
     return [table[table["setting"] == setting] for setting in student_settings(table)]
-
-
-def with_teacher_label(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
-    """These students of one setting, and their teachers, which are labelled ``teacher``."""
-    teachers = (teacher_runs(table, setting) for setting in students["setting"].head(1))
-    return pd.concat([students, *(one.assign(label="teacher") for one in teachers)])
 
 
 def having(file: str, runs: pd.DataFrame) -> pd.DataFrame:
@@ -54,7 +43,8 @@ def analysed(file: str, table: pd.DataFrame, methods: Sequence[str]) -> pd.DataF
     """The methods' runs and their teachers that have a file; none without such a student."""
     students = students_of(table)
     students = having(file, students[students["label"].isin(methods)])
-    return having(file, with_teacher_label(table, students))
+    teachers = (teacher_runs(table, setting) for setting in students["setting"].head(1))
+    return having(file, pd.concat([students, *(one.assign(label="teacher") for one in teachers)]))
 
 
 def first_runs(file: str, table: pd.DataFrame, methods: Sequence[str]) -> dict[str, Path]:

@@ -123,7 +123,7 @@ def test_a_figure_cuts_nothing_off_and_refuses_what_has_nothing_to_show(name, ru
 
 def test_committed_figures_show_what_the_records_say():
     """Numbers of most tables are held by this alone."""
-    seen = {"accuracy_cost", "detection_cost"}  # which show costs made up here
+    seen = {"detection_cost"}  # which shows costs made up here
     for name, slug, found in drawings(load_records(ROOT / "records", task=None)):
         committed = ROOT / "figures" / f"{name}-{slug}.json"
         if name not in seen and len(data := table_of(name, found)):
@@ -134,22 +134,24 @@ def test_committed_figures_show_what_the_records_say():
 
 
 def test_means_have_the_interval_of_scipy_and_curves_the_range_of_the_seeds(runs):
-    data = table_of("method_accuracy", runs)
-    dct, values = data[data["label"] == "dct"], runs.loc[runs["label"] == "dct", "top1"]
+    data = table_of("ssim_by_stage", runs)
+    dct = data[(data["label"] == "dct") & (data["stage"] == 1)].iloc[0]
+    values = runs.loc[runs["label"] == "dct", "ssim_1"]
     expected = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
-    assert dct.iloc[0][["low", "high"]].tolist() == near(list(expected))
-    assert sorted(dct["top1"]) == near(sorted(values)) and set(dct["n"]) == {4}
-    assert data.loc[data["label"] == "teacher", "low"].isna().all()
+    assert dct[["low", "high"]].tolist() == near(list(expected)) and dct["n"] == 4
+    assert "student" not in set(data["label"])
+    teacher = table_of("calibration", runs).query("label == 'teacher'")
+    assert len(teacher) and teacher["low"].isna().all()
+    values = runs.loc[runs["label"] == "dct", "top1"]
     curves = table_of("training_curves", runs).set_index(["label", "epoch"])
     found = curves.loc[("dct", 15), ["low", "mean", "high"]].tolist()
     expected = np.array([values.min(), values.mean(), values.max()]) * (1 - 0.5 / 15)
     assert found == near(expected, abs=1e-4)
-    assert "student" not in set(table_of("ssim_by_stage", runs)["label"])
 
 
 def test_gains_are_of_methods_that_all_students_have(others):
     with pytest.raises(KdlibError, match="several settings"):
-        figure_named("method_accuracy")(others["attentions_gain"])
+        figure_named("noise_gauge")(others["attentions_gain"])
     runs = others["architecture_gain"]
     found = table_of("architecture_gain", runs)
     assert set(found["method"]) == {"at", "dct"}
@@ -157,14 +159,10 @@ def test_gains_are_of_methods_that_all_students_have(others):
     assert table_of("architecture_gain", runs[runs["student"] == "scenes_small"]).empty
 
 
-def test_one_seed_is_drawn_without_an_interval_and_frskd_for_its_variants(tmp_path):
-    write_grid(tmp_path, THREE, seeds=[0])
-    for method in ("frskd", "frskd_published"):
-        write_run(tmp_path, RunConfig(method=method), 0.5)
-    single = load_records(tmp_path)
-    found = table_of("method_accuracy", single)
-    assert set(found["label"]) == {*THREE, "frskd", "teacher"} and found["low"].isna().all()
-    assert all(figure_named(name)(single) for name in ("method_accuracy", "ssim_by_stage"))
+def test_one_seed_is_drawn_without_an_interval(tmp_path):
+    single = load_records(write_grid(tmp_path, THREE, seeds=[0]))
+    assert table_of("ssim_by_stage", single)["low"].isna().all()
+    assert figure_named("ssim_by_stage")(single)
     assert table_of("noise_gauge", single).empty
 
 
@@ -199,7 +197,7 @@ def test_analyses_are_of_their_runs_and_a_shared_teacher_is_not_drawn_alone(tmp_
 def test_the_front_is_of_those_that_none_as_cheap_surpasses(runs, others, tmp_path, monkeypatch):
     def weighed(*costs):
         monkeypatch.setattr(comparison, "COSTS", costs_at(tmp_path / "costs.json", *costs))
-        return table_of("accuracy_cost", runs).set_index("label")
+        return comparison.accuracy_cost_table(runs).set_index("label")
 
     times = {"kd": 0.99, "dct_abs": 1.01, "at": 1.05, "dct": 1.1, "release_a": 1.2}
     assert weighed("scenes_medium", times, -0.02)["front"].to_dict() == {
@@ -207,12 +205,12 @@ def test_the_front_is_of_those_that_none_as_cheap_surpasses(runs, others, tmp_pa
     }  # fmt: skip
     assert weighed("scenes_medium", times).index[0] == "kd"  # of few rounds: no bounds
     costs_at(comparison.COSTS, "scenes_mobile", times)
-    assert table_of("accuracy_cost", runs).empty  # costs of other networks
+    assert comparison.accuracy_cost_table(runs).empty  # costs of other networks
     comparison.COSTS.write_text("{}")
     with pytest.raises(KdlibError, match="benchmarks methods"):
-        table_of("accuracy_cost", runs)
+        comparison.accuracy_cost_table(runs)
     comparison.COSTS.unlink()
-    assert table_of("accuracy_cost", runs).empty
+    assert comparison.accuracy_cost_table(runs).empty
     found = table_of("detection_cost", others["detection_cost"]).set_index("label")["front"]
     assert found.to_dict() == {"loc": True, "kd_cls": False, "kd_loc": True, "kd_cls_loc": True}
     assert list(found.index) == ["loc", "kd_cls", "kd_loc", "kd_cls_loc"]
