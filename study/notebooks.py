@@ -7,15 +7,14 @@ the limit is one of the whole notebook, and each kernel has sockets that no othe
 
 import atexit
 import codecs
-import glob
 import json
-import os
 import re
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
 from kdlib.errors import NUMBER, KdlibError, check_known, circumstances, shown
-from kdlib.files import write_text, writing
+from kdlib.files import write_atomic, write_text, writing
 from study import NOTEBOOKS, of_clone
 from study.parameters import assigned, check_given
 
@@ -180,27 +179,16 @@ def execute_notebook(
     """
     check_parameters(notebook, parameters)
     output = output.absolute()
-    with writing(output):
-        # What executions that were killed, and so are no processes any more, left of it.
-        for remains in output.parent.glob(f".{glob.escape(output.stem)}.*.ipynb"):
-            try:
-                os.kill(int(remains.name.split(".")[-2]), 0)
-            except ProcessLookupError:
-                remains.unlink(missing_ok=True)
-            except (ValueError, OverflowError, PermissionError):
-                pass  # no process's, or somebody else's
-    temporary = output.with_name(f".{output.stem}.{os.getpid()}.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
-    try:
-        _execute(notebook, temporary, dict(parameters), timeout_s)
-    except Exception as error:
-        if temporary.exists():
-            temporary.replace(failed)
-        raise ExecutionError(_explain(notebook, failed, error, timeout_s)) from error
-    except BaseException:  # it was asked to stop: nothing has failed
-        temporary.unlink(missing_ok=True)
-        raise
-    temporary.replace(output)
+    with writing(output), tempfile.TemporaryDirectory(prefix="kdlib-") as folder:
+        executed = Path(folder) / output.name
+        try:
+            _execute(notebook, executed, dict(parameters), timeout_s)
+        except Exception as error:
+            if executed.exists():
+                write_atomic(failed, partial(shutil.copyfile, executed))
+            raise ExecutionError(_explain(notebook, failed, error, timeout_s)) from error
+        write_atomic(output, partial(shutil.copyfile, executed))
     failed.unlink(missing_ok=True)
     return output
 

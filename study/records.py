@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -73,22 +73,20 @@ def find_runs(*roots: Path) -> dict[str, Run]:
     for root in map(Path, roots):
         if not root.is_dir():
             raise KdlibError(f"There is no folder {root}; give the folder that holds the runs.")
-        committed = sealed.is_sealed(root) or any(root.glob("*.jsonl"))
-        for run in _sealed_runs(root) if committed else _trained_runs(root):
+        if sealed.is_sealed(root) or any(root.glob("*.jsonl")):
+            own = (_sealed_run(root, *one) for one in sealed.entries_of(root))
+        else:
+            paths = sorted(root.glob("*/record.json"))
+            own = (_checked_run(path.parent, path, read_record(path)) for path in paths)
+        for run in own:
             found.setdefault(run.directory.name, run)
     return found
 
 
-def _trained_runs(root: Path) -> Iterator[Run]:
-    for path in sorted(root.glob("*/record.json")):
-        yield _checked_run(path.parent, path, read_record(path))
-
-
-def _sealed_runs(root: Path) -> Iterator[Run]:
-    for path, entry in sealed.entries_of(root):
-        record = checked_record(entry["record"], path, entry["history"].encode())
-        run = _checked_run(root / path.name, path / "record.json", record)
-        yield run._replace(superseded=entry.get("superseded") or run.superseded)
+def _sealed_run(root: Path, path: Path, entry: sealed.Entry) -> Run:
+    record = checked_record(entry["record"], path, entry["history"].encode())
+    run = _checked_run(root / path.name, path / "record.json", record)
+    return run._replace(superseded=entry.get("superseded") or run.superseded)
 
 
 def _checked_run(directory: Path, path: Path, record: dict[str, Any]) -> Run:
@@ -218,17 +216,6 @@ def load_records(*roots: Path, task: str | None = "classification") -> pd.DataFr
     results and measures of the stages (``ssim_1`` is the finest, ``ssim`` their mean). No record,
     a damaged one and two of one run are a KdlibError.
     """
-    return _labelled(_rows(roots, task))
-
-
-def load_tables(*roots: Path) -> dict[str, pd.DataFrame]:
-    """The table of each task that has runs, in the order of ``TASKS``; as :func:`load_records`."""
-    rows = _rows(roots, None)
-    by_task = {task: [row for row in rows if row["task"] == task] for task in TASKS}
-    return {task: _labelled(own) for task, own in by_task.items() if own}
-
-
-def _rows(roots: Iterable[Path], task: str | None) -> list[dict[str, Any]]:
     found = find_records(*roots).items()
     rows = [_row(*one) for one in found if one[1]["config"]["method"] not in STAGES]
     rows = [row for row in rows if task in (None, row["task"])]
@@ -237,7 +224,14 @@ def _rows(roots: Iterable[Path], task: str | None) -> list[dict[str, Any]]:
         what, how = ("", "") if usual else (f" of {task}", f" PROFILE={task}")
         what += f" in {' or '.join(map(str, roots))}"
         raise KdlibError(f"There is no record{what}; make some with: make reproduce{how}")
-    return rows
+    return _labelled(rows)
+
+
+def load_tables(*roots: Path) -> dict[str, pd.DataFrame]:
+    """The runs of each task that has some, in the order of ``TASKS``; as :func:`load_records`."""
+    table = load_records(*roots, task=None)
+    by_task = {task: table[table["task"] == task] for task in TASKS}
+    return {task: runs.reset_index(drop=True) for task, runs in by_task.items() if len(runs)}
 
 
 def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
