@@ -158,7 +158,7 @@ def roots(name, folder):
         "**DCT beats AT: undecided at n=1.**",
         "**DCT + KD beats KD: not tested here.** It needs `dct+kd` and `kd`",
         "this figure needs dct and parseval_twin, each with two seeds"]),
-    ("06_compare", "no_teacher", {}, ["0 of", "this figure needs two methods"]),
+    ("06_compare", "no_teacher", {}, ["0 of", "One method alone is not compared"]),
     ("07_attentions", "whole", {}, ["attentions in these records: 1 2 3",
         "The gain grows (points for each attention more): holds"]),
     ("07_attentions", "one_seed", {}, ["make reproduce PROFILE=attentions", "at n=1"]),
