@@ -276,9 +276,6 @@ def data_list() -> None:
         print(f"{name:16} {found.about}")
 
 
-for _name, _command in {
-    "check": check_dataset,
-    "import": import_dataset,
-    "cache": cache_dataset,
-}.items():
-    data.command(_command, name=_name)
+data.command(check_dataset, name="check")
+data.command(import_dataset, name="import")
+data.command(cache_dataset, name="cache")
