@@ -308,7 +308,9 @@ class TrainState:
 
     def cost(self) -> dict[str, Any]:
         """Parameters, operations and latency of the network that is kept."""
-        return measure_cost(self.deployed(), self.config.input_size, self.device)
+        size = self.config.input_size
+        batches = [torch.randn(count, 3, size, size, device=self.device) for count in (1, 64)]
+        return measure_cost(self.deployed(), *batches)
 
     def finish(self) -> None:
         """Write the weights of the network that is kept, and the history; the record comes last."""

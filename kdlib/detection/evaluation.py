@@ -1,12 +1,9 @@
 """Detectors on a data set: what they find, how good that is, and what finding costs."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from kdlib.data.image_data import ImageData
 from kdlib.detection.average_precision import coco_measures, error_types
@@ -14,7 +11,7 @@ from kdlib.detection.batches import DetectionBatches
 from kdlib.detection.detector import Detections, Detector
 from kdlib.detection.objects import Objects
 from kdlib.errors import KdlibError
-from kdlib.models.output import count_parameters, evaluating, latency
+from kdlib.models.output import evaluating
 from kdlib.process_group import ALONE, ProcessGroup
 
 BATCH_SIZE = 50
@@ -53,19 +50,6 @@ def evaluate_detector(detector: Detector, data: ImageData, **how: Any) -> dict[s
         raise KdlibError("There is no truth to compare detections with: load task='detection'.")
     results = measured(detect(detector, data, **how), data.objects, len(data.classes))
     return {"results": results, "ssim": None, "relevance": None}
-
-
-def detector_cost(detector: Detector, images: list[Tensor]) -> dict[str, Any]:
-    """Parameters, operations of one image, and median latency (ms) of 1 and of all ``images``.
-
-    From pixels to detections, torchvision's resizing and selection included.
-    """
-    with evaluating(detector):
-        with FlopCounterMode(display=False) as counter:
-            detector(images[:1])
-        times = {str(len(some)): latency(partial(detector, some)) for some in (images[:1], images)}
-    operations = counter.get_total_flops()
-    return {"parameters": count_parameters(detector), "flops": operations, "latency_ms": times}
 
 
 def measured(detections: Sequence[Detections], objects: Objects, classes: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdlib.data.image_data import ImageData
 from kdlib.detection.batches import DetectionBatches
 from kdlib.detection.detector import Detector
-from kdlib.detection.evaluation import detector_cost, evaluate_detector
+from kdlib.detection.evaluation import evaluate_detector
 from kdlib.detection.losses import CropLoss
 from kdlib.detection.objects import crops_fingerprint
 from kdlib.detection.teacher import CropTeacher
@@ -19,6 +19,7 @@ from kdlib.distill import Learner, method_loss
 from kdlib.errors import KdlibError
 from kdlib.methods import check_method, weights_of
 from kdlib.models import MODELS
+from kdlib.models.output import measure_cost
 from kdlib.runs import RunConfig
 from kdlib.train_state import TrainState
 
@@ -64,10 +65,10 @@ class DetectorState(TrainState):
         return evaluate_detector(self.student, self.evaluation, **self.shared)
 
     def cost(self) -> dict[str, Any]:
-        """Parameters, operations and latency, from images of the evaluation to detections."""
+        """Of finding objects in evaluation images, with torchvision's resizing and selection."""
         few = self.evaluation.first(TIMED)
         (shown,) = DetectionBatches(few, TIMED, device=self.device).in_order()
-        return detector_cost(self.student, shown.images)
+        return measure_cost(self.student, shown.images[:1], shown.images)
 
 
 class DetectorLearner(Learner):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import combinations
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,7 @@ Stage = TypeVar("Stage")
 Given = ParamSpec("Given")
 
 
-class HasStages(Protocol):
-    """What the losses read of a network's output."""
-
-    @property
-    def stages(self) -> Sequence[Tensor]:
-        """Feature maps (B, C, H, W), one per stage, fine to coarse."""
-
-
-Features = Tensor | Sequence[Tensor] | HasStages
+Features = Tensor | Sequence[Tensor] | Any
 """Feature maps (B, C, H, W) of the stages, fine to coarse; or of one stage; or an output."""
 Distance = Callable[[Tensor, Tensor], Tensor]  # (B, H, W), (B, H', W') -> (B,)
 Levels = str | Sequence[float]
@@ -34,7 +26,7 @@ def stages_of(features: Features) -> Sequence[Tensor]:
     """The feature map of every stage, fine to coarse."""
     if isinstance(features, Tensor):
         return (features,)
-    return getattr(features, "stages", cast("Sequence[Tensor]", features))
+    return getattr(features, "stages", features)
 
 
 def aligned(mine: Sequence[Stage], theirs: Sequence[Stage]) -> list[tuple[Stage, Stage]]:

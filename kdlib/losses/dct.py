@@ -108,27 +108,19 @@ def _select(values: Tensor, transform: str, drop_dc: bool, band: Band | None = N
     return values if mask is None else values * mask
 
 
-def _unit_l2(values: Tensor, transform: str, floor: Tensor) -> Tensor:
-    norms = torch.linalg.vector_norm(values.flatten(1), dim=1)
-    return divide(values, norms[:, None, None], floor)
-
-
-def _max_ac(values: Tensor, transform: str, floor: Tensor) -> Tensor:
+def _normalised(values: Tensor, how: str, transform: str, floor: Tensor) -> Tensor:
+    if how == "none":
+        return values
+    if how == "minmax":
+        low, high = values.amin((1, 2), keepdim=True), values.amax((1, 2), keepdim=True)
+        return divide(values - low, high - low, floor)
+    if how == "l2":
+        norms = torch.linalg.vector_norm(values.flatten(1), dim=1)
+        return divide(values, norms[:, None, None], floor)
     without_dc = _select(values, transform, drop_dc=True)
     return divide(values, without_dc.abs().amax((1, 2), keepdim=True), floor)
 
 
-def _minmax(values: Tensor, transform: str, floor: Tensor) -> Tensor:
-    low, high = values.amin((1, 2), keepdim=True), values.amax((1, 2), keepdim=True)
-    return divide(values - low, high - low, floor)
-
-
-NORMALISERS: dict[str, Callable[[Tensor, str, Tensor], Tensor]] = {
-    "l2": _unit_l2,
-    "max_ac": _max_ac,
-    "minmax": _minmax,
-    "none": lambda values, transform, floor: values,
-}
 DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": lambda difference: torch.linalg.vector_norm(difference, dim=1),
     "squared": lambda difference: difference.square().sum(dim=1),
@@ -136,7 +128,7 @@ DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 VALID: dict[str, Collection[Any]] = {
     "transform": TRANSFORMS,
-    "normalise": NORMALISERS,
+    "normalise": ("l2", "max_ac", "minmax", "none"),
     "normalise_when": ("before", "after"),
     "drop_dc": (True, False),
     "distance": DISTANCES,
@@ -204,19 +196,18 @@ def spectrum(maps: Tensor, options: SpectralOptions, size: tuple[int, int]) -> T
 
     They are scaled so that a smooth map has about the same coefficients at any resolution.
     """
-    normalise = NORMALISERS[options.normalise]
     # A variation of less than 16 units in the last place of a map's norm is rounding noise.
     norms = torch.linalg.vector_norm(maps.detach().flatten(1), dim=1)[:, None, None]
     floor = (norms * (16 * torch.finfo(maps.dtype).eps)).clamp_min(attention.SMALLEST)
     if options.normalise_when == "before":
-        maps = normalise(maps, "none", floor)
+        maps = _normalised(maps, options.normalise, "none", floor)
     values = TRANSFORMS[options.transform](maps)
     if values.shape[1:] != size:
         share = size[0] * size[1] / (values.shape[1] * values.shape[2])
         values = values[:, : size[0], : size[1]] * share**0.5
     values = _select(values, options.transform, options.drop_dc, options.band)
     if options.normalise_when == "after":
-        values = normalise(values, options.transform, floor)
+        values = _normalised(values, options.normalise, options.transform, floor)
     return values
 
 

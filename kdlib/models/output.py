@@ -211,15 +211,14 @@ def flops(network: nn.Module, image_size: int) -> int:
     return counter.get_total_flops()
 
 
-def measure_cost(network: nn.Module, image_size: int, device: torch.device) -> dict[str, Any]:
-    """Parameters, FLOPs of one image, and median latency in milliseconds at batch 1 and 64."""
-    network.eval()
-    batches = [torch.randn(b, 3, image_size, image_size, device=device) for b in (1, 64)]
-    return {
-        "parameters": count_parameters(network),
-        "flops": flops(network, image_size),
-        "latency_ms": {str(len(images)): latency(partial(network, images)) for images in batches},
-    }
+def measure_cost(network: nn.Module, *batches: Any) -> dict[str, Any]:
+    """Parameters, FLOPs of the first batch, one image, and the median latency (ms) of each."""
+    with evaluating(network):
+        with FlopCounterMode(display=False) as counter:
+            network(batches[0])
+        times = {str(len(images)): latency(partial(network, images)) for images in batches}
+    operations = counter.get_total_flops()
+    return {"parameters": count_parameters(network), "flops": operations, "latency_ms": times}
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from kdlib.errors import KdlibError
 from kdlib.losses import dct
 from kdlib.losses.dct import PRESETS, TRANSFORMS, DCTLoss, SpectralOptions, spectral_distance
 
-CHOICES = (TRANSFORMS, dct.NORMALISERS, ("before", "after"), (True, False), dct.DISTANCES)
+CHOICES = (TRANSFORMS, dct.VALID["normalise"], ("before", "after"), (True, False), dct.DISTANCES)
 BANDS = ["low", ("low",), ("mid", 2), ("range", 1), ("high", -1), ("low", "2"), 3]  # all invalid
 EVERY_OPTION = [SpectralOptions(*chosen) for chosen in product(*CHOICES)] + list(PRESETS.values())
 
