@@ -193,7 +193,7 @@ def method_loss(name: str, options: Mapping[str, Any], pair: NetworkPair | None)
     if not any(one.kind is one.VAR_KEYWORD for one in given.values()):  # which are checked there
         kinds = {option: given[option].annotation for option in method.options}
         checked_values(options, kinds, f"method '{name}'")
-    if method.fitted and pair is None:
+    if method.fitted and (pair is None or not (pair.teacher or method.self_taught)):
         raise KdlibError(f"'{name}' is made for two networks: give create_distiller their pair.")
     if method.of:
         function, part = partial(method.maker, **options), method.of

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from kdlib.data.image_data import Colour
 from kdlib.errors import KdlibError
 from kdlib.losses.attention import working_precision
 from kdlib.models.output import StagedBackbone, StagedNetwork
@@ -18,8 +19,6 @@ from kdlib.models.torchvision import TappedNetwork
 
 if TYPE_CHECKING:
     from kdlib.detection.batches import DetectionBatch
-
-Colour = tuple[float, float, float]
 
 
 class CropTargets(NamedTuple):
@@ -40,15 +39,12 @@ class CropTeacher(nn.Module):
     ``mean`` and ``std`` (of each channel, 0 to 1) are those of the classifier's training.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, network: nn.Module | None, size: int, mean: Colour, std: Colour) -> None:
         super().__init__()
         self.network = None if network is None else network.eval().requires_grad_(False)
         self.size = size
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.mean = nn.Buffer(torch.tensor(mean).view(1, 3, 1, 1))
+        self.std = nn.Buffer(torch.tensor(std).view(1, 3, 1, 1))
         self._early: dict[int, Callable[[Tensor], tuple[Tensor, ...]]] = {}
 
     def train(self, mode: bool = True) -> "CropTeacher":

@@ -13,14 +13,7 @@ from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import Image as Picture
 from torchvision.tv_tensors import Mask
 
-from kdlib.data.image_data import (
-    IGNORED,
-    IMAGE_SIZES,
-    ImageData,
-    checked_root,
-    fingerprint,
-    missing,
-)
+from kdlib.data.image_data import IMAGE_SIZES, ImageData, checked_root, fingerprint, missing
 from kdlib.data.photographs import (
     MEAN,
     PLACE_BITS,
@@ -34,6 +27,7 @@ from kdlib.data.photographs import (
 )
 from kdlib.errors import KdlibError, check_range
 from kdlib.seeds import generator
+from kdlib.tasks import IGNORED
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",

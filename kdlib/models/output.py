@@ -36,19 +36,12 @@ class NetworkPair:
     """A student and a teacher, by their shapes, and the data that they meet."""
 
     student: Shapes
-    given: Shapes | None  # the teacher, if any
+    teacher: Any  # its shapes; ``None`` where there is no teacher
     labels: Tensor  # (N,), of the whole training set, in the order of Batch.indices
     batch_size: int  # of full batches
     seed: int  # of draws during training
     classes: int  # the student's logits
     pixels: int | None = None  # height and width of the logits in segmentation
-
-    @property
-    def teacher(self) -> Shapes:
-        """The teacher's shapes; a KdlibError where there is no teacher."""
-        if self.given is None:
-            raise KdlibError("This method is made for a teacher; name one, not teacher='none'.")
-        return self.given
 
     @property
     def channels(self) -> list[tuple[int, int]]:
