@@ -1,4 +1,4 @@
-"""Detectors on a data set: what they find, how good that is, and what finding costs."""
+"""Detectors on a data set: what they find, and how good that is."""
 
 from collections.abc import Sequence
 from typing import Any
