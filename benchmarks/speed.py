@@ -32,7 +32,7 @@ from kdlib.runs import RunConfig, provenance
 from kdlib.train_state import resolve_precision
 from study.export import limited_threads, machine_name
 from study.notebooks import execute_notebook
-from study.pages import SPEED, section_text
+from study.pages import part
 
 METHODS = ("kd", "at", "dct", "dct+kd")
 TOGETHER = (*METHODS, "dkd", "sp", "pkt", "logit_std")
@@ -291,7 +291,7 @@ def write_steps(config: RunConfig, scope: Scope, rounds: int, folder: Path) -> N
     record = measure_steps(config, rounds, scope)
     path = folder / f"{scope.machine}-{record['provenance']['precision']}.json"
     write_json(path, record)
-    print(f"{section_text('steps', [record])}\n\n{path}\n", flush=True)
+    print(f"{_shown('steps', record)}\n\n{path}\n", flush=True)
 
 
 def write_section(name: str, scope: Scope, folder: Path) -> None:
@@ -305,8 +305,8 @@ def write_section(name: str, scope: Scope, folder: Path) -> None:
     path, record = _written(scope, folder)
     write_json(path, record | {name: {**measured, "speed_plan": plan, "provenance": where}})
     _, record = _written(scope, folder)  # in the order of the file
-    shown = [table for table, source in SPEED.items() if source == name]
-    print("\n".join(section_text(table, [record]) for table in shown), flush=True)
+    shown = ("pairs", "ratios") if name == "pairs" else (name,)
+    print("\n".join(_shown(table, record) for table in shown), flush=True)
 
 
 def write_goals(scope: Scope, folder: Path) -> None:
@@ -317,7 +317,12 @@ def write_goals(scope: Scope, folder: Path) -> None:
     if record or steps:
         goals = judge(record, steps, scope.device.type)
         write_json(path, record | {"goals": goals})
-        print(f"{section_text('goals', [{'goals': goals}])}\n{path}\n")
+        print(f"{_shown('goals', {'goals': goals})}\n{path}\n")
+
+
+def _shown(table: str, record: dict[str, Any]) -> str:
+    """A table of ``docs/speed.md``, of one machine's record."""
+    return part("_speed.md", table, [record]).strip()
 
 
 def _written(scope: Scope, folder: Path) -> tuple[Path, dict[str, Any]]:

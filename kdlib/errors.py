@@ -106,7 +106,7 @@ def check_kind(name: str, value: object, annotation: Any) -> None:
 
     kind = TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
     try:
-        kind.validate_json(json.dumps(value))  # of JSON even a strict check takes a list
+        kind.validate_json(json.dumps(value, allow_nan=False))  # a strict check of JSON takes lists
     except ValidationError as error:
         inputs = [one["input"] for one in error.errors()]
         value = next((one for one in inputs if NUMBER.fullmatch(str(one))), value)

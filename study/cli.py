@@ -162,11 +162,13 @@ def ledger(*roots: Path, to: Path = LEDGER, check: Flag = False) -> None:
         to: the page.
         check: write nothing; exit with 1 if the page is not what the records give.
     """
-    from study.ledger.page import check_page, write_page
+    from kdlib.files import write_text
+    from study.ledger.page import check_page, pages
 
     chosen = roots or (RECORDS,)
     if not check:
-        write_page(to, chosen)
+        for path, text in pages(to, chosen).items():
+            write_text(path, text)
         print(f"{to} is made from the records in {', '.join(map(str, chosen))}")
         return
     try:

@@ -97,11 +97,9 @@ def find_student(run: Path, root: Path) -> Trained:
     directory = find_directory(run, Path(root))
     path, weights = directory / "record.json", directory / WEIGHTS
     if not is_sealed(directory.parent) and not path.exists():
-        if not (directory / "config.json").exists():
-            raise KdlibError(f"{directory} is not the directory of a run; give one, or a run's id.")
         raise KdlibError(
-            f"{directory} is not finished: it has no record.json. Train it again with the same "
-            "parameters; it goes on from its last epoch."
+            f"{directory} is not a finished run: it has no record.json. Give a run's directory or "
+            "id, or train this one with the same parameters; it goes on from its last epoch."
         )
     record = record_of(directory)
     validate_record(record, path.resolve())

@@ -5,7 +5,7 @@
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property, partial
 from math import nan
 from pathlib import Path
@@ -215,16 +215,6 @@ def aligned(text: str) -> str:
     lines = [line.split(" | ") for line in text.splitlines() if line.strip()]
     head, *rows = [[cell.strip() for cell in line] for line in lines]
     return results.markdown_table(head, rows)
-
-
-SPEED = {name: name for name in ("steps", "goals", "methods", "pairs")} | {"ratios": "pairs"}
-SPEED |= {name: name for name in ("floor", "breakdown", "loading", "notebooks")}
-"""The tables of ``docs/speed.md``, and the section of a machine's record that each shows."""
-
-
-def section_text(name: str, records: Iterable[Mapping[str, Any]]) -> str:
-    """One table of ``docs/speed.md``, for each machine on which it was measured."""
-    return part("_speed.md", name, list(records)).strip()
 
 
 def part(template: str, macro: str, given: Any) -> str:

@@ -22,12 +22,13 @@ from benchmarks.timing import Ratio, Scope, median_ratio, peak_bytes, ratios, ro
 from study.export import machine_name
 from study.figures.comparison import read_costs
 from study.notebooks import check_parameters
-from study.pages import SPEED, page, section_text
+from study.pages import page, part
 from study.profiles import expand
 
 CPU = torch.device("cpu")
 SMALL = ("scenes_small", "scenes_small")
 TINY = ["--teacher=scenes_small", "--image-size=32"]
+TABLES = {one: one for one in (*speed.SECTIONS, "goals", "steps")} | {"ratios": "pairs"}
 FEW = ["--precision=float32", "--quick", "--rounds=2"]
 
 
@@ -146,13 +147,13 @@ def test_a_run_measures_prints_and_keeps_every_section(measured, tmp_path):
     for one in (steps, first["breakdown"]):
         assert one["provenance"]["machine"] == machine_name(CPU)
     assert second["breakdown"] == first["breakdown"] and second["methods"] == {}
-    assert all(section_text(name, [second]) in printed for name in ("floor", "goals"))
-    texts = [section_text(name, [second]) for name in SPEED.keys() - {"steps", "loading"}]
+    assert all(speed._shown(name, second) in printed for name in ("floor", "goals"))
+    texts = [speed._shown(name, second) for name in TABLES.keys() - {"steps", "loading"}]
     speed_page = page("docs/speed.md", folder)
-    assert all(text in speed_page for text in (*texts, section_text("steps", [steps])))
-    without = section_text("steps", [{**steps, "torchdistill": None}])
+    assert all(text in speed_page for text in (*texts, speed._shown("steps", steps)))
+    without = speed._shown("steps", {**steps, "torchdistill": None})
     assert "identical" in without and "`make bench` installs it" in without
-    assert all(f"--only {section}`" in section_text(name, []) for name, section in SPEED.items())
+    assert all(f"--only {one}`" in part("_speed.md", name, []) for name, one in TABLES.items())
 
 
 def test_methods_are_timed_where_they_are_at_home_with_the_options_of_their_runs():

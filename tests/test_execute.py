@@ -53,7 +53,7 @@ def test_parameters_reach_the_notebook_which_runs_in_its_own_folder(tmp_path):
 
 @pytest.mark.parametrize(("parameters", "message"), [
     ({"epoch": 5}, "Did you mean 'epochs'?.*epochs, methods, rate, root"),
-    ({"epochs": "many"}, "epochs.*'many'.*like its default, 3"),
+    ({"epochs": "many"}, "epochs.*'many'; it should be a valid integer or None"),
     ({"epochs": True}, "epochs"),
     ({"methods": "at"}, "methods"),
     ({"root": float("nan")}, "root"),
@@ -107,7 +107,7 @@ TELLING = "import os\nprint([runs_root, os.getcwd(), epochs])"
 
 @pytest.mark.parametrize(("whole", "words", "says"), [
     (True, "-p method dct -p seed 3", "Unknown option of notebook 05_distill 'method'. Did you"),
-    (False, "-p epochs many", "Parameter 'epochs' of notebook 05_distill is 'many'; give a value"),
+    (False, "-p epochs many", "Option 'epochs' of notebook 05_distill is 'many'; it should be"),
     (False, "-p fields 3", "Unknown option of notebook 05_distill 'fields'"),  # which it imports
     (False, "-p epochs 7", "['../runs', '{home}', 7]"),
     (False, "-p runs_root mine", "['{caller}/mine', '{home}', 5]"),

@@ -145,7 +145,7 @@ def test_what_cannot_be_exported_is_refused_in_words(capsys, monkeypatch):
         (["scenes-a2-scenes_student-dct+kd-s"], "which?"),
         (["records/scenes-a2-scenes_ssd-kd_cls-s0-1321071c70"], "is a detector"),
         (["scenes-a2-scenes_teacher-srm_dictionary-s0-4c"], "it has no network"),
-        (["records"], "not the directory of a run"),
+        (["records"], "is not a finished run"),
         ([DCT_KD, "--format", "onx"], "Valid: onnx, torch"),
         ([DCT_KD], "has a record but no weights.safetensors"),
     ):
@@ -175,7 +175,7 @@ def test_damaged_runs_and_plans_without_packages_or_work_are_refused(root, tmp_p
     with pytest.raises(KdlibError, match="is a folder"):
         export_run(Path(STUDENT.run_id[:-5]), copied, Plan(to=copied))
     (copied / run / "record.json").unlink()
-    with pytest.raises(KdlibError, match="not finished"):
+    with pytest.raises(KdlibError, match="is not a finished run"):
         export_run(run, copied, QUICK)
     monkeypatch.setattr("study.export.find_spec", lambda name: None)
     with pytest.raises(KdlibError, match="pip install onnx onnxscript onnxruntime"):

@@ -52,7 +52,8 @@ def recipe_of(row: Mapping[str, Any]) -> Recipe:
         run, profile = PROTOCOLS[row["paper"]](row)
     except KdlibError as error:
         return Recipe(reason=str(error))
-    command = make_command(run, profile) if profile else notebook_command(run)
+    command = f"make reproduce PROFILE={profile} DATASET={run.dataset} METHODS={run.method}"
+    command = command if profile else notebook_command(run)
     wanted = run.teacher_config() if row["method"] == "teacher" else run.canonical()
     return Recipe(command, run=wanted)
 
@@ -145,11 +146,6 @@ def _runnable(published: str) -> str:
 def _planned(profile: str, dataset: str, method: str) -> tuple[RunConfig, ...]:
     """A method's runs in a profile; kept, for every row of a data set asks."""
     return tuple(expand(profile, dataset, [method]))
-
-
-def make_command(run: RunConfig, profile: str = PROFILE) -> str:
-    """The batch of a profile that has a run, with its other pairs and seeds."""
-    return f"make reproduce PROFILE={profile} DATASET={run.dataset} METHODS={run.method}"
 
 
 def notebook_command(run: RunConfig) -> str:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 from jinja2 import Template
 
-from kdlib.files import write_text
 from kdlib.methods import METHODS
 from study.figures import FIGURES
 from study.ledger import rows
@@ -309,12 +308,6 @@ def pages(path: Path, roots: Sequence[Path]) -> dict[Path, str]:
     """The page and, in ``published`` beside it, the long form, from the records under ``roots``."""
     ledger = make_ledger(load_records(*roots, task=None))
     return {Path(path): ledger_page(ledger), Path(path).parent / WHOLE: whole(ledger.numbers)}
-
-
-def write_page(path: Path, roots: Sequence[Path]) -> None:
-    """Make the page and the long form from the records under ``roots``."""
-    for one, text in pages(path, roots).items():
-        write_text(one, text)
 
 
 def check_page(path: Path, roots: Sequence[Path]) -> None:

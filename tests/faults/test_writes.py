@@ -11,16 +11,16 @@ import pytest
 from synthetic import write_grid
 
 from kdlib import files
-from kdlib.files import PARTIAL
+from kdlib.files import PARTIAL, write_text
 from study.figures import draw_all
-from study.ledger.page import write_page
+from study.ledger.page import pages
 from study.pages import update_readme
 from study.records import find_records, publish
 
 MADE = {
     "records": lambda runs, out: publish(runs, out / "records"),
     "pages": lambda runs, out: update_readme(out / "README.md", [runs]),
-    "ledger": lambda runs, out: write_page(out / "LEDGER.md", [runs]),
+    "ledger": lambda runs, out: [write_text(*one) for one in pages(out / "L.md", [runs]).items()],
     "figures": lambda runs, out: draw_all(runs, out / "figures"),
 }
 

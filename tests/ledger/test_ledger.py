@@ -18,7 +18,7 @@ from kdlib.runs import RunConfig
 from study.cli import app, main
 from study.ledger import page as pages
 from study.ledger import rows
-from study.ledger.commands import PROFILE, make_command, recipe_of
+from study.ledger.commands import recipe_of
 from study.ledger.page import WHOLE, ledger_page, make_ledger, whole
 from study.ledger.rows import AGREES, DISAGREES, NOT_RUN, REFERENCE, SAME, UNDECIDED
 from study.notebooks import check_parameters, find_notebook, parse_value
@@ -81,7 +81,6 @@ def test_the_committed_pages_are_what_the_records_give_with_every_number_and_fig
 
 def test_every_command_runs_what_exists(ledger):
     commands = {*ledger.numbers["command"], *ledger.figures["command"]} - {""}
-    commands.add(make_command(expand(PROFILE, "cifar100", ["at"])[0]))
     for program, *words in map(shlex.split, commands):
         if program == "make":
             assert words[0] == "reproduce"
