@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from kdlib.errors import EXIT_FAILED, EXIT_MISTAKE, KdlibError
 from kdlib.files import write_text
-from kdlib.runs import RunConfig, earlier, is_finished, needed_by, run_directory
+from kdlib.runs import RunConfig, each_once, earlier, is_finished, needed_by, run_directory
 from study.notebooks import ExecutionError, execute_notebook, find_notebook, parameter_defaults
 from study.profiles import lockstep_groups
 
@@ -92,11 +92,10 @@ def plan(runs: Sequence[RunConfig], root: Path, largest: int) -> list[Job]:
     """
     waiting = [run for run in runs if not is_finished(run, root)]
     first = [run for run in earlier(waiting) if not is_finished(run, root)]
-    known = {run.run_id for run in first}
-    wanted = [*first, *(run for run in waiting if run.run_id not in known)]
-    teachers = {run.run_id for run in first if run.method == "student"}
+    untaught = [run for run in first if run.method == "student"]
+    teachers = {run.run_id for run in untaught}
+    wanted = each_once([*first, *waiting])
     groups = lockstep_groups(run for run in wanted if run.run_id not in teachers)
-    untaught = [run for run in first if run.run_id in teachers]
     parts = [(group, -(-len(group) // largest)) for group in groups]  # of nearly equal size
     taught = [group[place::count] for group, count in parts for place in range(count)]
     return [*map(plain_job, untaught), *map(students_job, taught)]

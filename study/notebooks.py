@@ -42,7 +42,7 @@ class ExecutionError(RuntimeError):
 
 
 class PrivateSockets(KernelManager):
-    """Keeps a kernel on IPC sockets in a directory of its own (TCP on Windows); it goes too."""
+    """Keeps a kernel on IPC sockets in a directory of its own, which goes at exit (Windows: TCP)."""
 
     @default("transport")
     def _transport_default(self) -> str:
@@ -55,12 +55,6 @@ class PrivateSockets(KernelManager):
         directory = tempfile.mkdtemp(prefix="kdlib-", dir=None if short else "/tmp")
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
         return str(Path(directory) / "k")
-
-    def cleanup_connection_file(self) -> None:
-        """Remove the sockets' directory with the connection file."""
-        super().cleanup_connection_file()
-        if self.transport == "ipc":
-            shutil.rmtree(Path(self.ip).parent, ignore_errors=True)
 
 
 class PrivateKernelManager(PrivateSockets, AsyncKernelManager):

@@ -119,9 +119,8 @@ def find_directory(run: Path, root: Path) -> Path:
     files = ("config.json", "record.json")
     trained = {path.parent.name for file in files for path in root.glob(f"*/{file}")}
     runs = sealed.run_ids(root) if sealed.is_sealed(root) else trained
-    if str(run) in runs:
-        return root / run
-    found = sorted(name for name in runs if name.startswith(str(run)))
+    alike = sorted(name for name in runs if name.startswith(str(run)))
+    found = [str(run)] if str(run) in runs else alike
     if not found:
         close = get_close_matches(str(run), runs, n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""

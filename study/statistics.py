@@ -45,16 +45,12 @@ class Claim(NamedTuple):
 # a question of another kind does not make the paper's own harder to answer.
 STUDENT, LONGER = "student", "student, equal compute"
 FRSKD, OF_PIXELS, JOINT = "frskd", "frskd_pixels", "frskd_joint"
-FAMILIES: dict[str, dict[str, tuple[Claim, ...]]] = {
-    task: {
-        title: tuple(map(Claim._make, own[[*Claim._fields]].to_numpy()))
-        for title, own in rows.groupby("family", sort=False)
-    }
-    for task, rows in pd.read_csv(Path(__file__).with_name("claims.csv")).groupby(
-        "task", sort=False
-    )
-}
+FAMILIES: dict[str, dict[str, tuple[Claim, ...]]] = {}
 """By task: the families of claims, by their titles."""
+_WRITTEN = pd.read_csv(Path(__file__).with_name("claims.csv"))
+for (_task, _title), _own in _WRITTEN.groupby(["task", "family"], sort=False):
+    _claims = _own[[*Claim._fields]].to_numpy()
+    FAMILIES.setdefault(_task, {})[_title] = tuple(map(Claim._make, _claims))
 CLAIMS, _, _, SRM_CLAIMS, FRSKD_CLAIMS = FAMILIES["classification"].values()
 (PIXEL_CLAIMS,) = FAMILIES["segmentation"].values()
 DETECTOR_CLAIMS, ERROR_CLAIMS = FAMILIES["detection"].values()

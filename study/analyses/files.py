@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from kdlib.errors import KdlibError
-from kdlib.files import check_identity, finite, load_tensors, save_tensors, write_text
+from kdlib.files import check_identity, finite, load_tensors, save_tensors, write_json
 from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, MAPS_FILE
 from study.records import check_schema
 from study.sealed import checked_file, entry_of, is_sealed
@@ -99,15 +99,10 @@ def _from_jpegs(tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
 
 
 def write_analysis(directory: Path, analysis: Mapping[str, Any]) -> Path:
-    """Write the analysis of a run beside its record: a line a key, numbers with six digits."""
-    whole = json.dumps(finite(analysis), allow_nan=False)
-    rounded = json.loads(whole, parse_float=lambda text: float(f"{float(text):.{DIGITS}g}"))
-    lines = (
-        f"{json.dumps(name)}: {json.dumps(value, sort_keys=True)}"
-        for name, value in sorted(rounded.items())
-    )
-    path = Path(directory) / ANALYSIS_FILE
-    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    """Write the analysis of a run beside its record, its numbers with six digits."""
+    whole, path = json.dumps(finite(analysis)), Path(directory) / ANALYSIS_FILE
+    digits = f".{DIGITS}g"
+    write_json(path, json.loads(whole, parse_float=lambda text: float(f"{float(text):{digits}}")))
     return path
 
 
