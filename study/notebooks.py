@@ -42,7 +42,7 @@ class ExecutionError(RuntimeError):
 
 
 class PrivateSockets(KernelManager):
-    """Keeps a kernel on IPC sockets in a directory of its own, which goes at exit (Windows: TCP)."""
+    """Keeps a kernel on IPC sockets in a directory of its own, gone at exit (Windows: TCP)."""
 
     @default("transport")
     def _transport_default(self) -> str:

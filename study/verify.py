@@ -1,5 +1,6 @@
 """``kdlib verify``: make runs again from their records, and compare every number."""
 
+import csv
 import math
 import shutil
 from collections import defaultdict
@@ -8,8 +9,6 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
-
-import pandas as pd
 
 from kdlib.errors import KdlibError
 from kdlib.runs import RunConfig, earlier, is_finished, run_directory
@@ -97,8 +96,9 @@ def made_again(found: Run, trained: Path | None, data_root: Path | None) -> Verd
 def numbers(directory: Path) -> dict[str, Any]:
     """All that a run measured, by place, such as ``results.per_class.3`` or ``history.ce.1``."""
     record = record_of(directory)
-    rows = pd.read_csv(StringIO(history_of(directory)), float_precision="round_trip", dtype=float)
-    history = rows.drop(columns="seconds", errors="ignore").to_dict("list")
+    rows = list(csv.DictReader(StringIO(history_of(directory))))
+    history = {column: [float(row[column]) for row in rows] for column in (rows or [{}])[0]}
+    history.pop("seconds", None)
     own: dict[str, Any] = {name: record[name] for name in MEASURED if name in record}
     own |= {"cost": {name: record["cost"][name] for name in COST}, "history": history}
     return dict(_flat(own, ""))
