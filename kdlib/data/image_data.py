@@ -83,7 +83,7 @@ def checked_root(given: Path | str | None, exists: bool = True) -> Path:
     return root
 
 
-def missing(dataset: str, lacking: Path) -> KdlibError:
+def missing(dataset: str, lacking: Path | str) -> KdlibError:
     """The error for a file that is not there: what is expected, and how to get it."""
     layout, remedy = DATASETS[dataset].layout.replace("\n", "\n  "), DATASETS[dataset].remedy
     what = f"{dataset}: {lacking} is missing. Expected:\n  {layout}"

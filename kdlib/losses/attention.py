@@ -195,16 +195,6 @@ def paired_maps(student: Features, teacher: Features) -> list[tuple[Tensor, Tens
     return [(mine, theirs.detach()) for mine, theirs in pairs]
 
 
-def pooled_maps(student: Features, teacher: Features) -> list[tuple[Tensor, Tensor]]:
-    """As :func:`paired_maps`; where sizes differ, of the larger features pooled to the smaller."""
-    pairs = paired_maps(student, teacher)
-    for index, both in enumerate(aligned(stages_of(student), stages_of(teacher))):
-        if both[0].shape[-2:] != both[1].shape[-2:]:
-            mine, theirs = pool_to_common_size(*map(working_precision, both))
-            pairs[index] = attention_map(mine), attention_map(theirs).detach()
-    return pairs
-
-
 class LevelBalance(nn.Module):
     """Weighted sum over stages ("levels") of per-image terms.
 
@@ -297,10 +287,18 @@ class ATLoss(MapLoss):
     ``level_weights="equal_scale"`` balances them.
     """
 
-    pairs = staticmethod(pooled_maps)
-
     def __init__(self, reduction: str = "mean", *, level_weights: Levels = "equal_weight") -> None:
         super().__init__(at_loss_per_image, reduction, level_weights)
+
+    @staticmethod
+    def pairs(student: Features, teacher: Features) -> list[tuple[Tensor, Tensor]]:
+        """As :func:`paired_maps`; where sizes differ, of the larger features pooled."""
+        pairs = paired_maps(student, teacher)
+        for index, both in enumerate(aligned(stages_of(student), stages_of(teacher))):
+            if both[0].shape[-2:] != both[1].shape[-2:]:
+                mine, theirs = pool_to_common_size(*map(working_precision, both))
+                pairs[index] = attention_map(mine), attention_map(theirs).detach()
+        return pairs
 
 
 def at_loss(student: Features, teacher: Features) -> Tensor:
