@@ -61,7 +61,7 @@ MODELS: dict[str, Model] = {
     "scenes_small": _scenes(widths=TINY),
     "scenes_medium": _scenes(widths=NARROW),
     "scenes_large": _scenes(widths=(48, 48, 96, 192)),
-    "scenes_mobile": _cifar("scenes_mobile"),
+    "scenes_mobile": _torchvision("scenes_mobile"),
     **{f"resnet{n}": _resnet(network=f"resnet{n}") for n in (18, 34, 50, 152)},
     "mobilenet_v2": _tapped(network="mobilenet_v2", logits="classifier.1", stages=MOBILE_STAGES),
     "scenes_segmenter": _segmenter("scenes_segmenter", widths=NARROW, width=32),

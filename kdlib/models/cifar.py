@@ -1,4 +1,4 @@
-"""Networks for small images, as large as in Tian 2020 (arXiv 1910.10699); those of Scenes."""
+"""Networks for small images, as large as in Tian 2020 (arXiv 1910.10699); ResNets of Scenes."""
 
 from functools import partial
 from itertools import pairwise
@@ -157,30 +157,3 @@ def cifar_shuffle_v1(classes: int) -> StagedNetwork:
     stages = _stages(_ShuffleUnit, SHUFFLE_V1_WIDTHS, (4, 8, 4), (2, 2, 2))
     stem = conv_norm(3, SHUFFLE_V1_WIDTHS[0], 1)
     return StagedNetwork(stem, stages, nn.Linear(SHUFFLE_V1_WIDTHS[-1], classes))
-
-
-_convolution = partial(conv_norm, activation=nn.ReLU6)
-
-
-class _InvertedResidual(nn.Module):
-    """1x1 to ``expansion`` times the channels, depthwise 3x3, 1x1 without activation."""
-
-    def __init__(self, inputs: int, outputs: int, expansion: int) -> None:
-        super().__init__()
-        wide, self.adds = inputs * expansion, inputs == outputs
-        expand, depthwise = _convolution(inputs, wide, 1), _convolution(wide, wide, groups=wide)
-        self.conv = nn.Sequential(expand, depthwise, *conv_norm(wide, outputs, 1, activation=None))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features + self.conv(features) if self.adds else self.conv(features)
-
-
-def scenes_mobile(classes: int) -> StagedNetwork:
-    """MobileNetV2's blocks (arXiv 1801.04381), in all about as large as scenes_medium."""
-    stem = nn.Sequential(_convolution(3, 16, 3, 2), _convolution(16, 16, 3, 2))
-    # A strided depthwise convolution is slow in bfloat16 on a CPU. A pixel at least is left.
-    half_size = nn.AvgPool2d(2, ceil_mode=True)
-    first, second = _InvertedResidual(16, 16, 2), _InvertedResidual(16, 32, 4)
-    third = _InvertedResidual(32, 64, 6), _InvertedResidual(64, 64, 4), _convolution(64, 128, 1)
-    stages = first, nn.Sequential(half_size, second), nn.Sequential(half_size, *third)
-    return initialise(StagedNetwork(stem, stages, nn.Linear(128, classes)))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pickle import UnpicklingError
 from typing import Any, cast
 from unittest.mock import patch
@@ -11,6 +12,7 @@ from urllib.error import URLError
 from torch import Tensor, hub, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.ops import Conv2dNormActivation
 
 from kdlib.errors import KdlibError, check_known
@@ -99,3 +101,15 @@ def shuffle_v2_cifar(classes: int) -> StagedNetwork:
     layers = models.ShuffleNetV2([4, 8, 4], [24, 116, 232, 464, 1024], classes)
     stages = layers.stage2, layers.stage3, layers.stage4
     return StagedNetwork(conv_norm(3, 24, 1), stages, layers.fc, layers.conv5)
+
+
+def scenes_mobile(classes: int) -> StagedNetwork:
+    """MobileNetV2's blocks (arXiv 1801.04381), in all about as large as scenes_medium."""
+    convolution = partial(conv_norm, activation=nn.ReLU6)
+    stem = nn.Sequential(convolution(3, 16, 3, 2), convolution(16, 16, 3, 2))
+    # A strided depthwise convolution is slow in bfloat16 on a CPU. A pixel at least is left.
+    half_size = nn.AvgPool2d(2, ceil_mode=True)
+    first, second = InvertedResidual(16, 16, 1, 2), InvertedResidual(16, 32, 1, 4)
+    third = InvertedResidual(32, 64, 1, 6), InvertedResidual(64, 64, 1, 4), convolution(64, 128, 1)
+    stages = first, nn.Sequential(half_size, second), nn.Sequential(half_size, *third)
+    return initialise(StagedNetwork(stem, stages, nn.Linear(128, classes)))
