@@ -162,10 +162,7 @@ def parts_of(order: Tensor, size: int) -> list[Tensor]:
 
 def _shifted(images: Tensor, shifts: Tensor, margin: int = 0) -> Tensor:
     """The window at ``shifts`` (B, 2) of each padded image (0: mean colour, or black of pixels)."""
-    size = images.shape[-2:]
     padded = functional.pad(images, [CROP_PADDING] * 4, value=margin)
-    rows = shifts[:, :1] + torch.arange(size[0], device=images.device)
-    columns = shifts[:, 1:] + torch.arange(size[1], device=images.device)
-    picture = torch.arange(len(images), device=images.device).view(-1, 1, 1)
-    windows = padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
-    return windows.permute(0, 3, 1, 2)
+    windows = padded.unfold(2, images.shape[2], 1).unfold(3, images.shape[3], 1)
+    places = torch.arange(len(images), device=images.device)
+    return windows[places, :, shifts[:, 0], shifts[:, 1]]
