@@ -11,9 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from kdlib import Output, RunConfig
-from kdlib.data.batches import Batch
-from kdlib.distill import Distiller, TeacherOutput, create_distiller, label_loss
-from kdlib.frskd.mixing import Mixed
+from kdlib.distill import Distiller, TeacherOutput, create_distiller
 from kdlib.methods import METHODS
 
 # Those of detectors read what no classifier says; tests/detection has them.
@@ -158,33 +156,3 @@ def test_a_self_taught_method_neither_needs_nor_reads_a_teacher(method):
     torch.manual_seed(1)
     other = create_distiller(RunConfig(method=method), pair())(output(STUDENT), None, batch())
     assert other[method].item() != pytest.approx(alone[method].item(), rel=1e-4)
-
-
-def test_cross_entropy_steps_back_when_logits_are_distilled_and_a_twin_is_one():
-    plain, labels = terms("dct"), terms("dct")["ce"].item()
-    for method, names in (("dct+kd", "ce dct kd"), ("kd", "ce kd"), ("logit_std", "ce logit_std")):
-        found = terms(method)
-        assert list(found) == names.split()
-        assert found["ce"].item() == pytest.approx(0.1 * labels, rel=1e-5)
-    assert set(terms("student")) == {"ce"}
-    twin = terms("parseval_twin")["parseval_twin"].item()
-    assert plain["dct"].item() == pytest.approx(twin, rel=1e-5)
-    teacher = taught()
-    assert teacher.maps is teacher.maps  # computed once for all students
-
-
-def test_gradients_of_labels_and_kd_add_up_in_float32_and_mixed_labels_count_by_their_share():
-    stream = torch.Generator().manual_seed(0)
-    mine, theirs = (5 * torch.randn(32, CLASSES, generator=stream) for _ in range(2))
-    nothing, labels = torch.zeros(32, 1), torch.arange(32) % CLASSES
-    seen = Batch(torch.zeros(32, 3, 1, 1), labels, labels)
-    made, gradients = create_distiller(RunConfig(method="kd", ce_weight=1.0)), []
-    for precision in (torch.bfloat16, torch.float32):
-        logits = mine.bfloat16().to(precision).requires_grad_()
-        student, teacher = Output(logits, (), nothing), TeacherOutput(theirs, (), nothing)
-        sum(made(student, teacher, seen).values()).backward()
-        gradients.append(logits.grad)
-    assert torch.equal(gradients[0], gradients[1].bfloat16())
-    parts = [cross_entropy(mine, one) for one in (labels, labels.roll(1))]
-    mixed = seen._replace(mixed=Mixed(labels.roll(1), 0.3))
-    torch.testing.assert_close(label_loss(mine, mixed), 0.3 * parts[0] + 0.7 * parts[1])

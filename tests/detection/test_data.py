@@ -281,9 +281,10 @@ def test_photographs_belong_to_their_objects_and_parts_to_their_split(photograph
 
 
 def edit(root: Path, name: str, pattern: str, new: str, count: int = 1) -> None:
-    """Put something else where a pattern is first found in an annotation."""
-    path = root / ANNOTATION[name]
-    path.write_text(re.sub(pattern, new, path.read_text(), count=count, flags=re.DOTALL))
+    """Put something else where a pattern is first found in an annotation; 0: everywhere in all."""
+    every = {"voc": "VOCdevkit/*/Annotations/*.xml", "coco": "coco/annotations/*.json"}[name]
+    for path in [root / ANNOTATION[name]] if count else root.glob(every):
+        path.write_text(re.sub(pattern, new, path.read_text(), count=count, flags=re.DOTALL))
 
 
 def test_categories_of_coco_go_by_their_names_and_voc_takes_both_years(tmp_path):
@@ -302,7 +303,6 @@ BOX = r'"bbox": \[.*?\]'
 
 @pytest.mark.parametrize(("name", "how", "says"), [
     ("coco", (f"{BOX}, ", ""), r"annotations\.0\.bbox: Field required"),
-    ("coco", (BOX, '"bbox": [1, 2, 3]'), r"annotations\.0\.bbox\.3: Field required"),
     ("coco", (BOX, '"bbox": [1, 2, 3, Infinity]'), "be a finite number"),
     ("coco", (r'_id": \d+, "bbox', '_id": 5, "bbox'), "annotation 10000: there is no category 5"),
     ("coco", (r'image_id": \d+', 'image_id": 5'), "annotation 10000: there is no image 5"),
@@ -311,13 +311,17 @@ BOX = r'"bbox": \[.*?\]'
     ("coco", ('"images": .*, "categories"', '"images": [], "annotations": [], "categories"'),
      "images: List should have at least 1"),
     ("coco", ("^.*$", "{"), "JSON.*Get"),
-    ("coco", ("^.*$", "[1, 2]"), "should.*Get"),
     ("voc", ("train</name>", "trian</name>"), r"object 1: its class is 'trian'; valid: aeroplane"),
     ("voc", ("<bndbox>.*</bndbox>", ""), r"objects\.0\.xmin: Field required"),
     ("voc", ("<ymax>38", "<ymax>nan"), r"objects\.0\.ymax: Input should be a finite .*, not nan"),
-    ("voc", ("<difficult>0", "<difficult>so"), r"objects\.0\.difficult: .*number.*, not so"),
     ("voc", ("<width>64", "<width>0"), r"width: .*greater than 0, not 0"),
     ("voc", ("</annotation>", ""), "cannot be read as XML"),
+    *((name, (pattern, new, 0), f"{name}, test: .*no object of any class")
+      for name, pattern, new in (
+        ("coco", r'"annotations": \[.*?\], "cat', '"annotations": [], "cat'),
+        ("coco", BOX, '"bbox": [900, 900, 9, 9]'), ("coco", '"iscrowd": 0', '"iscrowd": 1'),
+        ("voc", "<object>.*</object>", ""), ("voc", "<difficult>0", "<difficult>1"),
+    )),
     ("voc", PHOTOGRAPH["voc"], r"1 of 8 photographs are missing.*000022\.jpg"),
     ("voc", ANNOTATION["voc"], r"1 of 8 photographs are missing.*000021\.xml"),
     ("voc", f"{VOC}/ImageSets/Main/test.txt", r"test\.txt is missing.*Main.*VOCDetection"),
@@ -330,7 +334,7 @@ def test_a_damaged_annotation_and_a_missing_file_are_named(name, how, says, tmp_
         (root / how).unlink()
     else:
         edit(root, name, *how)
-        says = rf"{Path(ANNOTATION[name]).name}.*{says}"
+        says = says if len(how) > 2 else rf"{Path(ANNOTATION[name]).name}.*{says}"
     with pytest.raises(KdlibError, match=rf"(?s){says}"):
         on_disk(name, root)
 
@@ -348,21 +352,6 @@ def test_boxes_of_a_photograph_that_exif_turns_fit_or_it_is_refused(name, tag, t
         stored(path, seen, tag)  # and boxes that were drawn on that
     with pytest.raises(KdlibError, match=rf"{path.name} is turned by its EXIF orientation \({tag}"):
         rows(DetectionBatches(data, 4, workers=0).in_order())
-
-
-@pytest.mark.parametrize(("name", "pattern", "new"), [
-    ("coco", r'"annotations": \[.*?\], "cat', '"annotations": [], "cat'),
-    ("coco", r'"bbox": \[.*?\]', '"bbox": [900, 900, 9, 9]'),
-    ("coco", '"iscrowd": 0', '"iscrowd": 1'),
-    ("voc", "<object>.*</object>", ""), ("voc", "<difficult>0", "<difficult>1"),
-])  # fmt: skip
-def test_images_without_an_object_are_refused(name, pattern, new, tmp_path):
-    folder = "VOCdevkit/*/Annotations/*.xml" if name == "voc" else "coco/annotations/*.json"
-    for path in WRITERS[name](tmp_path).glob(folder):
-        path.write_text(re.sub(pattern, new, path.read_text(), flags=re.DOTALL))
-    for split in ("train", "test"):
-        with pytest.raises(KdlibError, match=f"{name}, {split}: .*no object of any class"):
-            on_disk(name, tmp_path, split)
 
 
 @pytest.mark.parametrize("name", WRITERS)

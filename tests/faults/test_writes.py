@@ -15,7 +15,7 @@ from kdlib.files import PARTIAL, write_text
 from study.figures import draw_all
 from study.ledger.page import pages
 from study.pages import update_readme
-from study.records import find_records, publish
+from study.records import publish
 
 MADE = {
     "records": lambda runs, out: publish(runs, out / "records"),
@@ -73,12 +73,3 @@ def test_killed_within_every_write_of(what, roots, tmp_path, monkeypatch, tally)
         kills += 1
         tally(f"SIGKILL within a write of {what}", "recovered")
     assert kills >= 2, "no write was met"
-
-
-def test_a_publication_that_was_killed_is_refused_until_it_is_repeated(roots, tmp_path):
-    publish(roots[0], tmp_path)
-    (tmp_path / "SHA256SUMS").write_text("")
-    with pytest.raises(files.KdlibError, match="SHA256SUMS"):
-        find_records(tmp_path)
-    publish(roots[1], tmp_path)
-    assert len(find_records(tmp_path)) == 7

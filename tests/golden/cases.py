@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -107,22 +106,6 @@ LAYERS = [  # of convolutions with a norm behind them
 ]
 
 
-class Row(NamedTuple):
-    """A line of the table."""
-
-    method: str
-    case: str
-    value: float | None  # largest relative differences; None: there is none to compare
-    gradient: float | None
-    faults: list[str]
-
-    def __str__(self) -> str:
-        numbers = ["-" if one is None else f"{one:.1e}" for one in (self.value, self.gradient)]
-        says = "; ".join(self.faults) or f"{LOOSER.get(self.method, TOLERANCE):.0e}"
-        line = f"{self.method:26} {self.case:32} {numbers[0]:>8} {numbers[1]:>8}  {says}"
-        return line + "  FAULT" * bool(self.faults)
-
-
 def compute(case: Case) -> Values:
     """Our values for a case."""
     for pattern in (case.method, *OURS):
@@ -169,20 +152,16 @@ def apart(ours: Tensor, wanted: Tensor, least: float) -> float:
     return (ours - wanted).abs().max().item() / (scale or 1)
 
 
-def examine(path: Path) -> Row:
-    """Compare ours with a file."""
-    method, _, name = path.stem.partition("-")
-    try:
-        case = Case(path)
-        found = dict(differences(case, compute(case)))
-    except Exception as error:  # the other files' lines are still wanted
-        return Row(method, name, None, None, [f"{type(error).__name__}: {error}"])
-    faults = [says for array, size in found.items() if (says := fault(method, array, size))]
-    given = [(array.startswith("grad."), size) for array, size in found.items() if size is not None]
-    largest = [
-        max((size for one, size in given if one is slope), default=None) for slope in (False, True)
-    ]
-    return Row(method, name, *largest, faults + ["nothing is compared"] * (not given))
+def check(path: Path) -> None:
+    """Compare ours with a file; print the largest differences, of values and of gradients."""
+    case = Case(path)
+    found = dict(differences(case, compute(case)))
+    known = {array: size for array, size in found.items() if size is not None}
+    for slope in (False, True):
+        sizes = [size for array, size in known.items() if array.startswith("grad.") is slope]
+        print(f"{'gradients' if slope else 'values'} differ by {max(sizes, default=0):.1e} at most")
+    faults = [says for array, size in found.items() if (says := fault(case.method, array, size))]
+    assert known and not faults, faults or "nothing is compared"
 
 
 def fault(method: str, array: str, size: float | None) -> str | None:

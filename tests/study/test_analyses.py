@@ -169,13 +169,7 @@ def test_runs_are_analysed_once_and_published_and_again_if_damaged(root, tmp_pat
     assert (path.parent / MAPS_FILE).exists()
 
 
-def test_the_best_weight_what_the_worst_costs_and_unequal_grids_are_told():
-    grid = [("student", 1, 0.5), ("at", 1, 0.4), ("at", 2, 0.6), ("dct", 1, 0.7), ("dct", 2, 0.55)]
-    whole, part = (
-        read_weights(pd.DataFrame(rows, columns=["method", "factor", "top1"]))
-        for rows in (grid, grid[1:4])
-    )
-    assert "AT: best at 2 times its default (60.0%)" in whole and "20.0" in whole
-    assert "1 of them are above the student alone" in whole and "2 of them" in whole
-    unequal = "differ in size, 1 to 2 weights a method"
-    assert unequal not in whole and unequal in part
+def test_unequal_grids_are_told():
+    grid = [("at", 1, 0.4), ("at", 2, 0.6), ("dct", 1, 0.7)]
+    told = read_weights(pd.DataFrame(grid, columns=["method", "factor", "top1"]))
+    assert "differ in size, 1 to 2 weights a method" in told

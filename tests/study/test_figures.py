@@ -40,53 +40,20 @@ def table_of(name, runs):
     return figure_named(name).table(runs)
 
 
-def costs_at(path, student, times, low=None):
-    """A file of made-up costs: each method's time of a step over its floor."""
-    methods = {}
-    for name, time in times.items():
-        bounds = {"low": time + low, "high": time} if low else {"low": None, "high": None}
-        methods[name] = {"time": {"median": time, **bounds}, "memory": {"ratio": 1.5}}
-    teacher = "scenes_medium" if "ssd" in student else "scenes_large"
-    plan = {"teacher": teacher, "student": student, "image_size": 64}
-    path.write_text(json.dumps({"methods": methods, "plan": plan}))
-    return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def costs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("costs")
-    times = {"at": 1.05, "dct": 1.1, "release_a": 1.2, "pkt": 1.3}
-    detectors = {"kd_cls": 1.1, "loc": 1.05, "kd_loc": 1.3, "kd_cls_loc": 1.4}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison, "COSTS", costs_at(folder / "a", "scenes_medium", times))
-        of_detectors = costs_at(folder / "b", "scenes_ssd", detectors)
-        patch.setattr(comparison, "DETECTOR_COSTS", of_detectors)
-        yield
+@pytest.fixture(scope="module")
+def committed():
+    """Of each figure the end of its file's name and its runs, the most with something to show."""
+    found = {}
+    for name, slug, runs in drawings(load_records(ROOT / "records", task=None)):
+        if len(runs) > len(found.get(name, [""])[-1]) and len(table_of(name, runs)):
+            found[name] = slug, runs
+    return found
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Analysed runs of one setting."""
-    root = write_grid(tmp_path_factory.mktemp("one"), seeds=range(4))
-    write_analyses(root)
-    return load_records(root)
-
-
-@pytest.fixture(scope="module")
-def others(tmp_path_factory):
-    """Records for the figures that are not of one setting's classifiers, by the figure's name."""
-    folders = {name: tmp_path_factory.mktemp(name) for name in FIGURES}
-    grid, pairs = folders["weight_sensitivity"], folders["architecture_gain"]
-    write_grid(folders["attentions_gain"], THREE, attentions=(1, 2, 3, 4))
-    write_grid(pairs, [*THREE, "kd"])  # the other student has no KD
-    write_grid(pairs, THREE, student="scenes_small")
-    for weight in (0.4, 4.0, 12.0):
-        write_grid(grid, ["dct", "at", "dct+kd"], [0], split="dev", weight=weight)
-    for place in (1, 3):
-        write_run(grid, RunConfig(method="kd", split="dev", kd_weight=place), place / 10)
-        srm = {"method": "srm", "method_options": {"mu": place}}  # it has no weight
-        write_run(grid, RunConfig(split="dev", **srm), 0.5)
-    write_run(grid, RunConfig(split="dev"), 0.4)
+def detectors(tmp_path_factory):
+    """Records for the figures of detectors, by the figure's name."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in DETECTION}
     ablations, weights = (folders[f"detection_{name}"] for name in ("ablations", "weights"))
     for root in (folders["detection_gain"], ablations):
         write_detectors(root, SSD)
@@ -97,15 +64,15 @@ def others(tmp_path_factory):
     for method, weight in product(("kd_cls", "kd_loc"), WEIGHTS):
         run = replace(SSD, split="dev", method=method, weight=weight)
         write_run(weights, run, 0.4 + weight / 9)
-    made = {name: one for name, one in folders.items() if any(one.iterdir())}
-    found = {name: load_records(one, task=FIGURES[name].task) for name, one in made.items()}
-    of_detectors = dict.fromkeys(DETECTION, found["detection_gain"])
-    return {"weight_ablation": found["weight_sensitivity"], **of_detectors, **found}
+    made = [(name, one) for name, one in folders.items() if any(one.iterdir())]
+    found = {name: load_records(one, task="detection") for name, one in made}
+    return {**dict.fromkeys(DETECTION, found["detection_gain"]), **found}
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_cuts_nothing_off_and_refuses_what_has_nothing_to_show(name, runs, others):
-    figure = figure_named(name)(others.get(name, runs))
+def test_a_figure_cuts_nothing_off_and_refuses_what_has_nothing_to_show(name, committed, detectors):
+    runs = detectors[name] if name in DETECTION else committed[name][1]
+    figure = figure_named(name)(runs)
     figure.draw_without_rendering()
     drawn, size = figure.get_tightbbox(), figure.get_size_inches()
     assert drawn.min.min() >= -0.01 and (drawn.max <= size + 0.01).all()
@@ -113,49 +80,36 @@ def test_a_figure_cuts_nothing_off_and_refuses_what_has_nothing_to_show(name, ru
     boxes = [label.get_window_extent() for label in labels]
     assert all(lower.y1 <= upper.y0 + 0.5 for lower, upper in pairwise(boxes))
     # Runs without anything to show are refused.
-    detectors = others["detection_gain"]
-    nothing = [runs.iloc[:0], detectors[detectors["label"] == "student"]]
-    empty = [*nothing, runs] if name in DETECTION else nothing[:1]
-    assert all(table_of(name, one).empty for one in empty)
+    alone, others = runs[runs["label"] == "student"], committed["ssim_by_stage"][1]
+    for nothing in (alone, others, runs.iloc[:0]) if name in DETECTION else (runs.iloc[:0],):
+        assert table_of(name, nothing).empty
     with pytest.raises(KdlibError, match="nothing to show"):
-        figure_named(name)(empty[-1])
+        figure_named(name)(nothing)
 
 
-def test_committed_figures_show_what_the_records_say():
+def test_committed_figures_show_what_the_records_say(committed):
     """Numbers of most tables are held by this alone."""
-    seen = {"detection_cost"}  # which shows costs made up here
-    for name, slug, found in drawings(load_records(ROOT / "records", task=None)):
-        committed = ROOT / "figures" / f"{name}-{slug}.json"
-        if name not in seen and len(data := table_of(name, found)):
-            seen.add(name)
-            beside = figure_provenance(found, data)
-            assert json.loads(json.dumps(beside)) == json.loads(committed.read_text())
-    assert len(seen) > 15
+    for name, (slug, runs) in committed.items():
+        said = json.loads((ROOT / "figures" / f"{name}-{slug}.json").read_text())
+        assert json.loads(json.dumps(figure_provenance(runs, table_of(name, runs)))) == said
 
 
-def test_means_have_the_interval_of_scipy_and_curves_the_range_of_the_seeds(runs):
-    data = table_of("ssim_by_stage", runs)
+def test_means_have_the_interval_of_scipy(committed):
+    runs = committed["ssim_by_stage"][1]
+    data, values = table_of("ssim_by_stage", runs), runs.loc[runs["label"] == "dct", "ssim_1"]
     dct = data[(data["label"] == "dct") & (data["stage"] == 1)].iloc[0]
-    values = runs.loc[runs["label"] == "dct", "ssim_1"]
-    expected = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
-    assert dct[["low", "high"]].tolist() == near(list(expected)) and dct["n"] == 4
+    expected = stats.t.interval(0.95, len(values) - 1, loc=values.mean(), scale=stats.sem(values))
+    assert dct[["low", "high"]].tolist() == near(list(expected)) and dct["n"] == len(values) > 1
     assert "student" not in set(data["label"])
-    teacher = table_of("calibration", runs).query("label == 'teacher'")
-    assert len(teacher) and teacher["low"].isna().all()
-    values = runs.loc[runs["label"] == "dct", "top1"]
-    curves = table_of("training_curves", runs).set_index(["label", "epoch"])
-    found = curves.loc[("dct", 15), ["low", "mean", "high"]].tolist()
-    expected = np.array([values.min(), values.mean(), values.max()]) * (1 - 0.5 / 15)
-    assert found == near(expected, abs=1e-4)
 
 
-def test_gains_are_of_methods_that_all_students_have(others):
+def test_gains_are_of_methods_that_all_students_have(tmp_path):
+    write_grid(tmp_path, [*THREE, "kd"])  # the other student has no KD
+    runs = load_records(write_grid(tmp_path, THREE, student="scenes_small"))
     with pytest.raises(KdlibError, match="several settings"):
-        figure_named("noise_gauge")(others["attentions_gain"])
-    runs = others["architecture_gain"]
+        figure_named("noise_gauge")(runs)
     found = table_of("architecture_gain", runs)
     assert set(found["method"]) == {"at", "dct"}
-    assert set(found["student"]) == {"scenes_medium", "scenes_small"}
     assert table_of("architecture_gain", runs[runs["student"] == "scenes_small"]).empty
 
 
@@ -166,19 +120,18 @@ def test_one_seed_is_drawn_without_an_interval(tmp_path):
     assert table_of("noise_gauge", single).empty
 
 
-def test_weights_are_told_in_multiples_of_the_default(others):
-    runs = others["weight_sensitivity"]
-    single = runs[runs["weight"].isna() | (runs["weight"] == 4)]
-    assert table_of("weight_sensitivity", single[single["method"] != "kd"]).empty
-    found = table_of("detection_weights", others["detection_weights"])
+def test_weights_are_told_in_multiples_of_the_default(committed, detectors):
+    runs = committed["weight_sensitivity"][1]
+    assert table_of("weight_sensitivity", runs.drop_duplicates("method")).empty
+    found = table_of("detection_weights", detectors["detection_weights"])
     own = found[found["method"] == "kd_cls"]
     assert own["factor"].tolist() == near([weight / 0.4 for weight in WEIGHTS])
     assert own["map"].tolist() == near([0.4 + weight / 9 for weight in WEIGHTS])
     assert set(found["method"]) == {"student", "kd_cls", "kd_loc"}
-    table = others["detection_ablations"]  # which are compared apart from the methods themselves
+    table = detectors["detection_ablations"]  # which are compared apart from the methods themselves
     main = table[table["student"] == "scenes_ssd"]
     for name in ("detection_gain", "detection_iou", "error_types"):
-        assert table_of(name, main).equals(table_of(name, others["detection_gain"]))
+        assert table_of(name, main).equals(table_of(name, detectors["detection_gain"]))
 
 
 def test_analyses_are_of_their_runs_and_a_shared_teacher_is_not_drawn_alone(tmp_path):
@@ -194,26 +147,18 @@ def test_analyses_are_of_their_runs_and_a_shared_teacher_is_not_drawn_alone(tmp_
         table_of("calibration", runs)
 
 
-def test_the_front_is_of_those_that_none_as_cheap_surpasses(runs, others, tmp_path, monkeypatch):
-    def weighed(*costs):
-        monkeypatch.setattr(comparison, "COSTS", costs_at(tmp_path / "costs.json", *costs))
-        return comparison.accuracy_cost_table(runs).set_index("label")
-
-    times = {"kd": 0.99, "dct_abs": 1.01, "at": 1.05, "dct": 1.1, "release_a": 1.2}
-    assert weighed("scenes_medium", times, -0.02)["front"].to_dict() == {
-        "dct_abs": True, "kd": False, "at": False, "dct": True, "release_a": False,
-    }  # fmt: skip
-    assert weighed("scenes_medium", times).index[0] == "kd"  # of few rounds: no bounds
-    costs_at(comparison.COSTS, "scenes_mobile", times)
-    assert comparison.accuracy_cost_table(runs).empty  # costs of other networks
-    comparison.COSTS.unlink()
-    assert comparison.accuracy_cost_table(runs).empty
-    found = table_of("detection_cost", others["detection_cost"]).set_index("label")["front"]
-    assert found.to_dict() == {"loc": True, "kd_cls": False, "kd_loc": True, "kd_cls_loc": True}
-    assert list(found.index) == ["loc", "kd_cls", "kd_loc", "kd_cls_loc"]
+def test_costs_that_are_missing_or_of_other_networks_show_nothing(committed, tmp_path, monkeypatch):
+    runs, costs = committed["ssim_by_stage"][1], comparison.accuracy_cost_table
+    assert len(costs(runs))
+    record, path = json.loads(comparison.COSTS.read_text()), tmp_path / "costs.json"
+    monkeypatch.setattr(comparison, "COSTS", path)
+    assert costs(runs).empty
+    path.write_text(json.dumps({**record, "plan": {**record["plan"], "student": "scenes_mobile"}}))
+    assert costs(runs).empty
 
 
-def test_files_are_small_and_the_same_each_time_and_name_the_records(runs, tmp_path):
+def test_files_are_small_and_the_same_each_time_and_name_the_records(committed, tmp_path):
+    runs = committed["noise_gauge"][1]
     figure, drawn = figure_named("noise_gauge"), pd.DataFrame({"a": [1.0, 2.0]})
     found = figure_provenance(runs, drawn)
     first, again = (save_figure(figure(runs), tmp_path / one / "f", found) for one in "ab")

@@ -1,6 +1,5 @@
 """Pages say what records and measurements say, and point to what exists."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +16,6 @@ from study.results import check_texts
 ROOT = Path(__file__).parents[2]
 README, REPORTS = ROOT / "README.md", [ROOT / "RESULTS.md", ROOT / "LEDGER.md"]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-SPEEDS = {"decoded": {"bytes": 800, "batches": 600}, "cached": {"bytes": 8000, "batches": 1500}}
-LOADING = {
-    "photographs": [{"size": "500 x 400", "kilobytes": 48, "making": 700, **SPEEDS}],
-    "provenance": {"machine": "A processor", "cores": 2, "commit": "0" * 40},
-}
 
 
 def test_the_pages_and_the_records_agree():
@@ -86,10 +80,8 @@ def test_main_comparisons_are_shown_and_dev_splits_and_ablations_are_not(written
     assert re.search(r"DCT beats AT +\| \+2.96 +\| holds: \+5.\d\d \(n = 3\)", said)
 
 
-def test_measurements_come_from_files_and_missing_ones_name_their_command(tmp_path):
+def test_measurements_that_are_missing_name_their_command(tmp_path):
     names = [name for name in PAGES if name.startswith("docs/")]
     bare = {name: page(name, tmp_path) for name in names}
     assert "python -m benchmarks loading" in bare["docs/data.md"]
     assert "make faults" in bare["docs/faults.md"] and "Not measured yet" in bare["docs/grids.md"]
-    (tmp_path / "loading.json").write_text(json.dumps(LOADING))
-    assert re.search(r"\| 8,000 +\| 10.0 × .*\| 2.5 × ", page("docs/data.md", tmp_path))

@@ -1,6 +1,5 @@
 """Records of SRM become the tables of notebook 09; where there are none, they are empty."""
 
-import pandas as pd
 import pytest
 import srm_tables
 from srm_tables import coding_table, dictionary_table, probe_table
@@ -59,19 +58,6 @@ def test_stages_of_dictionaries_their_codings_and_probes_are_rows(root):
     assert best == {"SRM": 0.5, "k-means": 0.4}
     row = probe_table(root).loc[probe]
     assert (row["top1"], row["sparsity"], row["targets"]) == (0.2, 0.05, "global-local")
-
-
-def test_the_reading_tells_codes_from_atoms():
-    values = {"its own": (0.6, 0.6), "nearest": (0.55, 0.75), "matching pursuit": (0.7, 0.9)}
-    rows = [
-        {"dictionary": name, "code": code, "stage": stage, "explained": value - loss}
-        for name, loss in (("SRM", 0.0), ("k-means", 0.05))
-        for code, pair in values.items()
-        if (name, code) not in {("SRM", "nearest"), ("k-means", "its own")}
-        for stage, value in enumerate(pair, 1)
-    ]
-    text = srm_tables.read_codings(srm_tables.shares_of(pd.DataFrame(rows)))
-    assert "1 of 2 stages (1)" in text and "at 2 (1, 2)" in text
 
 
 def test_the_grid_has_all_else_at_its_default_and_switches_stand_beside_it(root, tmp_path):

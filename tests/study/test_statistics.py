@@ -99,10 +99,6 @@ def test_claims_name_methods_that_exist_are_made_once_and_judged_where_both_were
     assert least("dap_loc") == least("map") == least("top1") == 0.005
     assert least("ssim") == least("energy_share") == 0.01
     assert verdicts(table).equals(verdicts(table, statistics.CLAIMS))  # the paper's are the usual
-    claims = verdicts(table).set_index(["method", "baseline", "metric"])
-    assert claims.loc[("dct", "at", "top1"), "verdict"] == "holds"
-    assert ("dct_low", "dct", "top1") not in claims.index
-    assert claims.loc[("dct_abs", "dct", "top1"), "verdict"] == "does not hold"
     assert verdicts(table.assign(split="dev")).empty and verdicts(table.iloc[:0]).empty
 
 
