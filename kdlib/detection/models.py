@@ -6,6 +6,7 @@ All take the number of classes, ``image_size`` (the side in pixels to which imag
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from math import inf, isfinite
 from typing import Any, TypeAlias
 
@@ -23,7 +24,7 @@ from kdlib.detection.detector import Detector
 from kdlib.errors import KdlibError
 from kdlib.models.cifar import basic_resnet
 from kdlib.models.output import StagedBackbone
-from kdlib.models.torchvision import fetching
+from kdlib.models.torchvision import pretrained
 
 Channels: TypeAlias = Sequence[float] | None
 Widths: TypeAlias = tuple[int, int, int, int]
@@ -160,8 +161,8 @@ def torchvision_detector(
     if network.endswith("fpn"):
         options |= {"min_size": side, "max_size": round(side * LONGEST)}
     head = {"num_classes": classes + 1, "weights": None, "weights_backbone": weights}
-    with fetching(getattr(tv, backbone), weights):
-        built = getattr(detection, network)(**head, progress=False, **options)
+    build = partial(getattr(detection, network), **head, progress=False, **options)
+    built = pretrained(getattr(tv, backbone), weights, build)
     if network == "ssd300_vgg16" and side != own:
         built = _resized_ssd300(built, classes, side)
     if network == "ssdlite320_mobilenet_v3_large":

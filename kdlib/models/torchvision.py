@@ -1,8 +1,7 @@
 """torchvision's networks: unmodified with their stages tapped, or with a stem for small images."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -20,20 +19,19 @@ from kdlib.models.cifar import conv3x3, conv_norm, initialise
 from kdlib.models.output import Output, StagedNetwork
 
 
-@contextmanager
-def fetching(build: Callable[..., nn.Module], weights: str | None) -> Iterator[None]:
-    """Build inside with ``weights`` of the network that ``build`` makes, or say what is wrong.
+def pretrained(network: Any, weights: str | None, build: Any = None) -> Any:
+    """Build a ``network`` of torchvision, or what has it as its backbone, with named ``weights``.
 
     torchvision's files are pickles, and a file that is there is taken without a look at its hash:
-    inside, they are read as weights alone, and no code in them is run.
+    here they are read as weights alone, and no code in them is run.
     """
-    valid = models.get_model_weights(build).__members__
+    valid = models.get_model_weights(network).__members__
     if weights is not None:
-        check_known(f"weights of {build.__name__}", weights, valid)
+        check_known(f"weights of {network.__name__}", weights, valid)
     cache = f"{hub.get_dir()}/checkpoints"
     try:
         with patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
-            yield
+            return build() if build else network(weights=weights)
     except URLError as error:
         url = valid[str(weights)].url
         text = f"Cannot download the weights '{weights}' ({error.reason}): put {url} in {cache}."
@@ -41,12 +39,6 @@ def fetching(build: Callable[..., nn.Module], weights: str | None) -> Iterator[N
     except (UnpicklingError, EOFError) as error:
         text = f"{cache} holds a file that is no weights '{weights}'; move it away, and run again."
         raise KdlibError(text) from error
-
-
-def pretrained(build: Callable[..., nn.Module], weights: str | None) -> nn.Module:
-    """Build with torchvision's named weights, or from a random start."""
-    with fetching(build, weights):
-        return build(weights=weights)
 
 
 class TappedNetwork(nn.Module):
