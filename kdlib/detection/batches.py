@@ -26,6 +26,7 @@ from kdlib.seeds import derive_seed, generator
 
 DISTORTIONS = ("photometric", "zoom_out", "iou_crop", "scale_jitter")
 AUGMENTATIONS = ("flip", *DISTORTIONS)
+XYXY = tv_tensors.BoundingBoxFormat.XYXY
 
 
 class DetectionBatch(NamedTuple):
@@ -165,21 +166,16 @@ class _Images(Dataset[_Packed | KdlibError]):
             with _own_stream(derive_seed(seed, "augmentation", epoch, index)):
                 image, boxes, labels = _distorted(image, boxes, labels, self.names, self.fill)
         if self.flips[index]:
-            image, boxes = image.flip(-1), _mirrored(boxes, image.shape[-1])
+            image, sides = image.flip(-1), image.shape[-2:]
+            boxes = v2.functional.horizontal_flip_bounding_boxes(boxes, XYXY, sides)
         return image, boxes, labels
-
-
-def _mirrored(boxes: Tensor, width: int) -> Tensor:
-    """Boxes (n, 4) in the mirror image of an image that is ``width`` pixels wide."""
-    x1, y1, x2, y2 = boxes.unbind(1)
-    return torch.stack([width - x2, y1, width - x1, y2], dim=1)
 
 
 def _distorted(
     image: Tensor, boxes: Tensor, labels: Tensor, names: tuple[str, ...], fill: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The transforms of SSD's training in torchvision's references, those that are asked for."""
-    placed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=image.shape[-2:])
+    placed = tv_tensors.BoundingBoxes(boxes, format=XYXY, canvas_size=image.shape[-2:])
     changed = {"image": tv_tensors.Image(image), "boxes": placed, "labels": labels}
     for name in names:
         changed = _transform(name, changed["image"].shape[-2:], fill)(changed)

@@ -89,12 +89,6 @@ class ReviewLoss(Review):
             self.to_teacher.append(conv_norm(middle, other[0], activation=None))
 
 
-def _low(size: int) -> Tensor:
-    """Which of an axis's frequencies, in the order of an FFT, lie from -r to r - 1."""
-    reach = int(0.1 * (size // 2))
-    return (torch.arange(size) + reach) % size < 2 * reach
-
-
 class FrequencyAttention(nn.Module):
     """FAM (Pham 2024, arXiv 2403.05894): a learned filter of features of one size.
 
@@ -109,8 +103,9 @@ class FrequencyAttention(nn.Module):
         self.filter = nn.Parameter(torch.rand(*size, inputs, outputs, 2) / (inputs * outputs))
         self.local = nn.Conv2d(inputs, outputs, 1)
         self.shares = nn.Parameter(torch.full((2,), 0.5))
-        rows, columns = map(_low, size)
-        self.mask = nn.Buffer((~(rows[:, None] & columns)).float(), persistent=False)
+        mask, middles = torch.ones(*size), [side // 2 for side in size]
+        mask[tuple(slice(n - int(0.1 * n), n + int(0.1 * n)) for n in middles)] = 0
+        self.mask = nn.Buffer(torch.fft.ifftshift(mask), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H, W)."""
