@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from kdlib.errors import KdlibError, shown
 from kdlib.losses.attention import for_layer, working_precision
-from kdlib.models.cifar import initialise
+from kdlib.models.cifar import conv_norm, initialise
 from kdlib.models.output import Output
 
 EPSILON = 1e-6  # of the fusion's weights; from BiFPN's paper
@@ -39,14 +39,8 @@ class RefinedNetwork(nn.Module):
         return refined._replace(logits=refined.logits[:, : self.classes])
 
 
-def point_block(inputs: int, outputs: int) -> nn.Sequential:
-    """1 x 1 convolution, batch norm, ReLU."""
-    convolution = nn.Conv2d(inputs, outputs, 1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
-
-
 def _resized_block(inputs: int, outputs: int) -> nn.Module:
-    return nn.Identity() if inputs == outputs else point_block(inputs, outputs)
+    return nn.Identity() if inputs == outputs else conv_norm(inputs, outputs, 1)
 
 
 def separable_block(channels: int, depth: int) -> nn.Sequential:
@@ -99,8 +93,8 @@ class BiFPN(nn.Module):
     def __init__(self, inputs: Sequence[int], widths: Sequence[int], depth: int = 2) -> None:
         super().__init__()
         steps = list(pairwise(widths))  # from a level to the next coarser
-        own = [point_block(*pair) for pair in zip(inputs, widths, strict=True)]
-        again = [point_block(*pair) for pair in zip(inputs[1:], widths[1:], strict=True)]
+        own = [conv_norm(*pair, 1) for pair in zip(inputs, widths, strict=True)]
+        again = [conv_norm(*pair, 1) for pair in zip(inputs[1:], widths[1:], strict=True)]
         self.laterals_down, self.laterals_up = nn.ModuleList(own), nn.ModuleList(again)
         self.narrow = nn.ModuleList(_resized_block(coarse, fine) for fine, coarse in steps)
         self.widen = nn.ModuleList(_resized_block(fine, coarse) for fine, coarse in steps)
