@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from kdlib.data import DATASETS  # noqa: E402
-from kdlib.errors import KdlibError, shown, unknown  # noqa: E402
-from kdlib.methods import METHODS, MODIFIERS, modifiers_of  # noqa: E402
+from kdlib.errors import KdlibError, check_known, shown  # noqa: E402
+from kdlib.methods import METHODS, MODIFIERS, parse_method  # noqa: E402
 
 VARIABLES = (
     "PROFILE", "DATASET", "METHODS", "SEEDS", "EPOCHS", "IMAGES", "DATA_ROOT", "JOBS",
@@ -34,15 +34,17 @@ def main(arguments: list[str], given: Mapping[str, str]) -> int:
             return 0
         check_version(sys.version_info[:2])
         check_variables([*arguments, *given.get("UNKNOWN", "").split()])
-        check_profile(given.get("PROFILE", ""))
-        check_dataset(given.get("DATASET", ""))
-        check_methods(words(given.get("METHODS", "")))
+        for variable, valid in named().items():
+            if value := given.get(variable):
+                check_known(variable, value, valid)
+        for method in words(given.get("METHODS", "")):
+            check_known("method in METHODS", method.partition("+")[0], METHODS)
+            parse_method(method)
         check_seeds(words(given.get("SEEDS", "")))
         check_number("EPOCHS", given.get("EPOCHS", ""))
         check_number("IMAGES", given.get("IMAGES", ""), 2)
         check_data_root(given.get("DATA_ROOT", ""))
         check_jobs(given.get("JOBS", ""))
-        check_executor(given.get("EXECUTOR", ""))
     except KdlibError as error:
         print(error, file=sys.stderr)
         return 2
@@ -59,17 +61,17 @@ def profiles() -> list[str]:
     return sorted(path.stem for path in (ROOT / "profiles").glob("[!.]*.yaml"))
 
 
-def executors() -> list[str]:
-    """Where jobs can run: on this machine, or as one of Snakemake's profiles here says."""
+def named() -> dict[str, list[str]]:
+    """The names that a variable may have; jobs run here, or as a profile of Snakemake's says."""
     found = (ROOT / "workflow" / "profiles").glob("[!.]*/config.yaml")
-    return ["local", *sorted(path.parent.name for path in found)]
+    executors = ["local", *sorted(path.parent.name for path in found)]
+    return {"PROFILE": profiles(), "DATASET": [*DATASETS], "EXECUTOR": executors}
 
 
 def print_valid() -> None:
     """Print the names that the variables may have."""
-    print("valid PROFILE:", ", ".join(profiles()))
-    print("valid DATASET:", ", ".join(DATASETS))
-    print("valid EXECUTOR:", ", ".join(executors()))
+    for variable, valid in named().items():
+        print(f"valid {variable}:", ", ".join(valid))
     print("valid METHODS:", ", ".join(METHODS))
     print("               each, where it has a loss of its own, with +" + " +".join(MODIFIERS))
 
@@ -87,36 +89,7 @@ def check_version(version: tuple[int, ...]) -> None:
 def check_variables(overrides: Iterable[str]) -> None:
     """Refuse a variable that the Makefile does not read, such as a misspelt one."""
     for word in overrides:
-        name = word.partition("=")[0].rstrip(":+?")
-        if name not in VARIABLES:
-            raise unknown("variable", name, VARIABLES)
-
-
-def check_profile(name: str) -> None:
-    """Refuse an unknown profile."""
-    if name and name not in profiles():
-        raise unknown("PROFILE", name, profiles())
-
-
-def check_dataset(name: str) -> None:
-    """Refuse an unknown data set."""
-    if name and name not in DATASETS:
-        raise unknown("DATASET", name, DATASETS)
-
-
-def check_methods(names: Iterable[str]) -> None:
-    """Refuse an unknown method or modifier."""
-    for name in names:
-        base, *added = name.split("+")
-        if base not in METHODS:
-            raise unknown("method in METHODS", base, METHODS)
-        for modifier in added:
-            if modifier not in MODIFIERS:
-                raise unknown("modifier in METHODS", modifier, MODIFIERS)
-        taken = modifiers_of(base)
-        if not set(added) <= set(taken):
-            valid = " ".join(f"+{word}" for word in taken) or "no modifier"
-            raise KdlibError(f"METHODS has '{shown(name)}', but '{base}' takes {valid}.")
+        check_known("variable", word.partition("=")[0].rstrip(":+?"), VARIABLES)
 
 
 def check_seeds(seeds: Iterable[str]) -> None:
@@ -146,12 +119,6 @@ def check_jobs(jobs: str) -> None:
     """Refuse a number of jobs that is neither ``all`` nor a whole number of 1 or more."""
     if jobs and jobs != "all" and not _is_whole(jobs, 1):
         raise KdlibError(f"JOBS is '{shown(jobs)}'; valid: all, or a whole number from 1.")
-
-
-def check_executor(name: str) -> None:
-    """Refuse a place to run that there is no profile of Snakemake for."""
-    if name and name not in executors():
-        raise unknown("EXECUTOR", name, executors())
 
 
 def _is_whole(text: str, least: int) -> bool:
