@@ -1,6 +1,7 @@
 """The command line: each function is a command, and its signature is what the command takes."""
 
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from kdlib.errors import KdlibError, ended, quoted, shown
+from kdlib.errors import KdlibError, ended, quoted, shown, unknown
 from study.arguments import USUAL, Count, Flag, Pairs, Plan, Words
 from study.data_commands import cache_dataset, check_dataset, import_dataset
 
@@ -42,6 +43,9 @@ def json_object(text: str) -> dict[str, Any]:
 
 def called(program: App, arguments: Sequence[str] | None) -> Any:
     """Run a command; words that it does not take are a :class:`KdlibError`."""
+    first = next(iter(sys.argv[1:] if arguments is None else arguments), "-")
+    if not first.startswith("-") and first not in (commands := [*program]):
+        raise unknown("command", first, [name for name in commands if not name.startswith("-")])
     try:
         return program(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:

@@ -54,7 +54,7 @@ def test_help_names_every_command(capsys):
     (["run", "05_distil"], "05_distill"),
     (["run", "05_distill", "-p", "epoch", "3"], "Did you mean 'epochs'?"),
     (["run", "05_distill", "--store", "-p", "epochs", "3"], "give it no parameters"),
-    (["reslts"], 'Unknown command "reslts". Did you mean "results"?'),
+    (["reslts"], "Unknown command 'reslts'. Did you mean 'results'?"),
     *((["run", "05_distill", *twice, "-p", "epochs", "4"], "'epochs' is given twice")
       for twice in (["-p", "epochs", "3"], ["--parameters", '{"epochs": 3}'])),
     (["export", "a", "--format", "onnx", "--format", "torch"], "--format"),
