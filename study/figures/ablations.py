@@ -28,6 +28,7 @@ def weight_sensitivity_table(table: pd.DataFrame) -> pd.DataFrame:
     a weight are left out, but for the student alone. Empty where no method has two weights.
     """
     runs = tables.students_of(table)
+    runs = runs[runs["split"] == "dev"]
     tuned = runs["method"].map(tuned_field)
     weight = runs["weight"].where(tuned != "kd_weight", runs["kd_weight"]).astype(float)
     runs = runs.assign(weight=weight.where(tuned.notna(), float("nan")))
@@ -109,6 +110,7 @@ def transform_ablation_table(table: pd.DataFrame) -> pd.DataFrame:
     ``switch`` (the option, ``level_weights``, ``gate``, or ``several``), ``value``, ``label``.
     """
     runs = tables.students_of(table)
+    runs = runs[runs["split"] == "train"]
     rows: list[dict[str, Any]] = []
     for label, own in runs.groupby("label"):
         if changed := _changed(own.iloc[0].to_dict()):

@@ -116,6 +116,7 @@ def detection_ablations_table(table: pd.DataFrame) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     settings = tables.by_setting(table[table["task"] == "detection"])
     for runs in sorted(settings, key=len, reverse=True):  # the main student first
+        runs = runs[runs["split"] == "train"]
         mains = main_runs(runs)["run_id"]
         for method in OF_DETECTORS:
             own = runs[runs["method"] == method]
@@ -179,6 +180,7 @@ def detection_ablations(data: pd.DataFrame) -> Figure:
 def detection_weights_table(table: pd.DataFrame) -> pd.DataFrame:
     """MAP by the weight of each method's terms, on the dev split; ``factor`` of the default."""
     runs = _detectors(table)
+    runs = runs[runs["split"] == "dev"]
     if runs.empty:
         return pd.DataFrame()
     defaults = {method: METHODS[method].weight for method in OF_DETECTORS}
