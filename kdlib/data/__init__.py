@@ -31,7 +31,6 @@ FILE = Path(__file__).with_name("datasets.toml")
 DATASETS = {name: DataSet(**one) for name, one in tomllib.loads(FILE.read_text("utf-8")).items()}
 TRUTHS = dict(zip(TASKS, ("images", "masks", "boxes", "boxes"), strict=True))  # task -> loader
 SPLITS, DEV_SHARE = ("train", "fit", "dev", "test"), 0.2
-CROP_SIZES = (8, 512)
 
 
 def register_data(name: str, about: str, **loaders: Loader) -> None:
@@ -91,7 +90,7 @@ def load_data(
     check_known("split", split, SPLITS)
     if size is not None and size < 2:
         raise KdlibError(f"size is {size}; it must be at least 2, or None for all.")
-    check_range("crop_size", crop_size, *CROP_SIZES)
+    check_range("crop_size", crop_size, 8, 512)
     options = {"attentions": attentions, "distractors": distractors, "image_size": image_size}
     root, part = Path(data_root) if data_root else None, "test" if split == "test" else "train"
     data = load(*source, part, size=size, data_root=root, **options)

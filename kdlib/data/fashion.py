@@ -40,8 +40,7 @@ OUTFITS: dict[str, dict[str, str]] = {
 
 Ten garments alone make too few classes that share one at most (the packing number D(10, 4, 2) is
 5). Of the fifty in five colours the outfits use forty, each once, so that any number of attentions
-names one class; ten are distractors. Every garment is in four outfits in four colours, every
-colour in eight outfits, and no outfit has a garment or a colour twice.
+names one class; ten are distractors. No outfit has a garment or a colour twice.
 """
 COLOURS = {
     "red": (1.00, 0.25, 0.20), "yellow": (1.00, 0.90, 0.20), "green": (0.25, 0.85, 0.30),

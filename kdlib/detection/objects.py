@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from kdlib.data import CROP_SIZES
 from kdlib.data.image_data import ImageData, fingerprint
 from kdlib.data.photographs import Photographs, Pixels, annotated
-from kdlib.errors import KdlibError, check_range
+from kdlib.errors import KdlibError
 from kdlib.files import Arrays, cached
 
 COCO_SIZES = (32.0**2, 96.0**2)  # where small objects end and large ones begin, by area
@@ -127,9 +126,8 @@ def cropped(data: ImageData, crop_size: int) -> ImageData:
 
     The box is stretched to a square whatever its shape, as in the paper (Guo 2021, arXiv
     2106.05209). Crops of images in memory are made once, through the cache; photographs are read
-    when a crop is asked for. A ``KdlibError`` for a size out of range, or where no object counts.
+    when a crop is asked for. A ``KdlibError`` where no object counts.
     """
-    check_range("crop_size", crop_size, *CROP_SIZES)
     if data.objects is None:
         raise KdlibError("Crops are cut out of images with objects, and this data has none.")
     objects = data.objects.counted()
