@@ -16,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from training import TINY
 
+from kdlib.data.scenes import ATLAS
 from kdlib.errors import KdlibError
 from study import of_clone
 
@@ -146,3 +147,4 @@ def test_the_command_names_what_it_lacks_and_the_metadata_says_what_it_is(site, 
     text = metadata.read_text(encoding="utf-8")
     assert "Description-Content-Type: text/markdown" in text and "# kdlib" in text
     assert all((site / name / "py.typed").exists() for name in ("kdlib", "study"))
+    assert "MIT License" in (site / ATLAS.relative_to(ROOT)).with_name("LICENSE").read_text()

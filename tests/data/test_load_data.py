@@ -10,7 +10,7 @@ import torch
 from data_files import FASHION, write_cifar100, write_fashion
 
 from kdlib.data import DATASETS, dataset_names, listed, load_data, register_data, tasks_of
-from kdlib.data.fashion import CLASSES, COLOURS, OUTFITS, dyed
+from kdlib.data.fashion import CLASSES
 from kdlib.errors import KdlibError
 from study.data_commands import DEBIAN, SHA256, import_dataset
 
@@ -103,16 +103,6 @@ def test_files_that_do_not_belong_together_or_do_not_suffice_are_refused(tmp_pat
         load_data("fashion_mnist", "train", data_root=root)
     with pytest.raises(KdlibError, match="too few photographs"):
         load_data("fashion_scenes", "train", size=10, data_root=write_fashion(root, count=20))
-
-
-def test_an_outfit_has_no_garment_nor_colour_twice_and_shares_none_with_another():
-    objects = [(garment, colour) for o in OUTFITS.values() for garment, colour in o.items()]
-    assert len(set(objects)) == len(objects) == 4 * len(OUTFITS)
-    assert {garment for garment, _ in objects} == set(CLASSES)
-    assert all(len(set(outfit.values())) == 4 for outfit in OUTFITS.values())
-    assert {colour for _, colour in objects} == set(COLOURS)
-    red, green, _, opacity = dyed(torch.tensor([[[0, 5, 200]]]).byte(), COLOURS["red"])[0]
-    assert opacity.flatten().tolist() == [0, 20, 255] and red.flatten()[2] > green.flatten()[2]
 
 
 @pytest.mark.parametrize(("attentions", "distractors"), [(1, 0), (2, 4), (3, 4), (4, 4)])
