@@ -91,18 +91,13 @@ def test_the_published_protocols(profile, dataset, method, networks, fields):
     assert method != "frskd_pixels" or repeats == [2, 3]
 
 
-def test_the_published_weights_and_the_release_s_gate_on_scenes_alone():
+def test_the_published_weights():
     for method, weights in {
         "kd": (0.0, 0.1, 0.8), "at": (1000.0, 1.0, 0.0), "at+kd": (1000.0, 0.1, 1.0),
         "release_a+gate": (1.0, 1.0, 0.0), "release_a+gate+kd": (1.0, 0.1, 1.0),
     }.items():  # fmt: skip
         made = create_distiller(expand("paper", "mit67", [method], [0])[0])
         assert (made.weight, made.ce_weight, made.kd_weight) == weights
-    scenes, cifar = (
-        {run.method for run in expand("paper", name, seeds=[0])} for name in ("mit67", "cifar100")
-    )
-    assert {one for one in scenes if "gate" in one} == {"release_a+gate", "release_a+gate+kd"}
-    assert {method.replace("+gate", "") for method in scenes} == cifar
 
 
 def test_every_method_of_a_seed_sees_the_same_batches_and_one_teacher():

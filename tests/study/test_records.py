@@ -190,9 +190,7 @@ def test_finished_runs_are_sealed_and_damaged_or_double_ones_refused(tmp_path):
     assert len(records.find_records(runs)) == 1
     records.publish(runs, committed)
     assert {path.name for path in committed.iterdir()} == {".lock", "SHA256SUMS", FILE}
-    (found, ours), again = (records.load_records(root) for root in (committed, runs)), committed
-    assert found.drop(columns="directory").equals(ours.drop(columns="directory"))
-    assert len(records.load_records(runs, again)) == 1  # one run, twice there
+    assert len(records.load_records(runs, committed)) == 1  # one run, twice there
     with pytest.raises(KdlibError, match="is not finished"):
         records.publish(runs, committed, [replace(DCT, epochs=99).run_id])
     with pytest.raises(KdlibError, match="folder of runs"):
