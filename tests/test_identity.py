@@ -31,20 +31,19 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*.safetensors")}
 
 
-def edit(path: Path, **facts) -> None:
-    """Let a file of tensors say other things of itself."""
-    tensors, said = load_tensors(path)
-    save_tensors(path, tensors, {**said, **facts})
-
-
 def swap(name: str, config: RunConfig, other: RunConfig):
     """What puts a file of another run in the place of a run's own."""
     return lambda root: copy(run_directory(other, root) / name, run_directory(config, root) / name)
 
 
 def told(name: str, config: RunConfig, **facts):
-    """What lets a file of a run say other things of itself."""
-    return lambda root: edit(run_directory(config, root) / name, **facts)
+    """What lets a file of tensors of a run say other things of itself."""
+
+    def change(root: Path) -> None:
+        tensors, said = load_tensors(path := run_directory(config, root) / name)
+        save_tensors(path, tensors, {**said, **facts})
+
+    return change
 
 
 def flip(name: str, config: RunConfig):

@@ -34,10 +34,6 @@ def ids(runs):
     return {run.run_id for run in runs}
 
 
-def of_task(task, runs):
-    return [run for run in runs if run.task == task]
-
-
 def found(runs, *fields):
     return [tuple(getattr(run, name) for name in fields) for run in runs]
 
@@ -101,7 +97,7 @@ def test_the_published_weights():
 
 
 def test_every_method_of_a_seed_sees_the_same_batches_and_one_teacher():
-    runs = of_task("classification", expand("quick", seeds=[0]))
+    runs = [run for run in expand("quick", seeds=[0]) if run.task == "classification"]
     assert len(profiles.lockstep_groups([run for run in runs if run.teacher != "none"])) == 1
     assert len(teachers(runs)) == 1
     untaught = expand("quick", methods=["frskd", "student"], seeds=[0])

@@ -5,6 +5,7 @@ import random
 import re
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -287,7 +288,7 @@ def test_a_record_is_replaced_with_what_was_measured_of_it_and_a_killed_publicat
     assert "analysis" in sealed.entry_of(committed / name), "of the same results"
     (runs / name / "attention_maps.safetensors").unlink()
     write_run(runs, replace(DCT, data_seed=0, init_seed=0), 0.5)
-    monkeypatch.setattr(sealed, "_files", interrupt)
+    monkeypatch.setattr(sealed, "_files", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         records.publish(runs, committed, [name])
     monkeypatch.undo()
@@ -299,10 +300,6 @@ def test_a_record_is_replaced_with_what_was_measured_of_it_and_a_killed_publicat
     assert [path.name for path in (committed / name).iterdir()] == ["answers.safetensors"]
     again = records.load_records(committed)
     assert (again["top1"] != table["top1"]).sum() == 1 and 0.5 in again["top1"].tolist()
-
-
-def interrupt(*arguments):
-    raise KeyboardInterrupt
 
 
 def test_superseded_records_leave_all_tables_and_stay_with_the_reason(committed, monkeypatch):
