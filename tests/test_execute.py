@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from processes import ROOT
 
@@ -188,19 +190,9 @@ def test_an_execution_that_is_stopped_or_killed_takes_its_kernel_along(tmp_path,
         time.sleep(0.1)
     process.send_signal(sent)
     assert process.wait(timeout=60) == (128 + sent if sent == signal.SIGTERM else -sent)
-    assert gone(int(told.read_text())) and not output.exists()
-
-
-def gone(pid: int) -> bool:
-    """Whether the process ends within a quarter of a minute."""
-    for _ in range(150):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.1)
-    os.kill(pid, signal.SIGKILL)
-    return False
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(int(told.read_text())).wait(15)
+    assert not output.exists()
 
 
 COUNTED = "import pathlib\ntries = pathlib.Path(root) / 'tries'\n"
