@@ -22,7 +22,7 @@ from study import results
 from study.ledger.page import Ledger, counts_markdown, make_ledger, nine_cells
 from study.ledger.rows import AGREES, DISAGREES, UNDECIDED
 from study.names import name_of
-from study.profiles import profile_names, read_profile
+from study.profiles import profile_names, read_profile, tuned_weights
 from study.records import load_tables, runs_of, summary_table, superseded, teacher_runs
 from study.statistics import STUDENT, akin, judged_families, longer_students, main_runs
 from study.tuning import at_edge, dev_records, grid_scores
@@ -185,6 +185,7 @@ def environment() -> Environment:
         "METHODS": METHODS, "STAGES": STAGES, "DATASETS": DATASETS,
         "profile_names": profile_names, "read_profile": read_profile, "longer": longer_students,
         "at_edge": at_edge, "grid_scores": grid_scores, "dev_records": dev_records,
+        "tuned_weights": tuned_weights,
         "counts": counts_markdown, "markdown_table": results.markdown_table,
     }  # fmt: skip
     return made
