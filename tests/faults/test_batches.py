@@ -80,8 +80,9 @@ def test_a_batch_is_killed_again_and_again(tmp_path, tally):
     lasts_s = time.monotonic() - begun
     while kills < 10:
         batch = start(place)
-        time.sleep(MOMENTS.uniform(STARTS_S, lasts_s))
-        if batch.poll() is None:
+        try:
+            batch.wait(MOMENTS.uniform(STARTS_S, lasts_s))
+        except psutil.TimeoutExpired:
             kill_all(batch)
             kills += 1
             tally("SIGKILL to a whole batch at a random moment", "recovered")
