@@ -83,6 +83,8 @@ def _refusal(error: Any, kind: str, valid: Iterable[str]) -> KdlibError:
         return unknown(kind, name, valid)
     if error["type"] == "literal_error":
         return unknown(name, error["input"], re.findall(r"'([\w-]+)'", context["expected"]))
+    if error["type"] == "string_pattern_mismatch":  # of names: they become parts of files' names
+        context = {"error": "a name has 1 to 80 letters, digits and . _ + - alone"}
     says = error["msg"].replace("Input should", "it should").replace("tuple", "list")
     return KdlibError(f"{shown(name)} is {quoted(error['input'])}; {context.get('error', says)}.")
 
@@ -106,7 +108,8 @@ def check_kind(name: str, value: object, annotation: Any) -> None:
 
     kind = TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
     try:
-        kind.validate_json(json.dumps(value, allow_nan=False))  # a strict check of JSON takes lists
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        kind.validate_json(text)  # a strict check of JSON takes lists
     except ValidationError as error:
         inputs = [one["input"] for one in error.errors()]
         value = next((one for one in inputs if NUMBER.fullmatch(str(one))), value)
@@ -115,7 +118,8 @@ def check_kind(name: str, value: object, annotation: Any) -> None:
         valid = valid.replace("an object", "a mapping").replace("array", "list")
         raise KdlibError(f"{name} is {quoted(value)}; it should be {valid}.") from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise KdlibError(f"{name} is {quoted(value)}, which JSON cannot hold.") from error
+        valid = "give finite numbers, texts, lists or mappings of these"
+        raise KdlibError(f"{name} is {quoted(value)}, which JSON cannot hold; {valid}.") from error
 
 
 def check_range(name: str, value: int, low: int, high: int) -> None:

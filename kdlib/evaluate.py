@@ -96,6 +96,9 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     is ``None`` for them; ``confusion`` counts (K, K), rows: true class, if K <= ``MOST_CONFUSED``.
     """
     classes = logits.shape[1]
+    if len(labels) == 0 or int(labels.max()) >= classes:
+        says = f"{len(labels)} labels do not fit logits of {classes} classes"
+        raise KdlibError(f"{says}; evaluate one image or more, of the network's classes.")
     ranked = logits.topk(min(5, classes)).indices
     hits = ranked == labels[:, None]
     pairs = torch.bincount(labels * classes + ranked[:, 0], minlength=classes**2)

@@ -195,7 +195,9 @@ def load_weights(
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        says = f"The weights in {path} do not fit: {' '.join(str(error).split())[:300]}"
+        odd = [line.strip() for line in str(error).splitlines()[1:]]  # below whose state it is
+        more = f" ({len(odd)} such)" if len(odd) > 1 else ""
+        says = f"The weights in {path} do not fit this network: {odd[0].rstrip('. ')[:300]}{more}"
         raise KdlibError(f"{says}. Name the architecture that they are of.") from error
 
 

@@ -268,7 +268,7 @@ def finished_record(config: RunConfig, root: Path) -> dict[str, Any]:
     record = read_record(path)
     if (found := record.get("run_id")) != config.run_id:
         says = f"{path} is the record of '{shown(found)}', not of '{config.run_id}'"
-        raise KdlibError(f"{says}. {AGAIN}")
+        raise KdlibError(f"{says}. Put this run's own folder back, or: {AGAIN}")
     return record
 
 

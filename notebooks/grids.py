@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdlib.errors import KdlibError, check_kind
+from kdlib.errors import KdlibError, check_kind, shown
 from kdlib.runs import RunConfig
 
 
@@ -13,6 +13,8 @@ def configs_of(
     """One run per method, with ``options`` of its own (none of them, or one per method)."""
     check_kind("methods", methods, list[str])
     check_kind("options", options, list[dict])
+    if odd := [name for own in options for name in own if not isinstance(name, str)]:
+        raise KdlibError(f"An option is named {shown(odd[0])}; names of options are texts.")
     if not methods:
         raise KdlibError("The list of methods is empty; give at least one, such as [student].")
     if options and len(options) != len(methods):

@@ -17,6 +17,7 @@ RECORDS, FIGURES, LEDGER = Path("records"), Path("figures"), Path("LEDGER.md")
 
 QUIET: Any = {"result_action": "return_value", "version_flags": (), "help_format": "markdown"}
 QUIET |= {"suppress_keyboard_interrupt": False}  # which is told, by whoever runs a command
+QUIET |= {"default_parameter": Parameter(json_list=False, json_dict=False)}  # words are words
 
 app = App("kdlib", help="Attention-based distillation.", **QUIET)
 data = App("data", help="List, check, import or cache data sets.", **QUIET)

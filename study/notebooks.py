@@ -7,14 +7,16 @@ the limit is one of the whole notebook, and each kernel has sockets that no othe
 
 import atexit
 import codecs
+import glob
 import json
+import os
 import re
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
 from kdlib.errors import NUMBER, KdlibError, check_known, circumstances, shown
-from kdlib.files import write_atomic, write_text, writing
+from kdlib.files import PARTIAL, write_text, writing
 from study import NOTEBOOKS, of_clone
 from study.parameters import assigned, check_given
 
@@ -174,17 +176,37 @@ def execute_notebook(
     check_parameters(notebook, parameters)
     output = output.absolute()
     failed = output.with_name(f"{output.stem}.failed.ipynb")
-    with writing(output), tempfile.TemporaryDirectory(prefix="kdlib-") as folder:
-        executed = Path(folder) / output.name
+    with _beside(output) as executed:
         try:
             _execute(notebook, executed, dict(parameters), timeout_s)
         except Exception as error:
             if executed.exists():
-                write_atomic(failed, partial(shutil.copyfile, executed))
+                executed.replace(failed)
             raise ExecutionError(_explain(notebook, failed, error, timeout_s)) from error
-        write_atomic(output, partial(shutil.copyfile, executed))
+        executed.replace(output)
     failed.unlink(missing_ok=True)
     return output
+
+
+@contextmanager
+def _beside(output: Path) -> Iterator[Path]:
+    """A place for what becomes ``output``, in a folder beside it that is gone afterwards.
+
+    What executions that were killed, and so are no processes any more, left of theirs goes first.
+    """
+    folder = output.with_name(f".{output.stem}.{os.getpid()}{PARTIAL}")
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+    try:
+        for remains in output.parent.glob(f".{glob.escape(output.stem)}.*{PARTIAL}"):
+            with suppress(ValueError, OverflowError, PermissionError):  # no process's, or not ours
+                try:
+                    os.kill(int(remains.suffixes[-2][1:]), 0)
+                except ProcessLookupError:
+                    shutil.rmtree(remains)
+        yield folder / output.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _execute(notebook: Path, output: Path, parameters: dict[str, Any], timeout_s: float) -> None:

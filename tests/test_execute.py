@@ -17,6 +17,7 @@ import pytest
 from processes import ROOT
 
 from kdlib.errors import EXIT_FAILED, EXIT_MISTAKE, KdlibError
+from kdlib.files import UnwritableError
 from study import NOTEBOOKS
 from study.cli import main
 from study.jobs import VISIBLE, is_mistake
@@ -193,6 +194,16 @@ def test_an_execution_that_is_stopped_or_killed_takes_its_kernel_along(tmp_path,
     with suppress(psutil.NoSuchProcess):
         psutil.Process(int(told.read_text())).wait(15)
     assert not output.exists()
+    execute_notebook(notebook(tmp_path), output)  # which removes what a kill has left
+    assert left_behind(tmp_path) == {"pid", "out.ipynb"}
+
+
+def test_where_no_output_can_be_written_nothing_is_executed(tmp_path):
+    (tmp_path / "file").touch()
+    source = notebook(tmp_path, "open('ran', 'w')")
+    with pytest.raises(UnwritableError, match="cannot be written"):
+        execute_notebook(source, tmp_path / "file" / "out.ipynb")
+    assert left_behind(tmp_path) == {"file"}
 
 
 COUNTED = "import pathlib\ntries = pathlib.Path(root) / 'tries'\n"

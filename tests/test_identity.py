@@ -182,7 +182,7 @@ def test_a_student_alone_depends_on_no_teacher(root, undisturbed):
     ("nan.safetensors", lambda path, own: save_file({**own, "classifier.bias":
      torch.full((16,), torch.nan)}, path), "'classifier.bias' has values that are not finite"),
     ("few.safetensors", lambda path, own: save_file({"a": torch.zeros(1)}, path),
-     r"do not fit: .*Missing key\(s\).*Name the architecture"),
+     r"do not fit this network: .*Missing key\(s\).*Name the architecture"),
     ("shape.safetensors", lambda path, own: save_file({**own, "classifier.bias": torch.zeros(7)},
      path), r"size mismatch for classifier.bias: .*\[7\]"),
     ("list.safetensors", lambda path, own: save_file(own, path, {"facts": "[1]"}), "python -c"),

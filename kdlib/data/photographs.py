@@ -121,8 +121,8 @@ class Listing:
     def facts(self) -> NDArray[np.int64]:
         """CRC-32 of each file's content, (N,); none may lack.
 
-        Of large data sets they are noted in the cache, for as long as no file's size or times
-        change: the first time all are read, at the speed of the disk.
+        Of large data sets they are noted in the cache, if it can be written to, for as long as no
+        file's size or times change: the first time all are read, at the speed of the disk.
         """
         states, lacking = list[tuple[int, ...]](), list[str]()
         for name in self.names:
@@ -138,9 +138,16 @@ class Listing:
             raise KdlibError(f"{self.dataset}: {told}:\n{few_lines(lacking)}\n{remedy}")
         if sum(size for size, *_ in states) <= QUICKLY_READ:
             return self._contents()["contents"]
-        key = fingerprint((str(self.folder.resolve()), self.names), [torch.tensor(states)])
+        key = fingerprint((str(self.folder.resolve()), self.names))
         noted = files.cache_root() / "contents" / f"{self.dataset}-{key}.safetensors"
-        return files.kept(noted, self._contents)["contents"]
+        with suppress(KdlibError):
+            known = files.load_kept(noted)
+            if np.array_equal(known["states"], states):
+                return known["contents"].numpy()
+        made = {**self._contents(), "states": np.array(states)}
+        with suppress(files.UnwritableError):  # then they are read again
+            files.keep(noted, made)
+        return made["contents"]
 
     def _contents(self) -> files.Arrays:
         with ThreadPoolExecutor(worker_count()) as pool:
@@ -169,7 +176,8 @@ class Resized:
         self.facts = listing.facts()
         self.side = round(image_size * PUBLISHED_SIDES[0] / PUBLISHED_SIDES[1])
         self.kind = f"{listing.dataset}-{split}-{self.side}-"
-        key = fingerprint((self.side, "upright", listing.names), [torch.from_numpy(self.facts)])
+        contents = torch.from_numpy(self.facts[:, None])
+        key = fingerprint((self.side, "upright", listing.names), [contents])
         self.folder = files.cache_root() / f"{self.kind}{key}"
         self.checked = set[int]()  # positions of photographs whose files were found whole
 

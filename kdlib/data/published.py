@@ -56,7 +56,7 @@ def list_places365(split: str, root: Path) -> Listing:
     from torchvision.datasets import Places365
 
     folder, part = root / "places365", {"train": "train-standard", "test": "val"}[split]
-    found = _published("places365", partial(Places365, str(folder), split=part, small=True))
+    found = _published("places365", folder, partial(Places365, str(folder), split=part, small=True))
     names = tuple(path[len(found.images_dir) + 1 :] for path, _ in found.imgs)
     facts = (tuple(found.targets), tuple(found.classes))
     return Listing("places365", Path(found.images_dir), names, *facts)
@@ -112,7 +112,7 @@ def load_cifar100(split: str, size: int | None, image_size: int, **options: Any)
     from torchvision.datasets import CIFAR100
 
     root = checked_root(options["data_root"])
-    published = _published("cifar100", partial(CIFAR100, str(root), train=split == "train"))
+    published = _published("cifar100", root, partial(CIFAR100, str(root), train=split == "train"))
     images = torch.from_numpy(published.data).permute(0, 3, 1, 2).contiguous()
     labels = torch.tensor(published.targets)
     # As in the literature's benchmarks; those of the images differ by 2e-4.
@@ -122,12 +122,14 @@ def load_cifar100(split: str, size: int | None, image_size: int, **options: Any)
     return ImageData(images, labels, classes, mean, std, digest).first(size)
 
 
-def _published(dataset: str, build: Callable[[], Any]) -> Any:
+def _published(dataset: str, root: Path, build: Callable[[], Any]) -> Any:
     """A data set of torchvision's, which compares MD5 sums first: pickles can run code."""
     try:
         return build()
     except RuntimeError as error:
-        raise missing(dataset, f"a file with the published MD5 sum ({error})") from error
+        told = str(error).split(" You can")[0].rstrip(".")  # download, by torchvision's option
+        lacking = f"a file with the published MD5 sum in {root} ({told})"
+        raise missing(dataset, lacking) from error
 
 
 def _listing(dataset: str, folder: Path, names: Sequence[str], classes: Sequence[str]) -> Listing:

@@ -121,12 +121,17 @@ def _reading(network: nn.Module, names: Sequence[str]) -> Reader:
     return read
 
 
-def _classify(parts: Any, images: Tensor) -> Output:
-    """Reads a backbone that returns feature maps, fine to coarse, and the classifier behind it."""
-    backbone, classifier = parts
-    stages = tuple(backbone(images))
-    embedding = stages[-1].mean((2, 3))
-    return Output(classifier(embedding), stages, embedding)
+class _ClassifiedFeatures(nn.Module):
+    """A backbone that returns feature maps, fine to coarse, and a classifier of the last one's."""
+
+    def __init__(self, backbone: nn.Module, channels: int, classes: int) -> None:
+        super().__init__()
+        self.backbone, self.classifier = backbone, nn.Linear(channels, classes)
+
+    def forward(self, images: Tensor) -> Output:
+        stages = tuple(self.backbone(images))
+        embedding = stages[-1].mean((2, 3))
+        return Output(self.classifier(embedding), stages, embedding)
 
 
 def adapted(classes: int, build: Any, stages: Any, image_size: int, task: str) -> nn.Module:
@@ -143,8 +148,7 @@ def adapted(classes: int, build: Any, stages: Any, image_size: int, task: str) -
     answer = answer_to_zeros(network, image_size)
     if type(answer) in (list, tuple):
         channels = checked_stages("network", answer)[-1].shape[1]
-        parts = nn.ModuleList([network, nn.Linear(channels, classes)])
-        network = _ReadNetwork(parts, _classify)
+        network = _ClassifiedFeatures(network, channels, classes)
         answer = answer_to_zeros(network, image_size)
     if not isinstance(answer, Output):
         raise KdlibError(

@@ -69,8 +69,12 @@ def test_the_fingerprint_knows_the_content_and_not_the_place(root, tmp_path_fact
     assert len({first, *(other.fingerprint for other in others)}) == 4
 
 
-@pytest.mark.parametrize("noted", [1 << 26, 0])
-def test_other_bytes_of_the_same_size_and_date_are_other_content(noted, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("noted", "cache"), [(1 << 26, "cache"), (0, "cache"), (0, "file/cache")])
+def test_other_bytes_of_the_same_size_and_date_are_other_content(
+    noted, cache, tmp_path, monkeypatch
+):
+    (tmp_path / "file").touch()  # in which nothing can be noted
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / cache))
     monkeypatch.setattr(photographs, "QUICKLY_READ", noted)
     path = write_mit67(tmp_path) / "mit67" / "Images" / "bakery" / "train_0.jpg"
     content, found, before = path.read_bytes(), path.stat(), load(tmp_path, "mit67").fingerprint
