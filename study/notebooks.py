@@ -7,9 +7,9 @@ the limit is one of the whole notebook, and each kernel has sockets that no othe
 
 import atexit
 import codecs
-import glob
 import json
 import os
+import platform
 import re
 import shutil
 import sys
@@ -192,18 +192,19 @@ def execute_notebook(
 def _beside(output: Path) -> Iterator[Path]:
     """A place for what becomes ``output``, in a folder beside it that is gone afterwards.
 
-    What executions that were killed, and so are no processes any more, left of theirs goes first.
+    What executions that were killed on this machine left of theirs goes first.
     """
-    folder = output.with_name(f".{output.stem}.{os.getpid()}{PARTIAL}")
+    here = "@" + platform.node().replace(".", "-")  # a folder can be a cluster's
+    folder = output.with_name(f".{output.stem}.{os.getpid()}{here}{PARTIAL}")
     with writing(folder):
         folder.mkdir(exist_ok=True)
     try:
-        for remains in output.parent.glob(f".{glob.escape(output.stem)}.*{PARTIAL}"):
+        for remains in output.parent.glob(f".*.*{here}{PARTIAL}"):
             with suppress(ValueError, OverflowError, PermissionError):  # no process's, or not ours
                 try:
-                    os.kill(int(remains.suffixes[-2][1:]), 0)
+                    os.kill(int(remains.name.rpartition(here)[0].rpartition(".")[2]), 0)
                 except ProcessLookupError:
-                    shutil.rmtree(remains)
+                    shutil.rmtree(remains, ignore_errors=True)
         yield folder / output.name
     finally:
         shutil.rmtree(folder, ignore_errors=True)
