@@ -186,6 +186,8 @@ def load_weights(
     if (found := facts.get("classes", classes)) != classes:
         says = f"The weights in {path} are of {found} classes, but the data set has {classes}"
         raise KdlibError(f"{says}. Train the teacher on it, or name the weights of one that was.")
+    if not tensors:
+        raise KdlibError(f"{path} holds no weights. {remedy}")
     if all(name.startswith("module.") for name in tensors):
         says = f"Every name in {path} begins with 'module.', as DataParallel's do"
         raise KdlibError(f"{says}: save the state_dict() of its .module instead.")
@@ -203,8 +205,9 @@ def load_weights(
 
 def _conversion(path: Path) -> str:
     """How a file that the user named becomes one that is read."""
-    if path.is_dir():
-        return "It is a folder: name the file of weights in it, which ends in .safetensors."
+    if not path.is_file():
+        says = "It is a folder" if path.is_dir() else "There is no such file"
+        return f"{says}: name a file of weights, which ends in .safetensors."
     made = path.with_suffix(".safetensors" if path.suffix != ".safetensors" else ".new.safetensors")
     code = (
         "import sys; from torch import load; from safetensors.torch import save_file; "

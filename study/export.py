@@ -97,6 +97,11 @@ def find_student(run: Path, root: Path) -> Trained:
     directory = find_directory(run, Path(root))
     path, weights = directory / "record.json", directory / WEIGHTS
     if not is_sealed(directory.parent) and not path.exists():
+        if not (directory / "config.json").exists():
+            raise KdlibError(
+                f"{directory} is no run: it has neither record.json nor config.json. Give a run's "
+                "directory or id; 'kdlib results runs' lists those that are here."
+            )
         raise KdlibError(
             f"{directory} is not a finished run: it has no record.json. Give a run's directory or "
             "id, or train this one with the same parameters; it goes on from its last epoch."

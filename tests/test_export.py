@@ -145,7 +145,7 @@ def test_what_cannot_be_exported_is_refused_in_words(capsys, monkeypatch):
         (["scenes-a2-scenes_student-dct+kd-s"], "which?"),
         (["records/scenes-a2-scenes_ssd-kd_cls-s0-1321071c70"], "is a detector"),
         (["scenes-a2-scenes_teacher-srm_dictionary-s0-4c"], "it has no network"),
-        (["records"], "is not a finished run"),
+        (["records"], "is no run"),
         ([DCT_KD, "--format", "onx"], "Valid: onnx, torch"),
         ([DCT_KD], "has a record but no weights.safetensors"),
     ):

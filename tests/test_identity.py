@@ -178,13 +178,14 @@ def test_a_student_alone_depends_on_no_teacher(root, undisturbed):
 @pytest.mark.parametrize(("name", "make", "says"), [
     ("x.pth", lambda path, own: torch.save(own, path), "python -c .*load.*save_file"),
     ("x.safetensors", lambda path, own: torch.save(own, path), "python -c .*x.new.safetensors"),
-    ("folder", lambda path, own: path.mkdir(), "It is a folder: name the file of weights in it"),
+    ("folder", lambda path, own: path.mkdir(), "It is a folder: name a file of weights"),
     ("nan.safetensors", lambda path, own: save_file({**own, "classifier.bias":
      torch.full((16,), torch.nan)}, path), "'classifier.bias' has values that are not finite"),
     ("few.safetensors", lambda path, own: save_file({"a": torch.zeros(1)}, path),
      r"do not fit this network: .*Missing key\(s\).*Name the architecture"),
     ("shape.safetensors", lambda path, own: save_file({**own, "classifier.bias": torch.zeros(7)},
      path), r"size mismatch for classifier.bias: .*\[7\]"),
+    ("empty.safetensors", lambda path, own: save_file({}, path), "holds no weights"),
     ("list.safetensors", lambda path, own: save_file(own, path, {"facts": "[1]"}), "python -c"),
     ("lacking.safetensors", lambda path, own: None, "weights are missing"),
 ])  # fmt: skip

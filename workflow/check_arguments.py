@@ -37,9 +37,7 @@ def main(arguments: list[str], given: Mapping[str, str]) -> int:
         for variable, valid in named().items():
             if value := given.get(variable):
                 check_known(variable, value, valid)
-        for method in words(given.get("METHODS", "")):
-            check_known("method in METHODS", method.partition("+")[0], METHODS)
-            parse_method(method)
+        check_methods(words(given.get("METHODS", "")))
         check_seeds(words(given.get("SEEDS", "")))
         check_number("EPOCHS", given.get("EPOCHS", ""))
         check_number("IMAGES", given.get("IMAGES", ""), 2)
@@ -90,6 +88,16 @@ def check_variables(overrides: Iterable[str]) -> None:
     """Refuse a variable that the Makefile does not read, such as a misspelt one."""
     for word in overrides:
         check_known("variable", word.partition("=")[0].rstrip(":+?"), VARIABLES)
+
+
+def check_methods(methods: Iterable[str]) -> None:
+    """Refuse what is no method, or has a modifier that it does not take."""
+    for method in methods:
+        check_known("method in METHODS", method.partition("+")[0], METHODS)
+        try:
+            parse_method(method)
+        except KdlibError as error:
+            raise KdlibError(f"METHODS has '{shown(method)}'. {error}") from error
 
 
 def check_seeds(seeds: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from kdlib.errors import KdlibError, shown
 from study.figures import style, tables
 from study.figures.style import COLUMN, PAGE, ROW, drawn_from, new_figure
 from study.names import NEUTRAL, PALETTE, difference_name, look, name_of
@@ -212,8 +213,12 @@ def _weighed(runs: pd.DataFrame, costs: Path, metric: str) -> pd.DataFrame:
 
 def read_costs(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """What costs were measured with; a column a method: its step over its floor, and interval."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    plan = {name: record["plan"][name] for name in ("teacher", *SAME)}
-    costs = pd.json_normalize(list(record["methods"].values())).set_axis(record["methods"])
-    costs = costs[["time.median", "time.low", "time.high", "memory.ratio"]].astype(float)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        plan = {name: record["plan"][name] for name in ("teacher", *SAME)}
+        costs = pd.json_normalize(list(record["methods"].values())).set_axis(record["methods"])
+        costs = costs[["time.median", "time.low", "time.high", "memory.ratio"]].astype(float)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        again = "measure them again: python -m benchmarks methods"
+        raise KdlibError(f"{path} holds no costs of methods ({shown(error)}); {again}.") from error
     return plan, costs.set_axis(["time", "time_low", "time_high", "memory"], axis=1).T

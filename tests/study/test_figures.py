@@ -154,6 +154,10 @@ def test_costs_that_are_missing_or_of_other_networks_show_nothing(committed, tmp
     assert costs(runs).empty
     path.write_text(json.dumps({**record, "plan": {**record["plan"], "student": "scenes_mobile"}}))
     assert costs(runs).empty
+    for damaged in ("{", "[]", "{}", json.dumps({**record, "methods": {"at": {"time": 1}}})):
+        path.write_text(damaged)
+        with pytest.raises(KdlibError, match="holds no costs of methods .* benchmarks methods"):
+            costs(runs)
 
 
 def test_files_are_small_and_the_same_each_time_and_name_the_records(committed, tmp_path):
