@@ -25,8 +25,10 @@ endif
 export $(VARIABLES) UNKNOWN
 
 STAMP := .venv/.installed
-# Recipes, notebook kernels and the batch run's jobs all find the environment's programs first.
-IN_VENV := PATH="$$PWD/.venv/bin:$$PATH" VIRTUAL_ENV="$$PWD/.venv"
+# Recipes, notebook kernels and the batch run's jobs all find the environment's programs first, and
+# this folder's code, whatever PYTHONPATH the user has.
+IN_VENV := PATH="$$PWD/.venv/bin:$$PATH" VIRTUAL_ENV="$$PWD/.venv" \
+	PYTHONPATH="$$PWD$${PYTHONPATH:+:$$PYTHONPATH}"
 # Not every shell has put the home's name for a tilde.
 TILDE := case "$$PYTHON" in "~/"*) PYTHON="$$HOME/$${PYTHON\#??}";; esac;
 # One thread a process: two processes side by side, and numbers that do not depend on the cores.

@@ -71,7 +71,8 @@ def tree(tmp_path_factory):
     (folder / ".venv" / ".installed").touch()
     for name in ("python", "snakemake"):
         program = folder / ".venv" / "bin" / name
-        program.write_text('#!/bin/sh\nprintf "%s\\0" "DATA_ROOT=$DATA_ROOT" "$@" >> words\n')
+        given = '"DATA_ROOT=$DATA_ROOT" "$PYTHONPATH" "$@"'
+        program.write_text(f'#!/bin/sh\nprintf "%s\\0" {given} >> words\n')
         program.chmod(0o755)
     return folder
 
@@ -80,10 +81,12 @@ def tree(tmp_path_factory):
 def test_make_takes_any_folder_and_executes_nothing_of_its_name(name, tree):
     (tree / name).mkdir()
     for given in (f"DATA_ROOT={name}",), ():
-        done = make("reproduce", "SEEDS=0,1", *given, where=tree, DATA_ROOT=name)
+        variables = {"DATA_ROOT": name, "PYTHONPATH": "other"}
+        done = make("reproduce", "SEEDS=0,1", *given, where=tree, **variables)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         words = (tree / "words").read_bytes().decode().split("\0")
         assert words.count(f"DATA_ROOT={name}") == 2  # in the environment of both programs
+        assert words.count(f"{tree}:other") == 2  # whoever's code is on the path, this comes first
         assert f"--data-root={name}" in words and "seeds=0,1" in words
         (tree / "words").unlink()
     assert not [*tree.rglob("PWNED*"), *tree.parent.glob("PWNED*")]

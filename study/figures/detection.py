@@ -102,7 +102,8 @@ def error_types(data: pd.DataFrame) -> Figure:
         means = tables.in_order(own.drop_duplicates("label"), "label", labels)
         style.forest(axes, means, map(name_of, labels), "mean")
         axes.set_title(title)
-        axes.set_xlim(left=-0.04 * axes.get_xlim()[1])  # from 0, with room for a marker there
+        right = axes.get_xlim()[1]
+        axes.set_xlim(-0.05 * right, 1.03 * right)  # from 0, with room for markers at both ends
     text = f"AP50 that a type of error costs (points; scales differ), {style.seeds_text(data)}"
     figure.supxlabel(text, fontsize=8)
     return figure

@@ -1,6 +1,5 @@
 """A whole batch, as `make reproduce` starts it, killed with all its children at random moments."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -36,8 +35,7 @@ def start(place: Path) -> psutil.Popen:
     """`make reproduce` there, whose installation counts as done."""
     made = ["make", "-o", ".venv/.installed", *BATCH, f"PYTHON={sys.executable}"]
     log = (place / "log.txt").open("a")
-    own = {**os.environ, "PYTHONPATH": str(place)}
-    return psutil.Popen(made, cwd=place, env=own, stdout=log, stderr=subprocess.STDOUT)
+    return psutil.Popen(made, cwd=place, stdout=log, stderr=subprocess.STDOUT)
 
 
 def kill_all(batch: psutil.Popen) -> None:
