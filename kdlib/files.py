@@ -194,13 +194,14 @@ def load_weights(
     if lost := not_finite(tensors):
         advice = OURS if wanted else "Name a file whose weights are finite."
         raise KdlibError(f"{path}: '{lost}' has values that are not finite. {advice}")
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        odd = [line.strip() for line in str(error).splitlines()[1:]]  # below whose state it is
-        more = f" ({len(odd)} such)" if len(odd) > 1 else ""
-        says = f"The weights in {path} do not fit this network: {odd[0].rstrip('. ')[:300]}{more}"
-        raise KdlibError(f"{says}. Name the architecture that they are of.") from error
+    own = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    odd = [f"{name} is missing" for name in own if name not in tensors]
+    odd += [f"{name} is unknown" for name in tensors if name not in own]
+    odd += [f"{n} is {[*t.shape]}" for n, t in tensors.items() if t.shape != own.get(n, t.shape)]
+    if odd:  # told by us: torch takes a file without num_batches_tracked, whose checksum differs
+        says = f"The weights in {path} do not fit this network: {'; '.join(odd[:3])}"
+        raise KdlibError(f"{says} ({len(odd)} such). Name the architecture that they are of.")
+    network.load_state_dict(tensors)
 
 
 def _conversion(path: Path) -> str:
