@@ -265,7 +265,8 @@ class TrainState:
         except KdlibError as error:
             if not wish:
                 raise
-            return print(error, file=sys.stderr)
+            print(error, file=sys.stderr)
+            return
         memory: dict[int, dict[str, Tensor]] = defaultdict(dict)
         try:
             parts = {name: tensors.pop(f"model.{name}") for name in self.parts.state_dict()}

@@ -138,13 +138,11 @@ class Listing:
             raise KdlibError(f"{self.dataset}: {told}:\n{few_lines(lacking)}\n{remedy}")
         if sum(size for size, *_ in states) <= QUICKLY_READ:
             return self._contents()["contents"]
-        key = fingerprint((str(self.folder.resolve()), self.names))
+        key = fingerprint((str(self.folder.resolve()), self.names), [torch.tensor(states)])
         noted = files.cache_root() / "contents" / f"{self.dataset}-{key}.safetensors"
         with suppress(KdlibError):
-            known = files.load_kept(noted)
-            if np.array_equal(known["states"], states):
-                return known["contents"].numpy()
-        made = {**self._contents(), "states": np.array(states)}
+            return files.load_kept(noted)["contents"].numpy()
+        made = self._contents()
         with suppress(files.UnwritableError):  # then they are read again
             files.keep(noted, made)
         return made["contents"]
@@ -176,8 +174,7 @@ class Resized:
         self.facts = listing.facts()
         self.side = round(image_size * PUBLISHED_SIDES[0] / PUBLISHED_SIDES[1])
         self.kind = f"{listing.dataset}-{split}-{self.side}-"
-        contents = torch.from_numpy(self.facts[:, None])
-        key = fingerprint((self.side, "upright", listing.names), [contents])
+        key = fingerprint((self.side, "upright", listing.names), [torch.from_numpy(self.facts)])
         self.folder = files.cache_root() / f"{self.kind}{key}"
         self.checked = set[int]()  # positions of photographs whose files were found whole
 
