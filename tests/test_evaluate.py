@@ -10,7 +10,7 @@ from scipy.ndimage import correlate
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 from torch import nn
 
-from kdlib import create_model, evaluate
+from kdlib import KdlibError, create_model, evaluate
 from kdlib.data.image_data import ImageData
 from kdlib.evaluate import MOST_CONFUSED, classification_metrics, evaluate_student, ssim_per_image
 
@@ -45,12 +45,15 @@ def test_accuracies_equal_those_of_scikit_learn():
     assert metrics["per_class"] == (table.diagonal() / table.sum(1)).tolist()
 
 
-def test_classes_that_do_not_occur_and_very_many_classes():
+def test_classes_that_do_not_occur_very_many_classes_and_labels_that_do_not_fit():
     metrics = classification_metrics(torch.eye(4)[[0, 0, 1]], torch.tensor([0, 0, 1]))
     assert metrics["mca"] == 1 and metrics["mca_all"] == 0.5 and metrics["top5"] == 1
     assert metrics["per_class"] == [1.0, 1.0, None, None]
     metrics = classification_metrics(torch.eye(MOST_CONFUSED + 1), torch.arange(MOST_CONFUSED + 1))
     assert metrics["confusion"] is None and metrics["top1"] == 1
+    for labels in ([], [9]):
+        with pytest.raises(KdlibError, match="do not fit logits of 7 classes"):
+            classification_metrics(torch.zeros(len(labels), CLASSES), torch.tensor(labels).long())
 
 
 def direct_ssim(x: np.ndarray, y: np.ndarray, width: int) -> float:

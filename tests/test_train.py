@@ -9,7 +9,7 @@ from shutil import copytree
 
 import pytest
 import torch
-from torch import nn
+from torch import nn, optim
 from training import check_like, tiny
 
 from kdlib import FrozenTeacher, KdlibError, create_model, fit, load_data, train_state
@@ -188,6 +188,11 @@ def test_what_is_frozen_is_left_alone_and_a_rate_rises_for_a_fifth_and_ends_near
     layer.bias.requires_grad_(False)
     ((parameter,),) = (group["params"] for group in create_optimiser(config, layer).param_groups)
     assert parameter is layer.weight
+    for kind, own in ((optim.Adam, {"betas": (0.8, 0.999)}), (optim.SGD, {"momentum": 0.8})):
+        values = {"momentum": 0.8, "weight_decay": 1e-3, "optimiser": kind.__name__.lower()}
+        made = create_optimiser(replace(config, **values), layer)
+        assert type(made) is kind
+        assert made.param_groups[0].items() >= {"lr": 0.2, "weight_decay": 1e-3, **own}.items()
     found = [learning_rate(config, (n + 0.5) / 1000, 10) for n in range(1000)]
     assert found.index(max(found)) in (199, 200)
     assert max(found) == pytest.approx(0.2, rel=0.01) and found[-1] < 1e-5

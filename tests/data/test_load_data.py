@@ -24,6 +24,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
     ({"name": "cifar100", "task": "detection"}, "scenes, fashion_scenes, voc, coco"),
     ({"name": "voc"}, "'voc' has no truth for task 'classification'"),
     ({"size": 1}, "size is 1; it must be at least 2, or None for all"),
+    ({"crop_size": 7}, "crop_size is 7; it must be a whole number, 8 to 512"),
     ({"image_size": 1000}, "image_size is 1000; it must be a whole number, 16 to 512"),
     ({"name": "cifar100"}, "KDLIB_DATA"),
     ({"name": "cifar100", "data_root": "/nowhere"}, "/nowhere is not a folder"),

@@ -99,9 +99,11 @@ def test_missing_photographs_are_counted_and_the_first_are_shown(tmp_path):
     ("mit67", "mit67/TestImages.txt", "church/x.jpg", r"(?s)TestImages\.txt has 3.*church"),
     ("mit67", "mit67/TestImages.txt", "bakery/train_0.jpg", "in the training and in the test"),
     ("sun397", "SUN397/Training_01.txt", "a/abbey/x.jpg", r"Training_01\.txt, line 10"),
+    ("sun397", "SUN397/Training_01.txt", "/a/../x.jpg", r"Training_01\.txt, line 10"),
     ("sun397", "SUN397/Training_01.txt", "/a/attic/x.jpg", r"(?s)g_01\.txt has 4.*a/attic"),
     ("sun397", "SUN397/ClassName.txt", "/a/attic", r"(?s)a/attic"),
     ("ade20k", "ADEChallengeData2016/sceneCategories.txt", "ADE_val_00000009", "line 7"),
+    ("ade20k", "ADEChallengeData2016/sceneCategories.txt", "ADE_x_1 zoo", "line 7"),
     ("mit67", "mit67/TrainImages.txt", None, r"TrainImages\.txt is empty"),
     ("places365", "places365/places365_val.txt", None, r"MD5 sum .*val\.txt"),
 ])  # fmt: skip

@@ -21,7 +21,7 @@ approx = partial(pytest.approx, rel=1e-12)  # equal but for the order in which a
 NAMES = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "recall")
 BOX = B = [10.0, 10.0, 50.0, 50.0]
 P = [10.0, 10.0, 50.0, 26.0]  # IoU 0.4 with BOX
-F = [70.0, 70.0, 90.0, 90.0]  # far away
+H, F = [10.0, 10.0, 50.0, 30.0], [70.0, 70.0, 90.0, 90.0]  # half of BOX; far away
 
 
 def by_pycocotools(detections, objects, classes):
@@ -102,6 +102,9 @@ def test_a_detection_on_a_crowd_is_an_error_in_another_class_alone_and_no_crowd_
     ]
     errors = error_types(detections, objects, 2)  # an empty image in front
     assert {name: error["count"] for name, error in errors.items() if error["count"]} == counts
+    twice = detections_of([H, H], [0, 0], [9, 8])  # half an overlap is a find, and then a dupe
+    errors = error_types([twice], objects_of([B], [0]), 2)
+    assert errors["dupe"]["count"] == errors["false_pos"]["count"] == 1
 
 
 @pytest.mark.parametrize(("change", "says"), [

@@ -41,6 +41,7 @@ def renamed(meta):
 @pytest.mark.parametrize(("name", "change", "says"), [
     ("meta", renamed, "'new' is unknown"),
     ("out.loss", lambda loss: loss * (1 + 2e-6), "out.loss differs by 2.0e-06"),
+    ("out.loss", lambda loss: loss[None], "out.loss differs by inf"),
     ("out.more", lambda _: np.zeros(2), "out.more is not computed"),
     ("grad.student.logits", np.negative, "grad.student.logits differs by 2.0"),
     ("grad.other.logits", lambda _: np.zeros(2), "grad.other.logits is not computed"),

@@ -152,8 +152,8 @@ def test_a_network_begins_with_torchvision_s_weights(name, source, tmp_path, mon
         create_model(name, 7, weights="COCO_V1")
     if name == source:  # a run of that start; one epoch takes it nowhere
         alone = {"teacher": "none", "method": "student", "epochs": 1, "learning_rate": 1e-3}
-        run = tiny(student=name, start="DEFAULT", **alone)
-        fit(run, tmp_path, progress=False)
+        run = tiny(student=name, start="DEFAULT", precision="bfloat16", **alone)
+        assert fit(run, tmp_path, progress=False)["provenance"]["precision"] == "bfloat16"
         made = trained_network(run, tmp_path, 16).network.conv1.weight
         assert torch.cosine_similarity(made.flatten(), layers[4].flatten(), dim=0) > 0.9
 
