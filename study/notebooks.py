@@ -196,7 +196,9 @@ def _beside(output: Path) -> Iterator[Path]:
     """
     here = "@" + platform.node().replace(".", "-")  # a folder can be a cluster's
     folder = output.with_name(f".{output.stem}.{os.getpid()}{here}{PARTIAL}")
-    with writing(folder):
+    if output.is_dir():
+        raise KdlibError(f"{output} is a folder; name the notebook that is to be written.")
+    with writing(output):
         folder.mkdir(exist_ok=True)
     try:
         for remains in output.parent.glob(f".*.*{here}{PARTIAL}"):

@@ -201,8 +201,10 @@ def test_an_execution_that_is_stopped_or_killed_takes_its_kernel_along(tmp_path,
 def test_where_no_output_can_be_written_nothing_is_executed(tmp_path):
     (tmp_path / "file").touch()
     source = notebook(tmp_path, "open('ran', 'w')")
-    with pytest.raises(UnwritableError, match="cannot be written"):
+    with pytest.raises(UnwritableError, match=r"/out\.ipynb cannot be written"):
         execute_notebook(source, tmp_path / "file" / "out.ipynb")
+    with pytest.raises(KdlibError, match="is a folder"):
+        execute_notebook(source, tmp_path)
     assert left_behind(tmp_path) == {"file"}
 
 
