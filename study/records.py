@@ -359,7 +359,8 @@ def describe_setting(table: pd.DataFrame, setting: str) -> str:
     skipped = {*place, "split", *_not_of_setting(row["task"])}
     fields = [name for name in config_columns(table) if name not in skipped]
     differing = [name for name in fields if namesakes[name].nunique(dropna=False) > 1]
-    return ", ".join([text, *(f"{name} {row[name]}" for name in differing)])
+    numbers = {name: f"{row[name]:g}" for name in differing if isinstance(row[name], float)}
+    return ", ".join([text, *(f"{name} {numbers.get(name, row[name])}" for name in differing)])
 
 
 def runs_of(

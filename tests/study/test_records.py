@@ -74,6 +74,9 @@ def test_settings_are_never_mixed_and_variants_are_told_apart_by_what_differs(tm
     ends = ("1, scenes_medium", "2, scenes_medium, epochs 15", "2, scenes_medium, epochs 3")
     assert set(summary["description"]) == {f"scenes, attentions {end}" for end in ends}
     assert set(summary["n"][summary["label"] == "dct"]) == {3}
+    write_grid(tmp_path / "cut", ["student", "dct"], train_size=2000)
+    both = records.summary_table(records.load_records(tmp_path, tmp_path / "cut"))["description"]
+    assert any(text.endswith("train_size 2000") for text in both)
     for weight in (1.0, 3.0):
         write_run(tmp_path / "two", replace(DCT, weight=weight))
     labels = records.load_records(tmp_path / "two")["label"].tolist()
