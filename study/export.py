@@ -100,7 +100,7 @@ def find_student(run: Path, root: Path) -> Trained:
         if not (directory / "config.json").exists():
             raise KdlibError(
                 f"{directory} is no run: it has neither record.json nor config.json. Give a run's "
-                "directory or id; 'kdlib results runs' lists those that are here."
+                "directory, its id or how its id begins."
             )
         raise KdlibError(
             f"{directory} is not a finished run: it has no record.json. Give a run's directory or "

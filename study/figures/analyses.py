@@ -70,12 +70,12 @@ def correct_incorrect(data: pd.DataFrame) -> Figure:
     for axes, (place, answers) in zip(panels, images, strict=False):
         axes.imshow(as_picture(data.attrs["images"][place]))
         axes.set_title(answers["true"].iloc[0], fontsize=7, pad=2)
-        below: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 6.5}
+        below: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+        below |= {"ha": "center", "fontsize": 6.5}
         for line, row in enumerate(answers.to_dict("records"), 1):
             mark, colour = ("✓", "black") if row["right"] else (f"✗ {row['answer']}", NEUTRAL)
             text = f"{name_of(row['label'])}: {mark}"
-            place = (0.5, 0), (0, -8.3 * line), "axes fraction"
-            axes.annotate(text, *place, color=colour, **below)
+            axes.annotate(text, (0.5, 0), (0, -8.3 * line), color=colour, **below)
     shares = data.groupby("label", sort=False)["right"].mean().drop(["teacher", "student"])
     told = ", ".join(f"{name_of(label)} {share:.0%}" for label, share in shares.items())
     count = data["position"].nunique()
