@@ -1,5 +1,6 @@
 """Scenes: reproducible by index, true to their ground truth, never two classes at once."""
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -56,6 +57,14 @@ def test_a_scene_has_its_class_quorum_and_no_other(attentions, distractors):
     assert np.bincount(labels).tolist() == [100] * len(SCENE_CLASSES)
     if attentions == 2 and distractors:
         assert set(objects.flatten().tolist()) == set(range(len(sprite_bank().kinds)))
+
+
+def test_the_sprites_are_those_that_records_know_scenes_by():
+    """Their ``source`` alone is in fingerprints of data: other pixels must have another one."""
+    bank = sprite_bank()
+    assert (len(bank.kinds), bank.kinds[0], bank.kinds[-1]) == (68, "bathtub", "lollipop")
+    digest = hashlib.sha256(bank.pictures.numpy().tobytes()).hexdigest()
+    assert (digest[:16], bank.source[:16]) == ("8c43f4c529485e79", "71d2511febc499bb")
 
 
 def test_classes_that_overlap_make_no_second_quorum():

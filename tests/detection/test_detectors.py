@@ -248,7 +248,9 @@ def test_images_are_resized_and_normalised_as_asked():
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"image_size": 16}, "image_size of a detector is 16; give whole pixels, at least 32"),
+    ({"image_size": 64.0}, "image_size of a detector is 64.0"),
     ({"mean": [0.5]}, r"mean of a detector is \[0.5\]; give three numbers"),
+    ({"mean": [0.5, 0.5, float("nan")]}, "mean of a detector"),
     ({"std": [0.2, 0.0, 0.2]}, "give three positive numbers"),
     ({"weights": "DEFAULT"}, "Unknown option of model '.*'.*image_size, mean, std"),
     ({"size": 64}, "Unknown option of model '"),

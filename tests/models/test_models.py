@@ -121,7 +121,6 @@ def test_measuring_counts_a_multiply_add_as_two_and_leaves_a_network_as_it_was()
     ("resnet-20", {}, "Did you mean 'resnet20'.*scenes_large"),
     ("resnet20", {"depth": 8}, "option of model 'resnet20' 'depth'.*Valid: none"),
     ("scenes_segmenter", {"weights": "DEFAULT"}, "'weights'.*Valid: none"),
-    ("resnet18", {"weight": "DEFAULT"}, "Valid: weights"),
     ("mobilenet_v2", {"network": "resnet18"}, "Valid: weights"),
     ("resnet8", "segmentation", "'resnet8' is not for task 'segmentation'.*efficientdet"),
     ("scenes_segmenter", "classification", "'scenes_segmenter' is not for task 'classification'"),

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from atoms import atom_table
 from losses.networks import output, pair, taught
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -178,3 +179,13 @@ def test_codings_are_compared_at_the_same_sparsity():
     assert probe.explained(expected, expected) == 1
     with pytest.raises(KdlibError, match="7 pixels cannot have 8"):
         probe.centroids_of(points, 8)
+
+
+def test_an_atom_is_told_by_the_object_on_which_it_fires():
+    masks = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    masks[0, :2, :2], masks[0, 2:, 2:] = 4, 2
+    labels = torch.tensor([[[5, 0], [0, 2]]])
+    table = atom_table(labels, masks, ("background", "a", "b", "c", "d"), atoms=7)
+    assert table[["atom", "fires on", "share", "chance", "frequency"]].values.tolist() == [
+        [0, "background", 1, 0.5, 0.5], [2, "b", 1, 0.25, 0.25], [5, "d", 1, 0.25, 0.25],
+    ]  # fmt: skip
