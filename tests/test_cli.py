@@ -58,7 +58,7 @@ def test_help_names_every_command(capsys):
     *((["run", "05_distill", *twice, "-p", "epochs", "4"], "'epochs' is given twice")
       for twice in (["-p", "epochs", "3"], ["--parameters", '{"epochs": 3}'])),
     (["export", "a", "--format", "onnx", "--format", "torch"], "--format"),
-    (["results", "--readme", "nope.md"], "'nope.md' is not the README.md"),
+    (["results", "--readme", "docs/data.md"], "'docs/data.md' is not the README.md"),
     (["results", "no/such/folder"], "no/such/folder"),
     (["results", "--publish", "a", "--tune", "b"], "Give one of"),
     (["results", "--epochs", "0"], "--epochs"),

@@ -101,7 +101,6 @@ def test_a_batch_of_one_image_is_told_before_training_where_nothing_can_be_norma
 
 @pytest.mark.parametrize(("changes", "says"), [
     ([{}], r"teacher's weights are missing.*02_teacher"),
-    ([{"student": "scenes_smal"}], "Unknown model 'scenes_smal'.*'scenes_small'"),
     ([{}, {"data_seed": 9}], "share 'data_seed', but it is 0 and 9"),
     ([{}, {"teacher_seed": 9}], "share 'teacher_seed', but it is 0 and 9"),
     ([], "nothing to train"),

@@ -21,7 +21,6 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
     ({"name": "scene"}, "Unknown data set.*Did you mean 'scenes'"),
     ({"split": "validation"}, "Unknown split.*dev, fit, test, train"),
     ({"name": "mit67", "task": "segmentation"}, "mit67.*segmentation.*scenes, fashion_scenes"),
-    ({"name": "cifar100", "task": "detection"}, "scenes, fashion_scenes, voc, coco"),
     ({"name": "voc"}, "'voc' has no truth for task 'classification'"),
     ({"size": 1}, "size is 1; it must be at least 2, or None for all"),
     ({"crop_size": 7}, "crop_size is 7; it must be a whole number, 8 to 512"),
