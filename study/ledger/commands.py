@@ -52,8 +52,8 @@ def recipe_of(row: Mapping[str, Any]) -> Recipe:
         run, profile = PROTOCOLS[row["paper"]](row)
     except KdlibError as error:
         return Recipe(reason=str(error))
-    command = f"make reproduce PROFILE={profile} DATASET={run.dataset} METHODS={run.method}"
-    command = command if profile else notebook_command(run)
+    batch = f"make reproduce PROFILE={profile} DATASET={run.dataset} METHODS={run.method}"
+    command = batch if profile else notebook_command(run)
     wanted = run.teacher_config() if row["method"] == "teacher" else run.canonical()
     return Recipe(command, run=wanted)
 
