@@ -45,10 +45,10 @@ def finite(values) -> bool:
 @pytest.mark.parametrize("method", EVERY)
 def test_gradients_reach_the_student_and_never_the_teacher_and_a_smaller_batch_will_do(method):
     student, source, made = output(STUDENT), output(TEACHER, seed=1), distiller(method)
-    found = made(student, TeacherOutput(*source), batch())
+    found = made(student, teacher := TeacherOutput(*source), batch())
     assert finite(found.values()) and all(term.dtype == torch.float32 for term in found.values())
     sum(found.values()).backward()
-    assert student.logits.grad is not None
+    assert student.logits.grad is not None and teacher.maps is teacher.maps  # made once for all
     assert all(tensor.grad is None for tensor in tensors(source))
     assert all(p.grad is not None and finite([p.grad]) for p in made.parameters())
     whole = batch()
