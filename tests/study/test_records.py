@@ -159,7 +159,7 @@ ANOTHER, IMAGES = "another-0000000000", synthetic_record(RunConfig())["results"]
     (BOXES, "results.map", 1.5, "map must.* 1.5"), (BOXES, "results.map75", None, "results.map75"),
     (BOXES, "results.ap_by_iou", [0.5] * 9, "results.ap_by_iou"),
     (BOXES, "results.errors", {"cls": {"count": 1, "dap": 0.1}}, "errors lacks loc, both"),
-    (CROPS, "results.top5", None, "results.top5"),
+    (CROPS, "results.top5", None, "results.top5"), (BOXES, "results.map_small", -1, "small must"),
     (DCT, "provenance.versions", {"\x1b[31m\n": 1}, r"\\x1b\[31m\\n.* must be string, and is 1"),
     (DCT, "relevance.student.pointing", [], "relevance"),
 ])  # fmt: skip
