@@ -124,6 +124,7 @@ def test_what_a_launch_cannot_share_is_refused(fields, size, fits, says):
     with pytest.raises(KdlibError, match=says):
         check_world([tiny(**fields)], ProcessGroup(0, size))
     check_world([tiny(**fields)], ProcessGroup(0, fits))
+    assert ProcessGroup(0, size).conditions(torch.device("cpu"))["processes"] == size
 
 
 def test_a_launch_of_more_processes_than_gpus_is_refused(monkeypatch):
