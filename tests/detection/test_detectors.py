@@ -248,12 +248,11 @@ def test_images_are_resized_and_normalised_as_asked():
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"image_size": 16}, "image_size of a detector is 16; give whole pixels, at least 32"),
-    ({"image_size": 64.0}, "image_size of a detector is 64.0"),
     ({"mean": [0.5]}, r"mean of a detector is \[0.5\]; give three numbers"),
     ({"mean": [0.5, 0.5, float("nan")]}, "mean of a detector"),
     ({"std": [0.2, 0.0, 0.2]}, "give three positive numbers"),
     ({"weights": "DEFAULT"}, "Unknown option of model '.*'.*image_size, mean, std"),
-    ({"size": 64}, "Unknown option of model '"),
+    ({"size": 64}, "Unknown option of model '"), ({"image_size": 64.0}, "detector is 64.0"),
 ])  # fmt: skip
 def test_input_that_cannot_be_is_refused(options, message):
     for name in ("scenes_ssd", "ssd300_vgg16")[: 1 if "weights" in options else 2]:
