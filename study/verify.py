@@ -15,6 +15,7 @@ from kdlib.runs import RunConfig, earlier, is_finished, run_directory
 from kdlib.train import fit
 from study.export import limited_threads
 from study.records import Run, find_directory, find_runs, history_of, record_of
+from study.sealed import is_sealed
 
 MEASURED = ("results", "ssim", "relevance", "self_teacher", "dictionary", "diverged")
 COST = ("parameters", "flops")  # the rest of it is time
@@ -68,7 +69,8 @@ def verify(
 
 def counted_record(directory: Path) -> Run:
     """A finished run whose record counts; else a ``KdlibError``."""
-    found = find_runs(directory.parent).get(directory.name)
+    is_run = is_sealed(directory.parent) or (directory / "record.json").exists()
+    found = find_runs(directory.parent).get(directory.name) if is_run else None
     if found is None:
         raise KdlibError(f"{directory} is not a finished run; give one, or the id of one.")
     if found.superseded:

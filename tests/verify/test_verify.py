@@ -63,11 +63,13 @@ def test_a_verdict_tells_measures_and_conditions(change, status, says, forged, m
     assert again["capability"] and again["processor"] and again["threads"] == 1
 
 
-def test_what_cannot_be_verified_is_refused(forged):
+def test_what_cannot_be_verified_is_refused(forged, tmp_path_factory):
     root = forged()
     records.supersede(root, [PIXELS], "a defect")
     with pytest.raises(KdlibError, match="Name the runs"):
         verify.verify([], root, None, None, 0.01)
+    (tmp_path_factory.getbasetemp() / "odd").mkdir()  # a damaged neighbour of what is no run
+    (tmp_path_factory.getbasetemp() / "odd" / "record.json").write_text("[")
     refused = {PIXELS: "superseded: a defect", "x": "no run 'x'", str(root): "not a finished run"}
     for run, says in refused.items():
         with pytest.raises(KdlibError, match=says):
