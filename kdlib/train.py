@@ -18,9 +18,11 @@ from tqdm import tqdm
 
 from kdlib import runs
 from kdlib.data import DATASETS
+from kdlib.distill import FrozenTeacher
 from kdlib.errors import KdlibError
 from kdlib.evaluate import channels_last
 from kdlib.files import check_identity, checksum, load_tensors, locked, write_json
+from kdlib.kept import KeptTeacher
 from kdlib.methods import method_of, parse_method
 from kdlib.models import check_task
 from kdlib.process_group import ALONE, LEAST, ProcessGroup, usable_device
@@ -160,6 +162,9 @@ def prepare(
         batches = kind.batches(data, first.batch_size, first.augmentation, place, world=world)
         teacher = kind.teacher_for(configs, root, data, place)
         precision = resolve_precision(first.precision, place)
+        if isinstance(teacher, FrozenTeacher) and getattr(batches, "has_views", False):
+            how = (precision, world.conditions(place))
+            teacher = KeptTeacher(teacher.network, data, batches.mirrors, *how)
     return Group(data, place, teacher, world.from_main(precision), world, batches, evaluation)
 
 

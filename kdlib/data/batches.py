@@ -39,6 +39,7 @@ class Batch(NamedTuple):
     indices: Tensor  # (B,) positions in the data set
     mixed: "Mixed | None" = None  # what was mixed into them, if anything was
     shard: Shard | None = None  # which part of a batch they are; ``None``: the whole
+    mirrored: Tensor | None = None  # (B,) bool; ``None`` if they were changed in other ways too
 
 
 class Batches:
@@ -71,6 +72,8 @@ class Batches:
         self.images: Any = images  # a tensor, or photographs
         self.labels, self.classes = data.labels.to(device), len(data.classes)
         self.batch_size, self.augmentation, self.world = batch_size, augmentation, world
+        self.mirrors = "flip" in augmentation
+        self.has_views = set(augmentation) <= {"flip"}  # an image, or that and its mirror image
         self._mean, self._std = torch.tensor([data.mean, data.std]).to(device).view(2, 1, 3, 1, 1)
 
     def __len__(self) -> int:
@@ -95,11 +98,12 @@ class Batches:
         own = [self.world.own(part, neighbour=looks_back) for part in parts]
         stored = self._stored([indices for indices, _ in own], places)
         for (indices, shard), pixels in zip(own, stored, strict=True):
-            if "flip" in self.augmentation:  # of whole numbers: a quarter of the bytes
+            if self.mirrors:  # of whole numbers: a quarter of the bytes
                 pixels = torch.where(flips[indices].view(-1, 1, 1, 1), pixels.flip(-1), pixels)
             if "black_crop" in self.augmentation:
                 pixels = _shifted(pixels, shifts[indices])
-            batch = self._batch(pixels, indices)._replace(shard=shard)
+            views = (flips & self.mirrors)[indices] if self.has_views else None
+            batch = self._batch(pixels, indices)._replace(shard=shard, mirrored=views)
             if "crop" in self.augmentation:
                 batch = batch._replace(images=_shifted(batch.images, shifts[indices]))
                 if batch.labels.ndim > 1:

@@ -188,7 +188,8 @@ def attention_maps(features: Features) -> tuple[Tensor, ...]:
 
 def paired_maps(student: Features, teacher: Features) -> list[tuple[Tensor, Tensor]]:
     """Attention maps of each pair of stages, as ``aligned``; no gradient reaches the teacher's."""
-    check_features(student, teacher)
+    if not hasattr(teacher, "maps"):  # of whose features a KeptTeacher may have no more than these
+        check_features(student, teacher)
     pairs = aligned(attention_maps(student), attention_maps(teacher))
     if all(mine.shape[1] == mine.shape[2] == 1 for mine, _ in pairs):
         raise KdlibError("Maps of one pixel show no attention; give stages before they are pooled.")
@@ -294,8 +295,9 @@ class ATLoss(MapLoss):
     def pairs(student: Features, teacher: Features) -> list[tuple[Tensor, Tensor]]:
         """As :func:`paired_maps`; where sizes differ, of the larger features pooled."""
         pairs = paired_maps(student, teacher)
-        for index, both in enumerate(aligned(stages_of(student), stages_of(teacher))):
-            if both[0].shape[-2:] != both[1].shape[-2:]:
+        for index, (one, other) in enumerate(pairs):
+            if one.shape[1:] != other.shape[1:]:
+                both = aligned(stages_of(student), stages_of(teacher))[index]
                 mine, theirs = pool_to_common_size(*map(working_precision, both))
                 pairs[index] = attention_map(mine), attention_map(theirs).detach()
         return pairs
