@@ -63,6 +63,7 @@ class KeptTeacher(FrozenTeacher):
         super().__init__(network)
         self.data, self.views, self.precision = data, 1 + mirrored, precision
         own = {"teacher": checksum(network.state_dict()), "data": data.fingerprint}
+        own["labels"] = checksum({"labels": data.labels})  # of a part of the data too
         self.identity = {**conditions, **own, "precision": precision, "views": self.views}
         self._wholes: dict[str, list[Tensor]] = {}
 
@@ -164,7 +165,7 @@ class KeptOutput(TeacherOutput):
         return self._teacher(self._batch.images)
 
     @cached_property
-    def stages(self) -> Stages:
+    def stages(self) -> Stages:  # type: ignore[override]
         """Features (B, C, H, W) of each stage."""
         return tuple(self._teacher.kept("stages", self._batch)) or self._live.stages
 

@@ -56,6 +56,7 @@ Options = Annotated[dict[str, Any], AfterValidator(_json)]
 
 ADDED_LATER = (
     "start", "teacher_start", "teacher_learning_rate", "task", "gradient_clip", "crop_size",
+    "sample", "teacher_sample", "teacher_train_size",
 )  # fmt: skip
 """Fields younger than the first records: left out of what is hashed where they are defaults."""
 
@@ -108,6 +109,9 @@ class RunConfig:
     task: Literal["classification", "segmentation", "detection", "crops"] = "classification"
     gradient_clip: Positive | None = None  # gradients of a larger norm are scaled down to it
     crop_size: Count = 32  # pixels a side of objects that are cut out
+    sample: Seed = 0  # which training set of composed scenes; the test set is one
+    teacher_sample: Seed = 0
+    teacher_train_size: Count | None = None  # ``None``: ``train_size``
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-ready values."""
@@ -178,6 +182,7 @@ class RunConfig:
             "data_seed": self.teacher_seed, "init_seed": self.teacher_seed,
             "epochs": self.teacher_epochs,
             "learning_rate": self.teacher_learning_rate or self.learning_rate,
+            "sample": self.teacher_sample, "train_size": self.teacher_train_size or self.train_size,
             "augmentation": [name for name in self.augmentation if name not in MIXING],
         }  # fmt: skip
         if self.task == "detection":
@@ -336,6 +341,6 @@ def data_of(config: RunConfig, split: str, data_root: Path | None) -> "ImageData
     own: dict[str, Any] = {"size": config.test_size if split == "test" else config.train_size}
     if config.split == "dev":
         split, own["size"] = {"train": "fit", "test": "dev"}[split], config.train_size
-    for name in ("task", "image_size", "attentions", "distractors", "crop_size"):
+    for name in ("task", "image_size", "attentions", "distractors", "crop_size", "sample"):
         own[name] = getattr(config, name)
     return load_data(config.dataset, split, data_root=data_root, **own)

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from kdlib import runs
-from kdlib.data import DATASETS
+from kdlib.data import is_composed
 from kdlib.distill import FrozenTeacher
 from kdlib.errors import KdlibError
 from kdlib.evaluate import channels_last

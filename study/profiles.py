@@ -181,8 +181,9 @@ def lockstep_groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
     for run in runs:
         key = (run.dataset, run.attentions, run.distractors, run.image_size, run.data_seed)
         own = (run.teacher, run.epochs, run.batch_size, run.split, run.train_size, run.augmentation)
+        sets = (run.sample, run.teacher_seed, run.teacher_sample)
         stage = run.method if run.method in STAGES else ""
-        groups.setdefault((*key, *own, run.task, run.crop_size, stage), []).append(run)
+        groups.setdefault((*key, *own, *sets, run.task, run.crop_size, stage), []).append(run)
     return list(groups.values())
 
 

@@ -51,6 +51,11 @@ def listed() -> dict[str, Any]:
     return {name: one.source for name, one in DATASETS.items() if one.images == load}
 
 
+def is_composed(name: str) -> bool:
+    """Whether a data set consists of scenes that are composed, of which there is no end."""
+    return DATASETS[name].images == DATASETS["scenes"].images
+
+
 def tasks_of(name: str) -> tuple[str, ...]:
     """The tasks that a data set has the truth for."""
     return tuple(task for task in TASKS if getattr(DATASETS[name], TRUTHS[task]))
@@ -66,6 +71,7 @@ def load_data(
     attentions: int = 2,
     distractors: int = 4,
     crop_size: int = 32,
+    sample: int = 0,
     data_root: Path | str | None = None,
 ) -> "ImageData":
     """Load a split of a data set into memory, or list its photographs.
@@ -76,7 +82,8 @@ def load_data(
     (``detection``), or objects cut out, ``crop_size`` (8 to 512) pixels a side (``crops``).
     ``size`` counts the images of the training or the test set (``None``: all), of ``image_size``
     pixels a side; photographs with objects have sizes of their own. Composed scenes show
-    ``attentions`` objects of their class and ``distractors`` others. ``data_root`` is the folder
+    ``attentions`` objects of their class and ``distractors`` others; each ``sample`` is another
+    training set of them, with one test set for all. ``data_root`` is the folder
     of the real data sets; ``None`` reads the variable ``KDLIB_DATA``. A ``KdlibError`` says what
     is unknown, out of range, missing or damaged, and what is valid.
     """
@@ -93,6 +100,9 @@ def load_data(
     check_range("crop_size", crop_size, 8, 512)
     options = {"attentions": attentions, "distractors": distractors, "image_size": image_size}
     root, part = Path(data_root) if data_root else None, "test" if split == "test" else "train"
+    options["sample"] = sample if part == "train" else 0
+    if sample and not is_composed(name):
+        raise KdlibError(f"sample is {sample}, but '{name}' has one training set: leave it 0.")
     data = load(*source, part, size=size, data_root=root, **options)
     fewest = 2 if part == "train" and task != "detection" else 1
     resolve_name("kdlib.data.image_data:check_learnable")(data, f"{name}, {split}", fewest)

@@ -106,7 +106,7 @@ def outfits(split: str, size: int | None, image_size: int, **options: Any) -> Co
     recipe = Recipe(classes, options["attentions"], options["distractors"], image_size)
     root = checked_root(options["data_root"]).resolve()
     banks = (_garment_bank(root, split), _garment_bank(root, "train"))
-    return Composition("fashion_scenes", recipe, split, size, *banks)
+    return Composition("fashion_scenes", recipe, split, size, *banks, options["sample"])
 
 
 @cache

@@ -137,9 +137,9 @@ def scenes(split: str, attentions: int, distractors: int, size: int, indices: Te
     return compose(sprite_bank(), recipe, split_seed(split), indices.numpy())
 
 
-def split_seed(split: str) -> int:
-    """Seed of a split's images; no two splits share an image."""
-    return derive_seed(0, "scenes", split)
+def split_seed(split: str, sample: int = 0) -> int:
+    """Seed of a split's images, or of another sample of them; no two share an image."""
+    return derive_seed(0, "scenes", split, *[sample] * (sample > 0))
 
 
 def compose(bank: ObjectBank, recipe: Recipe, seed: int, indices: Integers) -> Scenes:
@@ -313,16 +313,18 @@ class Composition(NamedTuple):
     size: int | None  # number of images; ``None`` for the split's own number
     bank: ObjectBank
     train_bank: ObjectBank  # of training images, by whose colours all images are normalised
+    sample: int = 0  # which of all sets of that many images
 
     @property
     def fingerprint(self) -> str:
         """Changes with whatever changes the images."""
         hard = (VERSION, SCALE, ROTATION, BRIGHTNESS, BACKGROUND, TEXTURE, CELLS, NOISE, JITTER)
-        return fingerprint((hard, self.bank.source, self.recipe, self.split))
+        drawn = (self.split, *[self.sample] * (self.sample > 0))
+        return fingerprint((hard, self.bank.source, self.recipe, *drawn))
 
     def cached(self, kind: str, taken: Callable[[Scenes], Arrays]) -> Arrays:
         """What is ``taken`` from each of its scenes, through the cache of that ``kind``."""
-        count, seed = self.size or SIZES[self.split], split_seed(self.split)
+        count, seed = self.size or SIZES[self.split], split_seed(self.split, self.sample)
         name = f"{self.name}{kind}-{self.fingerprint}-{count}"
         return cached(name, count, lambda rows: taken(compose(self.bank, self.recipe, seed, rows)))
 
@@ -330,7 +332,8 @@ class Composition(NamedTuple):
 def embedded(split: str, size: int | None, image_size: int, **options: Any) -> Composition:
     """The embedded scenes: made on the fly, no data root needed."""
     recipe = Recipe(SCENE_CLASSES, options["attentions"], options["distractors"], image_size)
-    return Composition("scenes", recipe, split, size, sprite_bank(), sprite_bank())
+    banks = (sprite_bank(), sprite_bank())
+    return Composition("scenes", recipe, split, size, *banks, options["sample"])
 
 
 def load_scenes(found: Callable[..., Composition], split: str, **options: Any) -> ImageData:
