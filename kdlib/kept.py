@@ -62,10 +62,15 @@ class KeptTeacher(FrozenTeacher):
     ) -> None:
         super().__init__(network)
         self.data, self.views, self.precision = data, 1 + mirrored, precision
+        self.conditions = conditions
         own = {"teacher": checksum(network.state_dict()), "data": data.fingerprint}
         own["labels"] = checksum({"labels": data.labels})  # of a part of the data too
         self.identity = {**conditions, **own, "precision": precision, "views": self.views}
         self._wholes: dict[str, list[Tensor]] = {}
+
+    def of(self, network: nn.Module) -> "KeptTeacher":
+        """Another network as this one is kept."""
+        return KeptTeacher(network, self.data, self.views > 1, self.precision, self.conditions)
 
     def forward(self, images: Tensor) -> TeacherOutput:
         """The teacher's live output for normalised images (B, 3, H, W)."""
@@ -82,6 +87,10 @@ class KeptTeacher(FrozenTeacher):
         assert batch.mirrored is not None
         rows = (batch.indices + batch.mirrored * len(self.data)).cpu()
         return [whole[rows].to(batch.images.device) for whole in self._whole(part)]
+
+    def all_maps(self) -> list[Tensor]:
+        """The attention maps (views x N, H, W) of each stage, on the CPU."""
+        return self._whole("answers")[2:]
 
     def _whole(self, part: str) -> list[Tensor]:
         """A part's tensors (views x N, ...), mapped from its files, which are made if need be."""

@@ -52,11 +52,12 @@ Seed = Annotated[int, Field(ge=0, le=LARGEST)]
 Positive = Annotated[float, Field(gt=0), _as_given]
 Weight = Annotated[float, Field(ge=0), _as_given]
 Momentum = Annotated[float, Field(ge=0, lt=1), _as_given]
+Guide = Literal["teacher", "other_image", "untrained", "mean", "relevant", "objects", "noise"]
 Options = Annotated[dict[str, Any], AfterValidator(_json)]
 
 ADDED_LATER = (
     "start", "teacher_start", "teacher_learning_rate", "task", "gradient_clip", "crop_size",
-    "sample", "teacher_sample", "teacher_train_size",
+    "sample", "teacher_sample", "teacher_train_size", "guide",
 )  # fmt: skip
 """Fields younger than the first records: left out of what is hashed where they are defaults."""
 
@@ -112,6 +113,7 @@ class RunConfig:
     sample: Seed = 0  # which training set of composed scenes; the test set is one
     teacher_sample: Seed = 0
     teacher_train_size: Count | None = None  # ``None``: ``train_size``
+    guide: Guide = "teacher"  # what is shown in its place, see :mod:`kdlib.guides`
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-ready values."""
@@ -126,7 +128,7 @@ class RunConfig:
         taught = not method_of(self.method, check=False).self_taught or "+kd" in self.method
         if self.method != "student" and taught:
             return self
-        blank, unused = RunConfig(), ["kd_weight", "temperature"]
+        blank, unused = RunConfig(), ["kd_weight", "temperature", "guide"]
         unused += [item.name for item in fields(self) if item.name.startswith("teacher_")]
         if self.method == "student":
             unused += ["method_options", "weight", "ce_weight"]

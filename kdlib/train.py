@@ -33,7 +33,7 @@ from kdlib.train_state import Group, TrainState, resolve_precision
 OWN_FIELDS = {
     "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
     "init_seed", "start", "optimiser", "learning_rate", "momentum", "weight_decay", "schedule",
-    "milestones", "gradient_clip",
+    "milestones", "gradient_clip", "guide",
 }  # fmt: skip
 OnEpoch = Callable[[RunConfig, dict[str, Any]], object] | None
 
@@ -110,7 +110,7 @@ def check_sources(configs: Sequence[RunConfig], root: Path, data_root: Path | No
     if not configs:
         return
     first = min(configs, key=lambda config: config.teacher == "none")  # one that is taught, if any
-    now, composed = {}, DATASETS[first.dataset].images == DATASETS["scenes"].images
+    now, composed = {}, is_composed(first.dataset)
     few: dict[str, Any] = {"train_size": 2, "test_size": 2} if composed else {}
     if first.dataset != "scenes" and not (composed and first.task == "crops"):
         for name, split in (("data", "train"), ("evaluation", "test")):

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher, Learner, create_distiller
 from kdlib.errors import KdlibError, check_known
 from kdlib.evaluate import evaluate_student, predict
+from kdlib.guides import guide_of
 from kdlib.models import create_model
 from kdlib.models.output import NetworkPair, latency, measure_cost, output_shapes
 from kdlib.process_group import ALONE, ProcessGroup
-from kdlib.runs import SCHEMA_VERSION, RunConfig, provenance, run_directory
+from kdlib.runs import SCHEMA_VERSION, RunConfig, data_of, provenance, run_directory
 from kdlib.seeds import derive_seed, seed_everything
 from kdlib.tasks import TASKS
 
@@ -82,6 +83,7 @@ class TrainState:
         self.network_options: dict[str, Any] = {}  # what the student is built with besides
         self.parts = self._build()  # all that has weights, which checkpoints hold
         self.optimiser = self._optimise()
+        self.guide = guide_of(config, self.teacher, group.data, self.distiller)
         if self.checkpoint.exists():
             self._restore()
         self.shared = {"device": self.device, "precision": self.precision, "world": self.world}
@@ -99,7 +101,11 @@ class TrainState:
             return None
         usual, classes = run_directory(config.teacher_config(), root), len(data.classes)
         path = Path(config.teacher_weights or usual / "weights.safetensors")
-        own = {"run": usual.name, "data": data.fingerprint}
+        taught = data.fingerprint  # from other scenes, if it says so; two of them tell which
+        if config.sample != config.teacher_sample:
+            few = replace(config.teacher_config(), train_size=2)
+            taught = data_of(few, "train", None).fingerprint
+        own = {"run": usual.name, "data": taught}
         if not path.exists():
             recorded = not config.teacher_weights and (usual / "record.json").exists()
             first = f"It has a record all the same: delete {usual}. " if recorded else ""
@@ -156,7 +162,7 @@ class TrainState:
     def learn(self, batch: Any, teacher: Any, done: int, steps_per_epoch: int) -> dict[str, Tensor]:
         """A step, after ``done`` others; no terms, and a ``failure``, if its loss is not finite."""
         start, self.lr = time.perf_counter(), self.rate(done, steps_per_epoch)
-        given = teacher if self.distiller.needs_teacher else None
+        given = self.guide(batch, teacher) if self.distiller.needs_teacher else None
         try:
             terms = self.step(batch, given, self.lr, self.progress(done, steps_per_epoch))
         except DivergedError as error:

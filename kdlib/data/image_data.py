@@ -38,6 +38,7 @@ class ImageData:
     fingerprint: str  # hexadecimal digits that change when the content does
     relevance: Callable[[Tensor], Tensor] | None = None
     """From positions (n,) to masks (n, H, W) bool of what defines the class, if known."""
+    foreground: Callable[[Tensor], Tensor] | None = None  # the same of all objects
     masks: Tensor | None = None  # (N, H, W) uint8, in memory: class of each pixel, or ``IGNORED``
     objects: "Objects | None" = None  # of each image, where it is objects that have classes
 
@@ -54,12 +55,17 @@ class ImageData:
 
     def part(self, start: int, stop: int) -> "ImageData":
         """The images at positions ``start`` to ``stop - 1``."""
-        rows, whole = slice(start, stop), self.relevance
+        rows = slice(start, stop)
+
+        def moved(masks: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor] | None:
+            return masks and (lambda indices: masks(indices + start))
+
         return replace(
             self,
             images=self.images[rows],
             labels=self.labels[rows],
-            relevance=None if whole is None else lambda indices: whole(indices + start),
+            relevance=moved(self.relevance),
+            foreground=moved(self.foreground),
             masks=None if self.masks is None else self.masks[rows],
             objects=None if self.objects is None else self.objects.part(start, stop),
         )

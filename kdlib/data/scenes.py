@@ -6,7 +6,7 @@ i of a split is always the same image, and which object is seen at each of its p
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,6 +122,11 @@ class Scenes(NamedTuple):
         return (self.owners > 0) & (self.owners <= self.attentions)
 
     @property
+    def foreground(self) -> Tensor:
+        """(B, H, W) bool: the visible pixels of all objects."""
+        return self.owners > 0
+
+    @property
     def boxes(self) -> Tensor:
         """(B, n, 4) int64: x1, y1, x2, y2 (exclusive) of the visible pixels; 0 if none."""
         masks = self.masks
@@ -142,8 +147,13 @@ def split_seed(split: str, sample: int = 0) -> int:
     return derive_seed(0, "scenes", split, *[sample] * (sample > 0))
 
 
-def compose(bank: ObjectBank, recipe: Recipe, seed: int, indices: Integers) -> Scenes:
-    """The scenes at ``indices`` (B,) of ``seed``; a recipe that cannot be is refused."""
+def compose(
+    bank: ObjectBank, recipe: Recipe, seed: int, indices: Integers, without: int | None = None
+) -> Scenes:
+    """The scenes at ``indices`` (B,) of ``seed``; a recipe that cannot be is refused.
+
+    The object at the position ``without``, relevant ones first, is left out; all else stays.
+    """
     labels, size = (indices % len(recipe.classes)).astype(np.int64), recipe.size
     objects = choose_objects(bank, recipe, seed, indices, labels)
     draws = uniforms(derive_seed(seed, "pose"), indices, 8 * objects.shape[1])
@@ -152,7 +162,10 @@ def compose(bank: ObjectBank, recipe: Recipe, seed: int, indices: Integers) -> S
     pictures = _shrunk(bank, size)[torch.from_numpy(objects), torch.from_numpy(exemplars)]
     centres = _centres(np.stack([x, y], axis=-1), size, seed, indices)
     canvas = _backgrounds(size, seed, indices)
-    canvas, owners = _pasted(canvas, _tiles(pictures, look, size), centres, depth)
+    tiles = _tiles(pictures, look, size)
+    if without is not None:
+        tiles[:, without] = 0  # black, and transparent
+    canvas, owners = _pasted(canvas, tiles, centres, depth)
     images = (canvas + _noise(size, seed, indices)).clip(0, 255).astype(np.uint8)
     shown, truth, kinds, seen = map(torch.from_numpy, (images, labels, objects, owners))
     return Scenes(shown, truth, kinds, seen, recipe.attentions)
@@ -340,20 +353,20 @@ def load_scenes(found: Callable[..., Composition], split: str, **options: Any) -
     """Composed scenes, ``found`` under some options, with their labels and relevance."""
 
     def taken(batch: Scenes) -> Arrays:
-        relevance = np.packbits(batch.relevance.flatten(1).numpy(), axis=1)
-        images, labels = batch.images.numpy(), batch.labels.numpy()
-        return {"images": images, "labels": labels, "relevance": relevance}
+        bits = {name: np.packbits(getattr(batch, name).flatten(1), axis=1) for name in truths}
+        return {"images": batch.images.numpy(), "labels": batch.labels.numpy(), **bits}
 
-    def relevance(indices: Tensor) -> Tensor:
-        bits = np.unpackbits(arrays["relevance"][indices.cpu().numpy()], axis=1, count=size * size)
+    def masks(name: str, indices: Tensor) -> Tensor:
+        bits = np.unpackbits(arrays[name][indices.cpu().numpy()], axis=1, count=size * size)
         return torch.from_numpy(bits.astype(bool)).view(-1, size, size)
 
-    composition = found(split, **options)
-    arrays, recipe = composition.cached("", taken), composition.recipe
+    truths, composition = ("relevance", "foreground"), found(split, **options)
+    arrays, recipe = composition.cached("-shown", taken), composition.recipe
     images, labels, size = *map(torch.from_numpy, (arrays["images"], arrays["labels"])), recipe.size
     sample = compose(composition.train_bank, recipe, split_seed("train"), np.arange(SAMPLE))
     shades = sample.images.double() / 255
     moments = (shades.mean((0, 2, 3)).tolist(), shades.std((0, 2, 3)).tolist())
     mean, std = (tuple(round(value, 3) for value in values) for values in moments)
     facts = (tuple(recipe.classes), mean, std, composition.fingerprint)
-    return ImageData(images, labels, *facts, relevance)
+    shown, objects = (partial(masks, name) for name in truths)
+    return ImageData(images, labels, *facts, shown, foreground=objects)
