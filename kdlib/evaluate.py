@@ -1,7 +1,7 @@
 """Evaluation: accuracies or IoU, likeness of attention to the teacher's, relevance of attention."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache, partial, reduce
+from functools import cached_property, lru_cache, partial, reduce
 from itertools import accumulate, starmap
 from pathlib import Path
 from pkgutil import resolve_name
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
+from kdlib.distill import FrozenTeacher
 from kdlib.errors import KdlibError, check_known
 from kdlib.files import load_weights
 from kdlib.losses import attention
@@ -44,7 +45,10 @@ def answers(
     with evaluating(*models):
         for batch in map(channels_last, batches.in_order()):
             with torch.autocast(batch.images.device.type, torch.bfloat16, mixed):
-                outputs = [model(batch.images) for model in models]
+                outputs = [
+                    model.teach(batch) if isinstance(model, FrozenTeacher) else model(batch.images)
+                    for model in models
+                ]
             yield batch, outputs
 
 
@@ -117,6 +121,37 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
+def agreement(logits: Tensor, teacher: Tensor, labels: Tensor) -> dict[str, Any]:
+    """How alike a student (N, K) and its teacher (N, K) answer images with labels (N,).
+
+    ``top1``, the share of equal answers, and ``kl``, nats of KL(teacher || student), of all images
+    and where the teacher is ``right`` and ``wrong``: is it knowledge or error that was taken over?
+    (Stanton et al. 2021, arXiv 2106.05945.) ``None`` where there is no such image.
+    """
+    right, same = teacher.argmax(1) == labels, (teacher.argmax(1) == logits.argmax(1)).double()
+    mine, theirs = (one.double().log_softmax(1) for one in (logits, teacher))
+    kl = functional.kl_div(mine, theirs, reduction="none", log_target=True).sum(1)
+
+    def of(chosen: Tensor) -> dict[str, Any]:
+        means = {"top1": same[chosen].mean().item(), "kl": kl[chosen].mean().item()}
+        return means if chosen.any() else dict.fromkeys(means)
+
+    return {**of(right | ~right), "right": of(right), "wrong": of(~right)}
+
+
+def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error, 0 to 1, of logits (N, K): by how much confidence is off.
+
+    The mean gap of confidence and accuracy over bins of equal width, weighted by their images
+    (Guo et al. 2017, arXiv 1706.04599).
+    """
+    confidence, predicted = logits.double().softmax(1).max(1)
+    gaps = torch.zeros(bins, dtype=torch.float64)
+    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gaps.index_add_(0, place, (predicted == labels).double() - confidence)
+    return (gaps.abs().sum() / len(labels)).item()
+
+
 class ClassificationMarks:
     """The answers to all images, of which several processes each add a part."""
 
@@ -128,9 +163,16 @@ class ClassificationMarks:
         self.answers.append((logits.float().cpu(), labels.cpu()))
 
     def results(self) -> dict[str, Any]:
-        """See :func:`classification_metrics`."""
+        """See :func:`classification_metrics`; ``ece`` is the :func:`calibration_error`."""
+        logits, labels = self.whole
+        ece = calibration_error(logits, labels)
+        return {**classification_metrics(logits, labels), "ece": ece}
+
+    @cached_property
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """Logits (N, K) and labels (N,) of all images in order."""
         logits, labels = zip(*self.world.in_order(self.answers), strict=True)
-        return classification_metrics(torch.cat(logits), torch.cat(labels))
+        return torch.cat(logits), torch.cat(labels)
 
 
 def marks_of(data: ImageData, world: ProcessGroup = ALONE) -> Any:
@@ -224,18 +266,23 @@ def evaluate_student(
 ) -> dict[str, Any]:
     """All that a record says of a student's quality; ``how`` as for `predict`.
 
-    ``results``, of :func:`classification_metrics` or what ``TASKS`` names; ``ssim`` of each stage,
-    ``None`` without a teacher; ``relevance``, ``None`` without a truth, else ``student`` (and
-    ``teacher``) with ``energy_share`` and ``pointing`` of each stage, and ``chance``, the score of
-    attention that knows nothing.
+    ``results``, of :func:`classification_metrics` or what ``TASKS`` names; ``ssim`` of each stage
+    and :func:`agreement`, ``None`` without a teacher; ``relevance``, ``None`` without a truth, else
+    ``student`` (and ``teacher``) with ``energy_share`` and ``pointing`` of each stage, and
+    ``chance``, the score of attention that knows nothing.
     """
     world, sums = how.get("world", ALONE), []
-    marks, size = marks_of(data, world), images_at_once(data, how.pop("batch_size", BATCH_SIZE))
     networks = [student] if teacher is None else [student, teacher]
-    for batch, (output, *taught) in answers(networks, data, size, **how):
-        marks.add(output.logits, batch.labels)
-        sums.append(_attention_sums(output, taught[0] if taught else None, batch, data))
-    return {"results": marks.results(), **_means(world.in_order(sums), len(data))}
+    marks, size = [marks_of(data, world) for _ in networks], how.pop("batch_size", BATCH_SIZE)
+    for batch, outputs in answers(networks, data, images_at_once(data, size), **how):
+        for own, output in zip(marks, outputs, strict=True):
+            own.add(output.logits, batch.labels)
+        sums.append(_attention_sums(outputs[0], *outputs[1:] or [None], batch, data))
+    alike = None
+    if teacher is not None and data.task == "classification":
+        alike = agreement(marks[0].whole[0], *marks[1].whole)
+    means = _means(world.in_order(sums), len(data))
+    return {"results": marks[0].results(), "agreement": alike, **means}
 
 
 def images_at_once(data: ImageData, batch_size: int) -> int:

@@ -62,11 +62,17 @@ class KeptTeacher(FrozenTeacher):
     ) -> None:
         super().__init__(network)
         self.data, self.views, self.precision = data, 1 + mirrored, precision
-        self.conditions = conditions
+        self.conditions, self.in_order = conditions, False
         own = {"teacher": checksum(network.state_dict()), "data": data.fingerprint}
         own["labels"] = checksum({"labels": data.labels})  # of a part of the data too
         self.identity = {**conditions, **own, "precision": precision, "views": self.views}
         self._wholes: dict[str, list[Tensor]] = {}
+
+    def on(self, data: ImageData) -> "KeptTeacher":
+        """This teacher, kept on images that are always seen in order, as they are."""
+        made = KeptTeacher(self.network, data, False, self.precision, self.conditions)
+        made.in_order = True
+        return made
 
     def of(self, network: nn.Module) -> "KeptTeacher":
         """Another network as this one is kept."""
@@ -80,12 +86,13 @@ class KeptTeacher(FrozenTeacher):
 
     def teach(self, batch: Batch) -> TeacherOutput:
         """The teacher's output for a batch: kept, if it is of views that are."""
-        return self(batch.images) if batch.mirrored is None else KeptOutput(self, batch)
+        has_view = self.in_order or batch.mirrored is not None
+        return KeptOutput(self, batch) if has_view else self(batch.images)
 
     def kept(self, part: str, batch: Batch) -> list[Tensor]:
         """A batch's tensors of a part of ``PARTS``; none if the part is too large to be kept."""
-        assert batch.mirrored is not None
-        rows = (batch.indices + batch.mirrored * len(self.data)).cpu()
+        mirrored = 0 if batch.mirrored is None else batch.mirrored
+        rows = (batch.indices + mirrored * len(self.data)).cpu()
         return [whole[rows].to(batch.images.device) for whole in self._whole(part)]
 
     def all_maps(self) -> list[Tensor]:

@@ -23,6 +23,7 @@ from kdlib.distill import FrozenTeacher, Learner, create_distiller
 from kdlib.errors import KdlibError, check_known
 from kdlib.evaluate import evaluate_student, predict
 from kdlib.guides import guide_of
+from kdlib.kept import KeptTeacher
 from kdlib.models import create_model
 from kdlib.models.output import NetworkPair, latency, measure_cost, output_shapes
 from kdlib.process_group import ALONE, ProcessGroup
@@ -310,7 +311,9 @@ class TrainState:
 
     def measure(self) -> dict[str, Any]:
         """What the record says of its quality."""
-        quality = evaluate_student(self.deployed(), self.teacher, self.evaluation, **self.shared)
+        teacher, data = self.teacher, self.evaluation
+        teacher = teacher.on(data) if isinstance(teacher, KeptTeacher) else teacher
+        quality = evaluate_student(self.deployed(), teacher, data, **self.shared)
         return {**quality, "self_teacher": None}
 
     def cost(self) -> dict[str, Any]:
