@@ -1,4 +1,4 @@
-"""Which objects matter to a network? Measured on scenes, where they are known, and can be taken out.
+"""Which objects matter to a network? Measured on scenes, where they are known and can go.
 
 Energy maps are what attention losses compare; class maps, of the answer's own evidence, and what
 becomes of the answer without an object, say what they can be asked about.
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
-from kdlib.data.scenes import Recipe, compose, scene_recipe, split_seed, sprite_bank
+from kdlib.data.scenes import compose, scene_recipe, split_seed, sprite_bank
 from kdlib.errors import KdlibError
 from kdlib.evaluate import predict
 from kdlib.losses.attention import attention_map
@@ -77,9 +77,12 @@ def class_maps(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tens
 
 
 @lru_cache(maxsize=1)
-def _scenes_without(recipe: Recipe, count: int) -> tuple[list[Tensor], Tensor]:
+def _scenes_without(
+    attentions: int, distractors: int, size: int, count: int
+) -> tuple[list[Tensor], Tensor]:
     """The first test images (N, 3, H, W) without each object in turn; who is seen, (N, n) bool."""
-    indices, objects = np.arange(count), recipe.attentions + recipe.distractors
+    recipe = scene_recipe(attentions, distractors, size)
+    indices, objects = np.arange(count), attentions + distractors
     draw = partial(compose, sprite_bank(), recipe, split_seed("test"), indices)
     return [draw(without=k).images for k in range(objects)], draw().masks.flatten(2).any(2)
 
@@ -91,8 +94,8 @@ def removal(network: nn.Module, config: RunConfig, data: ImageData, **how: Any) 
     the embedded scenes' test set ``data``; all else of a scene stays as it was.
     """
     part = data.first(IMAGES)
-    recipe = scene_recipe(config.attentions, config.distractors, config.image_size)
-    changed, seen = _scenes_without(recipe, len(part))
+    shown = (config.attentions, config.distractors, config.image_size)
+    changed, seen = _scenes_without(*shown, len(part))
 
     def log_p(images: Tensor) -> Tensor:
         logits = predict(network, replace(part, images=images), **how).double()
@@ -100,7 +103,7 @@ def removal(network: nn.Module, config: RunConfig, data: ImageData, **how: Any) 
 
     whole = log_p(cast("Tensor", part.images))
     drops = torch.stack([whole - log_p(images) for images in changed], dim=1)
-    relevant = torch.arange(len(changed)) < recipe.attentions
+    relevant = torch.arange(len(changed)) < config.attentions
     kinds = {"relevant": seen & relevant, "other": seen & ~relevant}
     return {name: drops[chosen].mean().item() for name, chosen in kinds.items()}
 
