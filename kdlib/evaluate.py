@@ -277,7 +277,8 @@ def evaluate_student(
     for batch, outputs in answers(networks, data, images_at_once(data, size), **how):
         for own, output in zip(marks, outputs, strict=True):
             own.add(output.logits, batch.labels)
-        sums.append(_attention_sums(outputs[0], *outputs[1:] or [None], batch, data))
+        mine, theirs = (*outputs, None)[:2]
+        sums.append(_attention_sums(mine, theirs, batch, data))
     alike = None
     if teacher is not None and data.task == "classification":
         alike = agreement(marks[0].whole[0], *marks[1].whole)

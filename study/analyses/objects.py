@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
-from kdlib.data.scenes import compose, scene_recipe, split_seed, sprite_bank
+from kdlib.data.scenes import SCENE_CLASSES, Recipe, compose, split_seed, sprite_bank
 from kdlib.errors import KdlibError
 from kdlib.evaluate import predict
 from kdlib.losses.attention import attention_map
@@ -81,7 +81,7 @@ def _scenes_without(
     attentions: int, distractors: int, size: int, count: int
 ) -> tuple[list[Tensor], Tensor]:
     """The first test images (N, 3, H, W) without each object in turn; who is seen, (N, n) bool."""
-    recipe = scene_recipe(attentions, distractors, size)
+    recipe = Recipe(SCENE_CLASSES, attentions, distractors, size)
     indices, objects = np.arange(count), attentions + distractors
     draw = partial(compose, sprite_bank(), recipe, split_seed("test"), indices)
     return [draw(without=k).images for k in range(objects)], draw().masks.flatten(2).any(2)
