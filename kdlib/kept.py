@@ -128,11 +128,11 @@ class KeptTeacher(FrozenTeacher):
                     content = tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()
                     sums[name] = zlib.crc32(content, sums[name])
                     out[name].write(content)
-        files = [
-            [name, [count, *one.shape[1:]], str(one.dtype).removeprefix("torch."), sums[name]]
-            for name, one in first.items()
-        ]
-        write_json(folder / FACTS, {"of": identity, "files": files})
+            files = [
+                [name, [count, *one.shape[1:]], str(one.dtype).removeprefix("torch."), sums[name]]
+                for name, one in first.items()
+            ]
+            write_json(folder / FACTS, {"of": identity, "files": files})
         return files
 
     def _all_views(self, part: str) -> Iterator[TeacherOutput]:
