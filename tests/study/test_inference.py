@@ -37,14 +37,13 @@ ROWS = [(*key, s, c, 1000) for key, counts in RESULTS.items() for s, c in enumer
 TABLE = pd.DataFrame(ROWS, columns=["method", "teacher", "sample", "correct", "images"])
 
 
-# From runs to contrasts.
 def test_runs_are_paired_by_teacher_and_training_set():
     found = contrast_of(TABLE, CLAIM)
     counts = np.array([RESULTS[key] for key in (("at", 0), ("at", 1), ("student", None))])
     odds = np.log((counts + 0.5) / (1000.5 - counts))
     np.testing.assert_allclose(found.differences, odds[:2] - odds[2])
-    assert found.level == pytest.approx((odds[:2].mean() + odds[2].mean()) / 2)
-    assert found.note == ""
+    middle = (odds[:2].mean() + odds[2].mean()) / 2
+    assert found.level == pytest.approx(middle) and found.note == ""
     back = contrast_of(TABLE, CLAIM._replace(method="student", baseline="at"))
     np.testing.assert_allclose(back.differences, -found.differences)
     plain = contrast_of(TABLE, CLAIM._replace(method="student", baseline="student"))
@@ -65,9 +64,7 @@ def test_only_runs_of_the_claims_data_set_and_budget_count():
         contrast_of(pd.concat([TABLE, TABLE[TABLE["method"] == "at"]]), CLAIM)
 
 
-# The mixed model.
 def likelihood(table, teacher, sample, rest):
-    """The log-likelihood of REML from whole matrices, but for a constant."""
     one, (teachers, samples) = np.ones(table.size), table.shape
     cov = teacher * np.kron(np.eye(teachers), np.ones((samples, samples)))
     cov += sample * np.kron(np.ones((teachers, teachers)), np.eye(samples)) + rest * np.diag(one)
@@ -106,7 +103,6 @@ def test_the_bootstrap_is_that_of_whole_tables():
     for bound in (1.5, 2.5):
         expected = np.mean(np.abs(ratios) >= bound)
         assert 2 * found.tail(bound) == pytest.approx(expected, abs=4 * (expected / 3000) ** 0.5)
-    assert 2 * found.tail(found.critical(0.01)) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (4, 1)])
@@ -135,8 +131,7 @@ def test_a_family_lends_its_ratios_of_variances():
 @pytest.mark.parametrize(("differences", "word", "note"), [
     (np.zeros((3, 8)), "equivalent", "identical runs"),
     (np.full((3, 8), 0.3), "undecided", "no scatter"), ([[0.3]], "undecided", "no scatter"),
-    (np.full((1, 8), 0.3), "undecided", "one teacher"),
-    (np.empty((0, 0)), "undecided", "no common runs"),
+    (np.full((1, 8), 0.3), "undecided", "one teacher"), (np.empty((0, 0)), "undecided", "no comm"),
     (np.full((3, 8), 0.3) + crossed(3, 0, 0, 1e-3), "better", ""),
     (-np.full((3, 1), 0.3) + crossed(3, 0, 0, 1e-3, shape=(3, 1)), "worse", "one training set"),
 ])  # fmt: skip
@@ -147,12 +142,9 @@ def test_degenerate_tables_are_judged_or_said_to_be_undecided(differences, word,
     assert found["verdict"] == word and note in found["note"]
 
 
-# Checks, scales and the rule.
 def test_the_prior_of_variances_is_found():
-    random = np.random.default_rng(0)
-    degrees = np.full(20_000, 7)
-    variances = 2.0 * stats.f.rvs(7, 10, size=20_000, random_state=random)
-    assert prior_variance(variances, degrees) == pytest.approx((10, 2.0), rel=0.1)
+    variances = 2.0 * stats.f.rvs(7, 10, size=20_000, random_state=0)
+    assert prior_variance(variances, np.full(20_000, 7)) == pytest.approx((10, 2.0), rel=0.1)
     few, freedom = np.array([1.0, 2.0, 9.0]), np.array([4, 4, 8])
     more, prior = prior_variance(few, freedom)
     shrunk, total = moderated_variances(few, freedom)
