@@ -5,6 +5,8 @@ Its keys are:
 * ``about``: what it is for. ``analyses: true`` measures its networks too (notebook 08).
 * ``config``: fields of :class:`~kdlib.runs.RunConfig`; ``datasets``: those that differ on one.
 * ``methods``, and ``methods_of`` a data set where they differ; ``seeds``.
+* ``teachers``: seeds of teachers. With them each seed has a training set of its own, and each of
+  these a teacher with its own; all of both are crossed.
 * ``sweeps``: more groups of runs, each with ``fields``, ``methods`` and ``seeds`` (the profile's
   where it gives none), on all data sets or on those of ``datasets``.
 * ``options`` of a method, with KD and without.
@@ -17,6 +19,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,11 +35,13 @@ Fields: TypeAlias = dict[str, Any]
 KEYS: dict[str, Any] = {
     "about": str, "config": Fields, "datasets": dict[str, Fields], "methods": list[str],
     "methods_of": dict[str, list[str]], "seeds": list[int], "sweeps": list[Fields],
+    "teachers": list[int],
     "weights": dict[str, dict[str, float | list[float] | None]], "grid": list[float],
     "analyses": bool, "options": dict[str, Fields],
 }  # fmt: skip
 SWEEP_KEYS: dict[str, Any] = {
     "datasets": list[str], "fields": Fields, "methods": list[str], "seeds": list[int],
+    "teachers": list[int],
 }  # fmt: skip
 REQUIRED = ("config", "methods", "seeds")
 SAME_WEIGHT = {
@@ -97,7 +102,9 @@ def expand(
     shared = {**profile["config"], **profile.get("datasets", {}).get(dataset, {})}
     cut = {"epochs": epochs, "teacher_epochs": epochs, "train_size": images}
     cut = {field: value for field, value in cut.items() if value is not None}
-    sweeps = profile.get("sweeps", [])
+    if images and shared.get("teacher_train_size"):
+        cut["teacher_train_size"] = images
+    sweeps, own_seeds = profile.get("sweeps", []), profile["seeds"]
     groups = [{}, *(one for one in sweeps if dataset in one.get("datasets", [dataset]))]
     elsewhere = {method for group in groups for method in group.get("methods", ())} - set(own)
     runs: list[RunConfig] = []
@@ -110,13 +117,24 @@ def expand(
                 continue
         elif methods is not None:
             wanted = [one for one in methods if one not in elsewhere]
-        fields = {"dataset": dataset, **shared, **group.get("fields", {}), **cut}
-        runs += _group(fields, profile, wanted, seeds or group.get("seeds") or profile["seeds"])
+        fields = {**group.get("fields", {}), **cut, "dataset": dataset}
+        crossed = group.get("teachers") or profile.get("teachers") or [None]
+        drawn = [
+            _seeded(*pair) for pair in product(seeds or group.get("seeds") or own_seeds, crossed)
+        ]
+        runs += _group(shared, fields, profile, wanted, drawn)
     return each_once(runs)
 
 
+def _seeded(seed: int, teacher: int | None) -> Fields:
+    own = {"data_seed": seed, "init_seed": seed}
+    if teacher is None:
+        return own
+    return {**own, "sample": seed, "teacher_seed": teacher, "teacher_sample": teacher}
+
+
 def _group(
-    fields: Fields, profile: Fields, methods: Sequence[str], seeds: Sequence[int]
+    shared: Fields, fields: Fields, profile: Fields, methods: Sequence[str], seeds: Sequence[Fields]
 ) -> Iterator[RunConfig]:
     for seed in seeds:
         for method in methods:
@@ -127,11 +145,14 @@ def _group(
                     "is trained first."
                 )
             own = profile.get("options", {}).get(base, {})
-            options = {**own, **fields.get("method_options", {})}
-            for weights in _weights(fields["dataset"], method, profile):
-                values = {**weights, **fields, "method": method, "method_options": options}
-                config = RunConfig(**{**values, "data_seed": seed, "init_seed": seed})
-                yield config.canonical()
+            options = {
+                **own,
+                **shared.get("method_options", {}),
+                **fields.get("method_options", {}),
+            }
+            for chosen in _weights(fields["dataset"], method, profile):
+                values = {**shared, **chosen, **fields, **seed, "method": method}
+                yield RunConfig(**{**values, "method_options": options}).canonical()
 
 
 def _weights(dataset: str, method: str, profile: Fields) -> list[Fields]:

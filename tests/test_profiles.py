@@ -211,3 +211,15 @@ def test_unknown_profiles_methods_and_empty_lists_are_refused_before_anything_ru
     assert profiles.parse_list("0, 1 2", "seeds") == ["0", "1", "2"]
     with pytest.raises(KdlibError, match="list of seeds is empty"):
         profiles.parse_list(" ", "seeds")
+
+
+def test_teachers_are_crossed_with_training_sets(mine):
+    name = mine(methods=["student", "at"], seeds=[3, 4], teachers=[7, 8])
+    runs = expand(name)
+    crossed = [(sample, teacher) for sample in (3, 4) for teacher in (7, 8)]
+    assert found([r for r in runs if r.method == "at"], "sample", "teacher_seed") == crossed
+    assert found([r for r in runs if r.method == "student"], "sample", "init_seed") == [
+        (3, 3),
+        (4, 4),
+    ]
+    assert found(teachers(runs), "sample", "init_seed") == [(7, 7), (8, 8)]
