@@ -1,7 +1,7 @@
 """Evaluation: accuracies or IoU, likeness of attention to the teacher's, relevance of attention."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property, lru_cache, partial, reduce
+from functools import cache, cached_property, lru_cache, partial, reduce
 from itertools import accumulate, starmap
 from pathlib import Path
 from pkgutil import resolve_name
@@ -184,7 +184,7 @@ def marks_of(data: ImageData, world: ProcessGroup = ALONE) -> Any:
 def energy_share(maps: Tensor, relevance: Tensor) -> Tensor:
     """Share of attention energy on relevant pixels: maps (B, h, w), masks (B, H, W) -> (B,)."""
     # Equal to the share of the map enlarged block by block; a zero map counts as uniform.
-    share = functional.adaptive_avg_pool2d(relevance.float(), (maps.shape[1], maps.shape[2]))
+    share = _pooled(relevance, maps)
     total = maps.sum((1, 2), keepdim=True)
     weights = (maps / total.masked_fill(total == 0, 1)).where(total != 0, 1 / maps[0].numel())
     return (weights * share).sum((1, 2))
@@ -197,8 +197,13 @@ def pointing_hit(maps: Tensor, relevance: Tensor) -> Tensor:
     pixels, a quarter of an image; cells that tie for the strongest count equally.
     """
     peak = (maps == maps.amax((1, 2), keepdim=True)).float()
-    share = functional.adaptive_avg_pool2d(relevance.float(), (maps.shape[1], maps.shape[2]))
-    return (peak * share).sum((1, 2)) / peak.sum((1, 2))
+    return (peak * _pooled(relevance, maps)).sum((1, 2)) / peak.sum((1, 2))
+
+
+def _pooled(relevance: Tensor, maps: Tensor) -> Tensor:
+    """How much of each cell of maps (B, h, w) is relevant; what is that small already stays."""
+    whole, size = relevance.float(), (maps.shape[1], maps.shape[2])
+    return whole if whole.shape == maps.shape else functional.adaptive_avg_pool2d(whole, size)
 
 
 # Structural similarity of attention maps (Wang et al. 2004, doi 10.1109/TIP.2003.819861).
@@ -306,12 +311,14 @@ def _attention_sums(student: Any, teacher: Any, batch: Batch, data: ImageData) -
     if data.relevance is not None:
         truth = data.relevance(batch.indices.cpu()).to(batch.images.device)
         found["relevance"] = {"chance": truth.float().mean((1, 2)).double().sum(-1).cpu()}
+        cells = cache(partial(functional.adaptive_avg_pool2d, truth.float()))
         for name, output in {"student": student, "teacher": teacher}.items():
             if output is not None:
                 maps = attention.attention_maps(output)
+                seen = [(one, cells((one.shape[1], one.shape[2]))) for one in maps]
                 found["relevance"][name] = {
-                    "energy_share": of_stages(energy_share(one, truth) for one in maps),
-                    "pointing": of_stages(pointing_hit(one, truth) for one in maps),
+                    "energy_share": of_stages(starmap(energy_share, seen)),
+                    "pointing": of_stages(starmap(pointing_hit, seen)),
                 }
     return found
 

@@ -354,15 +354,17 @@ def load_scenes(found: Callable[..., Composition], split: str, **options: Any) -
 
     def taken(batch: Scenes) -> Arrays:
         bits = {name: np.packbits(getattr(batch, name).flatten(1), axis=1) for name in truths}
-        return {"images": batch.images.numpy(), "labels": batch.labels.numpy(), **bits}
+        pixels = batch.images.numpy().transpose(0, 2, 3, 1)  # in the order of a batch's memory
+        return {"images": pixels, "labels": batch.labels.numpy(), **bits}
 
     def masks(name: str, indices: Tensor) -> Tensor:
         bits = np.unpackbits(arrays[name][indices.cpu().numpy()], axis=1, count=size * size)
         return torch.from_numpy(bits.astype(bool)).view(-1, size, size)
 
     truths, composition = ("relevance", "foreground"), found(split, **options)
-    arrays, recipe = composition.cached("-shown", taken), composition.recipe
+    arrays, recipe = composition.cached("-pixels", taken), composition.recipe
     images, labels, size = *map(torch.from_numpy, (arrays["images"], arrays["labels"])), recipe.size
+    images = images.permute(0, 3, 1, 2)
     sample = compose(composition.train_bank, recipe, split_seed("train"), np.arange(SAMPLE))
     shades = sample.images.double() / 255
     moments = (shades.mean((0, 2, 3)).tolist(), shades.std((0, 2, 3)).tolist())
