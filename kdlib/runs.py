@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator
 from pydantic.dataclasses import dataclass
 
-from kdlib.data import load_data
+from kdlib.data import is_composed, load_data
 from kdlib.errors import KdlibError, kindly, shown
 from kdlib.files import remove_remains, write_json
 from kdlib.methods import method_of, run_before
@@ -339,10 +339,12 @@ def processor_name() -> str:
 
 
 def data_of(config: RunConfig, split: str, data_root: Path | None) -> "ImageData":
-    """The ``train`` or the ``test`` set of a run; on the dev split, the two parts of the first."""
+    """The ``train`` or the ``test`` set of a run; on the dev split, ``fit`` or ``dev``."""
     own: dict[str, Any] = {"size": config.test_size if split == "test" else config.train_size}
     if config.split == "dev":
-        split, own["size"] = {"train": "fit", "test": "dev"}[split], config.train_size
+        split = {"train": "fit", "test": "dev"}[split]
+        if not is_composed(config.dataset):  # two parts of one set
+            own["size"] = config.train_size
     for name in ("task", "image_size", "attentions", "distractors", "crop_size", "sample"):
         own[name] = getattr(config, name)
     return load_data(config.dataset, split, data_root=data_root, **own)

@@ -81,7 +81,6 @@ def test_the_teacher_is_frozen_and_never_moves(together):
 
 @pytest.mark.parametrize(("fields", "works"), [
     ({"method": "student", "image_size": 16}, False),
-    ({"method": "student", "image_size": 16, "batch_size": 2, "split": "dev", "train_size": 2}, 0),
     ({"method": "reviewkd"}, False), ({"method": "famkd"}, False), ({"method": "kd"}, True),
     ({"method": "crd"}, True),
 ])  # fmt: skip

@@ -77,7 +77,8 @@ def load_data(
     """Load a split of a data set into memory, or list its photographs.
 
     ``split`` is ``train``; its last fifth, ``dev``, on which choices are made; the rest of it,
-    ``fit``; or ``test``, which nothing may be chosen on. ``task`` says what has labels: images
+    ``fit``; or ``test``, which nothing may be chosen on. Composed scenes have no end: their ``dev``
+    is drawn anew, and ``fit`` is all of ``train``. ``task`` says what has labels: images
     (``classification``), their pixels (``segmentation``), their objects, which have boxes
     (``detection``), or objects cut out, ``crop_size`` (8 to 512) pixels a side (``crops``).
     ``size`` counts the images of the training or the test set (``None``: all), of ``image_size``
@@ -99,14 +100,15 @@ def load_data(
         raise KdlibError(f"size is {size}; it must be at least 2, or None for all.")
     check_range("crop_size", crop_size, 8, 512)
     options = {"attentions": attentions, "distractors": distractors, "image_size": image_size}
-    root, part = Path(data_root) if data_root else None, "test" if split == "test" else "train"
+    composed, root = is_composed(name), Path(data_root) if data_root else None
+    part = split if split == "test" or (composed and split == "dev") else "train"
     options["sample"] = sample if part == "train" else 0
-    if sample and not is_composed(name):
+    if sample and not composed:
         raise KdlibError(f"sample is {sample}, but '{name}' has one training set: leave it 0.")
     data = load(*source, part, size=size, data_root=root, **options)
     fewest = 2 if part == "train" and task != "detection" else 1
     resolve_name("kdlib.data.image_data:check_learnable")(data, f"{name}, {split}", fewest)
-    if split in ("fit", "dev"):
+    if split in ("fit", "dev") and not composed:
         kept = min(round(len(data) * (1 - DEV_SHARE)), len(data) - 1)
         data = data.part(0, kept) if split == "fit" else data.part(kept, len(data))
     if task == "crops":

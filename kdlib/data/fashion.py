@@ -63,7 +63,7 @@ def load_fashion_mnist(split: str, size: int | None, image_size: int, **options:
 
 def _read_garments(split: str, root: Path) -> tuple[Tensor, Tensor]:
     """(N, 28, 28) uint8, bright garments on black, and (N,) int64, their places in ``CLASSES``."""
-    stem = root / FOLDER / ("train" if split == "train" else "t10k")
+    stem = root / FOLDER / ("t10k" if split == "test" else "train")
     images, labels = (_read_idx(f"{stem}-{part}") for part in ("images-idx3", "labels-idx1"))
     if images.shape[1:] != (28, 28) or len(images) != len(labels):
         shapes = f"{tuple(images.shape)} images, {len(labels)} labels"

@@ -39,7 +39,7 @@ DIAGONAL = 1.2  # side of a tile as a multiple of the largest object's, so that 
 NOISE_SHIFTS = 64  # offsets, each way, at which the field of noise is cut out
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 ATLAS = Path(__file__).parent / "atlas" / "sprites.npz"
-SIZES = {"train": 24000, "test": 10000}
+SIZES = {"train": 24000, "dev": 10000, "test": 10000}
 SAMPLE = 256  # training images that the statistics for normalisation are taken from
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -322,7 +322,7 @@ class Composition(NamedTuple):
 
     name: str  # of the data set
     recipe: Recipe
-    split: str  # ``train`` or ``test``
+    split: str  # ``train``, ``dev`` or ``test``
     size: int | None  # number of images; ``None`` for the split's own number
     bank: ObjectBank
     train_bank: ObjectBank  # of training images, by whose colours all images are normalised

@@ -176,12 +176,10 @@ def test_a_crop_shows_what_is_in_its_box_and_nothing_else():
 
 def test_crops_are_cut_out_of_their_own_split():
     fit, dev, whole = (loaded(split, task="crops") for split in ("fit", "dev", "train"))
-    assert torch.equal(torch.cat([fit.images, dev.images]), whole.images)
-    own, part = loaded("train").objects, loaded("dev")
-    assert len(part.objects) == 2 and all(map(torch.equal, part.objects.of(1), own.of(9)))
-    crops = cropped(part, 32)
+    assert torch.equal(fit.images, whole.images) and fit.fingerprint == whole.fingerprint
+    crops = cropped(loaded("dev"), 32)
     assert torch.equal(dev.images, crops.images) and dev.fingerprint == crops.fingerprint
-    assert len({one.fingerprint for one in (fit, dev, whole)}) == 3
+    assert dev.fingerprint != whole.fingerprint
 
 
 def test_crops_of_photographs_are_read_when_asked_for(photographs):
