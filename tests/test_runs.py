@@ -22,7 +22,8 @@ DCT = RunConfig(method="dct")
 def test_every_change_of_a_run_gives_it_another_directory_and_no_change_the_same():
     new = {
         "start": "DEFAULT", "teacher_start": "DEFAULT", "teacher_learning_rate": 0.01,
-        "task": "segmentation", "gradient_clip": 2.0, "crop_size": 24,
+        "task": "segmentation", "gradient_clip": 2.0, "crop_size": 24, "sample": 1,
+        "teacher_sample": 1, "teacher_train_size": 9, "guide": "mean",
     }  # fmt: skip
     changes = {"weight": 2.0, "epochs": 3, "init_seed": 1, **new}.items()
     names = {replace(DCT, **{name: value}).run_id for name, value in changes}
