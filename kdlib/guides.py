@@ -81,10 +81,8 @@ def _masks(config: RunConfig, teacher: KeptTeacher, data: ImageData) -> Guide:
 
 
 def _noise(config: RunConfig, teacher: KeptTeacher, data: ImageData) -> Guide:
-    draws = torch.rand(
-        len(data), len(data.classes), generator=generator(config.teacher_seed, "noise")
-    )
-    exchanged = draws.argsort(1)
+    shape, stream = (len(data), len(data.classes)), generator(config.teacher_seed, "noise")
+    exchanged = torch.rand(shape, generator=stream).argsort(1)
 
     def shown(batch: Batch, output: TeacherOutput) -> TeacherOutput:
         order = exchanged[batch.indices.cpu()].to(output.logits.device)

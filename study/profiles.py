@@ -3,7 +3,8 @@
 Its keys are:
 
 * ``about``: what it is for. ``analyses: true`` measures its networks too (notebook 08).
-* ``config``: fields of :class:`~kdlib.runs.RunConfig`; ``datasets``: those that differ on one.
+* ``config``: fields of :class:`~kdlib.runs.RunConfig`, with ``dataset`` where there is but one;
+  ``datasets``: fields that differ on a data set.
 * ``methods``, and ``methods_of`` a data set where they differ; ``seeds``.
 * ``teachers``: seeds of teachers. With them each seed has a training set of its own, and each of
   these a teacher with its own; all of both are crossed.
@@ -98,6 +99,7 @@ def expand(
     are wanted, and these run nowhere else. A seed sets data order and student alike.
     """
     profile = read_profile(name)
+    dataset = profile["config"].get("dataset", dataset)
     own = profile.get("methods_of", {}).get(dataset, profile["methods"])
     shared = {**profile["config"], **profile.get("datasets", {}).get(dataset, {})}
     cut = {"epochs": epochs, "teacher_epochs": epochs, "train_size": images}

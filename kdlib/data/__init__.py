@@ -84,9 +84,8 @@ def load_data(
     ``size`` counts the images of the training or the test set (``None``: all), of ``image_size``
     pixels a side; photographs with objects have sizes of their own. Composed scenes show
     ``attentions`` objects of their class and ``distractors`` others; each ``sample`` is another
-    training set of them, with one test set for all. ``data_root`` is the folder
-    of the real data sets; ``None`` reads the variable ``KDLIB_DATA``. A ``KdlibError`` says what
-    is unknown, out of range, missing or damaged, and what is valid.
+    training set of them, with one test set for all. ``data_root`` is the folder of the real data
+    sets (``None``: that of ``KDLIB_DATA``). A ``KdlibError`` says what is wrong, and what is valid.
     """
     check_known("data set", name, DATASETS)
     check_known("task", task, TASKS)

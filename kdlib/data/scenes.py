@@ -5,8 +5,9 @@ i of a split is always the same image, and which object is seen at each of its p
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +67,7 @@ SCENE_CLASSES: dict[str, tuple[str, ...]] = {
 """Scene class -> its objects. Two classes share at most one, so two objects never say both."""
 NEUTRAL = ("umbrella", "crown", "gem", "key", "star", "puzzle piece", "lollipop")
 """Objects of no class: the only distractors where one object decides a class."""
+GROUPS = {1: (16,), 2: (4, 4), 3: (4, 2, 2), 4: (2, 2, 2, 2)}  # kinds in each, by attentions
 
 
 @dataclass(frozen=True)
@@ -347,6 +349,14 @@ def embedded(split: str, size: int | None, image_size: int, **options: Any) -> C
     recipe = Recipe(SCENE_CLASSES, options["attentions"], options["distractors"], image_size)
     banks = (sprite_bank(), sprite_bank())
     return Composition("scenes", recipe, split, size, *banks, options["sample"])
+
+
+def combinations(split: str, size: int | None, image_size: int, **options: Any) -> Composition:
+    """Scenes of 16 classes, each one object out of each of ``attentions`` groups; all matter."""
+    found, kinds = embedded(split, size, image_size, **options), iter(SCENE_CLASSES.values())
+    groups = [[next(kinds)[0] for _ in range(count)] for count in GROUPS[options["attentions"]]]
+    classes = {" + ".join(one): one for one in product(*groups)}
+    return found._replace(name="joint_scenes", recipe=replace(found.recipe, classes=classes))
 
 
 def load_scenes(found: Callable[..., Composition], split: str, **options: Any) -> ImageData:

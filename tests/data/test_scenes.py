@@ -49,14 +49,19 @@ def test_an_image_is_the_same_in_any_batch_and_order(size):
 
 @pytest.mark.parametrize("attentions", [1, 2, 3, 4])
 @pytest.mark.parametrize("distractors", [0, 4, 6])
-def test_a_scene_has_its_class_quorum_and_no_other(attentions, distractors):
-    labels, objects, counts = chosen(Recipe(SCENE_CLASSES, attentions, distractors), 1600)
+@pytest.mark.parametrize("source", [render.embedded, render.combinations])
+def test_a_scene_has_its_class_quorum_and_no_other(attentions, distractors, source):
+    recipe = source("train", 9, 64, attentions=attentions, distractors=distractors, sample=0).recipe
+    labels, objects, counts = chosen(recipe, 1600)
     own = counts[np.arange(1600), labels]
     counts[np.arange(1600), labels] = 0
     assert (own == attentions).all() and (counts < attentions).all()
     assert all(len(set(row)) == attentions + distractors for row in objects.tolist())
     assert np.bincount(labels).tolist() == [100] * len(SCENE_CLASSES)
-    if attentions == 2 and distractors:
+    if source == render.combinations:
+        assert {len(own) for own in recipe.classes.values()} == {attentions}
+        assert not render.membership(sprite_bank(), recipe)[objects[:, attentions:]].any()
+    elif attentions == 2 and distractors:
         assert set(objects.flatten().tolist()) == set(range(len(sprite_bank().kinds)))
 
 
