@@ -46,6 +46,13 @@ def test_every_profile_expands_and_says_what_it_is(name):
     assert {run.train_size for run in expand(name, images=600)} == {600}
 
 
+def test_the_parts_of_the_study_are_of_one_task():
+    """What is tuned, claimed and explored trains alike; other fields are what a part is about."""
+    task = read_profile("study_confirm")["config"]
+    for name in ("causal", "mechanism", "methods", "fashion"):
+        assert task.items() <= read_profile(f"study_{name}")["config"].items()
+
+
 # Golden learning rates hold the schedules of the paper.
 PHOTOGRAPHS = {
     "batch_size": 128, "image_size": 224, "augmentation": ("flip", "random_crop"), "start": None,
