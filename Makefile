@@ -101,7 +101,7 @@ lab: install
 	$(IN_VENV) jupyter lab notebooks
 
 notebooks: install
-	@for notebook in notebooks/[0-9]*.ipynb notebooks/solutions/*.ipynb; do \
+	@for notebook in notebooks/[0-9]*.ipynb notebooks/batch/*.ipynb notebooks/solutions/*.ipynb; do \
 		$(IN_VENV) python -m kdlib run "$$notebook" --store || exit 1; \
 	done
 

@@ -60,6 +60,12 @@ ADDED_LATER = (
     "sample", "teacher_sample", "teacher_train_size", "guide",
 )  # fmt: skip
 """Fields younger than the first records: left out of what is hashed where they are defaults."""
+OWN_FIELDS = {
+    "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
+    "init_seed", "start", "optimiser", "learning_rate", "momentum", "weight_decay", "schedule",
+    "milestones", "gradient_clip", "guide",
+}  # fmt: skip
+"""Fields in which runs of one lock-step group may differ."""
 
 
 @kindly("run parameter")

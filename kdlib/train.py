@@ -30,11 +30,6 @@ from kdlib.runs import RunConfig, finished_record, is_finished, run_directory, w
 from kdlib.tasks import TASKS
 from kdlib.train_state import Group, TrainState, resolve_precision
 
-OWN_FIELDS = {
-    "student", "method", "method_options", "weight", "ce_weight", "kd_weight", "temperature",
-    "init_seed", "start", "optimiser", "learning_rate", "momentum", "weight_decay", "schedule",
-    "milestones", "gradient_clip", "guide",
-}  # fmt: skip
 OnEpoch = Callable[[RunConfig, dict[str, Any]], object] | None
 
 
@@ -92,7 +87,7 @@ def check_group(configs: Sequence[RunConfig]) -> None:
     for config in configs:
         check_task(config.student, config.task)
         parse_method(config.method)
-    for name in sorted(set(configs[0].to_dict()) - OWN_FIELDS):
+    for name in sorted(set(configs[0].to_dict()) - runs.OWN_FIELDS):
         some = [config for config in configs if name != "crop_size" or config.method != "student"]
         some = [config for config in some if "teacher" not in name or config.teacher != "none"]
         values = dict.fromkeys(str(getattr(config, name)) for config in some)

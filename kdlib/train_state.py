@@ -112,8 +112,8 @@ class TrainState:
             recorded = not config.teacher_weights and (usual / "record.json").exists()
             first = f"It has a record all the same: delete {usual}. " if recorded else ""
             raise KdlibError(
-                f"The teacher's weights are missing: {path}. {first}Train it first (notebook "
-                "02_teacher with the same data set, image size, teacher and teacher_epochs), or "
+                f"The teacher's weights are missing: {path}. {first}Train it first, by "
+                "fit(config.teacher_config(), root); notebook batch/train does so by itself. Or "
                 "name a file with teacher_weights."
             )
         network = create_model(config.teacher, classes)

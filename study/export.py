@@ -1,7 +1,6 @@
 """Writes a run's student to a file, checks it, and measures what the distillation was for."""
 
 import json
-import shlex
 import sys
 import time
 import warnings
@@ -31,10 +30,10 @@ from kdlib.files import load_weights, write_atomic, write_json
 from kdlib.methods import parse_method
 from kdlib.models import create_model
 from kdlib.models.output import count_parameters, flops
-from kdlib.runs import RunConfig, data_of, earlier, processor_name, provenance, read_record
+from kdlib.runs import RunConfig, data_of, processor_name, provenance, read_record
 from kdlib.tasks import TASKS
 from study.arguments import Plan
-from study.jobs import plain_job, students_job
+from study.jobs import notebook_command
 from study.records import find_directory, record_of, validate_record
 from study.sealed import is_sealed
 
@@ -123,18 +122,10 @@ def find_student(run: Path, root: Path) -> Trained:
     if not weights.exists():
         raise KdlibError(
             f"{directory} has a record but no {WEIGHTS}: records are committed without. Train the "
-            f"run (into runs/), then export it:\n{_training(config)}\n"
+            f"run (into runs/), then export it:\n{notebook_command(config)}\n"
             f"python -m kdlib export {config.run_id}"
         )
     return Trained(config, weights, record)
-
-
-def _training(config: RunConfig) -> str:
-    """The commands that leave the run's weights, those of its teacher first."""
-    runs = (*earlier([config]), config)
-    jobs = [plain_job(run) if run.method == STUDENT else students_job([run]) for run in runs]
-    words = [(job.notebook, shlex.quote(json.dumps(job.parameters))) for job in jobs]
-    return "\n".join(f"python -m kdlib run {name} --parameters {given}" for name, given in words)
 
 
 def _find_teacher(config: RunConfig, root: Path) -> Trained | None:

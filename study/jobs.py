@@ -6,29 +6,28 @@ takes its record as given, whoever made it and whenever.
 
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from filelock import FileLock, Timeout
 
 from kdlib.errors import EXIT_FAILED, EXIT_MISTAKE, KdlibError
 from kdlib.files import write_text
-from kdlib.runs import RunConfig, each_once, earlier, is_finished, needed_by, run_directory
-from study.notebooks import ExecutionError, execute_notebook, find_notebook, parameter_defaults
+from kdlib.runs import RunConfig, earlier, is_finished, needed_by, run_directory
+from study.notebooks import ExecutionError, execute_notebook
 from study.profiles import lockstep_groups
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_S = 1.0
-TEACHER_NOTEBOOK, STUDENTS_NOTEBOOK = "02_teacher", "05_distill"
-# Fields that only the students' notebook has, and those that it takes for each student.
-OF_STUDENTS_NOTEBOOK = {"optimiser", "task", "gradient_clip", "crop_size"}
-OF_EACH_STUDENT = {"method_options", "weight", "ce_weight", "kd_weight", "optimiser"}
+NOTEBOOK = "batch/train"
 AWAITED_PRIORITY = 1000
 
 
@@ -75,13 +74,38 @@ def own_gpus(count: int, folder: Path | None = None) -> Iterator[list[str]]:
 
 
 class Job(NamedTuple):
-    """One execution of a notebook."""
+    """One execution of the batch's notebook: runs in lock-step, or a teacher."""
 
-    name: str  # unique and the same in every process that plans the same runs
-    notebook: str
-    parameters: dict[str, Any]  # of the notebook, without folders
     runs: tuple[RunConfig, ...]  # whose records it leaves
-    needs: tuple[RunConfig, ...] = ()  # whose records must exist first: teachers, starting points
+
+    @property
+    def name(self) -> str:
+        """Unique, and the same in every process that plans the same runs."""
+        first = self.runs[0]
+        digest = hashlib.sha256(" ".join(run.run_id for run in self.runs).encode()).hexdigest()
+        return f"train-{first.dataset}-a{first.attentions}-s{first.init_seed}-{digest[:6]}"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the notebook is given, beside folders: of each run the fields that say it."""
+        usual = RunConfig().to_dict()
+        return {
+            "runs": [
+                {name: one for name, one in run.to_dict().items() if repr(one) != repr(usual[name])}
+                for run in self.runs
+            ]
+        }
+
+    def to_dict(self, root: Path, awaited: Container[str]) -> dict[str, Any]:
+        """As a plan has it: first what others wait for, then the longest."""
+        before = any(run.run_id in awaited for run in self.runs)
+        return {
+            "name": self.name,
+            "parameters": self.parameters,
+            "makes": [record_path(run, root) for run in self.runs],
+            "needs": [record_path(run, root) for run in needed_by(self.runs)],
+            "priority": AWAITED_PRIORITY if before else len(self.runs),
+        }
 
 
 def plan(runs: Sequence[RunConfig], root: Path, largest: int) -> list[Job]:
@@ -92,77 +116,37 @@ def plan(runs: Sequence[RunConfig], root: Path, largest: int) -> list[Job]:
     """
     waiting = [run for run in runs if not is_finished(run, root)]
     first = [run for run in earlier(waiting) if not is_finished(run, root)]
-    untaught = [run for run in first if run.method == "student"]
-    teachers = {run.run_id for run in untaught}
-    wanted = each_once([*first, *waiting])
-    groups = lockstep_groups(run for run in wanted if run.run_id not in teachers)
+    teachers = [(run,) for run in first if run.method == "student"]  # the sooner the fewer in a job
+    others = {run.run_id: run for run in (*first, *waiting)}
+    for (teacher,) in teachers:
+        del others[teacher.run_id]
+    groups = lockstep_groups(others.values())
     parts = [(group, -(-len(group) // largest)) for group in groups]  # of nearly equal size
-    taught = [group[place::count] for group, count in parts for place in range(count)]
-    return [*map(plain_job, untaught), *map(students_job, taught)]
-
-
-def plain_job(run: RunConfig) -> Job:
-    """The job of a teacher: in its own notebook where that has all that the run needs."""
-    values, usual = run.to_dict(), RunConfig().to_dict()
-    if any(values[name] != usual[name] for name in OF_STUDENTS_NOTEBOOK):
-        return students_job([run])
-    known = parameter_defaults(find_notebook(TEACHER_NOTEBOOK))
-    parameters = {name: value for name, value in values.items() if name in known}
-    parameters |= {"teacher": run.student, "teacher_epochs": run.epochs}
-    parameters |= {"teacher_seed": run.init_seed, "teacher_start": run.start}
-    return Job(_name(TEACHER_NOTEBOOK, [run]), TEACHER_NOTEBOOK, parameters, (run,))
-
-
-def students_job(group: Sequence[RunConfig]) -> Job:
-    """The job of a lock-step group; ``options`` has of each student the fields that differ."""
-    first, *others = values = [run.to_dict() for run in group]
-    usual = RunConfig().to_dict()
-    differing = {name for name in first if any(one[name] != first[name] for one in others)}
-    own = sorted((differing | OF_EACH_STUDENT) - {"method"})
-    options = [
-        {name: one[name] for name in own if name in differing or one[name] != usual[name]}
-        for one in values
-    ]
-    shared = {name: value for name, value in first.items() if name not in (*own, "method")}
-    parameters = {"methods": [run.method for run in group], "options": options, **shared}
-    needs = tuple(needed_by(group))
-    return Job(_name(STUDENTS_NOTEBOOK, group), STUDENTS_NOTEBOOK, parameters, tuple(group), needs)
+    taught = [tuple(group[place::count]) for group, count in parts for place in range(count)]
+    return [Job(runs) for runs in (*teachers, *taught)]
 
 
 def as_plan(runs: Sequence[RunConfig], root: Path, largest: int) -> dict[str, Any]:
     """What a batch is to do, JSON-ready, so that it is planned once and read by all its processes.
 
     ``wanted``, the records of the runs, and ``jobs`` (of :func:`plan`): of each its ``name``,
-    ``notebook``, ``parameters``, the records in ``makes`` and ``needs``, and its ``priority``:
-    first what others wait for, then the longest, so that no core idles at the end.
+    ``parameters``, the records that it ``makes`` and ``needs``, and its ``priority``.
     """
-
-    def records(some: Iterable[RunConfig]) -> list[str]:
-        return [record_path(run, root) for run in some]
-
     jobs = plan(runs, root, largest)
-    awaited = {run.run_id for job in jobs for run in job.needs}
-    entries = [
-        {
-            "name": job.name, "notebook": job.notebook, "parameters": job.parameters,
-            "makes": records(job.runs), "needs": records(job.needs),
-            "priority": AWAITED_PRIORITY if awaited & {run.run_id for run in job.runs}
-            else len(job.runs),
-        }
-        for job in jobs
-    ]  # fmt: skip
-    return {"wanted": records(runs), "jobs": entries}
+    awaited = {run.run_id for job in jobs for run in needed_by(job.runs)}
+    wanted = [record_path(run, root) for run in runs]
+    return {"wanted": wanted, "jobs": [job.to_dict(root, awaited) for job in jobs]}
+
+
+def notebook_command(run: RunConfig) -> str:
+    """The command that trains one run, and before it whatever it needs."""
+    given = yaml.safe_dump(Job((run,)).parameters["runs"], default_flow_style=True, width=10_000)
+    return shlex.join(["python", "-m", "kdlib", "run", NOTEBOOK, "-p", "runs", given.strip()])
 
 
 def record_path(run: RunConfig, root: Path) -> str:
     """The record that says that a run is finished."""
     return str(run_directory(run, root) / "record.json")
-
-
-def _name(notebook: str, group: Sequence[RunConfig]) -> str:
-    first = group[0]
-    digest = hashlib.sha256(" ".join(run.run_id for run in group).encode()).hexdigest()
-    return f"{notebook}-{first.dataset}-a{first.attentions}-s{first.init_seed}-{digest[:6]}"
 
 
 def run_once(

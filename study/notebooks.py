@@ -64,12 +64,14 @@ class PrivateKernelManager(PrivateSockets, AsyncKernelManager):
 
 
 def notebook_names() -> tuple[str, ...]:
-    """Names of the project's notebooks, in reading order."""
-    return tuple(sorted(path.stem for path in of_clone(NOTEBOOKS).glob("[!.]*.ipynb")))
+    """Names of the project's notebooks: the course in reading order, then the batch's."""
+    home = of_clone(NOTEBOOKS)
+    found = (*sorted(home.glob("[!.]*.ipynb")), *sorted(home.glob("batch/[!.]*.ipynb")))
+    return tuple(path.relative_to(home).with_suffix("").as_posix() for path in found)
 
 
 def find_notebook(name: str) -> Path:
-    """The notebook of a name such as ``05_distill``, or of a path."""
+    """The notebook of a name such as ``05_distill`` or ``batch/train``, or of a path."""
     path = Path(name)
     if path.suffix == ".ipynb":
         if path.is_file():

@@ -28,7 +28,7 @@ import yaml
 
 from kdlib.errors import KdlibError, check_kind, check_known, checked_values
 from kdlib.methods import STAGES, method_of, parse_method, tuned_field
-from kdlib.runs import RunConfig, each_once, teacher_of
+from kdlib.runs import OWN_FIELDS, RunConfig, each_once, teacher_of
 from study import of_clone
 
 PROFILES = Path(__file__).parents[1] / "profiles"
@@ -200,13 +200,11 @@ def teachers(runs: Iterable[RunConfig]) -> list[RunConfig]:
 
 def lockstep_groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
     """Runs that can share batches and teacher, one job each; none with what starts from it."""
-    groups: dict[tuple[Any, ...], list[RunConfig]] = {}
+    groups: dict[str, list[RunConfig]] = {}
     for run in runs:
-        key = (run.dataset, run.attentions, run.distractors, run.image_size, run.data_seed)
-        own = (run.teacher, run.epochs, run.batch_size, run.split, run.train_size, run.augmentation)
-        sets = (run.sample, run.teacher_seed, run.teacher_sample)
+        shared = {n: value for n, value in run.to_dict().items() if n not in OWN_FIELDS}
         stage = run.method if run.method in STAGES else ""
-        groups.setdefault((*key, *own, *sets, run.task, run.crop_size, stage), []).append(run)
+        groups.setdefault(json.dumps([shared, stage]), []).append(run)
     return list(groups.values())
 
 

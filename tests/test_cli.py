@@ -77,7 +77,7 @@ def test_a_mistake_is_told_in_one_screen_without_a_traceback(arguments, message,
 
 def test_parameters_methods_and_data_sets_are_listed_with_what_they_are(capsys):
     assert main(["run", "05_distill", "--list"]) == 0
-    assert "precision = 'float32'\n" in capsys.readouterr().out
+    assert "data_seed = 0\n" in capsys.readouterr().out
     assert main(["methods"]) == main(["methods", "kd_cls"]) == 0
     told = capsys.readouterr().out
     assert "arXiv 1612.03928" in told and "temperature 2.0" in told

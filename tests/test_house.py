@@ -16,7 +16,7 @@ PARTS = ("kdlib", "study", "benchmarks")
 PAPERS = ("kdlib/srm", "kdlib/frskd", "kdlib/detection")
 # The design asks for core 5500, study 6000 and tests 11000. What is above them came with golden
 # values, sealed records, the identity of files and kept answers; it is to come down again.
-BUDGETS = {"core": 6340, "papers": 3400, "study": 7030, "benchmarks": 1500, "tests": 11911}
+BUDGETS = {"core": 6340, "papers": 3400, "study": 7000, "benchmarks": 1500, "tests": 11911}
 
 
 def room(path: Path) -> str:

@@ -1,19 +1,15 @@
-"""A batch's jobs name exactly the runs that are missing, and ask the notebooks for just those."""
+"""A batch's jobs name exactly the runs that are missing, and ask the notebook for just those."""
 
 import json
+import shlex
 
 import pytest
 
 from kdlib.files import write_json
-from kdlib.runs import RunConfig, run_directory
-from study.jobs import STUDENTS_NOTEBOOK, TEACHER_NOTEBOOK, as_plan, plan, record_path
-from study.notebooks import NOTEBOOKS, parameter_defaults
+from kdlib.runs import RunConfig, needed_by, run_directory
+from study.jobs import NOTEBOOK, as_plan, notebook_command, plan, record_path
+from study.notebooks import find_notebook, parameter_defaults, parse_value
 from study.profiles import expand
-
-VALID = {
-    name: set(parameter_defaults(NOTEBOOKS / f"{name}.ipynb"))
-    for name in (TEACHER_NOTEBOOK, STUDENTS_NOTEBOOK)
-}
 
 
 def runs(*methods: str, **changes: object) -> list[RunConfig]:
@@ -29,13 +25,9 @@ def planned(wanted, root, largest=6) -> list[str]:
 
 
 def made_by(job) -> list[RunConfig]:
-    """The runs that a notebook makes of a job's parameters, all of which it has."""
-    assert set(job.parameters) | {"runs_root", "data_root"} <= VALID[job.notebook]
-    if job.notebook == TEACHER_NOTEBOOK:
-        return [RunConfig(**job.parameters).teacher_config()]
-    shared = {n: v for n, v in job.parameters.items() if n not in ("methods", "options")}
-    pairs = zip(job.parameters["methods"], job.parameters["options"], strict=True)
-    return [RunConfig(**{**shared, "method": m, **o}).canonical() for m, o in pairs]
+    """The runs that the notebook makes of a job's parameters, through JSON as it gets them."""
+    fields = json.loads(json.dumps(job.parameters))["runs"]
+    return [RunConfig(**own).canonical() for own in fields]
 
 
 def test_every_run_that_is_not_finished_is_in_one_job_after_its_teacher(tmp_path):
@@ -48,7 +40,7 @@ def test_every_run_that_is_not_finished_is_in_one_job_after_its_teacher(tmp_path
     for run in wanted[:2]:
         finish(run, tmp_path)
     (job,) = plan(wanted, tmp_path, 6)
-    assert job.runs == tuple(wanted[2:]) and job.needs == (teacher,)
+    assert job.runs == tuple(wanted[2:]) and needed_by(job.runs) == [teacher]
     for run in wanted[2:]:
         finish(run, tmp_path)
     assert planned(wanted, tmp_path) == []
@@ -56,7 +48,7 @@ def test_every_run_that_is_not_finished_is_in_one_job_after_its_teacher(tmp_path
 
 def test_large_groups_are_split_evenly_and_names_of_jobs_are_unique_and_repeatable(tmp_path):
     wanted = [*runs("kd", "at", "dct", "dct+kd"), *runs("kd", kd_weight=2.0)]  # whatever weights
-    assert [len(job.runs) for job in plan(wanted, tmp_path, 3) if job.needs] == [3, 2]
+    assert [len(job.runs) for job in plan(wanted, tmp_path, 3)[1:]] == [3, 2]
     first, again = ([job.name for job in plan(wanted, tmp_path, 4)] for _ in "ab")
     assert first == again and len(set(first)) == len(first)
 
@@ -68,18 +60,18 @@ def test_the_parameters_of_a_job_name_its_runs(tmp_path, profile):
     assert len({job.name for job in jobs}) == len(jobs)
 
 
-@pytest.mark.parametrize(("own", "notebook"), [
-    ({"teacher": "resnet18", "teacher_start": "DEFAULT", "teacher_seed": 3}, TEACHER_NOTEBOOK),
-    ({"teacher_epochs": 7, "teacher_learning_rate": 0.01}, TEACHER_NOTEBOOK),
-    ({"task": "segmentation", "student": "scenes_segmenter"}, STUDENTS_NOTEBOOK),
-    ({"gradient_clip": 2.0}, STUDENTS_NOTEBOOK),
-    ({"optimiser": "adam"}, STUDENTS_NOTEBOOK),
-])  # fmt: skip
-def test_teachers_are_trained_by_the_notebook_that_has_words_for_them(tmp_path, own, notebook):
-    wanted = runs("kd", **own)
-    teacher, student = plan(wanted, tmp_path, 6)
-    assert (teacher.notebook, student.notebook) == (notebook, STUDENTS_NOTEBOOK)
-    assert made_by(teacher) == [wanted[0].teacher_config()] and made_by(student) == wanted
+def test_a_job_s_runs_keep_every_field_to_the_letter(tmp_path):
+    own = {"sample": 3, "teacher_sample": 2, "teacher_train_size": 50, "guide": "noise"}
+    own |= {"kd_weight": 1, "gradient_clip": 2.0, "method_options": {"band": [0.25, 1]}}
+    wanted = runs("kd", "dct+kd", teacher_start="DEFAULT", optimiser="adam", **own)
+    jobs = plan([*wanted, *runs("kd", precision="bfloat16", **own)], tmp_path, 6)
+    assert [len(job.runs) for job in jobs] == [1, 1, 2, 1]  # two teachers; those in lock-step
+    assert [made_by(job) for job in jobs] == [list(job.runs) for job in jobs]
+    assert [run.run_id for run in made_by(jobs[2])] == [run.run_id for run in wanted]
+    defaults = parameter_defaults(find_notebook(NOTEBOOK))
+    assert defaults.keys() == {"runs", "runs_root", "data_root"}
+    words = shlex.split(notebook_command(wanted[1]))
+    assert [RunConfig(**own) for own in parse_value(words[-1])] == wanted[1:]
 
 
 def test_a_plan_names_the_records_that_each_job_makes_and_needs(tmp_path):

@@ -21,6 +21,7 @@ plt.switch_backend("Agg")
 
 MAIN = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
+BATCH = sorted((NOTEBOOKS / "batch").glob("*.ipynb"))
 FEWEST_CELLS, MOST_CELLS, MOST_LINES, MOST_BYTES = 15, 40, 30, 1 << 20
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ABSOLUTE = re.compile(
@@ -39,10 +40,11 @@ def code_cells(path):
     return [cell for cell in read(path).cells if cell.cell_type == "code"]
 
 
-of_each = pytest.mark.parametrize("path", MAIN + SOLUTIONS, ids=lambda path: path.stem)
+def of(*paths):
+    return pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
 
 
-@of_each
+@of(*MAIN, *SOLUTIONS, *BATCH)
 def test_every_notebook_says_its_title_and_time_and_has_stored_outputs(path):
     first, cells = read(path).cells[0], code_cells(path)
     assert first.cell_type == "markdown" and first.source.startswith("# ")
@@ -59,7 +61,7 @@ def test_every_notebook_says_its_title_and_time_and_has_stored_outputs(path):
     assert [text for text in texts if ABSOLUTE.search(text)] == []  # of anybody's disk
 
 
-@of_each
+@of(*MAIN, *SOLUTIONS, *BATCH)
 def test_the_second_code_cell_holds_the_parameters_each_with_a_comment_and_no_other_is_long(path):
     tagged = ["parameters" in cell.metadata.get("tags", []) for cell in code_cells(path)]
     assert tagged[1] and sum(tagged) == 1
@@ -73,7 +75,7 @@ def test_the_second_code_cell_holds_the_parameters_each_with_a_comment_and_no_ot
     assert max(len(source.splitlines()) for source in (first, *others)) <= MOST_LINES
 
 
-@of_each
+@of(*MAIN, *SOLUTIONS)
 def test_links_lead_somewhere_and_from_each_notebook_to_its_neighbours_and_solutions(path):
     links = [LINK.findall(c.source) for c in read(path).cells if c.cell_type == "markdown"]
     targets = {link.split("#")[0] for found in links for link in found if "://" not in link}

@@ -99,7 +99,7 @@ def test_a_batch_of_one_image_is_told_before_training_where_nothing_can_be_norma
 
 
 @pytest.mark.parametrize(("changes", "says"), [
-    ([{}], r"teacher's weights are missing.*02_teacher"),
+    ([{}], r"teacher's weights are missing.*teacher_config"),
     ([{}, {"data_seed": 9}], "share 'data_seed', but it is 0 and 9"),
     ([{}, {"teacher_seed": 9}], "share 'teacher_seed', but it is 0 and 9"),
     ([], "nothing to train"),

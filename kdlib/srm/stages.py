@@ -47,7 +47,7 @@ def finished_before(config: RunConfig, root: Path) -> RunConfig:
         raise KdlibError(
             f"'{config.method}' starts from a run of '{before.method}' that is not finished: "
             f"{run_directory(before, root)}. Train it first; make reproduce and notebook "
-            "05_distill do that by themselves."
+            "batch/train do that by themselves."
         )
     return before
 

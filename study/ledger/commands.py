@@ -3,14 +3,10 @@
 A command is built from a :class:`kdlib.runs.RunConfig`, so it cannot name what does not exist.
 """
 
-import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
-
-import yaml
 
 from kdlib.data import DATASETS
 from kdlib.errors import KdlibError
@@ -18,9 +14,8 @@ from kdlib.methods import METHODS
 from kdlib.models import MODELS
 from kdlib.runs import RunConfig
 from kdlib.tasks import MIXING
-from study.jobs import STUDENTS_NOTEBOOK, students_job
+from study.jobs import notebook_command
 from study.ledger import rows
-from study.notebooks import find_notebook, parameter_defaults
 from study.profiles import expand
 from study.statistics import FRSKD, OF_PIXELS
 from study.statistics import PROFILE as DETECTION
@@ -146,22 +141,3 @@ def _runnable(published: str) -> str:
 def _planned(profile: str, dataset: str, method: str) -> tuple[RunConfig, ...]:
     """A method's runs in a profile; kept, for every row of a data set asks."""
     return tuple(expand(profile, dataset, [method]))
-
-
-def notebook_command(run: RunConfig) -> str:
-    """One run, with its teacher, as an execution of notebook 05."""
-    words = []
-    for name, value in students_job([run]).parameters.items():
-        empty = name == "options" and not any(value)
-        of_scenes = name in ("attentions", "distractors")
-        if not (empty or of_scenes or value == _notebook_defaults()[name]):
-            text = json.dumps(value)
-            if isinstance(value, list):
-                text = yaml.safe_dump(value, default_flow_style=True).strip()
-            words += ["-p", name, value if isinstance(value, str) else text]
-    return shlex.join(["python", "-m", "kdlib", "run", STUDENTS_NOTEBOOK, *words])
-
-
-@cache
-def _notebook_defaults() -> dict[str, Any]:
-    return parameter_defaults(find_notebook(STUDENTS_NOTEBOOK))

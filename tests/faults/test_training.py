@@ -224,9 +224,8 @@ def test_a_notebook_that_is_asked_to_leave_does_so_at_once(delay, tmp_path, tall
     (temporary := tmp_path / "tmp").mkdir()
     # In a folder of its own, with a temporary folder that nobody else writes to.
     environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(Path.cwd())}
-    words = [sys.executable, "-m", "kdlib", "run", "05_distill", "--output", "out.ipynb"]
-    for name, value in {**TINY, "epochs": 500, "runs_root": tmp_path / "runs"}.items():
-        words += ["-p", name, str(value)] if name != "method" else []
+    words = [sys.executable, "-m", "kdlib", "run", "batch/train", "--output", "out.ipynb"]
+    words += ["-p", "runs", str([{**TINY, "epochs": 500}]), "-p", "runs_root", str(tmp_path)]
     process = subprocess.Popen(words, cwd=tmp_path, env=environment)
     time.sleep(delay)
     assert process.poll() is None

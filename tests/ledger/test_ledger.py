@@ -90,8 +90,9 @@ def test_every_command_runs_what_exists(ledger):
         given = {name: parse_value(value) for name, value in bound.arguments.get("parameter", ())}
         if given:
             check_parameters(find_notebook(bound.arguments["notebook"]), given)
-            assert {given["teacher"], given["student"]} <= set(MODELS)
-            assert given["dataset"] in DATASETS and all(map(parse_method, given["methods"]))
+            (run,) = (RunConfig(**fields) for fields in given["runs"])
+            assert {run.teacher, run.student} <= set(MODELS)
+            assert run.dataset in DATASETS and parse_method(run.method)
 
 
 # Why nothing runs a number, beside what the committed pages say.

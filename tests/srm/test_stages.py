@@ -12,7 +12,7 @@ from kdlib import KdlibError, RunConfig, train
 from kdlib.files import load_tensors, save_tensors
 from kdlib.methods import run_before
 from kdlib.process_group import ALONE
-from kdlib.runs import earlier, run_directory
+from kdlib.runs import earlier, needed_by, run_directory
 from kdlib.srm.options import SrmOptions
 from kdlib.srm.stages import Continued
 from study.jobs import plan
@@ -173,7 +173,7 @@ def test_a_batch_plans_the_stages_one_after_the_other(tmp_path, whole):
     wanted = expand("quick", methods=["student", "srm", "srm+kd"], seeds=[0, 1])
     jobs, done = plan(wanted, tmp_path, 7), set()
     while waiting := [job for job in jobs if job.runs[0].run_id not in done]:
-        job = next(j for j in waiting if {run.run_id for run in j.needs} <= done)
+        job = next(j for j in waiting if {run.run_id for run in needed_by(j.runs)} <= done)
         done |= {run.run_id for run in job.runs}
     assert done == {run.run_id for run in [*earlier(wanted), *wanted]}
     methods = [run.method for job in jobs for run in job.runs]
