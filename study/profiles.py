@@ -168,7 +168,7 @@ def _weights(dataset: str, method: str, profile: Fields) -> list[Fields]:
     if "grid" not in profile:
         return [own or tuned_weights(dataset, method)]
     default = RunConfig().kd_weight if field == "kd_weight" else method_of(method).weight
-    return [{field: factor * (own.get(field) or default)} for factor in profile["grid"]]
+    return [{**own, field: factor * (own.get(field) or default)} for factor in profile["grid"]]
 
 
 def tuned_weights(dataset: str, method: str) -> Fields:

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import yaml
 
 from kdlib.errors import KdlibError
@@ -15,6 +16,7 @@ from kdlib.tasks import TASKS
 from study.profiles import PROFILES
 from study.records import find_records
 
+NEAR = 4.0
 Scores = Mapping[str, Mapping[float, float]]
 
 
@@ -39,12 +41,27 @@ def grid_scores(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, f
 
 
 def choose(scores: Scores) -> dict[str, dict[str, float]]:
-    """The best weight of each method, the smaller one on a tie; refuses unequal grids."""
+    """The weight of each method on top of its :func:`smoothed` scores; refuses unequal grids."""
     sizes = {method: len(grid) for method, grid in scores.items()}
     if len(set(sizes.values())) > 1:
         raise KdlibError(f"The methods' grids differ in size ({sizes}); run PROFILE=tune to end.")
-    best = sorted(_best(scores).items())
-    return {method: {_chosen_field(method): float(f"{weight:g}")} for method, weight in best}
+    return {name: {_chosen_field(name): smoothed(grid)} for name, grid in sorted(scores.items())}
+
+
+def smoothed(grid: Mapping[float, float]) -> float:
+    """The weight where a parabola over its logarithm, through scores near the best, is highest.
+
+    Near are those within a factor of ``NEAR``, and the top is sought among them. Where the best is
+    at an end of the grid, or they make no hill, it is the best itself, the smaller one on a tie.
+    """
+    best = max(sorted(grid), key=grid.__getitem__)
+    near = [weight for weight in grid if best / NEAR < weight < best * NEAR]
+    if best in (min(grid), max(grid)):
+        return float(f"{best:g}")
+    square, slope, _ = np.polyfit(np.log(near), [grid[weight] for weight in near], 2)
+    if square >= 0:
+        return float(f"{best:g}")
+    return float(f"{np.clip(np.exp(-slope / (2 * square)), min(near), max(near)):.2g}")
 
 
 def write_tuned(root: Path, dataset: str) -> Path:
