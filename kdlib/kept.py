@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kdlib.data.batches import Batch, Batches, if_it_fits
+from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher, Stages, TeacherOutput
 from kdlib.files import cache_root, checksum, locked, write_json, writing
@@ -92,19 +92,15 @@ class KeptTeacher(FrozenTeacher):
     def kept(self, part: str, batch: Batch) -> list[Tensor]:
         """A batch's tensors of a part of ``PARTS``; none if the part is too large to be kept."""
         mirrored = 0 if batch.mirrored is None else batch.mirrored
-        rows, place = batch.indices + mirrored * len(self.data), batch.images.device
-        wholes = self._whole(part)
-        return [one.index_select(0, rows.to(one.device)).to(place) for one in wholes]
+        rows = (batch.indices + mirrored * len(self.data)).cpu()
+        return [whole[rows].to(batch.images.device) for whole in self._whole(part)]
 
     def all_maps(self) -> list[Tensor]:
-        """The attention maps (views x N, H, W) of each stage."""
+        """The attention maps (views x N, H, W) of each stage, on the CPU."""
         return self._whole("answers")[2:]
 
     def _whole(self, part: str) -> list[Tensor]:
-        """A part's tensors (views x N, ...), mapped from its files, which are made if need be.
-
-        On a GPU that has room for them.
-        """
+        """A part's tensors (views x N, ...), mapped from its files, which are made if need be."""
         if part not in self._wholes:
             identity = {**self.identity, "part": part, "at_once": BATCH}
             digest = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()
@@ -113,9 +109,7 @@ class KeptTeacher(FrozenTeacher):
                 files = _whole_files(folder, identity)
                 if files is None:
                     files = self._make(part, folder, identity)
-            mapped = (_mapped(folder / name, *what) for name, *what in files)
-            place = next(self.network.parameters()).device
-            self._wholes[part] = [if_it_fits(one, place) for one in mapped]
+            self._wholes[part] = [_mapped(folder / name, *what) for name, *what in files]
         return self._wholes[part]
 
     def _make(self, part: str, folder: Path, identity: Mapping[str, Any]) -> list[Any]:

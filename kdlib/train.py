@@ -209,8 +209,8 @@ def train_epoch(
             teacher = group.teacher.teach(batch) if taught else None
         teaching_s += time.perf_counter() - start
         for state in _sound(states):
-            state.learn(batch, teacher, done, len(group.batches))
-            values = " ".join(f"{name}={term:.3f}" for name, term in state.terms.items())
+            terms = state.learn(batch, teacher, done, len(group.batches))
+            values = " ".join(f"{name}={term.item():.3f}" for name, term in terms.items())
             where = f"epoch {epoch + 1}/{state.config.epochs} {state.config.method}"
             bar.set_postfix_str(f"{where}: {values}", refresh=False)
         bar.update()

@@ -31,7 +31,6 @@ from kdlib.runs import SCHEMA_VERSION, RunConfig, data_of, provenance, run_direc
 from kdlib.seeds import derive_seed, seed_everything
 from kdlib.tasks import TASKS
 
-AT_ONCE = {"cpu": 1}  # steps whose losses are looked at together: a GPU would have to be waited for
 MONITORED = 2000  # images of the evaluation that an epoch's row is measured on
 RESUME = "KDLIB_RESUME"  # the variable; "anew": what was begun otherwise is begun again
 NO_EPOCHS = ("epoch", "learning_rate", "accuracy", "seconds")  # columns of an empty history
@@ -145,8 +144,6 @@ class TrainState:
     def _begin_epoch(self) -> None:
         self.sums: dict[str, float] = defaultdict(float)  # of terms, over images
         self.images, self.steps, self.busy_s, self.lr = 0, 0, 0.0, 0.0
-        self.terms: dict[str, float] = {}  # of the last step that was looked at
-        self.unseen: list[tuple[dict[str, Tensor], int, float]] = []  # terms, images, rate
 
     @property
     def epoch(self) -> int:
@@ -163,12 +160,15 @@ class TrainState:
         share = self.progress(done + 0.5, steps_per_epoch)
         return learning_rate(self.config, share, self.config.epochs - self.first)
 
-    def learn(self, batch: Any, teacher: Any, done: int, steps_per_epoch: int) -> None:
-        """A step, after ``done`` others; a ``failure`` is set, soon, if its loss is not finite."""
+    def learn(self, batch: Any, teacher: Any, done: int, steps_per_epoch: int) -> dict[str, Tensor]:
+        """A step, after ``done`` others; no terms, and a ``failure``, if its loss is not finite."""
         start, self.lr = time.perf_counter(), self.rate(done, steps_per_epoch)
         given = self.guide(batch, teacher) if self.distiller.needs_teacher else None
         try:
             terms = self.step(batch, given, self.lr, self.progress(done, steps_per_epoch))
+        except DivergedError as error:
+            self.failure = error
+            return {}
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -178,30 +178,16 @@ class TrainState:
                 "channel. Set batch_size to 2 or more, with as many images, or choose larger ones."
             ) from error
         images = batch.shard.whole if batch.shard else len(batch.indices)
-        self.unseen.append((terms, images, self.lr))
-        last = (done + 1) % steps_per_epoch == 0
-        if last or len(self.unseen) >= AT_ONCE.get(self.device.type, 50):
-            self._look()
+        for name, term in terms.items():
+            self.sums[name] += term.item() * images
+        self.images += images
         self.busy_s += time.perf_counter() - start
-
-    def _look(self) -> None:
-        """Add the terms of the last steps to the epoch's; the first not finite is a ``failure``."""
-        terms = [term for one, *_ in self.unseen for term in one.values()]
-        values = iter(torch.stack(terms).tolist())
-        for one, images, rate in self.unseen:
-            self.terms, self.steps = dict(zip(one, values, strict=False)), self.steps + 1
-            if not math.isfinite(sum(self.terms.values())):
-                self.lr, told = rate, [f"{name} {term:.4g}" for name, term in self.terms.items()]
-                self.failure = self._diverged("The loss", f"{', '.join(told)}; ")
-                break
-            for name, term in self.terms.items():
-                self.sums[name] += term * images
-            self.images += images
-        self.unseen = []
+        return terms
 
     def step(self, batch: Any, teacher: Any, lr: float, progress: float) -> dict[str, Tensor]:
         """Learn from a batch and the teacher's output; returns the terms of the whole batch."""
         self.optimiser.param_groups[0]["lr"] = lr
+        self.steps += 1
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
             terms = self.learner(batch, teacher, progress)
         loss = torch.stack(list(terms.values())).sum()
@@ -210,7 +196,10 @@ class TrainState:
             loss = loss * (self.world.size * (part.counted / part.whole))
             logged = self.world.means(logged, part)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # before the loss is looked at: meanwhile a GPU has work
+        if not math.isfinite(torch.stack(list(logged.values())).sum().item()):
+            values = ", ".join(f"{name} {term.item():.4g}" for name, term in logged.items())
+            raise self._diverged("The loss", f"{values}; ")
         if self.config.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parts.parameters(), self.config.gradient_clip)
         self.optimiser.step()

@@ -108,7 +108,7 @@ def results(
     images: Count | None = None, full: Flag = False, publish: Path | None = None,
     tune: str | None = None, readme: Path | None = None,
 ) -> None:  # fmt: skip
-    """Print the best results, or do with records what one of the last three options says.
+    """Print what the study found, else the best results; or do what one of the last three says.
 
     Args:
         roots: folders of runs or records; by default records.
@@ -139,9 +139,13 @@ def results(
 
         print(f"{readme}: {', '.join(update_readme(readme, chosen)) or 'nothing'} changed")
     else:
+        from study.pages import found
         from study.results import print_results
 
-        print_results(list(chosen), profile, full, epochs=epochs, images=images)
+        told = found(chosen, profile)
+        if profile or full or not told:
+            print_results(list(chosen), profile, full, epochs=epochs, images=images)
+        print(told)
 
 
 @app.command

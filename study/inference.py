@@ -185,7 +185,7 @@ def measure(
     measures.index = pd.Index([*contrasts].index(claim) for claim in found)
     plan = pd.DataFrame([*contrasts], columns=[*Claim._fields])
     table = plan.join(measures)
-    return table.fillna({"note": "no common runs"})
+    return table.assign(note=table["note"].fillna(pd.Series([c.note for c in contrasts.values()])))
 
 
 def _row(contrast: Contrast, fitted: Fit, count: int) -> dict[str, Any]:

@@ -5,9 +5,8 @@
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, cached_property, partial
-from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ from kdlib.files import write_text
 from kdlib.methods import METHODS, STAGES
 from kdlib.runs import RunConfig
 from study import results
-from study.ledger.page import Ledger, counts_markdown, make_ledger, nine_cells
-from study.ledger.rows import AGREES, DISAGREES, UNDECIDED
+from study.confirm import PLAN, Study
+from study.ledger.page import Ledger, counts_markdown, make_ledger
 from study.names import name_of
 from study.profiles import profile_names, read_profile, tuned_weights
 from study.records import load_tables, runs_of, summary_table, superseded, teacher_runs
-from study.statistics import STUDENT, akin, judged_families, longer_students, main_runs
+from study.statistics import STUDENT, akin, judged_families, main_runs
 from study.tuning import at_edge, dev_records, grid_scores
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -42,6 +41,11 @@ class Evidence:
     def tables(self) -> dict[str, pd.DataFrame]:
         """The runs of each task."""
         return load_tables(*self.roots)
+
+    @cached_property
+    def study(self) -> Study:
+        """What the study of the plan found."""
+        return Study(self.roots)
 
     @cached_property
     def superseded(self) -> dict[str, list[str]]:
@@ -85,39 +89,15 @@ class Evidence:
         tables = ((title, results.claims_markdown(rows)) for title, rows in titled)
         return "\n".join(f"### {title}\n\n{table}" for title, table in tables)
 
-    def claim(self, text: str, task: str = "classification", place: int = 0) -> dict[Any, Any]:
-        """The verdict on a claim in the first setting of a task, or another; empty if none."""
-        settings = self.settings.get(task, [])[place : place + 1]
-        for rows in self.families.get(task, {}).values():
-            found = rows[(rows["claim"] == text) & rows["setting"].isin(settings)]
-            if len(found):
-                return found.iloc[0].to_dict()
-        return {}
-
     @property
     def datasets(self) -> list[str]:
         """The data set of each setting of the classifiers."""
         runs = self.tables["classification"].drop_duplicates("setting").set_index("setting")
         return runs.loc[self.settings["classification"], "dataset"].tolist()
 
-    def published(self, row: Mapping[Any, Any]) -> float:
-        """The published difference of a claim about accuracy, over the scene cells; in points."""
-        means = nine_cells().set_index("method")["mean"]
-        names = [row[name].upper().replace("RELEASE_A", "DCT") for name in ("method", "baseline")]
-        names = ["student" if name == "STUDENT" else name for name in names]
-        return means[names[0]] - means[names[1]] if set(names) <= set(means.index) else nan
-
     def status(self, name: str) -> int:
         """How many published numbers have a status of the ledger's."""
         return int((self.ledger.numbers["status"] == name).sum())
-
-    @property
-    def disagreements(self) -> list[str]:
-        """Of each method of the paper: how many of its comparisons do not hold, out of how many."""
-        numbers = self.ledger.numbers[self.ledger.numbers["paper"] == "dct"]
-        wrong = numbers[numbers["status"] == DISAGREES]["method"].value_counts()
-        judged = numbers[numbers["status"].isin([AGREES, DISAGREES, UNDECIDED])]["method"]
-        return [f"{name} {n} of {(judged == name).sum()}" for name, n in wrong.items()]
 
     @property
     def crop_classifiers(self) -> str:
@@ -180,13 +160,15 @@ def environment() -> Environment:
     made.filters |= {
         "table": aligned, "fmt": results.number, "amount": results.amount, "name": name_of,
         "metric_name": results.metric_name, "method_row": method_row,
+        "probability": results.probability, "lower_first": lambda text: text[0].lower() + text[1:],
     }  # fmt: skip
     made.globals |= {
         "METHODS": METHODS, "STAGES": STAGES, "DATASETS": DATASETS,
-        "profile_names": profile_names, "read_profile": read_profile, "longer": longer_students,
+        "profile_names": profile_names, "read_profile": read_profile,
         "at_edge": at_edge, "grid_scores": grid_scores, "dev_records": dev_records,
         "tuned_weights": tuned_weights,
-        "counts": counts_markdown, "markdown_table": results.markdown_table,
+        "PLAN": PLAN, "summary": results.summary_markdown, "counts": counts_markdown,
+        "markdown_table": results.markdown_table,
     }  # fmt: skip
     return made
 
@@ -221,6 +203,13 @@ def aligned(text: str) -> str:
 def part(template: str, macro: str, given: Any) -> str:
     """What a macro of a template makes of ``given``."""
     return str(getattr(environment().get_template(template).module, macro)(given))
+
+
+def found(roots: Sequence[Path], profile: str | None = None) -> str:
+    """What the study found; empty for another profile, or without a run of its plan."""
+    study = Study(roots)
+    told = profile in (None, *PLAN["profiles"]) and study.begun
+    return part("_found.md", "told", study) if told else ""
 
 
 def page(name: str, measurements: Path, evidence: Evidence | None = None) -> str:

@@ -184,10 +184,11 @@ def supersede(root: Path, run_ids: Iterable[str], reason: str) -> None:
 
 
 # The columns of the table, beside the fields of ``RunConfig``.
-SEEDS = ("data_seed", "init_seed", "teacher_seed")
+SEEDS = ("data_seed", "init_seed", "teacher_seed", "sample", "teacher_sample")
 VARIANT = (
     "method_options", "weight", "ce_weight", "kd_weight", "temperature", "crop_size", "teacher",
     "teacher_epochs", "teacher_weights", "teacher_start", "teacher_learning_rate",
+    "teacher_train_size", "guide",
 )  # fmt: skip
 """Fields in which variants of a method differ. The size of its crops teaches a detector, but does
 not change what its answers mean."""
@@ -206,17 +207,21 @@ OF_DETECTORS = (
 STAGE_MEASURES = ("ssim", "energy_share", "pointing")
 
 
-def load_records(*roots: Path, task: str | None = "classification") -> pd.DataFrame:
+def load_records(
+    *roots: Path, task: str | None = "classification", crossed: bool | None = False
+) -> pd.DataFrame:
     """One row a run of a task (``None``: of any): configuration, measures, cost, provenance.
 
-    Beyond the fields of ``RunConfig`` there are ``setting`` (equal in runs that may be compared:
-    same data, student and training, whatever the method), ``teacher_setting`` (of the run that
-    taught this one), ``label`` (the method, with the options in which two variants of it differ),
-    results and measures of the stages (``ssim_1`` is the finest, ``ssim`` their mean). No record,
-    a damaged one and two of one run are a KdlibError.
+    Runs of training sets ``crossed`` with teachers are apart (``None``: all are there), since
+    ``study.confirm`` judges them. Beyond the fields of ``RunConfig`` there are ``setting`` (equal
+    in runs that may be compared: same data, student and training, whatever the method),
+    ``teacher_setting`` (of the run that taught this one), ``label`` (the method, with the options
+    in which two variants of it differ), results and measures of the stages (``ssim_1`` is the
+    finest, ``ssim`` their mean). No record, a damaged one and two of one run are a KdlibError.
     """
     found = find_records(*roots).items()
-    rows = [_row(*one) for one in found if one[1]["config"]["method"] not in STAGES]
+    chosen = (one for one in found if crossed in (None, is_crossed(one[1]["config"])))
+    rows = [_row(*one) for one in chosen if one[1]["config"]["method"] not in STAGES]
     rows = [row for row in rows if task in (None, row["task"])]
     if not rows:
         usual = task in (None, "classification")
@@ -226,9 +231,14 @@ def load_records(*roots: Path, task: str | None = "classification") -> pd.DataFr
     return _labelled(rows)
 
 
-def load_tables(*roots: Path) -> dict[str, pd.DataFrame]:
+def is_crossed(config: Mapping[str, Any]) -> bool:
+    """Whether a run, or its teacher, has another training set of scenes than the usual one."""
+    return bool(config.get("sample") or config.get("teacher_sample"))
+
+
+def load_tables(*roots: Path, crossed: bool | None = False) -> dict[str, pd.DataFrame]:
     """The runs of each task that has some, in the order of ``TASKS``; as :func:`load_records`."""
-    table = load_records(*roots, task=None)
+    table = load_records(*roots, task=None, crossed=crossed)
     by_task = {task: table[table["task"] == task] for task in TASKS}
     return {task: runs.reset_index(drop=True) for task, runs in by_task.items() if len(runs)}
 

@@ -94,14 +94,15 @@ def _comparison(row: Mapping[Any, Any]) -> dict[str, str]:
         "claim": row["claim"], "compared": f"{row['method']} − {row['baseline']}{what}",
         "n": row["n"], "difference": amount(row["difference"], metric, unit=""),
         "95 % interval": "–" if pd.isna(row["low"]) else f"{low} to {high}",
-        "p (Holm)": _probability(row["p_holm"]),
+        "p (Holm)": probability(row["p_holm"]),
         "n could resolve": amount(row["resolvable"], metric, sign="", unit=""),
         "verdict": row["verdict"],
     }  # fmt: skip
 
 
-def _probability(p: float) -> str:
-    return f"< {SMALL_P}" if p < SMALL_P else number(p, ".3f")
+def probability(p: float) -> str:
+    """A p value as it is written."""
+    return f"< {SMALL_P}" if pd.notna(p) and p < SMALL_P else number(p, ".3f")
 
 
 def claims_markdown(claims: pd.DataFrame) -> str:
@@ -137,7 +138,7 @@ def read_comparison(row: Mapping[Any, Any]) -> str:
     could = amount(row["resolvable"], metric, sign="")
     return (
         f"{head} {mean} (95 % interval {interval}; p after Holm's correction "
-        f"{_probability(row['p_holm'])}; n = {row['n']} could resolve {could}). {_reason(row)}"
+        f"{probability(row['p_holm'])}; n = {row['n']} could resolve {could}). {_reason(row)}"
     )
 
 
@@ -223,7 +224,7 @@ def print_results(
 
     Without ``full``, and with no profile, only the best methods of each task's largest setting.
     """
-    tables = records.load_tables(*roots)
+    tables = records.load_tables(*roots, crossed=None)
     if profile is None and not full:
         print_best(tables)
         return

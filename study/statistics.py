@@ -184,6 +184,8 @@ def verdicts(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFr
     found = []
     for setting in records.student_settings(table) if len(table) else []:
         runs = table[(table["setting"] == setting) & (table["split"] == "train")]
+        if runs.duplicated(["label", *PAIR]).any():  # crossed with teachers: study.confirm's
+            continue
         metrics = {claim.metric for claim in claims} & set(runs)
         known = {one: set(runs.loc[runs[one].notna(), "label"]) for one in metrics}
         tested = [c for c in claims if {c.method, c.baseline} <= known.get(c.metric, set())]

@@ -68,7 +68,8 @@ class Batches:
             if data.masks is not None:  # a fourth channel, so that what moves one moves the other
                 images = torch.cat([images, data.masks.unsqueeze(1)], dim=1)
             images = images.permute(0, 2, 3, 1).contiguous()  # as convolutions are fastest
-            images = if_it_fits(images, device)
+            free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else inf
+            images = images.to(device) if images.nbytes <= DEVICE_SHARE * free else images
         self.images: Any = images  # a tensor (N, H, W, C), or photographs
         self.labels, self.classes = data.labels.to(device), len(data.classes)
         self.batch_size, self.augmentation, self.world = batch_size, augmentation, world
@@ -159,12 +160,6 @@ def _check(augmentation: tuple[str, ...], data: ImageData) -> None:
             "These photographs are each of a size of their own, for detectors; task 'crops' cuts "
             "their objects out for classifiers."
         )
-
-
-def if_it_fits(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device, if that leaves half of the device's memory free; else as it is."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else inf
-    return tensor.to(device) if tensor.nbytes <= DEVICE_SHARE * free else tensor
 
 
 def parts_of(order: Tensor, size: int) -> list[Tensor]:

@@ -76,10 +76,10 @@ def fingerprint(name: str, place: Path) -> Print:
         with torch.autocast("cpu", torch.bfloat16, bfloat16):
             taught = group.teacher if state.distiller.needs_teacher else None
             teacher = None if taught is None else taught.teach(batch)
-        state.learn(batch, teacher, done, PER_EPOCH)
+        terms = state.learn(batch, teacher, done, PER_EPOCH)
     return {
         "method": config.method, "revision": config.revision,
-        "values": {**state.terms, **projected(state)},
+        "values": {**{name: term.item() for name, term in terms.items()}, **projected(state)},
         "bits": checksum(state.parts.state_dict()),
     }  # fmt: skip
 
