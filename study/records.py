@@ -257,6 +257,8 @@ def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         **(_detector_columns(results) if "errors" in results else {}),
         **_stage_columns({**stages, **theirs}),
         "chance": relevance.get("chance"),
+        "ece": results.get("ece", nan),
+        **_agreement_columns(record.get("agreement") or {}),
         **{name: record["cost"][name] for name in ("parameters", "flops", "train_seconds")},
         "run_id": record["run_id"],
         "setting": setting_of(config),
@@ -277,6 +279,16 @@ def _detector_columns(results: Mapping[str, Any]) -> dict[str, float]:
     errors = {f"dap_{name}": results["errors"][name]["dap"] for name in ERRORS}
     spreads = {name: results[one] - results[other] for name, (one, other) in SPREADS.items()}
     return {**sizes, **by_iou, **errors, **spreads, "detections": results["detections"]}
+
+
+def _agreement_columns(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Of all images, and where the teacher is right and wrong: share of equal answers, KL."""
+    parts = {"": found, "right_": found.get("right", {}), "wrong_": found.get("wrong", {})}
+    return {
+        f"agreement_{part}{name}": own.get(name, nan)
+        for part, own in parts.items()
+        for name in ("top1", "kl")
+    }
 
 
 def _stage_columns(measures: Mapping[str, list[float] | None]) -> dict[str, float]:

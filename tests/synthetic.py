@@ -46,6 +46,7 @@ def synthetic_record(config, top1=None):
         },
         "ssim": [value + 0.2 for value in stages] if taught and with_stages else None,
         "relevance": relevance if with_stages else None,
+        **({"agreement": _agreement(accuracy)} if taught else {}),
         "cost": {
             "parameters": 1234, "flops": 5678, "latency_ms": {"1": 1.0, "64": 9.0},
             "train_seconds": 60.0 + 10 * len(config.method), "images_per_second": 1000.0,
@@ -59,13 +60,19 @@ def synthetic_record(config, top1=None):
     }  # fmt: skip
 
 
+def _agreement(accuracy):
+    parts = {"right": accuracy + 0.02, "wrong": accuracy / 3}
+    found = {name: {"top1": top1, "kl": 1 - top1} for name, top1 in parts.items()}
+    return {"top1": accuracy, "kl": 1 - accuracy, **found}
+
+
 def _results(task, value):
     """AP falls with the IoU by 0.04 a step; an error costs a tenth of what is missing."""
     if task == "segmentation":
         return {"miou": value, "pixel_accuracy": value + 0.1, "last_monitored_miou": value}
     if task != "detection":
         return {
-            "top1": value, "top5": min(1.0, value + 0.2), "mca": value - 0.01,
+            "top1": value, "top5": min(1.0, value + 0.2), "mca": value - 0.01, "ece": 0.04,
             "mca_all": value - 0.01, "confusion": [[3, 1], [0, 0]],
             "best_monitored_top1": value, "last_monitored_top1": value,
         }  # fmt: skip
@@ -165,6 +172,17 @@ def _write_analysis(directory):
             "occlusion": {"level": [0.0, 0.2], "top1": [top1, top1 - 0.1]},
         },
         "spectra": [[0.5, 0.3, 0.2], [0.6, 0.4]],
+        "objects": {
+            "energy_selectivity": [0.5, 0.55], "class_selectivity": [0.7, top1],
+            "removal_relevant": 2 * top1, "removal_other": 0.1,
+        },
         "provenance": {**record["provenance"], "precision": "float32"},
     }  # fmt: skip
     return write_analysis(directory, analysis)
+
+
+def fits(figure):
+    """Whether a figure cuts nothing off."""
+    figure.draw_without_rendering()
+    drawn, size = figure.get_tightbbox(), figure.get_size_inches()
+    return drawn.min.min() >= -0.01 and (drawn.max <= size + 0.01).all()

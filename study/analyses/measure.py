@@ -26,6 +26,7 @@ from kdlib.seeds import generator
 from kdlib.train import check_sources
 from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, KEY_METHODS, MAPS_FILE, files
 from study.analyses.files import Answers, AttentionMaps
+from study.analyses.objects import of_objects, removal
 from study.records import load_records, student_settings, teacher_runs
 
 if TYPE_CHECKING:
@@ -119,6 +120,9 @@ def _analyse_run(row: Mapping[str, Any], data_root: Path | None, maps_seed: int)
         "robustness": robustness(network, data, precision),
         "spectra": mean_spectra(network, data), "provenance": source,
     }  # fmt: skip
+    if data.foreground is not None:
+        cost = removal(network, config, data, data_root, precision=precision)
+        analysis["objects"] = of_objects(network, data) | cost
     return files.write_analysis(directory, analysis)
 
 

@@ -7,6 +7,8 @@ becomes of the answer without an object, say what they can be asked about.
 from collections import defaultdict
 from dataclasses import replace
 from functools import lru_cache, partial
+from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, cast
 
 import numpy as np
@@ -14,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdlib.data import DATASETS
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
-from kdlib.data.scenes import SCENE_CLASSES, Recipe, compose, split_seed, sprite_bank
+from kdlib.data.scenes import compose, split_seed
 from kdlib.errors import KdlibError
 from kdlib.evaluate import predict
 from kdlib.losses.attention import attention_map
@@ -78,24 +81,29 @@ def class_maps(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tens
 
 @lru_cache(maxsize=1)
 def _scenes_without(
-    attentions: int, distractors: int, size: int, count: int
+    dataset: str, size: int, count: int, data_root: Path | None, **shown: int
 ) -> tuple[list[Tensor], Tensor]:
     """The first test images (N, 3, H, W) without each object in turn; who is seen, (N, n) bool."""
-    recipe = Recipe(SCENE_CLASSES, attentions, distractors, size)
-    indices, objects = np.arange(count), attentions + distractors
-    draw = partial(compose, sprite_bank(), recipe, split_seed("test"), indices)
-    return [draw(without=k).images for k in range(objects)], draw().masks.flatten(2).any(2)
+    source = resolve_name(str(DATASETS[dataset].source))
+    found = source("test", None, size, sample=0, data_root=data_root, **shown)
+    draw = partial(compose, found.bank, found.recipe, split_seed("test"), np.arange(count))
+    changed = [draw(without=k).images for k in range(sum(shown.values()))]
+    return changed, draw().masks.flatten(2).any(2)
 
 
-def removal(network: nn.Module, config: RunConfig, data: ImageData, **how: Any) -> dict[str, float]:
+def removal(
+    network: nn.Module, config: RunConfig, data: ImageData, data_root: Path | None, **how: Any
+) -> dict[str, float]:
     """What taking an object out costs the true class: nats of ``log p``, a mean over objects.
 
-    ``relevant`` and ``other``, of objects of either kind that are seen in the first 2,000 images of
-    the embedded scenes' test set ``data``; all else of a scene stays as it was.
+    ``removal_relevant`` and ``removal_other``, of objects of either kind that are seen in the first
+    2,000 images of ``data``, a test set of scenes; all else of a scene stays as it was.
     """
     part = data.first(IMAGES)
-    shown = (config.attentions, config.distractors, config.image_size)
-    changed, seen = _scenes_without(*shown, len(part))
+    shown = {"attentions": config.attentions, "distractors": config.distractors}
+    changed, seen = _scenes_without(
+        config.dataset, config.image_size, len(part), data_root, **shown
+    )
 
     def log_p(images: Tensor) -> Tensor:
         logits = predict(network, replace(part, images=images), **how).double()
@@ -104,7 +112,7 @@ def removal(network: nn.Module, config: RunConfig, data: ImageData, **how: Any) 
     whole = log_p(cast("Tensor", part.images))
     drops = torch.stack([whole - log_p(images) for images in changed], dim=1)
     relevant = torch.arange(len(changed)) < config.attentions
-    kinds = {"relevant": seen & relevant, "other": seen & ~relevant}
+    kinds = {"removal_relevant": seen & relevant, "removal_other": seen & ~relevant}
     return {name: drops[chosen].mean().item() for name, chosen in kinds.items()}
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from kdlib.runs import RunConfig
 from study import named
+from study.profiles import expand
 from study.records import SEEDS, VARIANT, load_records, student_settings, with_teachers
 
 if TYPE_CHECKING:
@@ -22,10 +23,12 @@ class Entry(NamedTuple):
     split: str = "train"  # judged by the test set; dev: those that chose weights
     free: tuple[str, ...] = ()  # fields in which the runs may differ; none: runs of one setting
     task: str = "classification"
+    profiles: tuple[str, ...] = ()  # of the study: all their runs are one figure's
 
 
+TUPLES = ("free", "profiles")
 FIGURES = {
-    name: Entry(**{**entry, "free": tuple(entry.get("free", ()))})
+    name: Entry(**{**entry, **{one: tuple(entry.get(one, ())) for one in TUPLES}})
     for name, entry in named("figures/figures.yaml").items()
 }
 
@@ -45,7 +48,7 @@ def draw_all(records_root: Path, out: Path) -> list[Path]:
     from study.figures.style import figure_provenance, save_figure
 
     written = []
-    for name, slug, runs in drawings(load_records(records_root, task=None)):
+    for name, slug, runs in drawings(load_records(records_root, task=None, crossed=None)):
         figure = figure_named(name)
         data = figure.table(runs)
         if not data.empty:
@@ -56,13 +59,23 @@ def draw_all(records_root: Path, out: Path) -> list[Path]:
 
 def drawings(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Name, file name's end and runs of every figure that might be drawn from a table of runs."""
-    for scope in dict.fromkeys(entry[1:] for entry in FIGURES.values()):
-        split, free, task = scope
+    crossed = (table["sample"] > 0) | (table["teacher_sample"] > 0)
+    yield from _of_study(table[crossed])
+    table = table[~crossed]
+    for scope in dict.fromkeys(entry[1:] for entry in FIGURES.values() if not entry.profiles):
+        split, free, task, _ = scope
         own = table[(table["split"] == split) & (table["task"] == task)]
         students = own[own["setting"].isin(student_settings(own))]
         for slug, group in _slugs(students, free):
             runs = with_teachers(own, group)
             yield from ((name, slug, runs) for name in FIGURES if FIGURES[name][1:] == scope)
+
+
+def _of_study(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    for name, entry in FIGURES.items():
+        planned = {run.run_id for one in entry.profiles for run in expand(one)}
+        if len(students := table[table["run_id"].isin(planned)]):
+            yield name, "study", with_teachers(table, students)
 
 
 def _slugs(students: pd.DataFrame, free: tuple[str, ...]) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -15,7 +15,7 @@ from training import tiny
 
 from kdlib import KdlibError, Output, fit
 from kdlib.data.image_data import ImageData
-from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, MAPS_FILE, measure
+from study.analyses import ANALYSIS_FILE, ANSWERS_FILE, MAPS_FILE, measure, objects
 from study.analyses.files import load_answers, load_maps, read_analysis, save_maps
 from study.analyses.measure import BINS, CORRUPTIONS, NOISE, analyse
 from study.records import publish
@@ -53,6 +53,16 @@ def test_ece_is_the_mean_distance_of_confidence_and_accuracy_in_bins():
     sure = measure.calibration(torch.eye(3) * 1000, torch.arange(3))
     assert sure["ece"] == pytest.approx(0, abs=1e-6)
     assert sure["count"][-1] == 3 and sure["accuracy"][:-1] == [None] * (BINS - 1)
+
+
+def test_maps_are_judged_by_whether_relevant_objects_are_above_the_others():
+    masks = torch.eye(4, dtype=torch.bool).view(4, 1, 2, 2)  # one pixel each
+    maps = torch.tensor([[[3.0, 1.0], [2.0, 2.0]]])
+    for one, other, auc in ((0, 1, 1.0), (1, 0, 0.0), (2, 3, 0.5), (1, 1, 0.5)):
+        assert objects.selectivity(maps, masks[one], masks[other]).tolist() == [auc]
+    both = masks[0] | masks[1]
+    assert objects.pointing_given_object(maps, masks[0], both).tolist() == [1.0]
+    assert objects.pointing_given_object(maps, masks[3], masks[3]).isnan().all()
 
 
 def test_energy_is_that_of_scipys_dct_by_distance_from_the_mean():
@@ -139,6 +149,9 @@ def test_runs_are_analysed_once_and_published_and_again_if_damaged(root, tmp_pat
     written = {path.parent.name.split("-")[3]: path for path in analyse(root)}
     assert set(written) == {"dct", "student"} and analyse(root) == []
     path = written["dct"]
+    found = read_analysis(path)["objects"]
+    of_stages = [len(found.pop(name)) for name in [*found] if "removal" not in name]
+    assert of_stages == [3] * 4 and found.keys() == {"removal_relevant", "removal_other"}
     for method, one in written.items():
         top1 = json.loads((one.parent / "record.json").read_text())["results"]["top1"]
         found = read_analysis(one)["calibration"]
