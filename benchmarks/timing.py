@@ -1,13 +1,18 @@
 """How time and memory are measured: what is compared runs in turn, so that no drift favours one."""
 
+import os
 import re
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from math import isnan
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from scipy import stats
@@ -57,6 +62,14 @@ class Scope:
         """Machine, device and threads as a file's name, such as ``amd-epyc-cpu-1``."""
         facts = f"{machine_name(self.device)} {self.device.type} {self.threads}"
         return re.sub(r"[^a-z0-9]+", "-", facts.lower())
+
+
+@contextmanager
+def own_cache() -> Iterator[Path]:
+    """A cache that is empty at first, and gone afterwards."""
+    held = tempfile.TemporaryDirectory(prefix="kdlib-cache-")
+    with held as folder, patch.dict(os.environ, KDLIB_CACHE=folder):
+        yield Path(folder)
 
 
 def progress(name: str, ticks: int) -> tqdm:

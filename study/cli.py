@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from kdlib.errors import KdlibError, ended, quoted, shown, unknown
 from study.arguments import USUAL, Count, Flag, Pairs, Plan, Words
-from study.data_commands import cache_dataset, check_dataset, import_dataset
+from study.data_commands import cache_dataset, check_dataset, clean_cache, import_dataset
 
 RECORDS, FIGURES, LEDGER = Path("records"), Path("figures"), Path("LEDGER.md")
 
@@ -290,3 +290,4 @@ def data_list() -> None:
 data.command(check_dataset, name="check")
 data.command(import_dataset, name="import")
 data.command(cache_dataset, name="cache")
+data.command(clean_cache, name="clean")

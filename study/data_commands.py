@@ -1,8 +1,10 @@
-"""The commands `kdlib data check`, `cache` and `import`; what needs PyTorch is imported within."""
+"""The commands `kdlib data check`, `cache`, `clean` and `import`; PyTorch is imported within."""
 
 import hashlib
+import shutil
 import time
 import zlib
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -102,6 +104,30 @@ def cache_dataset(
         print(
             f"{dataset}, {split}: {count:,} photographs, {size:.2f} GB, {seconds:.0f} s: {folder}"
         )
+
+
+def clean_cache(*kinds: str) -> None:
+    """List what the cache keeps, kind by kind, and remove the kinds that are given.
+
+    Runs make again what they need. Nothing should run meanwhile.
+
+    Args:
+        kinds: such as answers and stages, which teachers gave; by default nothing is removed.
+    """
+    from kdlib.files import cache_root
+
+    held = defaultdict[str, list[Path]](list)
+    for path in cache_root().glob("[!.]*"):
+        held[path.name.partition("-")[0]].append(path)
+    for kind in kinds:
+        check_known("kind of cache", kind, held)
+    for kind, paths in sorted(held.items()):
+        found = [file for path in paths for file in (path, *path.rglob("*")) if file.is_file()]
+        size = sum(file.stat().st_size for file in found) / 1e6
+        for path in paths if kind in kinds else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        print(f"{kind}: {len(found):,} files, {size:,.1f} MB{', removed' * (kind in kinds)}")
+    print(cache_root())
 
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

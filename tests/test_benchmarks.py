@@ -17,7 +17,7 @@ from training import tiny
 
 from benchmarks import methods, pairs, speed
 from benchmarks.__main__ import main
-from benchmarks.goals import judge
+from benchmarks.goals import TAUGHT, judge
 from benchmarks.steps import Bench, same_weights
 from benchmarks.timing import Ratio, Scope, median_ratio, peak_bytes, ratios, rounds_of
 from study.export import machine_name
@@ -29,7 +29,8 @@ from study.profiles import expand
 CPU = torch.device("cpu")
 SMALL = ("scenes_small", "scenes_small")
 TINY = ["--teacher=scenes_small", "--image-size=32"]
-TABLES = {one: one for one in (*speed.SECTIONS, "goals", "steps")} | {"ratios": "pairs"}
+TABLES = {one: one for one in (*speed.SECTIONS, "goals", "steps")}
+TABLES |= {"ratios": "pairs", "taught": "steps"}
 FEW = ["--precision=float32", "--quick", "--rounds=2"]
 
 
@@ -140,7 +141,9 @@ def test_a_run_measures_prints_and_keeps_every_section(measured, tmp_path):
     check_parameters(speed.write_notebook(tmp_path / "tiny.ipynb"), {"images": 8})
     (path,), (other,) = folder.glob("*float32.json"), (folder / "speed").iterdir()
     steps, second = read(path), read(other)
-    assert set(steps["overhead"]) == {"kd", "at", "dct", "dct+kd"}
+    taught = steps["taught"]
+    assert {f"{name} kept" for name in TAUGHT} <= set(taught["over_plain"])
+    assert min(*taught["images_per_second"].values(), taught["kept"]["stages"]["megabytes"]) > 0
     assert steps["lock_step"]["identical"] is True
     assert list(steps["lock_steps"]) == ["1", "2", "4", "8"]
     assert steps["images_per_second"]["composing"] > 0 < steps["images_per_second"]["reading"]
@@ -149,11 +152,12 @@ def test_a_run_measures_prints_and_keeps_every_section(measured, tmp_path):
         assert one["provenance"]["machine"] == machine_name(CPU)
     assert second["breakdown"] == first["breakdown"] and second["methods"] == {}
     assert all(speed._shown(name, second) in printed for name in ("floor", "goals"))
-    texts = [speed._shown(name, second) for name in TABLES.keys() - {"steps", "loading"}]
+    texts = [speed._shown(name, second) for name in TABLES.keys() - {"steps", "taught", "loading"}]
     speed_page = page("docs/speed.md", folder)
-    assert all(text in speed_page for text in (*texts, speed._shown("steps", steps)))
-    without = speed._shown("steps", {**steps, "torchdistill": None})
-    assert "identical" in without and "`make bench` installs it" in without
+    shown = [speed._shown(name, steps) for name in ("taught", "steps")]
+    assert all(text in speed_page for text in (*texts, *shown)) and "identical" in shown[1]
+    without = speed._shown("taught", {**steps, "taught": {**taught, "version": None}})
+    assert "`make bench` installs it" in without
     assert all(f"--only {one}`" in part("_speed.md", name, []) for name, one in TABLES.items())
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from kdlib.files import UnwritableError, cache_root
 from kdlib.kept import KeptTeacher
 from kdlib.models import create_model
 from kdlib.runs import earlier, run_directory
+from study.cli import main
 
 DATA = load_data("scenes", "train", size=300, image_size=32)
 
@@ -149,3 +151,12 @@ def test_a_guide_that_a_method_cannot_follow_is_refused(tmp_path, fields):
         fit(one, tmp_path, progress=False)
     with pytest.raises(KdlibError, match="guide"):
         fit(config, tmp_path, progress=False)
+
+
+def test_they_are_listed_and_removed_as_the_rest_of_the_cache(capsys):
+    teacher().all_maps()
+    assert main(["data", "clean"]) == 0 and folders()
+    assert main(["data", "clean", "answers"]) == 0 and not folders()
+    told = capsys.readouterr().out
+    assert re.search(r"answers: \d+ files, 0\.\d MB\n(?s:.*)answers: .* MB, removed", told)
+    assert main(["data", "clean", "answer"]) == 2
