@@ -1,21 +1,24 @@
 """Size, power and coverage of the verdicts of ``study.inference``, on runs with known effects.
 
-    python -m study.simulation --repeats 2000
+    python -m study.simulation --repeats 2000 --to benchmarks/results/verdicts.json
 
-prints the table of the documentation. Each world has as many claims as a family and one method
+measures the table of docs/statistics.md. Each world has as many claims as a family and one method
 more; claim k compares method k with method k - 1, so neighbours share runs. Method 0 is the plain
 student and has no teacher. Accuracies come from the log-odds of a run (its method, teacher,
 training set, their interactions and initialisation) and a binomial draw of the test images.
 """
 
 import argparse
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
+from kdlib.files import finite, write_json
 from study.inference import Claim, Contrast, judge, log_odds, margin
 
 DRAWS = 2**9
@@ -156,15 +159,19 @@ def simulated_rates(
 
 
 def main() -> None:
-    """Print the table as Markdown, a row as soon as it is there."""
+    """Print each world's rates as soon as they are there, and write all of them to a file."""
     parser = argparse.ArgumentParser(description="Size, power and coverage of the verdicts.")
-    for name, value in {"repeats": 2000, "teachers": 3, "samples": 8, "draws": DRAWS}.items():
+    usual = {"repeats": 2000, "teachers": 3, "samples": 8, "draws": DRAWS}
+    for name, value in usual.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--to", type=Path)
     given = vars(parser.parse_args())
-    for i, (name, row) in enumerate(simulated_rates(**given)):
-        lines = [["true effects", *row], ["---"] * (len(row) + 1)] if i == 0 else []
-        for cells in [*lines, [name, *(f"{value:.1f}" for value in row.values())]]:
-            print("|".join(["", *cells, ""]), flush=True)
+    path, rows = given.pop("to"), []
+    for world, found in simulated_rates(**given):
+        rows.append({"world": world, "rates": {name: round(one, 2) for name, one in found.items()}})
+        print(json.dumps(rows[-1]), flush=True)
+    if path:
+        write_json(path, finite({**given, "rows": rows}))
 
 
 if __name__ == "__main__":

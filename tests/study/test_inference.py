@@ -15,6 +15,7 @@ from kdlib import KdlibError
 from study import inference, simulation
 from study.inference import Claim, Contrast, contrast_of, explore, judge
 from study.mixed_model import expected_squares, family_shares, fit, mean_squares
+from study.pages import page
 from study.paired_checks import moderated_variances, prior_variance, sign_flip_p
 from study.simulation import World, simulate, simulated_family
 
@@ -243,8 +244,10 @@ def test_what_is_called_resolvable_is_found_as_often_as_promised():
     assert simulation.rates(simulate(close, 30, draws=512))["equivalent"] > 95
 
 
-def test_the_table_of_the_documentation_is_printed(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["simulation", "--repeats", "2", "--draws", "64"])
+def test_the_table_of_the_documentation_is_measured(tmp_path, monkeypatch):
+    given = ["--repeats", "2", "--draws", "64", "--to", str(tmp_path / "verdicts.json")]
+    monkeypatch.setattr("sys.argv", ["simulation", *given])
     simulation.main()
-    printed = capsys.readouterr().out
-    assert all(f"\n|{name}|" in printed for name in [*simulation.WORLDS, "resolvable"])
+    told = page("docs/statistics.md", tmp_path)
+    assert "Each row is 2 studies of 3 teachers and 8 training sets" in told
+    assert all(f"\n| {name} " in told for name in [*simulation.WORLDS, "resolvable"])
