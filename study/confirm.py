@@ -122,8 +122,8 @@ class Study:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a run of the plan."""
-        return any(self.progress(profile)[0] for profile in PLAN["profiles"])
+        """Whether there is a run of the plan's first profile."""
+        return any(run.run_id in self.records for run in expand(PLAN["profiles"][0]))
 
     def complete(self, profile: str = PLAN["profiles"][0]) -> bool:
         """Whether the runs of a profile of the plan are all there."""
