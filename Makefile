@@ -7,9 +7,12 @@ SEEDS ?=
 EPOCHS ?=
 IMAGES ?=
 DATA_ROOT ?=
+PARTS ?=
+FRESH ?=
 JOBS ?= all
 EXECUTOR ?= local
-VARIABLES := PROFILE DATASET METHODS SEEDS EPOCHS IMAGES DATA_ROOT JOBS EXECUTOR PYTHON
+VARIABLES := PROFILE DATASET METHODS SEEDS EPOCHS IMAGES DATA_ROOT PARTS FRESH JOBS EXECUTOR \
+	PYTHON
 # What is given reaches programs through the environment alone, letter by letter: as "$$DATA_ROOT"
 # no shell reads its quotes, blanks or back ticks, and make does not read its dollars.
 override .of = $(foreach one,$(2),$(if $(filter $(1),$(firstword $(origin $(one)))),$(one)))
@@ -44,12 +47,16 @@ SNAKEMAKE := snakemake --snakefile workflow/Snakefile $(PLACE) $(SIDE_BY_SIDE) -
 	--rerun-incomplete --keep-incomplete --keep-going --rerun-triggers mtime \
 	--quiet host rules reason
 
-.PHONY: help check install reproduce test lab notebooks bench faults lock clean
+# What was made, beside the committed records. Another processor's numbers are no failure.
+COMPARE = python -m kdlib verify --runs runs || [ $$? -ne 2 ]
+
+.PHONY: help check install reproduce study test lab notebooks bench faults lock clean
 # Prerequisites in the order written: arguments are checked before anything is installed.
 .NOTPARALLEL:
 
 help:
 	@echo "make reproduce   train, compare, draw: the whole of a profile, in batch"
+	@echo "make study       the parts of the study: the runs that have no committed record"
 	@echo "make test        lint, types, unit tests, and every notebook re-executed and compared"
 	@echo "make lab         JupyterLab on the notebooks"
 	@echo "make notebooks   re-execute the notebooks and store their outputs"
@@ -66,6 +73,8 @@ help:
 	@echo "  EPOCHS     of teachers and students, such as 1 for a trial [the profile's]"
 	@echo "  IMAGES     to train with, such as 1000 for a trial [the profile's]"
 	@echo "  DATA_ROOT  folder of the real data sets [the variable KDLIB_DATA]"
+	@echo "make study takes PARTS, such as 'tune confirm' [all]; FRESH, parts to be made again though they"
+	@echo "are committed; and of these"
 	@echo "  JOBS       jobs side by side [all: one a core]"
 	@echo "  EXECUTOR   where they run: local, gpus (each on a GPU of its own), slurm [local]"
 	@echo "Any target takes PYTHON, 3.11 to 3.13 [$$PYTHON]. Interrupt and repeat at will."
@@ -87,6 +96,14 @@ reproduce: install
 	@$(IN_VENV) python -m kdlib data check "$$DATASET" $${DATA_ROOT:+"--data-root=$$DATA_ROOT"}
 	@$(IN_VENV) $(SNAKEMAKE) --config "profile=$$PROFILE" "dataset=$$DATASET" \
 		"methods=$$METHODS" "seeds=$$SEEDS" "epochs=$$EPOCHS" "images=$$IMAGES"
+	@$(IN_VENV) $(COMPARE)
+
+# A part that fails does not keep the next from being made.
+study: install
+	@trap 'exit 130' INT; parts=$$($(IN_VENV) python -m kdlib study "$$PARTS" "--fresh=$$FRESH") || exit; \
+	for part in $$parts; do echo "$$part:"; $(IN_VENV) $(SNAKEMAKE) \
+		--config "part=$$part" "fresh=$$FRESH" -- records || failed=1; done; \
+	$(IN_VENV) $(COMPARE) && exit $${failed:-0}
 
 # Files stay whole, so that what several tests of one share is made once, and in order: notebooks,
 # the longest, come first, so that neither process waits at the end.

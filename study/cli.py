@@ -116,7 +116,8 @@ def results(
         epochs: the profile's runs cut to so many epochs.
         images: and to so many training images.
         full: every table and every verdict, of which there are hundreds of lines.
-        publish: seal records and histories in this folder, where they are committed.
+        publish: seal records and histories in this folder, where they are committed; with
+            --profile, only those of its runs, and of what these need.
         tune: choose each method's weight on this data set from dev-split records.
         readme: make the tables of this README, and of the pages beside it, anew.
     """
@@ -128,9 +129,11 @@ def results(
 
         print(f"chosen weights: {write_tuned(chosen[0], tune)}")
     elif publish:
+        from study.profiles import finished
         from study.records import publish as copied
 
-        print(f"{sum(len(copied(root, publish)) for root in chosen)} records are in {publish}")
+        done = [copied(root, publish, profile and finished(profile, root)) for root in chosen]
+        print(f"{sum(map(len, done))} records are in {publish}")
     elif readme:
         if not (readme.name == "README.md" and readme.is_file()):
             says = "is not the README.md that the pages lie beside; give that."
@@ -146,6 +149,21 @@ def results(
         if profile or full or not told:
             print_results(list(chosen), profile, full, epochs=epochs, images=images)
         print(told)
+
+
+@app.command
+def study(parts: str = "", *, fresh: str = "") -> None:
+    """Tell how many runs of each part of the study there are, in runs and in records.
+
+    The parts that lack some are printed, for make study.
+
+    Args:
+        parts: names, such as 'tune confirm'; by default all.
+        fresh: parts of which the committed runs do not count.
+    """
+    from study.parts import tell
+
+    print(*tell(parts, fresh, Path("runs"), RECORDS))
 
 
 @app.command
@@ -262,6 +280,8 @@ def verify(
     within: float = 0.01,
 ) -> int:  # fmt: skip
     """Make runs again here from their records, and compare every number but times.
+
+    Without a RUN, those in --runs are compared as they are, as far as they have a record.
 
     The exit status is 0 if all have the same bits, 3 if some are only the same within a tolerance,
     1 if one differs. What differs in the conditions is told.

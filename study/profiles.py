@@ -28,7 +28,7 @@ import yaml
 
 from kdlib.errors import KdlibError, check_kind, check_known, checked_values
 from kdlib.methods import STAGES, method_of, parse_method, tuned_field
-from kdlib.runs import OWN_FIELDS, RunConfig, each_once, teacher_of
+from kdlib.runs import OWN_FIELDS, RunConfig, each_once, earlier, is_finished, teacher_of
 from study import of_clone
 
 PROFILES = Path(__file__).parents[1] / "profiles"
@@ -196,6 +196,12 @@ def _chosen(weights: Mapping[str, Fields], method: str) -> Fields:
 def teachers(runs: Iterable[RunConfig]) -> list[RunConfig]:
     """The runs that train the teachers of ``runs``, each once."""
     return each_once(teacher for run in runs for teacher in teacher_of(run))
+
+
+def finished(profile: str, root: Path) -> set[str]:
+    """Those of a profile's runs, and of what they need, that are finished in a folder of runs."""
+    runs = expand(profile)
+    return {run.run_id for run in (*earlier(runs), *runs) if is_finished(run, root)}
 
 
 def lockstep_groups(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:

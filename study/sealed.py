@@ -49,6 +49,13 @@ def run_ids(root: Path) -> set[str]:
     return set(_lines(root))
 
 
+def counted_entries(root: Path) -> dict[str, Entry]:
+    """Entries by run id, without those superseded; lines may have been taken out since sealing."""
+    whole = [line for one in root.glob("*.jsonl") for line in _whole_lines(one).values()]
+    entries = map(json.loads, whole)
+    return {entry["run_id"]: entry for entry in entries if not entry.get("superseded")}
+
+
 def checked_file(path: Path) -> Path:
     """A file of a run's directory; refused if its folder is sealed and it is not as sealed."""
     if is_sealed(root := path.parent.parent):

@@ -4,7 +4,7 @@ import csv
 import math
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,14 +15,15 @@ from kdlib.runs import RunConfig, earlier, is_finished, run_directory
 from kdlib.train import fit
 from study.export import limited_threads
 from study.records import Run, find_directory, find_runs, history_of, record_of
-from study.sealed import is_sealed
+from study.sealed import counted_entries, is_sealed
 
 MEASURED = ("results", "ssim", "relevance", "self_teacher", "dictionary", "diverged")
 COST = ("parameters", "flops")  # the rest of it is time
 CONDITIONS = ("processor", "capability", "threads", "precision", "device", "commit", "dirty")
 SAME, DIFFERS, CLOSE = 0, 1, 3
 """Exit statuses."""
-MOST_NAMED = 6  # measures that a verdict lists
+MOST_NAMED = 6  # measures that a verdict lists, and verdicts
+NOTHING = "No run that was made here is among the committed records, so none is compared."
 
 
 class Verdict(NamedTuple):
@@ -57,14 +58,34 @@ def verify(
     runs: Sequence[Path], root: Path, trained: Path | None, data_root: Path | None, within: float
 ) -> int:
     """As ``kdlib verify``: prints a verdict for each run, and returns the exit status."""
+    if not runs and trained is not None:
+        return compare(trained, root, within)
     if not runs:
         raise KdlibError("Name the runs to verify: a directory, an id, or how an id begins.")
-    statuses = []
+    verdicts = []
     for found in [counted_record(find_directory(run, root)) for run in runs]:
-        verdict = made_again(found, trained, data_root)
-        print(verdict.told(within), flush=True)
-        statuses.append(verdict.status(within))
-    return DIFFERS if DIFFERS in statuses else max(statuses)
+        verdicts.append(made_again(found, trained, data_root))
+        print(verdicts[-1].told(within), flush=True)
+    return worst(verdicts, within)
+
+
+def worst(verdicts: Iterable[Verdict], within: float) -> int:
+    """The exit status of several."""
+    statuses = {verdict.status(within) for verdict in verdicts}
+    return DIFFERS if DIFFERS in statuses else max(statuses, default=SAME)
+
+
+def compare(trained: Path, root: Path, within: float) -> int:
+    """As ``kdlib verify --runs`` alone: what is finished there, beside its sealed records."""
+    entries, verdicts = counted_entries(root), []
+    for path in sorted(trained.glob("*/record.json")):
+        if entry := entries.get(path.parent.name):
+            verdicts.append(judged((entry["record"], entry["history"]), of(path.parent)))
+    others = [verdict for verdict in verdicts if verdict.moved]
+    print("".join(f"{verdict.told(within)}\n" for verdict in others[:MOST_NAMED]), end="")
+    equal = f"{len(verdicts) - len(others)} of {len(verdicts)} runs in {trained}"
+    print(f"{equal} equal the committed records to the bit." if verdicts else NOTHING)
+    return worst(verdicts, within)
 
 
 def counted_record(directory: Path) -> Run:
@@ -90,15 +111,26 @@ def made_again(found: Run, trained: Path | None, data_root: Path | None) -> Verd
             if trained is not None and one is not config and is_finished(one, trained):
                 shutil.copytree(run_directory(one, trained), run_directory(one, Path(folder)))
             fit(one, Path(folder), data_root=data_root, device=device)
-        again = run_directory(config, Path(folder))
-        moved = differences(numbers(found.directory), numbers(again))
-        return Verdict(config.run_id, moved, differing(then, record_of(again)["provenance"]))
+        return judged(of(found.directory), of(run_directory(config, Path(folder))))
 
 
-def numbers(directory: Path) -> dict[str, Any]:
+Measured = tuple[Mapping[str, Any], str]  # a record, and the text of its history
+
+
+def of(directory: Path) -> Measured:
+    """What a run has measured."""
+    return record_of(directory), history_of(directory)
+
+
+def judged(then: Measured, now: Measured) -> Verdict:
+    """Whether a run's numbers, and its conditions, are the same."""
+    ways = differing(then[0]["provenance"], now[0]["provenance"])
+    return Verdict(now[0]["run_id"], differences(numbers(*then), numbers(*now)), ways)
+
+
+def numbers(record: Mapping[str, Any], written: str) -> dict[str, Any]:
     """All that a run measured, by place, such as ``results.per_class.3`` or ``history.ce.1``."""
-    record = record_of(directory)
-    rows = list(csv.DictReader(StringIO(history_of(directory))))
+    rows = list(csv.DictReader(StringIO(written)))
     history = {column: [float(row[column]) for row in rows] for column in (rows or [{}])[0]}
     history.pop("seconds", None)
     own: dict[str, Any] = {name: record[name] for name in MEASURED if name in record}

@@ -31,6 +31,7 @@ def test_names_are_accepted_where_the_library_accepts_them(modifier):
     ([], {"SEEDS": "0 -1"}, "whole numbers from 0"),
     ([], {"DATA_ROOT": "no/such/folder"}, "not a folder"),
     ([], {"JOBS": "0"}, "valid: all"),
+    ([], {"PARTS": "tune, confrm"}, "Unknown part in PARTS 'confrm'. Did you mean 'confirm'?"),
     ([], {"EXECUTOR": "slrum"}, "Did you mean 'slurm'?"),
     ([], {"EPOCHS": "0"}, "EPOCHS is '0'; valid: a whole number from 1"),
     ([], {"EPOCHS": "1.5"}, "EPOCHS is '1.5'"),
@@ -85,8 +86,8 @@ def test_make_takes_any_folder_and_executes_nothing_of_its_name(name, tree):
         done = make("reproduce", "SEEDS=0,1", *given, where=tree, **variables)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         words = (tree / "words").read_bytes().decode().split("\0")
-        assert words.count(f"DATA_ROOT={name}") == 2  # in the environment of both programs
-        assert words.count(f"{tree}:other") == 2  # whoever's code is on the path, this comes first
+        assert words.count(f"DATA_ROOT={name}") == 3  # in the environment of each program
+        assert words.count(f"{tree}:other") == 3  # whoever's code is on the path, this comes first
         assert f"--data-root={name}" in words and "seeds=0,1" in words
         (tree / "words").unlink()
     assert not [*tree.rglob("PWNED*"), *tree.parent.glob("PWNED*")]
@@ -118,6 +119,7 @@ def test_what_make_refuses_is_told_in_a_line_and_not_executed(given, says, tmp_p
 
 @pytest.mark.parametrize(("given", "says"), [
     ("profil=smoke", "Unknown option of --config 'profil'. Did you mean 'profile'?"),
+    ("part=confrm", "Did you mean 'study_confirm'"),
     ("epochs=few", "--config epochs is 'few'; valid: a whole number"),
     ("seeds=9", "R&D #1: [x]/{y}"),
 ])  # fmt: skip
@@ -128,4 +130,4 @@ def test_what_snakemake_is_given_is_known_or_refused(given, says, tmp_path):
         [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", *words],
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, **variables},
     )  # fmt: skip
-    assert says in done.stdout + done.stderr and bool(done.returncode) == ("--config" in says)
+    assert says in done.stdout + done.stderr and bool(done.returncode) == ("R&D" not in says)

@@ -1,15 +1,18 @@
 """Profiles expand to runs; tuned weights come from the dev split and reach the right methods."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from synthetic import write_run
 
-from kdlib import KdlibError, create_distiller
+from kdlib import KdlibError, RunConfig, create_distiller
 from kdlib.methods import tuned_field
-from study import profiles
+from study import parts, profiles, progress
 from study.profiles import expand, read_profile, teachers, tuned_weights
+from study.records import publish
 
 RECORDS = Path(__file__).parents[1] / "records"
 TUNED = {"dct": {"weight": 7.0}, "dct+kd": {"weight": 5.0}, "kd": {"kd_weight": 2.0}}
@@ -230,3 +233,43 @@ def test_teachers_are_crossed_with_training_sets(mine):
         (4, 4),
     ]
     assert found(teachers(runs), "sample", "init_seed") == [(7, 7), (8, 8)]
+
+
+def test_the_study_s_parts_lack_what_is_neither_committed_nor_made(mine, tmp_path, capsys):
+    for part in ("zetas", "confirm", "tune"):
+        (tmp_path / f"study_{part}.yaml").write_text(
+            f"{{config: {{epochs: {len(part)}}}, methods: [student, at], seeds: [0]}}"
+        )
+    assert parts.parts() == ["tune", "confirm", "zetas"]  # as they are made; others last
+    runs, committed = tmp_path / "runs", tmp_path / "records"
+    committed.mkdir()
+    for run in expand("study_tune"):
+        write_run(runs, run)
+    publish(runs, committed, profiles.finished("study_tune", runs))
+    shutil.rmtree(runs)
+    assert parts.tell("", "", runs, committed) == ["confirm", "zetas"]
+    told = capsys.readouterr().err
+    assert f"tune: 2 of 2 runs are in {committed}, 0 in {runs}; nothing to do\n" in told
+    assert parts.tell("tune,zetas", "tune", runs, committed) == ["tune", "zetas"]
+    sealed = next(committed.glob("*.jsonl"))
+    sealed.write_text("".join(sealed.read_text().splitlines(keepends=True)[1:]))
+    assert parts.tell("tune", "", runs, committed) == ["tune"]
+    assert "1 of 2 runs" in capsys.readouterr().err
+    with pytest.raises(KdlibError, match="Unknown part of the study 'tone'. Did you mean 'tune'"):
+        parts.tell("", "tone", runs, committed)
+
+
+def test_the_time_left_is_that_of_like_runs_at_the_speed_so_far():
+    at, long, kd = (
+        RunConfig(method=name, epochs=n) for name, n in (("at", 1), ("at", 3), ("kd", 1))
+    )
+    assert progress.expected([at, long], []) == [-24000, -72000]  # in proportion; no seconds
+    took = [
+        {"config": run.to_dict(), "cost": {"train_seconds": s}} for run, s in ((long, 60), (kd, 10))
+    ]
+    costs = progress.expected([at, kd, replace(kd, teacher="resnet18")], took)
+    assert costs == pytest.approx([20, 10, 15])  # of another kind: as all that are known
+    assert progress.line(costs, [True, False, False], 60) == (
+        "1 of 3 runs are finished; about 1 min left."
+    )
+    assert [progress.spoken(s) for s in (20, 5400, 7200)] == ["1 min", "90 min", "2.0 h"]

@@ -17,8 +17,8 @@ from kdlib.errors import KdlibError, check_known, shown  # noqa: E402
 from kdlib.methods import METHODS, MODIFIERS, parse_method  # noqa: E402
 
 VARIABLES = (
-    "PROFILE", "DATASET", "METHODS", "SEEDS", "EPOCHS", "IMAGES", "DATA_ROOT", "JOBS",
-    "EXECUTOR", "PYTHON",
+    "PROFILE", "DATASET", "METHODS", "SEEDS", "EPOCHS", "IMAGES", "DATA_ROOT", "PARTS", "FRESH",
+    "JOBS", "EXECUTOR", "PYTHON",
 )  # fmt: skip
 OLDEST, NEWEST = (3, 11), (3, 13)
 
@@ -37,6 +37,9 @@ def main(arguments: list[str], given: Mapping[str, str]) -> int:
         for variable, valid in named().items():
             if value := given.get(variable):
                 check_known(variable, value, valid)
+        for variable in ("PARTS", "FRESH"):
+            for part in words(given.get(variable, "")):
+                check_known(f"part in {variable}", part, parts())
         check_methods(words(given.get("METHODS", "")))
         check_seeds(words(given.get("SEEDS", "")))
         check_number("EPOCHS", given.get("EPOCHS", ""))
@@ -59,6 +62,11 @@ def profiles() -> list[str]:
     return sorted(path.stem for path in (ROOT / "profiles").glob("[!.]*.yaml"))
 
 
+def parts() -> list[str]:
+    """Names of the study's parts."""
+    return [name.removeprefix("study_") for name in profiles() if name.startswith("study_")]
+
+
 def named() -> dict[str, list[str]]:
     """The names that a variable may have; jobs run here, or as a profile of Snakemake's says."""
     found = (ROOT / "workflow" / "profiles").glob("[!.]*/config.yaml")
@@ -70,6 +78,7 @@ def print_valid() -> None:
     """Print the names that the variables may have."""
     for variable, valid in named().items():
         print(f"valid {variable}:", ", ".join(valid))
+    print("valid PARTS and FRESH:", ", ".join(parts()))
     print("valid METHODS:", ", ".join(METHODS))
     print("               each, where it has a loss of its own, with +" + " +".join(MODIFIERS))
 

@@ -1,5 +1,6 @@
 """Committed runs come out the same when they are made again; what differs is told, and why."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -61,6 +62,27 @@ def test_a_verdict_tells_measures_and_conditions(change, status, says, forged, m
     said = capsys.readouterr().out
     assert re.search(f"{re.escape(PIXELS)}: {says}", said), said
     assert again["capability"] and again["processor"] and again["threads"] == 1
+
+
+def test_runs_that_were_made_are_compared_with_what_is_committed_of_them(forged, tmp_path, capsys):
+    run, root = tmp_path / "runs" / PIXELS, forged(top1=0.1, provenance={"processor": "Another"})
+    assert main(["verify", "--runs", str(run.parent), "--root", str(SEALED)]) == verify.SAME
+    assert "No run that was made here is among" in capsys.readouterr().out
+    entry, _ = records.committed_part(SEALED / PIXELS)
+    run.mkdir(parents=True)
+    (run / "history.csv").write_text(entry["history"])
+    (run / "record.json").write_text(json.dumps(entry["record"]))
+    lines = [path.read_text().splitlines() for path in SEALED.glob("*.jsonl")]
+    some = tmp_path / "some"  # without the others, as a reader leaves it who wants those again
+    some.mkdir()
+    (some / "few.jsonl").write_text(next(f"{x}\n" for one in lines for x in one if PIXELS in x))
+    assert main(["verify", "--runs", str(run.parent), "--root", str(some)]) == verify.SAME
+    assert "1 of 1 runs in" in capsys.readouterr().out
+    assert main(["verify", "--runs", str(run.parent), "--root", str(root)]) == verify.DIFFERS
+    told = capsys.readouterr().out
+    assert re.search(r"results.top1 0.1\).*processor Another then(.|\n)*\n0 of 1 runs in", told)
+    records.supersede(root, [PIXELS], "a defect")
+    assert main(["verify", "--runs", str(run.parent), "--root", str(root)]) == verify.SAME
 
 
 def test_what_cannot_be_verified_is_refused(forged, tmp_path_factory):
