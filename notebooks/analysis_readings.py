@@ -87,19 +87,6 @@ def read_weights(grid: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def read_switches(switches: pd.DataFrame) -> str:
-    """Which switches of the DCT loss change its accuracy, by their intervals."""
-    if switches.empty:
-        return NOTHING
-    better, worse = switches["low"] > 0, switches["high"] < 0
-    labels = switches["label"]
-    return (
-        f"Better than DCT, by an interval above 0: {_names(labels[better])}. Worse, by one below "
-        f"0: {_names(labels[worse])}. Not told apart from it: {_names(labels[~better & ~worse])}. "
-        "These intervals are not corrected for how many they are; the verdicts of notebook 06 are."
-    )
-
-
 def read_classes(changes: pd.DataFrame) -> str:
     """How many classes gain and lose, and which most."""
     lines = []
@@ -141,19 +128,6 @@ def read_robustness(levels: pd.DataFrame) -> str:
         parts = ", ".join(f"{name_of(label)} {share:.0%}" for label, share in kept.items())
         lines.append(f"* {kind} at {means.index[-1]:g}: {parts}")
     return "\n".join(lines)
-
-
-def read_architectures(gains: pd.DataFrame) -> str:
-    """For each pair of networks: which methods clearly gain, which clearly lose."""
-    lines = []
-    for pair, own in gains.groupby(["teacher", "student"], sort=False) if len(gains) else ():
-        top = own.loc[own["difference"].idxmax()]
-        lines.append(
-            f"* {' → '.join(pair)}: {(own['low'] > 0).sum()} of {len(own)} methods gain by an "
-            f"interval above 0; below 0 lie: {_names(own.loc[own['high'] < 0, 'method'])}; the "
-            f"highest is {name_of(top['method'])} ({amount(top['difference'], 'top1')})."
-        )
-    return "\n".join(lines) or NOTHING
 
 
 def read_costs(costs: pd.DataFrame) -> str:

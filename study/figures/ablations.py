@@ -1,24 +1,18 @@
 """What happens when one thing is changed: a method's weight, a switch of the DCT loss."""
 
-import json
-from typing import Any
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kdlib.losses.dct import DCT, PRESETS, options_from
 from kdlib.methods import method_of, parse_method, tuned_field
 from kdlib.runs import RunConfig
 from study.figures import style, tables
-from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
-from study.names import NAMED, NEUTRAL, as_text, method_order, name_of
-from study.statistics import smallest_effect
+from study.figures.style import PAGE, drawn_from, new_figure
+from study.names import NEUTRAL, method_order, name_of
 
 METRICS = {"top1": "top-1 (%)", "top5": "top-5 (%)", "mca": "class mean (%)"}
 ACROSS = 5  # panels in a row of the sensitivities
-SWITCHES = NAMED["switches_of_dct"]
 
 
 def weight_sensitivity_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -100,53 +94,4 @@ def weight_ablation(data: pd.DataFrame) -> Figure:
         weight_curves(axes, data, metric, ["dct"])
         axes.set(title=title, xlabel="weight / default")
     panels[0].set_ylabel("accuracy on the dev split")
-    return figure
-
-
-def transform_ablation_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Each switch of the DCT loss turned: difference in top-1 to ``dct``, paired over seeds.
-
-    What a method changes is read from its preset or its run's options, never from its name:
-    ``switch`` (the option, ``level_weights``, ``gate``, or ``several``), ``value``, ``label``.
-    """
-    runs = tables.students_of(table)
-    runs = runs[runs["split"] == "train"]
-    rows: list[dict[str, Any]] = []
-    for label, own in runs.groupby("label"):
-        if changed := _changed(own.iloc[0].to_dict()):
-            switch, value = next(iter(changed.items())) if len(changed) == 1 else ("several", "")
-            named = {"switch": switch, "value": value, "label": label}
-            rows += tables.gains(runs, [(label, "dct")], **named)
-    switches = [*SWITCHES, "several"]
-    found = pd.DataFrame(rows)
-    return tables.in_order(found, "switch", switches, "difference") if rows else found
-
-
-def _changed(row: dict[str, Any]) -> dict[str, str]:
-    """How a run's loss differs from ``dct``, by switch; empty if it is not one of the family."""
-    parts = parse_method(row["method"])
-    given = json.loads(row["method_options"])
-    if parts.kd or parts.base not in (*PRESETS, "dct_options"):
-        return {}
-    equal, levels = "equal_weight", given.pop("level_weights", "equal_weight")
-    options = options_from(parts.base if parts.base in PRESETS else "dct", **given)
-    own, usual = {**vars(options), "level_weights": levels}, {**vars(DCT), "level_weights": equal}
-    changed = {name: own[name] for name in usual if own[name] != usual[name]}
-    words = ("no", "yes")
-    texts = {n: words[v] if isinstance(v, bool) else as_text(v) for n, v in changed.items()}
-    return {**texts, "gate": "on"} if parts.gate else texts
-
-
-@drawn_from(transform_ablation_table)
-def transform_ablation(data: pd.DataFrame) -> Figure:
-    """Each switch of the DCT loss turned: difference to ``dct`` with 95 % interval."""
-    rows = data[::-1]
-    figure, (axes,) = new_figure(COLUMN, 0.75 + style.rows_height(len(rows)))
-    style.no_difference(axes, smallest_effect("top1"))
-    # Such as "distance: l1"; a method's name where it turns several switches, or beside it.
-    methods = rows["label"].map(name_of)
-    names = (rows["switch"].map(SWITCHES) + ": " + rows["value"]).fillna(methods)
-    names = names.where(~names.duplicated(keep=False), names + " (" + methods + ")")
-    style.forest(axes, rows, names)
-    axes.set_xlabel(f"top-1 less DCT (points)\n{style.seeds_text(data, '95 % intervals, ')}")
     return figure

@@ -11,13 +11,12 @@ from matplotlib.ticker import MaxNLocator
 from kdlib.errors import KdlibError, shown
 from study.figures import style, tables
 from study.figures.style import COLUMN, PAGE, ROW, drawn_from, new_figure
-from study.names import NEUTRAL, PALETTE, difference_name, look, name_of
+from study.names import NEUTRAL, difference_name, look, name_of
 from study.records import load_histories
 from study.statistics import main_runs, paired_comparison, paired_values, smallest_effect, verdicts
 
 NOISE_PAIR = ("dct", "parseval_twin")
 GAUGED = (NOISE_PAIR, ("dct", "at_equal_scale"), ("dct", "release_a"), ("dct", "at"), ("dct", "kd"))
-PAIRS = ((PALETTE[0], "o"), (PALETTE[1], "D"), (PALETTE[2], "s"), (PALETTE[4], "^"))
 # Written by `python -m benchmarks methods`.
 COSTS = Path(__file__).parents[2] / "benchmarks" / "results" / "methods" / "costs.json"
 DETECTOR_COSTS = COSTS.with_name("detectors.json")
@@ -122,34 +121,6 @@ def attentions_gain(data: pd.DataFrame) -> Figure:
     axes.set_xticks(sorted(set(data["attentions"])))
     axes.set(xlabel="attentions (objects that define a class)", ylabel="gain in top-1 (points)")
     figure.legend(loc="outside upper center", ncols=2)
-    return figure
-
-
-def architecture_gain_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Gains over the student alone of methods that several pairs of networks have."""
-    rows: list[dict] = []
-    for runs in tables.by_setting(table):
-        for label, own in runs[runs["label"] != "student"].groupby("label", sort=False):
-            networks = own.iloc[0][["student", "teacher"]]
-            rows += tables.gains(runs, [(label, "student")], **networks)
-    found = pd.DataFrame(rows, columns=None if rows else ["student", "method"])
-    networks = found.groupby("method")["student"].transform("nunique")
-    return found[networks > 1].reset_index(drop=True)
-
-
-@drawn_from(architecture_gain_table)
-def architecture_gain(data: pd.DataFrame) -> Figure:
-    """Gain of each method over the student alone, a colour a pair of teacher and student."""
-    order = data.groupby("method")["difference"].mean().rank(method="first") - 1
-    figure, (axes,) = new_figure(COLUMN, 1.0 + 1.25 * style.rows_height(len(order)))
-    style.no_difference(axes, smallest_effect("top1"))
-    pairs = data.groupby(["teacher", "student"], sort=False)
-    for number, (pair, own) in enumerate(pairs):
-        places = own["method"].map(order) + 0.25 - 0.5 * (number + 0.5) / len(pairs)
-        style.forest_series(axes, places, own, PAIRS[number % len(PAIRS)], " → ".join(pair))
-    style.named_rows(axes, [name_of(method) for method in order.sort_values().index])
-    axes.set_xlabel("gain in top-1 over the student alone (points)")
-    figure.legend(loc="outside upper center", ncols=1)
     return figure
 
 

@@ -101,21 +101,14 @@ def test_means_have_the_interval_of_scipy(committed):
     assert "student" not in set(data["label"])
 
 
-def test_gains_are_of_methods_that_all_students_have(tmp_path):
-    write_grid(tmp_path, [*THREE, "kd"])  # the other student has no KD
-    runs = load_records(write_grid(tmp_path, THREE, student="scenes_small"))
-    with pytest.raises(KdlibError, match="several settings"):
-        figure_named("noise_gauge")(runs)
-    found = table_of("architecture_gain", runs)
-    assert set(found["method"]) == {"at", "dct"}
-    assert table_of("architecture_gain", runs[runs["student"] == "scenes_small"]).empty
-
-
 def test_one_seed_is_drawn_without_an_interval(tmp_path):
     single = load_records(write_grid(tmp_path, THREE, seeds=[0]))
     assert table_of("ssim_by_stage", single)["low"].isna().all()
     assert figure_named("ssim_by_stage")(single)
     assert table_of("noise_gauge", single).empty
+    both = load_records(write_grid(tmp_path, THREE, student="scenes_small"))
+    with pytest.raises(KdlibError, match="several settings"):
+        figure_named("noise_gauge")(both)
 
 
 def test_weights_are_told_in_multiples_of_the_default(committed, detectors):
