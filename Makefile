@@ -74,7 +74,7 @@ help:
 	@echo "  IMAGES     to train with, such as 1000 for a trial [the profile's]"
 	@echo "  DATA_ROOT  folder of the real data sets [the variable KDLIB_DATA]"
 	@echo "make study takes PARTS, such as 'tune confirm' [all]; FRESH, parts to be made again though they"
-	@echo "are committed; and of these"
+	@echo "are committed; DATA_ROOT; and, as make reproduce,"
 	@echo "  JOBS       jobs side by side [all: one a core]"
 	@echo "  EXECUTOR   where they run: local, gpus (each on a GPU of its own), slurm [local]"
 	@echo "Any target takes PYTHON, 3.11 to 3.13 [$$PYTHON]. Interrupt and repeat at will."
