@@ -28,8 +28,6 @@ Guide = Callable[[Batch, Any], Any]  # from a batch and its teacher's output to 
 
 def guide_of(config: RunConfig, teacher: Any, data: ImageData, distiller: Distiller) -> Guide:
     """What the student of a run is shown; a ``KdlibError`` where its guide cannot be."""
-    if config.guide == "teacher":
-        return lambda batch, output: output
     if not isinstance(teacher, KeptTeacher):
         raise KdlibError(
             f"guide '{config.guide}' needs a teacher, and augmentation with finitely many views: "

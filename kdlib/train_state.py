@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -22,7 +23,6 @@ from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher, Learner, create_distiller
 from kdlib.errors import KdlibError, check_known
 from kdlib.evaluate import evaluate_student, predict
-from kdlib.guides import guide_of
 from kdlib.kept import KeptTeacher
 from kdlib.models import create_model
 from kdlib.models.output import NetworkPair, latency, measure_cost, output_shapes
@@ -84,7 +84,10 @@ class TrainState:
         self.network_options: dict[str, Any] = {}  # what the student is built with besides
         self.parts = self._build()  # all that has weights, which checkpoints hold
         self.optimiser = self._optimise()
-        self.guide = guide_of(config, self.teacher, group.data, self.distiller)
+        self.guide = lambda _, output: output  # from batch and teacher's output to what is shown
+        if config.guide != "teacher":
+            guide_of = resolve_name("kdlib.guides:guide_of")
+            self.guide = guide_of(config, self.teacher, group.data, self.distiller)
         if self.checkpoint.exists():
             self._restore()
         self.shared = {"device": self.device, "precision": self.precision, "world": self.world}

@@ -110,6 +110,5 @@ def load_data(
     if split in ("fit", "dev") and not composed:
         kept = min(round(len(data) * (1 - DEV_SHARE)), len(data) - 1)
         data = data.part(0, kept) if split == "fit" else data.part(kept, len(data))
-    if task == "crops":
-        return resolve_name("kdlib.detection.objects:cropped")(data, crop_size)
-    return data
+    cropped = resolve_name("kdlib.detection.objects:cropped") if task == "crops" else None
+    return cropped(data, crop_size) if cropped else data
