@@ -84,8 +84,8 @@ def load_data(
     ``size`` counts the images of the training or the test set (``None``: all), of ``image_size``
     pixels a side; photographs with objects have sizes of their own. Composed scenes show
     ``attentions`` objects of their class and ``distractors`` others; each ``sample`` is another
-    training set of them, with one test set for all. ``data_root`` is the folder of the real data
-    sets (``None``: that of ``KDLIB_DATA``). A ``KdlibError`` says what is wrong, and what is valid.
+    training set. ``data_root`` is the folder of the real data sets (``None``: that of
+    ``KDLIB_DATA``). A ``KdlibError`` says what is wrong, and what is valid.
     """
     check_known("data set", name, DATASETS)
     check_known("task", task, TASKS)
@@ -110,5 +110,6 @@ def load_data(
     if split in ("fit", "dev") and not composed:
         kept = min(round(len(data) * (1 - DEV_SHARE)), len(data) - 1)
         data = data.part(0, kept) if split == "fit" else data.part(kept, len(data))
-    cropped = resolve_name("kdlib.detection.objects:cropped") if task == "crops" else None
-    return cropped(data, crop_size) if cropped else data
+    if task == "crops":
+        return resolve_name("kdlib.detection.objects:cropped")(data, crop_size)
+    return data
