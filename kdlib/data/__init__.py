@@ -80,11 +80,11 @@ def load_data(
     ``fit``; or ``test``, which nothing may be chosen on. Composed scenes have no end: their ``dev``
     is drawn anew, and ``fit`` is all of ``train``. ``task`` says what has labels: images
     (``classification``), their pixels (``segmentation``), their objects, which have boxes
-    (``detection``), or objects cut out, ``crop_size`` (8 to 512) pixels a side (``crops``).
-    ``size`` counts the images of the training or test set (``None``: all), of ``image_size`` pixels
-    a side; photographs with objects have their own. Composed scenes show ``attentions`` objects of
-    their class and ``distractors`` others; each ``sample`` is another training set. ``data_root``
-    holds the real data sets (``None``: ``KDLIB_DATA`` does). A ``KdlibError`` says what is wrong.
+    (``detection``), or objects cut out (``crops``), of ``crop_size`` pixels a side. ``size`` counts
+    the images of the training or test set (``None``: all), of ``image_size`` pixels a side;
+    photographs with objects have their own. Composed scenes show ``attentions`` objects of their
+    class and ``distractors`` others; each ``sample`` is another training set. ``data_root`` holds
+    the real data sets (``None``: ``KDLIB_DATA`` does). A ``KdlibError`` says what is wrong.
     """
     check_known("data set", name, DATASETS)
     check_known("task", task, TASKS)
