@@ -50,7 +50,7 @@ SNAKEMAKE := snakemake --snakefile workflow/Snakefile $(PLACE) $(SIDE_BY_SIDE) -
 # What was made, beside the committed records. Another processor's numbers are no failure.
 COMPARE = python -m kdlib verify --runs runs || [ $$? -ne 2 ]
 
-.PHONY: help check install reproduce study test lab notebooks bench faults lock clean
+.PHONY: help check install reproduce study test lab notebooks bench gpu faults lock clean
 # Prerequisites in the order written: arguments are checked before anything is installed.
 .NOTPARALLEL:
 
@@ -61,6 +61,7 @@ help:
 	@echo "make lab         JupyterLab on the notebooks"
 	@echo "make notebooks   re-execute the notebooks and store their outputs"
 	@echo "make bench       every speed of this machine, and whether the goals are met"
+	@echo "make gpu         what a GPU can do in 12 minutes: the study's methods, steps, floors"
 	@echo "make faults      kill it, fill its disk, damage its files: the whole fault suite"
 	@echo "make lock        pin the newest packages that requirements/*.in allow"
 	@echo "make clean       remove the environment and caches; runs/ is kept"
@@ -122,10 +123,10 @@ notebooks: install
 		$(IN_VENV) python -m kdlib run "$$notebook" --store || exit 1; \
 	done
 
-bench: install
+bench gpu: install
 	@VIRTUAL_ENV="$$PWD/.venv" bash workflow/uv.sh pip install --quiet --require-hashes \
 		--requirement requirements/bench.txt
-	@$(IN_VENV) python -m benchmarks
+	@$(IN_VENV) python -m $(if $(filter gpu,$@),workflow.gpu,benchmarks)
 
 # One process: what becomes of each trial is counted. What must not end in a traceback is tried
 # many times more often than in `make test`.

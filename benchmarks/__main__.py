@@ -3,8 +3,10 @@
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -19,7 +21,7 @@ from study.cli import QUIET, called
 
 Section = Literal["steps", "methods", "pairs", "floor", "breakdown", "loading", "notebooks"]
 Sections = Annotated[list[Section] | None, Parameter(consume_multiple=True, negative=())]
-MOST_ROUNDS = 6
+Device = Literal["cpu", "cuda"]
 USUAL = RunConfig()
 app = App("python -m benchmarks", **QUIET)
 
@@ -35,7 +37,7 @@ def sections(
     teacher: str = USUAL.teacher, student: str = USUAL.student,
     image_size: int = USUAL.image_size, batch_size: int = USUAL.batch_size,
     precision: Words = None, rounds: Count = 20, threads: Count = 1,
-    device: str = "cpu", to: Path = RESULTS,
+    device: Device = "cpu", seconds: float = inf, to: Path = RESULTS,
 ) -> None:  # fmt: skip
     """What a distillation step costs over its floor, and all else that `make bench` measures.
 
@@ -47,7 +49,7 @@ def sections(
     Args:
         only: these sections; by default all.
         quick: the least of each section.
-        compiled: compiled steps too; on a GPU in any case.
+        compiled: compiled steps too.
         teacher: the teacher's network in the section `steps`.
         student: the students' network there.
         image_size: in pixels, there.
@@ -55,14 +57,14 @@ def sections(
         precision: one or several of float32, bfloat16, there; by default both.
         rounds: how often each step is timed; 6 at most in all but `steps`.
         threads: of the processor.
-        device: cpu, cuda, ...
+        seconds: after which `methods` leaves out what it has not measured.
         to: folder of the JSON files.
     """
     from benchmarks import speed
-    from benchmarks.timing import Scope
+    from benchmarks.timing import DEVICES, Scope
 
-    few, place = min(rounds, MOST_ROUNDS), speed.device_of(device)
-    scope = Scope(place, threads, few, quick, compiled or place.type == "cuda")
+    few, until = min(rounds, 6), time.monotonic() + seconds
+    scope = Scope(DEVICES[device], threads, few, quick, compiled, until)
     names = only or list(get_args(Section))
     if "steps" in names:
         run = {"teacher": teacher, "student": student}
@@ -81,7 +83,7 @@ def methods(
     methods: Words = None, profile: str | None = None,
     teacher: str | None = None, student: str | None = None,
     image_size: int | None = None, batch_size: int | None = None,
-    rounds: Count = 15, images: Count | None = None,
+    rounds: Count = 15, images: Count | None = None, device: Device = "cpu",
     to: Path | None = None,
 ) -> None:  # fmt: skip
     """What a step of every method costs over its floor, in time and in peak memory.
@@ -100,10 +102,11 @@ def methods(
         batch_size: images per step; likewise.
         rounds: how often each step is timed.
         images: of the training set; by default as many as are needed.
+        device: cpu; or cuda, and the steps are compiled.
         to: the JSON file; by default one for each task.
     """
     from benchmarks.methods import PLACES, measure, report, run_of, timed_methods
-    from benchmarks.timing import Scope
+    from benchmarks.timing import DEVICES, Scope
 
     # Detectors' networks are those of a run of their profile.
     profile = profile or {"classification": "full", "detection": "detection"}[task]
@@ -112,7 +115,8 @@ def methods(
     given |= {"image_size": image_size, "batch_size": batch_size}
     chosen = {name: value for name, value in given.items() if value is not None}
     runs = {one: run_of(one, profile) for one in methods or timed_methods(task)}
-    record = measure(RunConfig(**{**base, **chosen}), runs, Scope(rounds=rounds), images)
+    scope = Scope(DEVICES[device], rounds=rounds, compiled=device == "cuda")
+    record = measure(RunConfig(**{**base, **chosen}), runs, scope, images)
     record["plan"]["profile"] = profile
     write_json(to or PLACES[task], record)
     print(f"{report(record)}\n{to or PLACES[task]}")

@@ -1,8 +1,6 @@
 """`python -m benchmarks loading`: photographs per second, decoded on the fly or from the cache."""
 
-import os
 import platform
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,14 +10,13 @@ from pathlib import Path
 from pkgutil import resolve_name
 from statistics import median
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.timing import Work, seconds
+from benchmarks.timing import Work, own_cache, seconds
 from kdlib.data import listed, load_data
 from kdlib.data.batches import Batches
 from kdlib.data.image_data import ImageData
@@ -38,10 +35,10 @@ TEXTURE = ((4, 0.4), (16, 0.3), (64, 0.2), (200, 0.1))
 
 def measure(images: int, epochs: int) -> dict[str, Any]:
     """Speeds for each size of photograph, and where they were measured."""
-    with tempfile.TemporaryDirectory(prefix="kdlib-loading-") as folder, patch.dict(os.environ):
-        rows, os.environ["KDLIB_CACHE"] = [], f"{folder}/cache"
+    rows = []
+    with own_cache() as folder:
         for name, size in SIZES.items():
-            root = Path(folder) / name
+            root = folder / name
             write_photographs(root, images, size)
             load = partial(load_data, "imagefolder", "train", image_size=224, data_root=root)
             rows.append({"size": name, **_row(root, load, epochs)})

@@ -1,8 +1,10 @@
 """`python -m benchmarks methods`: what a step of every method costs, in time and in memory."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 from math import gcd
 from typing import Any
 
@@ -34,9 +36,9 @@ Runs = Mapping[str, RunConfig]
 Costs = Iterator[tuple[str, dict[str, Any]]]
 
 
-def timed_methods(task: str) -> list[str]:
-    """The methods of a task; of one that is published for pixels, images tell nothing."""
-    left_out = (PLAIN, OF_PIXELS, *STAGES)
+def timed_methods(task: str, known: Collection[str] = ()) -> list[str]:
+    """The other methods of a task; of one that is published for pixels, images tell nothing."""
+    left_out = (PLAIN, OF_PIXELS, *STAGES, *known)
     return [name for name, one in METHODS.items() if task in one.tasks and name not in left_out]
 
 
@@ -72,7 +74,8 @@ def measure(
     with limited_threads(1), progress("methods", ticks) as bar:
         timed = partial(ratios, rounds=scope.rounds, clock=clock, tick=bar.update)
         costs = (_of_detectors if detected else _of_images)(config, runs, data, scope, timed)
-        found = {one: {"options": dict(runs[one].method_options), **cost} for one, cost in costs}
+        timely = takewhile(lambda _: time.monotonic() < scope.until, costs)
+        found = {one: {"options": dict(runs[one].method_options), **cost} for one, cost in timely}
         source = provenance(config, scope.device.type, PRECISION, data.fingerprint)
     return {
         "methods": found,

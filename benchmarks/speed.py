@@ -15,7 +15,6 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
-import nbformat
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -25,14 +24,12 @@ from benchmarks.steps import Bench, plan_of, same_weights
 from benchmarks.timing import Clock, Ratio, Scope, Work, progress, ratios, rounds_of, seconds
 from kdlib.data import load_data
 from kdlib.data.scenes import scenes
-from kdlib.errors import KdlibError
 from kdlib.files import CHUNK, write_json
 from kdlib.kept import PARTS
 from kdlib.models.output import flops
 from kdlib.runs import RunConfig, provenance
 from kdlib.train_state import resolve_precision
 from study.export import limited_threads, machine_name
-from study.notebooks import execute_notebook
 from study.pages import part
 
 METHODS = ("kd", "at", "dct", "dct+kd")
@@ -72,14 +69,6 @@ network(torch.zeros(images, 3, 32, 32)).logits.sum().backward()
 """
 
 
-def device_of(name: str) -> torch.device:
-    """A device that is here; else a KdlibError."""
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise KdlibError(f"There is no device '{name}' here: {error}") from error
-
-
 def measure_steps(config: RunConfig, rounds: int, scope: Scope) -> dict[str, Any]:
     """Taught steps over plain ones, lock-step and Scenes; lock-step by half the rounds."""
     data = load_data("scenes", "train", size=IMAGES, image_size=config.image_size)
@@ -88,9 +77,7 @@ def measure_steps(config: RunConfig, rounds: int, scope: Scope) -> dict[str, Any
     half = max(2, rounds // 2)
     ticks = rounds + half * len(COUNTS)
     with limited_threads(scope.threads), progress("steps", ticks) as bar:
-        bench = create(["student", *TAUGHT])
-        compiled = create(["student"], compiled=True) if scope.compiled else None
-        taught = measure_taught(bench, rounds, scope.clock, bar.update, compiled)
+        taught = measure_taught(create(["student", *TAUGHT]), rounds, scope.clock, bar.update)
         timed = partial(ratios, rounds=half, clock=scope.clock, tick=bar.update)
         bench = create(TOGETHER)
         counted = {k: _lockstep(bench, TOGETHER[:k], timed).as_json() for k in COUNTS}
@@ -109,9 +96,7 @@ def measure_steps(config: RunConfig, rounds: int, scope: Scope) -> dict[str, Any
     }  # fmt: skip
 
 
-def measure_taught(
-    bench: Bench, rounds: int, clock: Clock, tick: Work, compiled: Bench | None = None
-) -> dict[str, Any]:
+def measure_taught(bench: Bench, rounds: int, clock: Clock, tick: Work) -> dict[str, Any]:
     """Steps with kept answers, with the live teacher, and torchdistill's, each with its batch.
 
     Over a plain student's step, and torchdistill's over ours with kept answers; images a second;
@@ -127,8 +112,6 @@ def measure_taught(
             theirs = pairs.torchdistill_step(bench, method)
             pairs.check_same_loss(bench, method, theirs)
             works[method, THEIRS] = lambda theirs=theirs: theirs(bench.batch())
-        if compiled is not None:
-            works["student", "compiled"] = lambda: compiled.own_step(compiled.batch(), "student")
         times = rounds_of(works, rounds, clock, tick)
     size = len(bench.batch().labels)
     return {
@@ -183,7 +166,7 @@ def _scenes(bench: Bench, clock: Clock) -> dict[str, int]:
 
 def measure_methods(scope: Scope) -> dict[str, Any]:
     """Every method's step over its floor, as it is and, if asked for, compiled; and its memory."""
-    named = list(METHODS) if scope.quick else methods.timed_methods("classification")
+    named = [*METHODS, *([] if scope.quick else methods.timed_methods("classification", METHODS))]
     few = named if scope.device.type == "cuda" else list(METHODS)
     wanted = {"eager": named, **({"compiled": few} if scope.compiled else {})}
     found = {}
@@ -196,6 +179,8 @@ def measure_methods(scope: Scope) -> dict[str, Any]:
 
 def measure_notebooks(scope: Scope) -> dict[str, Any]:
     """Seconds of processor time of a step as a notebook and as a program, imports included."""
+    from study.notebooks import execute_notebook  # which a GPU's machine need not have
+
     rounds = 2 if scope.quick else 5
     with tempfile.TemporaryDirectory() as folder, progress("notebooks", rounds) as bar:
         notebook = write_notebook(Path(folder) / "tiny.ipynb")
@@ -213,6 +198,8 @@ def measure_notebooks(scope: Scope) -> dict[str, Any]:
 
 def write_notebook(path: Path) -> Path:
     """A notebook of a cell of parameters and one that works."""
+    import nbformat
+
     cells = [nbformat.v4.new_code_cell(source) for source in (PARAMETERS, RUN)]
     cells[0].metadata["tags"] = ["parameters"]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -361,12 +348,12 @@ def time_commands(commands: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Seconds of each command in a fresh clone, and where and of what; a failure is an error."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     found, where = {}, {"cores": cores, "machine": machine_name()}
-    with tempfile.TemporaryDirectory(prefix="kdlib-clone-") as folder:
-        clone, own = Path(folder) / "clone", {**os.environ, "KDLIB_CACHE": f"{folder}/cache"}
+    with timing.own_cache() as folder:
+        clone = folder / "clone"
         subprocess.run(["git", "clone", "--quiet", Path(__file__).parents[1], clone], check=True)
         head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=clone, text=True)
         where["commit"] = head.strip()
         for words in commands:
-            work = partial(subprocess.run, words.split(), cwd=clone, env=own, check=True)
+            work = partial(subprocess.run, words.split(), cwd=clone, check=True)
             found[words] = {"seconds": round(seconds(work, time.perf_counter)), **where}
     return found

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
-from math import isnan
+from math import inf, isnan
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from study.export import Clock, machine_name, processor_clock
 
 Work = Callable[[], object]
 CPU = torch.device("cpu")
+DEVICES = {"cpu": CPU, "cuda": torch.device("cuda")}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Scope:
     rounds: int = 6
     quick: bool = False
     compiled: bool = False
+    until: float = inf  # of the monotonic clock: no method is measured later
 
     @property
     def named_clock(self) -> tuple[str, Clock]:
@@ -67,8 +69,7 @@ class Scope:
 @contextmanager
 def own_cache() -> Iterator[Path]:
     """A cache that is empty at first, and gone afterwards."""
-    held = tempfile.TemporaryDirectory(prefix="kdlib-cache-")
-    with held as folder, patch.dict(os.environ, KDLIB_CACHE=folder):
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, KDLIB_CACHE=folder):
         yield Path(folder)
 
 

@@ -214,7 +214,7 @@ def load_records(
 
     Runs of training sets ``crossed`` with teachers are apart (``None``: all are there), since
     ``study.confirm`` judges them. Beyond the fields of ``RunConfig`` there are ``setting`` (equal
-    in runs that may be compared: same data, student and training, whatever the method),
+    in runs that may be compared: same data, student, training and device, whatever the method),
     ``teacher_setting`` (of the run that taught this one), ``label`` (the method, with the options
     in which two variants of it differ), results and measures of the stages (``ssim_1`` is the
     finest, ``ssim`` their mean). No record, a damaged one and two of one run are a KdlibError.
@@ -249,9 +249,11 @@ def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     refined, source = record.get("self_teacher") or {}, record["provenance"]
     stages = {"ssim": record["ssim"], **(relevance.get("student") or {})}
     theirs = {f"teacher_{name}": one for name, one in (relevance.get("teacher") or {}).items()}
-    taught = None if config.teacher == "none" else setting_of(config.teacher_config())
+    device = source["device"]
+    taught = None if config.teacher == "none" else setting_of(config.teacher_config(), device)
     return {
         **{name: _plain(value) for name, value in sorted(config.to_dict().items())},
+        "device": device,
         **{name: results.get(name, nan) for name in METRICS},
         **{f"self_teacher_{name}": refined.get(name, nan) for name in HEADLINES},
         **(_detector_columns(results) if "errors" in results else {}),
@@ -261,9 +263,9 @@ def _row(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         **_agreement_columns(record.get("agreement") or {}),
         **{name: record["cost"][name] for name in ("parameters", "flops", "train_seconds")},
         "run_id": record["run_id"],
-        "setting": setting_of(config),
+        "setting": setting_of(config, device),
         "teacher_setting": taught,
-        **{name: source[name] for name in ("commit", "dirty", "device", "data_fingerprint")},
+        **{name: source[name] for name in ("commit", "dirty", "data_fingerprint")},
         "directory": str(path.parent),
     }
 
@@ -302,10 +304,11 @@ def _stage_columns(measures: Mapping[str, list[float] | None]) -> dict[str, floa
     return columns
 
 
-def setting_of(config: RunConfig) -> str:
-    """Short hash of what runs that may be compared have in common."""
+def setting_of(config: RunConfig, device: str = "cpu") -> str:
+    """Short hash of what runs that may be compared have in common, their kind of device too."""
     own, fields = _not_of_setting(config.task), as_hashed(config.to_dict())
     shared = {name: value for name, value in fields.items() if name not in own}
+    shared |= {} if device == "cpu" else {"device": device}
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -338,7 +341,7 @@ def _labels(group: pd.DataFrame) -> pd.Series:
 
 
 def config_columns(table: pd.DataFrame) -> list[str]:
-    """The columns of a table that are fields of the configuration."""
+    """The columns of a table that are fields of the configuration, and the device."""
     return list(table.columns[: table.columns.get_loc("top1")])
 
 

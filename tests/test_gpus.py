@@ -1,6 +1,7 @@
-"""Jobs side by side never share a GPU, whatever becomes of them; the devices are pretended."""
+"""Jobs never share a GPU, whatever becomes of them; what `make gpu` asks; GPUs are pretended."""
 
 import itertools
+import json
 import os
 import time
 from functools import partial
@@ -8,9 +9,13 @@ from pathlib import Path
 
 import pytest
 from processes import begin, outcomes
+from training import tiny
 
 from kdlib.errors import KdlibError
 from study.jobs import VISIBLE, gpu_names, own_gpus
+from study.profiles import expand, read_profile
+from study.records import load_records
+from workflow import gpu
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +61,27 @@ def test_a_killed_job_gives_its_gpu_back(tmp_path):
     killed.join()
     with own_gpus(2, tmp_path) as taken:
         assert taken == ["0", "1"]
+
+
+def test_parts_of_the_kit_keep_to_their_time_and_say_what_is_missing(tmp_path, monkeypatch, capsys):
+    run, real = tiny(method="student", image_size=64, epochs=1), gpu.parts
+    late = {"sleep": ["timeit", "-n1", "-r1", "import time; time.sleep(60)"]}
+    more = [gpu.Part("late", 1, late), gpu.Part("wrong", 9, {"odd": ["kdlib.train", "--odd"]})]
+    monkeypatch.setattr(gpu, "wanted", lambda trial: [run])
+    monkeypatch.setattr(gpu, "parts", lambda *given: [*real(*given)[:1], *more, *real(*given)[:1]])
+    gpu.measure(191, True, tmp_path)
+    told = json.loads((tmp_path / "parts.json").read_text())["parts"]
+    assert [len(one["left_out"]) for one in told] == [0, 1, 1, 1] and told[1]["seconds"] < 30
+    assert "no time for 190 s" in capsys.readouterr().out
+    assert load_records(tmp_path)["run_id"].tolist() == [run.run_id]
+
+
+def test_the_kit_has_every_run_of_its_profile_and_says_when_there_is_no_gpu(tmp_path, monkeypatch):
+    parts, runs = gpu.parts(expand("gpu"), tmp_path, False, tmp_path), expand("gpu")
+    asked = {name for part in parts for name in part.commands}
+    assert {run.run_id for run in runs} <= asked and sum(one.estimate for one in parts) <= 720
+    ours, theirs = read_profile("gpu"), read_profile("study_methods")
+    assert all(ours[key] == theirs[key] for key in ("options", "weights", "teachers"))
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(KdlibError, match="no GPU here.*--dry-run"):
+        gpu.measure(60, False, tmp_path)

@@ -81,6 +81,13 @@ def test_settings_are_never_mixed_and_variants_are_told_apart_by_what_differs(tm
         write_run(tmp_path / "two", replace(DCT, weight=weight))
     labels = records.load_records(tmp_path / "two")["label"].tolist()
     assert labels == ["dct [weight=1.0]", "dct [weight=3.0]"]
+    record = synthetic_record(replace(DCT, init_seed=5))
+    record["provenance"]["device"] = "cuda"
+    (directory := tmp_path / "gpu" / record["run_id"]).mkdir(parents=True)
+    write_record(directory, record)
+    apart = records.load_records(tmp_path / "two", tmp_path / "gpu")
+    assert apart["setting"].nunique() == 2 and set(apart["device"]) == {"cpu", "cuda"}
+    assert records.describe_setting(apart, apart["setting"].iloc[0]).count("device") == 1
 
 
 def test_detectors_and_their_classifiers_are_tasks_with_measures_of_their_own(detectors, tmp_path):
