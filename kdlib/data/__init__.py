@@ -76,15 +76,14 @@ def load_data(
 ) -> "ImageData":
     """Load a split of a data set into memory, or list its photographs.
 
-    ``split`` is ``train``; its last fifth, ``dev``, on which choices are made; the rest of it,
-    ``fit``; or ``test``, which nothing may be chosen on. Of composed scenes ``dev`` is drawn anew,
-    and ``fit`` is ``train``. ``task`` says what has labels: images (``classification``), their
-    pixels (``segmentation``), their objects, which have boxes (``detection``), or objects cut out
-    (``crops``), of ``crop_size`` pixels a side. ``size`` counts the images of a set (``None``:
-    all), of ``image_size`` pixels a side; photographs with objects have their own. Composed scenes
-    show ``attentions`` objects of their class and ``distractors`` others; each ``sample`` is
-    another training set. ``data_root`` holds the real data sets (``None``: ``KDLIB_DATA`` does). A
-    ``KdlibError`` says what is wrong.
+    ``split`` is ``train``; its last fifth, ``dev``, for choices; the rest of it, ``fit``; or
+    ``test``, never for choices. Of composed scenes ``dev`` is drawn anew, and ``fit`` is ``train``.
+    ``task`` says what has labels: images (``classification``), their pixels (``segmentation``),
+    boxes of objects (``detection``), or objects cut out (``crops``), of ``crop_size`` pixels a
+    side. ``size`` counts the images of a set (``None``: all), of ``image_size`` pixels a side.
+    Composed scenes show ``attentions`` objects of their class and ``distractors`` others; each
+    ``sample`` is another training set. ``data_root`` holds the real data sets (``None``:
+    ``KDLIB_DATA`` does). A ``KdlibError`` says what is wrong.
     """
     check_known("data set", name, DATASETS)
     check_known("task", task, TASKS)
