@@ -77,7 +77,9 @@ def measure_steps(config: RunConfig, rounds: int, scope: Scope) -> dict[str, Any
     half = max(2, rounds // 2)
     ticks = rounds + half * len(COUNTS)
     with limited_threads(scope.threads), progress("steps", ticks) as bar:
-        taught = measure_taught(create(["student", *TAUGHT]), rounds, scope.clock, bar.update)
+        bench = create(["student", *TAUGHT])
+        compiled = create(["student"], compiled=True) if scope.compiled else None
+        taught = measure_taught(bench, rounds, scope.clock, bar.update, compiled)
         timed = partial(ratios, rounds=half, clock=scope.clock, tick=bar.update)
         bench = create(TOGETHER)
         counted = {k: _lockstep(bench, TOGETHER[:k], timed).as_json() for k in COUNTS}
@@ -96,7 +98,9 @@ def measure_steps(config: RunConfig, rounds: int, scope: Scope) -> dict[str, Any
     }  # fmt: skip
 
 
-def measure_taught(bench: Bench, rounds: int, clock: Clock, tick: Work) -> dict[str, Any]:
+def measure_taught(
+    bench: Bench, rounds: int, clock: Clock, tick: Work, compiled: Bench | None = None
+) -> dict[str, Any]:
     """Steps with kept answers, with the live teacher, and torchdistill's, each with its batch.
 
     Over a plain student's step, and torchdistill's over ours with kept answers; images a second;
@@ -112,6 +116,8 @@ def measure_taught(bench: Bench, rounds: int, clock: Clock, tick: Work) -> dict[
             theirs = pairs.torchdistill_step(bench, method)
             pairs.check_same_loss(bench, method, theirs)
             works[method, THEIRS] = lambda theirs=theirs: theirs(bench.batch())
+        if compiled is not None:
+            works["student", "compiled"] = lambda: compiled.own_step(compiled.batch(), "student")
         times = rounds_of(works, rounds, clock, tick)
     size = len(bench.batch().labels)
     return {

@@ -1,21 +1,15 @@
-"""Training steps of students beside each other, with one teacher and the same batches.
-
-Compiled numbers differ from the reference's by rounding, so nothing is compiled unless asked for.
-An epoch's last batch may be smaller: to compile once more for it, or for any size, would cost more
-than it saves, so batches of another size than the first run as they are.
-"""
+"""Training steps of students beside each other, with one teacher and the same batches."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from inspect import signature
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx.experimental.optimization import fuse
 
 from kdlib.data.batches import Batch, Batches
@@ -23,10 +17,7 @@ from kdlib.data.image_data import ImageData
 from kdlib.distill import FrozenTeacher, TeacherOutput
 from kdlib.errors import KdlibError
 from kdlib.kept import KeptTeacher
-from kdlib.losses.dct import dct_matrix, frequency_mask
-from kdlib.losses.review import ReviewLoss
 from kdlib.models import create_model
-from kdlib.models.output import Output
 from kdlib.process_group import ALONE
 from kdlib.runs import RunConfig
 from kdlib.seeds import seed_everything
@@ -35,58 +26,6 @@ from kdlib.train_state import Group, TrainState
 NOWHERE = Path("no-runs")
 LEARNING_RATE = 0.01
 HALFWAY = 0.5  # share of the training that is done: no weight is still warming up
-BACKEND = "inductor"
-
-
-class Compiled:
-    """A module compiled for batches of the first one's size, by itself.
-
-    Otherwise the students of a step would share, and use up, one limit of recompiling. Of numbers
-    only a weight's warm-up reads one that changes; its second value makes it any number.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._plain, self._size = module, 0
-        apart = "isolate_recompiles"  # younger than the oldest PyTorch that we run with
-        own = {apart: True} if apart in signature(torch.compile).parameters else {}
-        self._compiled = torch.compile(module, backend=BACKEND, **own)
-
-    def __call__(self, size: int, *inputs: Any) -> Any:
-        """What the module says of a batch of a size."""
-        self._size = self._size or size
-        return (self._compiled if size == self._size else self._plain)(*inputs)
-
-
-class CompiledLearner(nn.Module):
-    """Runs a learner compiled; ``parts`` is what has the weights: ``TrainState.parts``."""
-
-    def __init__(self, parts: nn.Module) -> None:
-        super().__init__()
-        for function in (dct_matrix, frequency_mask):  # cached, of sizes alone: left as they are
-            torch.compiler.assume_constant_result(function.__wrapped__)
-        self.parts, self._compiled = parts, Compiled(parts)
-
-    def forward(self, batch: Any, teacher: Any, progress: float) -> dict[str, Tensor]:
-        """As :meth:`kdlib.distill.Learner.forward`."""
-        if isinstance(teacher, TeacherOutput):  # whose lazy maps would break the graph in two
-            review = isinstance(self.parts.distiller.method_loss, ReviewLoss)
-            stages = teacher.before if review else teacher.stages
-            teacher = Output(teacher.logits, stages, teacher.embedding)
-        return self._compiled(len(batch.labels), batch, teacher, progress)
-
-
-class CompiledTeacher(FrozenTeacher):
-    """The same frozen network, compiled."""
-
-    def __init__(self, teacher: FrozenTeacher) -> None:
-        super().__init__(teacher.network)
-        self._compiled = Compiled(teacher.network)
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> TeacherOutput:
-        """As :meth:`FrozenTeacher.forward`, which is asked for what a ReLU is given."""
-        answer = self._compiled(len(images), images)
-        return TeacherOutput(*answer, lambda: FrozenTeacher.forward(self, images).before)
 
 
 def folded(teacher: FrozenTeacher) -> FrozenTeacher:
@@ -104,7 +43,7 @@ class Bench:
     """A teacher and a student for each method, ready to step on endless batches of ``data``.
 
     ``options`` are of methods whose options are not their defaults; ``fold`` folds the teacher's
-    batch norms, ``compiled`` puts teacher and students through ``torch.compile``.
+    batch norms, ``compiled`` puts the networks' forward passes through ``torch.compile``.
     """
 
     def __init__(
@@ -116,7 +55,8 @@ class Bench:
         network = create_model(config.teacher, len(data.classes))
         self.teacher = FrozenTeacher(network.to(device).to(memory_format=torch.channels_last))
         self.device, self.precision = device, precision
-        group, self.states = Group(data, device, self.teacher, precision), {}
+        group = Group(data, device, self.teacher, precision, compiled=compiled)
+        self.states: dict[str, TrainState] = {}
         for method in methods:
             run = replace(config, method=method, method_options=dict(options.get(method, {})))
             self.states[method] = TrainState(run, group, NOWHERE)
@@ -124,9 +64,7 @@ class Bench:
         if fold:
             self.teacher = folded(self.teacher)
         if compiled:
-            self.teacher = CompiledTeacher(self.teacher)
-            for state in self.states.values():
-                state.learner = CompiledLearner(state.parts)
+            self.teacher.network.compile()
         batches = Batches(data, config.batch_size, config.augmentation, device)
         how = (data, batches.mirrors, precision, ALONE.conditions(device))
         self.kept = KeptTeacher(network, *how)  # asked only where it is timed

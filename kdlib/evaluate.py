@@ -184,7 +184,7 @@ def marks_of(data: ImageData, world: ProcessGroup = ALONE) -> Any:
 def energy_share(maps: Tensor, relevance: Tensor) -> Tensor:
     """Share of attention energy on relevant pixels: maps (B, h, w), masks (B, H, W) -> (B,)."""
     # Equal to the share of the map enlarged block by block; a zero map counts as uniform.
-    share = _pooled(relevance, maps)
+    share, maps = attention.pool_to_common_size(relevance.float(), maps)
     total = maps.sum((1, 2), keepdim=True)
     weights = (maps / total.masked_fill(total == 0, 1)).where(total != 0, 1 / maps[0].numel())
     return (weights * share).sum((1, 2))
@@ -196,14 +196,9 @@ def pointing_hit(maps: Tensor, relevance: Tensor) -> Tensor:
     The pointing game (Zhang et al. 2018, doi 10.1007/s11263-017-1059-x) without its tolerance of 15
     pixels, a quarter of an image; cells that tie for the strongest count equally.
     """
+    share, maps = attention.pool_to_common_size(relevance.float(), maps)
     peak = (maps == maps.amax((1, 2), keepdim=True)).float()
-    return (peak * _pooled(relevance, maps)).sum((1, 2)) / peak.sum((1, 2))
-
-
-def _pooled(relevance: Tensor, maps: Tensor) -> Tensor:
-    """How much of each cell of maps (B, h, w) is relevant; what is that small already stays."""
-    whole, size = relevance.float(), (maps.shape[1], maps.shape[2])
-    return whole if whole.shape == maps.shape else functional.adaptive_avg_pool2d(whole, size)
+    return (peak * share).sum((1, 2)) / peak.sum((1, 2))
 
 
 # Structural similarity of attention maps (Wang et al. 2004, doi 10.1109/TIP.2003.819861).

@@ -42,6 +42,7 @@ def fit(
     progress: bool = True,
     world: ProcessGroup = ALONE,
     on_epoch: OnEpoch = None,
+    compile: bool = False,
 ) -> Any:
     """Train every run of ``configs`` that is not finished; return the record of each.
 
@@ -53,7 +54,8 @@ def fit(
     Real data sets lie in ``data_root``; ``device`` is by default the GPU if there is one, on which
     PyTorch's deterministic algorithms are turned on, as bits are to be the same again; all of a
     ``world`` call this alike; ``on_epoch`` is called in the main process with the configuration and
-    the row of ``history.csv`` when an epoch is saved.
+    the row of ``history.csv`` when an epoch is saved. ``compile`` puts students' forward passes
+    through torch.compile: other last bits, as their records say, and on a CPU no gain.
     """
     root, single = Path(root), isinstance(configs, RunConfig)
     given = [configs] if isinstance(configs, RunConfig) else configs
@@ -70,6 +72,7 @@ def fit(
         waiting = world.from_main([one for one in configs if not is_finished(one, root)])
         if waiting:
             group = prepare(waiting, root, data_root, device, world)
+            group = replace(group, compiled=compile)
             train(waiting, group, root, progress and world.is_main, on_epoch)
         records = [finished_record(one, root) for one in configs if world.is_main]
         return world.from_main(records[0] if single and records else records)

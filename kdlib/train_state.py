@@ -51,6 +51,7 @@ class Group:
     world: ProcessGroup = ALONE
     batches: Any = None
     evaluation: Any = None
+    compiled: bool = False  # students' forward passes in training
 
 
 class TrainState:
@@ -80,6 +81,7 @@ class TrainState:
             "teacher": None if network is None else files.checksum(network.state_dict()),
         }
         self.way = self.world.from_main(self.world.conditions(self.device))
+        self.way |= {"compiled": group.compiled or None}  # it changes bits
         self._begin_epoch()
         self.network_options: dict[str, Any] = {}  # what the student is built with besides
         self.parts = self._build()  # all that has weights, which checkpoints hold
@@ -93,6 +95,8 @@ class TrainState:
         self.shared = {"device": self.device, "precision": self.precision, "world": self.world}
         # Without cross-entropy nothing reads a classifier's logits; a detector's parts may rest.
         unread = not getattr(self.distiller, "ce_weight", 0)
+        if group.compiled:
+            vars(self.parts)["answer"] = torch.compile(self.student.forward)
         self.learner = self.world.wrapped(self.parts, some_unused=unread)
 
     @staticmethod
@@ -345,6 +349,7 @@ class TrainState:
         speed = len(data) * self.epoch / seconds if seconds else 0.0
         source = provenance(config, str(self.device), self.precision, data.fingerprint)
         source |= {f"{name}_fingerprint": self.sources[name] for name in ("evaluation", "teacher")}
+        source |= {"compiled": True} if self.group.compiled else {}
         return {
             "schema_version": SCHEMA_VERSION,
             "run_id": config.run_id,
