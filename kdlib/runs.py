@@ -73,9 +73,9 @@ OWN_FIELDS = {
 class RunConfig:
     """Everything that decides a run; the notebooks' parameters have the same names.
 
-    ``split="train"`` trains on the training set and evaluates on the test set; ``dev`` holds a
-    fifth of the training set out and evaluates on that: the only split on which anything may be
-    chosen. The task ``crops`` classifies objects that are cut out, as a detector's teacher does.
+    ``split="train"`` trains on the training set and evaluates on the test set; ``dev`` evaluates on
+    a fifth of the training set, held out, or on more scenes: the only split on which anything may
+    be chosen. The task ``crops`` classifies objects that are cut out, as a detector's teacher does.
 
     An unknown field, or a value that a field cannot have, is a ``KdlibError`` that names the valid.
     """

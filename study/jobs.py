@@ -22,7 +22,6 @@ from filelock import FileLock, Timeout
 from kdlib.errors import EXIT_FAILED, EXIT_MISTAKE, KdlibError
 from kdlib.files import write_text
 from kdlib.runs import RunConfig, earlier, is_finished, needed_by, run_directory
-from study.notebooks import ExecutionError, execute_notebook
 from study.profiles import lockstep_groups
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -153,6 +152,8 @@ def run_once(
     notebook: Path, output: Path, given: Mapping[str, Any], attempt: int, limit_s: float, gpus: int
 ) -> int:
     """Execute a job's notebook, unless an earlier try has shown a mistake; the exit status."""
+    from study.notebooks import ExecutionError, execute_notebook
+
     mistake = output.with_suffix(".mistake.txt")
     if attempt > 1 and mistake.exists():
         print(f"Not tried again:\n{mistake.read_text(encoding='utf-8')}", file=sys.stderr)

@@ -132,7 +132,7 @@ def test_a_family_lends_its_ratios_of_variances():
 @pytest.mark.parametrize(("differences", "word", "note"), [
     (np.zeros((3, 8)), "equivalent", "identical runs"),
     (np.full((3, 8), 0.3), "undecided", "no scatter"), ([[0.3]], "undecided", "no scatter"),
-    (np.full((1, 8), 0.3), "undecided", "one teacher"), (np.empty((0, 0)), "undecided", "no comm"),
+    (np.full((1, 8), 0.3), "undecided", "one teacher"), (np.empty((0, 0)), "undecided", ""),
     (np.full((3, 8), 0.3) + crossed(3, 0, 0, 1e-3), "better", ""),
     (-np.full((3, 1), 0.3) + crossed(3, 0, 0, 1e-3, shape=(3, 1)), "worse", "one training set"),
 ])  # fmt: skip

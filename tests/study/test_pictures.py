@@ -40,7 +40,7 @@ def test_panels_show_images_under_their_titles_and_leave_no_figure_open():
     assert drawn(figure, 1)[0].shape == (8, 8)
     maps = {"stage 1": torch.arange(48).view(3, 4, 4) + 20, "stage 2": torch.ones(3, 2, 2).long()}
     found = drawn(label_pictures(IMAGES, maps))
-    assert len(found) == 9 and np.max(found[3]) == 10 and np.max(found[6]) == 0
+    assert len(found) == 9 and np.max(found[3]) == 11 and np.max(found[6]) == 0
     assert not plt.get_fignums()
 
 
