@@ -16,6 +16,7 @@ import pandas as pd
 from kdlib.runs import RunConfig
 from study import named, profiles
 from study.inference import Claim, Contrast, contrast_of, explore, judge
+from study.parts import PREFIX, parts
 from study.profiles import expand, profile_names, read_profile
 from study.records import find_records, load_records, summary_table, with_teachers
 
@@ -29,7 +30,6 @@ NEAR = 0.02  # budgets that differ by no more are equal
 VIEWS = 2  # of an image, itself and mirrored, to which a teacher's answers are kept
 MOST_LOST = 1  # training sets, to runs that diverged
 OPEN = "open"  # the word of a claim whose runs are not all there
-PREFIX = "study_"  # of the names of all profiles of the study
 
 
 # What is planned: runs and budgets.
@@ -180,9 +180,9 @@ class Study:
 
     def compute(self) -> Iterator[Mapping[str, Any]]:
         """Of each profile of the study, and of all teachers: finished and planned runs, hours."""
-        parts, counted = _parts(), set[str]()
-        taught = profiles.teachers(run for _, runs in parts for run in runs)
-        for part, runs in [*parts, ("teachers", taught)]:
+        planned, counted = _parts(), set[str]()
+        taught = profiles.teachers(run for _, runs in planned for run in runs)
+        for part, runs in [*planned, ("teachers", taught)]:
             names = {run.run_id for run in runs} - counted
             counted |= names
             done = [self.records[name] for name in names if name in self.records]
@@ -193,9 +193,7 @@ class Study:
 
 
 def _parts() -> list[tuple[str, list[RunConfig]]]:
-    """The profiles of the study, those of the plan and what chose their weights first."""
-    names = [name for name in profile_names() if name.startswith(PREFIX)]
-    first = [f"{PREFIX}tune", *PLAN["profiles"]]
-    names.sort(key=lambda name: (name not in first, name))
+    """The profiles of the study, in their order, and the runs of each."""
+    names = [PREFIX + part for part in parts()]
     places = {name: [*read_profile(name).get("datasets", {"scenes": {}})] for name in names}
     return [(name, [run for one in places[name] for run in expand(name, one)]) for name in names]

@@ -79,8 +79,8 @@ def load_data(
     ``split`` is ``train``; its last fifth, ``dev``, for choices; the rest of it, ``fit``; or
     ``test``, never for choices. Of composed scenes ``dev`` is drawn anew, and ``fit`` is ``train``.
     ``task`` says what has labels: images (``classification``), their pixels (``segmentation``),
-    boxes of objects (``detection``), or objects cut out (``crops``), of ``crop_size`` pixels a
-    side. ``size`` counts the images of a set (``None``: all), of ``image_size`` pixels a side.
+    boxes of objects (``detection``), or objects cut out (``crops``), of ``crop_size`` pixels (8
+    to 512) a side. ``size`` counts a set's images (``None``: all), of ``image_size`` pixels a side.
     Composed scenes show ``attentions`` objects of their class and ``distractors`` others; each
     ``sample`` is another training set. ``data_root`` holds the real data sets (``None``:
     ``KDLIB_DATA`` does). A ``KdlibError`` says what is wrong.
