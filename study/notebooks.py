@@ -252,17 +252,19 @@ def store_outputs(notebook: Path, timeout_s: float = DAY_S) -> Path:
     """Execute a notebook with its defaults and, if no cell fails, store the outputs in it.
 
     What papermill notes of times and paths is left out, so that only outputs change; so are
-    progress bars (stderr), which are for whoever waits.
+    progress bars (stderr), and what cells tagged ``widget`` show: it needs a kernel.
     """
     with tempfile.TemporaryDirectory(prefix="kdlib-") as folder:
         executed = execute_notebook(notebook, Path(folder) / notebook.name, timeout_s=timeout_s)
         content = nbformat.read(executed, as_version=4)
     content.metadata.pop("papermill", None)
+    content.metadata.pop("widgets", None)
     content.metadata["language_info"] = {"name": "python"}
     for cell in content.cells:
         for noted in ("papermill", "execution"):
             cell.metadata.pop(noted, None)
         if cell.cell_type == "code":
-            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+            outputs = [] if "widget" in cell.metadata.get("tags", []) else cell.outputs
+            cell.outputs = [out for out in outputs if out.get("name") != "stderr"]
     write_text(notebook, nbformat.writes(content).rstrip("\n") + "\n")
     return notebook

@@ -11,9 +11,8 @@ from boxes import MARKS, detection_grid, errors_of_images, judge_image
 from detection.detectors import detections_of, objects_of, random_case
 from matplotlib.patches import Rectangle
 from PIL import Image
-from probes import basis_mosaic
 
-from kdlib import KdlibError, dct_2d
+from kdlib import KdlibError
 from kdlib.data.image_data import IGNORED, ImageData
 from kdlib.detection.average_precision import ERRORS, error_types
 from kdlib.detection.objects import WholePhotographs
@@ -64,10 +63,6 @@ def test_boxes_of_the_class_stand_out_and_each_basis_picture_has_one_coefficient
     assert first.get_edgecolor() != second.get_edgecolor()
     assert (second.get_width(), second.get_height()) == (4, 2)
     plt.close()
-    mosaic, expected = basis_mosaic(4), torch.zeros(4, 4, dtype=torch.float64)
-    assert mosaic.shape == (19, 19)
-    expected[1, 2] = 1
-    torch.testing.assert_close(dct_2d(mosaic[None, 5:9, 10:14])[0], expected)
 
 
 def data_of(objects, images=None):
