@@ -8,7 +8,7 @@ Losses, of lists of feature maps (B, C, H, W), one per stage, fine to coarse, or
     attention_map, dct_2d: the map of a stage (B, H, W), and its transform.
 Networks and data, by name, yours included:
     create_model, model_names, register_model; Output, which a network returns: logits, stages,
-    embedding; load_data, dataset_names.
+    embedding; pretrained, which ships trained; load_data, dataset_names.
 Runs:
     RunConfig decides a run, fit trains it; read_record, trained_network, predict: what it has left;
     METHODS, register_method: methods by name, yours included.
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kdlib.models import create_model, model_names, register_model
     from kdlib.models.output import Output
     from kdlib.runs import RunConfig, read_record
+    from kdlib.shipped import pretrained
     from kdlib.train import fit
     from kdlib.train_state import DivergedError
 
@@ -42,8 +43,8 @@ __all__ = [
     "METHODS", "ATLoss", "DCTLoss", "Distiller", "DivergedError", "FrozenTeacher", "KDLoss",
     "KdlibError", "Output", "RunConfig", "SpectralOptions", "at_loss", "attention_map",
     "create_distiller", "create_model", "dataset_names", "dct_2d", "dct_loss", "dkd_loss", "fit",
-    "kd_loss", "load_data", "model_names", "pkt_loss", "predict", "read_record", "register_method",
-    "register_model", "rkd_loss", "sp_loss", "trained_network",
+    "kd_loss", "load_data", "model_names", "pkt_loss", "predict", "pretrained", "read_record",
+    "register_method", "register_model", "rkd_loss", "sp_loss", "trained_network",
 ]  # fmt: skip
 _PLACES = {
     "losses.dct": ("DCTLoss", "SpectralOptions", "dct_2d", "dct_loss"), "errors": ("KdlibError",),
@@ -53,6 +54,7 @@ _PLACES = {
     "losses.relations": ("pkt_loss", "rkd_loss", "sp_loss"), "data": ("dataset_names", "load_data"),
     "losses.logits": ("KDLoss", "dkd_loss", "kd_loss"), "evaluate": ("predict", "trained_network"),
     "methods": ("METHODS", "register_method"), "runs": ("RunConfig", "read_record"),
+    "shipped": ("pretrained",),
 }  # fmt: skip
 
 

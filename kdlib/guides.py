@@ -90,13 +90,9 @@ def _noise(config: RunConfig, teacher: KeptTeacher, data: ImageData) -> Guide:
 
 
 GUIDES: dict[str, Callable[[RunConfig, KeptTeacher, ImageData], Guide]] = {
-    "other_image": _other_image,
-    "untrained": _untrained,
-    "mean": _mean,
-    "relevant": _masks,
-    "objects": _masks,
-    "noise": _noise,
-}
+    "other_image": _other_image, "untrained": _untrained, "mean": _mean,
+    "relevant": _masks, "objects": _masks, "noise": _noise,
+}  # fmt: skip
 
 
 def _with_maps(output: TeacherOutput, maps: Iterable[Tensor]) -> TeacherOutput:

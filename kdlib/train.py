@@ -34,16 +34,10 @@ OnEpoch = Callable[[RunConfig, dict[str, Any]], object] | None
 
 
 def fit(
-    configs: RunConfig | Sequence[RunConfig],
-    root: Path,
-    *,
-    data_root: Path | None = None,
-    device: str | None = None,
-    progress: bool = True,
-    world: ProcessGroup = ALONE,
-    on_epoch: OnEpoch = None,
-    compile: bool = False,
-) -> Any:
+    configs: RunConfig | Sequence[RunConfig], root: Path, *,
+    data_root: Path | None = None, device: str | None = None, progress: bool = True,
+    world: ProcessGroup = ALONE, on_epoch: OnEpoch = None, compile: bool = False,
+) -> Any:  # fmt: skip
     """Train every run of ``configs`` that is not finished; return the record of each.
 
     Give one run, or a list of those that differ only in the student and its method (one lock-step
@@ -140,12 +134,9 @@ def check_world(configs: Sequence[RunConfig], world: ProcessGroup) -> None:
 
 
 def prepare(
-    configs: Sequence[RunConfig],
-    root: Path,
-    data_root: Path | None,
-    device: str | None,
+    configs: Sequence[RunConfig], root: Path, data_root: Path | None, device: str | None,
     world: ProcessGroup,
-) -> Group:
+) -> Group:  # fmt: skip
     """Load the data and the teacher that a group of runs shares."""
     place = world.device or usable_device(device)
     if place.type == "cuda":  # else it adds in any order, and no run gives the same bits twice

@@ -126,6 +126,8 @@ def test_the_wheel_trains_a_dct_student_and_its_teacher_without_the_repository(s
     refused = run(site, command.format("run.yaml"), tmp_path)
     assert refused.returncode == 2
     assert "pip install pyyaml" in refused.stderr
+    done = run(site, "import kdlib\nprint(kdlib.pretrained('scenes/teacher').training)", tmp_path)
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_the_scripts_of_a_loop_of_one_s_own_run_beside_the_wheel(site, tmp_path):

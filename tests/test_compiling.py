@@ -82,14 +82,3 @@ def test_a_folded_teacher_says_the_same(name):
         assert (one - same).abs().max() <= 1e-5 * one.abs().max()
     assert len(norms(other)) < len(norms(teacher))
     assert all(torch.equal(value, teacher.state_dict()[key]) for key, value in before.items())
-
-
-def test_a_bench_folds_its_teacher_and_what_cannot_be_traced_is_told(data):
-    assert not norms(bench(data, "dct", fold=True).teacher)
-
-    class Branching(nn.Module):
-        def forward(self, images):
-            return images if images.sum() > 0 else -images
-
-    with pytest.raises(KdlibError, match="cannot be folded"):
-        folded(FrozenTeacher(Branching()))

@@ -62,18 +62,10 @@ def tasks_of(name: str) -> tuple[str, ...]:
 
 
 def load_data(
-    name: str,
-    split: str,
-    *,
-    task: str = "classification",
-    size: int | None = None,
-    image_size: int = 64,
-    attentions: int = 2,
-    distractors: int = 4,
-    crop_size: int = 32,
-    sample: int = 0,
-    data_root: Path | str | None = None,
-) -> "ImageData":
+    name: str, split: str, *, task: str = "classification", size: int | None = None,
+    image_size: int = 64, attentions: int = 2, distractors: int = 4, crop_size: int = 32,
+    sample: int = 0, data_root: Path | str | None = None,
+) -> "ImageData":  # fmt: skip
     """Load a split of a data set into memory, or list its photographs.
 
     ``split`` is ``train``; its last fifth, ``dev``, for choices; the rest of it, ``fit``; or

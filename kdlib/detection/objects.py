@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from kdlib.data.image_data import ImageData, fingerprint
-from kdlib.data.photographs import Photographs, Pixels, annotated
+from kdlib.data.photographs import Photographs, Pixels
 from kdlib.errors import KdlibError
 from kdlib.files import Arrays, cached
+from kdlib.frskd.voc import annotated
 
 COCO_SIZES = (32.0**2, 96.0**2)  # where small objects end and large ones begin, by area
 

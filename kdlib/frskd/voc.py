@@ -21,10 +21,9 @@ from kdlib.data.photographs import (
     Listing,
     Photographs,
     Pixels,
-    annotated,
     placed,
     upright,
-)
+)  # fmt: skip
 from kdlib.errors import KdlibError, check_range
 from kdlib.seeds import generator
 from kdlib.tasks import IGNORED
@@ -77,6 +76,28 @@ def _window(values: Tensor, side: int, fill: object, place: list[int] | None) ->
     room = [length - side for length in padded.shape[-2:]]
     top, left = placed(room, place)
     return functional.crop(padded, top, left, side, side)
+
+
+def annotated(path: str, size: tuple[int, int], truth: str) -> Pixels:
+    """The photograph upright, (H, W, 3), if that is what its ``truth`` of a ``size`` (W, H) is of.
+
+    Boxes and masks are drawn on what is seen or on what is stored. Where EXIF turns a photograph,
+    only its sides can tell which; where they do not, it is refused.
+    """
+    pixels, told = upright(path)
+    width, height = pixels.size
+    if told > 1 and (told < 5 or size != pixels.size or width == height):
+        raise KdlibError(
+            f"{path} is turned by its EXIF orientation ({told}), and nothing tells that {truth} is "
+            "of the image as it is seen. Store it upright without that tag (`mogrify -auto-orient` "
+            "does it), or remove the tag if the stored pixels are meant."
+        )
+    if size != pixels.size:
+        raise KdlibError(
+            f"{path} is {width} x {height} pixels, but {truth} says {size[0]} x {size[1]}: they do "
+            "not fit. Get both again."
+        )
+    return np.asarray(pixels)
 
 
 def read_annotated(picture: Path, mask: Path) -> Pixels:

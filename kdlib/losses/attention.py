@@ -14,8 +14,6 @@ from kdlib.errors import KdlibError, check_known, shown
 
 Stage = TypeVar("Stage")
 Given = ParamSpec("Given")
-
-
 Features = Tensor | Sequence[Tensor] | Any
 """Feature maps (B, C, H, W) of the stages, fine to coarse; or of one stage; or an output."""
 Distance = Callable[[Tensor, Tensor], Tensor]  # (B, H, W), (B, H', W') -> (B,)

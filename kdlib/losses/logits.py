@@ -69,13 +69,9 @@ def _mean_over_pixels(values: Tensor, counted: Tensor | None) -> Tensor:
 
 
 def dkd_per_image(
-    student: Tensor,
-    teacher: Tensor,
-    targets: Tensor,
-    target_weight: float = 1.0,
-    other_weight: float = 8.0,
-    temperature: float = 4.0,
-) -> Tensor:
+    student: Tensor, teacher: Tensor, targets: Tensor, target_weight: float = 1.0,
+    other_weight: float = 8.0, temperature: float = 4.0,
+) -> Tensor:  # fmt: skip
     """``T^2 (alpha TCKD + beta NCKD)``: logits (B, K), (B, K), labels (B,) -> (B,).
 
     TCKD is the divergence of "the target" and "anything else", NCKD that of the other classes among

@@ -1,7 +1,7 @@
 """The three runs of SRM, as states: dictionaries, initialised student, student that goes on."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
@@ -33,9 +33,14 @@ def learned_dictionaries(config: RunConfig, root: Path, **sources: Any) -> Block
     path = run_directory(config, Path(root)) / "weights.safetensors"
     tensors, facts = load_tensors(path)
     check_identity(path, facts, {"run": config.run_id, **sources}, OURS)
+    return blocks_of(tensors, config.method_options)
+
+
+def blocks_of(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> Blocks:
+    """A block a stage, from the tensors that a run of ``srm_dictionary`` left; frozen."""
     widths = [tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".atoms")]
     shapes = Shapes(tuple((channels, 1, 1) for channels in widths), 0)
-    made = dictionaries(shapes, SrmOptions(**config.method_options))
+    made = dictionaries(shapes, SrmOptions(**options))
     made.load_state_dict({name.removeprefix("blocks."): tensor for name, tensor in tensors.items()})
     return made.requires_grad_(False)
 

@@ -14,7 +14,7 @@ from study.cli import main
 SEALED = Path(__file__).with_name("sealed")
 RUNS = sorted(sealed.run_ids(SEALED))
 PIXELS = next(run for run in RUNS if "ssd" not in run)
-AGAIN = "make them again: python tests/verify/make_records.py"
+AGAIN = "make them again: python tools/make_verified_records.py"
 
 
 def test_two_committed_runs_are_made_again_with_the_same_numbers(capsys):

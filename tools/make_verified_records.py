@@ -1,6 +1,6 @@
-"""Makes the small runs that the tests verify, and seals their records beside this file.
+"""Makes the small runs that the tests verify, and seals their records there.
 
-    python tests/verify/make_records.py
+    python tools/make_verified_records.py
 
 Run it when a revision was raised, which supersedes them.
 """
@@ -14,7 +14,7 @@ from kdlib.train import fit
 from study.export import limited_threads
 from study.records import publish
 
-SEALED = Path(__file__).with_name("sealed")
+SEALED = Path(__file__).parents[1] / "tests" / "verify" / "sealed"
 SMALL = {"train_size": 256, "test_size": 64, "batch_size": 32, "epochs": 2, "teacher_epochs": 1}
 RUNS = (
     RunConfig(
@@ -29,6 +29,7 @@ RUNS = (
 
 
 def main() -> None:
+    """Train them on one thread, and seal what they leave."""
     with TemporaryDirectory() as folder, limited_threads(1):
         for run in [*earlier(RUNS), *RUNS]:
             fit(run, Path(folder), device="cpu")
