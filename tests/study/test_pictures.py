@@ -56,7 +56,7 @@ def test_classes_of_masks_have_colours_of_their_own_and_scales_are_shared_if_ask
     assert signed[0] == (-3, 3) and signed[1][0] < signed[1][1] and shared == [(-1, 3), (-1, 3)]
 
 
-def test_boxes_of_the_class_stand_out_and_each_basis_picture_has_one_coefficient():
+def test_boxes_of_the_class_stand_out():
     _, axes = plt.subplots()
     pictures.draw_boxes(axes, torch.tensor([[0, 0, 2, 2], [4, 4, 8, 6]]), ["a", "b"], relevant=1)
     first, second = axes.patches
