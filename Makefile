@@ -111,7 +111,7 @@ study: install
 test: install
 	$(IN_VENV) ruff check .
 	$(IN_VENV) ruff format --check .
-	$(IN_VENV) mypy --num-workers auto
+	$(IN_VENV) mypy
 	$(IN_VENV) $(ONE_THREAD) pytest -n 2 --dist loadfile --no-loadscope-reorder \
 		--nbval --nbval-current-env notebooks tests
 
