@@ -113,7 +113,7 @@ TELLING = "import os\nprint([runs_root, os.getcwd(), epochs])"
     (False, "-p epochs many", "Option 'epochs' of notebook 05_distill is 'many'; it should be"),
     (False, "-p fields 3", "Unknown option of notebook 05_distill 'fields'"),  # which it imports
     (False, "-p epochs 7", "['../runs', '{home}', 7]"),
-    (False, "-p runs_root mine", "['{caller}/mine', '{home}', 5]"),
+    (False, "-p runs_root mine", "['{caller}/mine', '{home}', 4]"),
 ])  # fmt: skip
 def test_papermill_alone_is_refused_what_the_notebook_lacks_and_finds_its_folders(
     whole, words, says, tmp_path
@@ -121,7 +121,7 @@ def test_papermill_alone_is_refused_what_the_notebook_lacks_and_finds_its_folder
     """As its users call it, from another folder; a short notebook begins as ours do."""
     content = nbformat.read(NOTEBOOKS / "05_distill.ipynb", as_version=4)
     if not whole:
-        parameters, begins = (cell for cell in content.cells[3:5])
+        parameters, begins = (content.cells[place] for place in (2, 4))
         begins.source = begins.source.splitlines()[0]
         imports = "from dataclasses import fields\nfrom study.parameters import begin"
         first = nbformat.v4.new_code_cell(imports)
