@@ -55,7 +55,7 @@ COMPARE = python -m kdlib verify --runs runs || [ $$? -ne 2 ]
 .NOTPARALLEL:
 
 help:
-	@echo "make reproduce   train, compare, draw: the whole of a profile, in batch"
+	@echo "make reproduce   train, draw, compare with the records; tell what the study found"
 	@echo "make study       the parts of the study: the runs that have no committed record"
 	@echo "make test        lint, types, unit tests, and every notebook re-executed and compared"
 	@echo "make lab         JupyterLab on the notebooks"
@@ -98,6 +98,7 @@ reproduce: install
 	@$(IN_VENV) $(SNAKEMAKE) --config "profile=$$PROFILE" "dataset=$$DATASET" \
 		"methods=$$METHODS" "seeds=$$SEEDS" "epochs=$$EPOCHS" "images=$$IMAGES"
 	@$(IN_VENV) $(COMPARE)
+	@[ "$$PROFILE" != quick ] || $(IN_VENV) python -m kdlib results
 
 # A part that fails does not keep the next from being made.
 study: install

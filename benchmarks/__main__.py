@@ -95,7 +95,7 @@ def methods(
     Args:
         task: what the networks do.
         methods: only these; by default all of the task.
-        profile: whose options the methods have; by default full, or detection.
+        profile: whose options the methods have; by default study_methods, or detection.
         teacher: the teacher's network; by default that of the profile's runs, or the usual one.
         student: the students' network; likewise.
         image_size: in pixels; likewise.
@@ -109,7 +109,7 @@ def methods(
     from benchmarks.timing import DEVICES, Scope
 
     # Detectors' networks are those of a run of their profile.
-    profile = profile or {"classification": "full", "detection": "detection"}[task]
+    profile = profile or {"classification": "study_methods", "detection": "detection"}[task]
     base = run_of("kd_cls", profile).to_dict() if task == "detection" else {}
     given = {"teacher": teacher, "student": student}
     given |= {"image_size": image_size, "batch_size": batch_size}

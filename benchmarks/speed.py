@@ -177,7 +177,7 @@ def measure_methods(scope: Scope) -> dict[str, Any]:
     wanted = {"eager": named, **({"compiled": few} if scope.compiled else {})}
     found = {}
     for how, names in wanted.items():
-        runs = {name: methods.run_of(name, "full") for name in names}
+        runs = {name: methods.run_of(name, "study_methods") for name in names}
         record = methods.measure(RunConfig(), runs, replace(scope, compiled=how == "compiled"))
         found[how] = {"methods": record["methods"], "plan": record["plan"]}
     return found

@@ -108,14 +108,14 @@ def results(
     images: Count | None = None, full: Flag = False, publish: Path | None = None,
     tune: str | None = None, readme: Path | None = None,
 ) -> None:  # fmt: skip
-    """Print what the study found, else the best results; or do what one of the last three says.
+    """Print what the study found, else all tables; or do what one of the last three says.
 
     Args:
         roots: folders of runs or records; by default records.
         profile: only the runs of this profile.
         epochs: the profile's runs cut to so many epochs.
         images: and to so many training images.
-        full: every table and every verdict, of which there are hundreds of lines.
+        full: every table and every verdict too.
         publish: seal records and histories in this folder, where they are committed; with
             --profile, only those of its runs, and of what these need.
         tune: choose each method's weight on this data set from dev-split records.
@@ -145,9 +145,9 @@ def results(
         from study.pages import found
         from study.results import print_results
 
-        told = found(chosen, profile)
+        told = "" if profile else found(chosen, full)
         if profile or full or not told:
-            print_results(list(chosen), profile, full, epochs=epochs, images=images)
+            print_results(list(chosen), profile, epochs=epochs, images=images)
         print(told)
 
 

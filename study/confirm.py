@@ -18,7 +18,13 @@ from study import named, profiles
 from study.inference import Claim, Contrast, contrast_of, explore, judge
 from study.parts import PREFIX, parts
 from study.profiles import expand, profile_names, read_profile
-from study.records import find_records, load_records, summary_table, with_teachers
+from study.records import (
+    find_records,
+    load_records,
+    longer_beside,
+    summary_table,
+    with_teachers,
+)
 
 PLAN = named("plan.yaml")
 OVER = {Claim(**{k: v for k, v in one.items() if k in Claim._fields}): one.get("over", "")
@@ -171,12 +177,12 @@ class Study:
         return explore({claim: contrast(runs, claim) for claim in CLAIMS if not OVER[claim]})
 
     # What the pages tell beside the verdicts.
-    @property
-    def means(self) -> pd.DataFrame:
-        """``summary_table`` of the runs of the first profile, and of their teachers."""
-        table = load_records(*self.roots, crossed=True)
-        own = table[table["run_id"].isin(self.tables[PLAN["profiles"][0]]["run_id"])]
-        return summary_table(with_teachers(table, own))
+    def summary(self, *profiles: str) -> pd.DataFrame:
+        """``summary_table`` of the finished runs of some profiles, and of their teachers."""
+        wanted = {run.run_id for one in profiles for run in expand(one)}
+        table = load_records(*self.roots)
+        own = with_teachers(table, table[table["run_id"].isin(wanted)])
+        return summary_table(longer_beside(own))
 
     def compute(self) -> Iterator[Mapping[str, Any]]:
         """Of each profile of the study, and of all teachers: finished and planned runs, hours."""

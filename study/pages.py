@@ -15,19 +15,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kdlib.data import DATASETS
 from kdlib.files import write_text
-from kdlib.methods import METHODS, STAGES
+from kdlib.methods import METHODS, STAGES, tuned_field
 from kdlib.runs import RunConfig
 from study import results
 from study.confirm import PLAN, Study
 from study.ledger.page import Ledger, counts_markdown, make_ledger
 from study.names import name_of
-from study.profiles import profile_names, read_profile, tuned_weights
-from study.records import load_tables, runs_of, summary_table, superseded, teacher_runs
-from study.statistics import STUDENT, akin, judged_families, main_runs
-from study.tuning import at_edge, dev_records, grid_scores
+from study.profiles import expand, profile_names, read_profile
+from study.records import load_tables, summary_table, superseded
+from study.statistics import STUDENT, main_runs
+from study.tuning import at_edge, grid_scores
 
 TEMPLATES = Path(__file__).parent / "templates"
-MEASUREMENTS = Path("benchmarks/results")
+MEASUREMENTS, RECORDS = Path("benchmarks/results"), Path("records")
+APART = ("segmentation", "detection")  # tasks of other papers, whose runs are not the study's
 PAGES = [path.relative_to(TEMPLATES).as_posix() for path in sorted(TEMPLATES.rglob("[!_]*.md"))]
 
 
@@ -59,41 +60,36 @@ class Evidence:
 
     @cached_property
     def settings(self) -> dict[str, list[str]]:
-        """By task: the settings of the main comparisons on test sets, Scenes first."""
-        return {task: _main_settings(task, runs) for task, runs in self.tables.items()}
-
-    @cached_property
-    def families(self) -> dict[str, dict[str, pd.DataFrame]]:
-        """By task: the verdicts of each family of claims in these settings, by its title."""
-        found = {}
-        for task, table in self.tables.items():
-            pairs = [(title, self._main(rows, task)) for title, rows in judged_families(table)]
-            found[task] = {title: rows for title, rows in pairs if len(rows)}
-        return found
-
-    def _main(self, rows: pd.DataFrame, task: str) -> pd.DataFrame:
-        """Those of the main settings, in their order."""
-        settings = self.settings[task]
-        kept = rows[rows["setting"].isin(settings)]
-        return kept.sort_values("setting", key=lambda one: one.map(settings.index), kind="stable")
+        """By task beside the study's: the settings on test sets, the largest first."""
+        return {task: _main_settings(runs) for task, runs in self.tables.items() if task in APART}
 
     def summary(self, task: str) -> str:
         """A table of each setting: every method's accuracy and maps."""
-        table = self.tables[task]
-        rows = summary_table(main_runs(table) if task == "detection" else table)
-        return results.summary_markdown(self._main(rows, task))
+        runs = self._main(task)
+        rows = summary_table(main_runs(runs) if task == "detection" else runs)
+        return results.summary_markdown(rows)
 
-    def claims(self, task: str) -> str:
-        """A table of each family and setting: the claims and their verdicts."""
-        titled = self.families[task].items()
-        tables = ((title, results.claims_markdown(rows)) for title, rows in titled)
-        return "\n".join(f"### {title}\n\n{table}" for title, table in tables)
+    def differences(self, task: str) -> str:
+        """A table of each setting of all that is compared, exploratory."""
+        found = results.differences_of(self.tables[task], self.settings[task])
+        tables = (f"**{title}**\n\n{results.differences_markdown(rows)}" for title, rows in found)
+        return "\n".join(tables)
+
+    def _main(self, task: str) -> pd.DataFrame:
+        table = self.tables[task]
+        return table[table["setting"].isin(self.settings[task])]
+
+    def finished(self, profile: str) -> tuple[int, int]:
+        """How many runs of a profile have a record, of how many."""
+        runs = expand(profile)
+        return sum(run.run_id in self.study.records for run in runs), len(runs)
 
     @property
-    def datasets(self) -> list[str]:
-        """The data set of each setting of the classifiers."""
-        runs = self.tables["classification"].drop_duplicates("setting").set_index("setting")
-        return runs.loc[self.settings["classification"], "dataset"].tolist()
+    def tuning(self) -> dict[str, dict[float, float]]:
+        """Accuracy on the dev split by each method's weight in the study's grid."""
+        planned = {run.run_id for run in expand("study_tune")}
+        found = [one for name, one in self.study.records.items() if name in planned]
+        return grid_scores(one for one in found if tuned_field(one["config"]["method"]))
 
     def status(self, name: str) -> int:
         """How many published numbers have a status of the ledger's."""
@@ -102,45 +98,16 @@ class Evidence:
     @property
     def crop_classifiers(self) -> str:
         """How good the classifiers are that taught the detectors of the main comparisons."""
-        crops, main = self.tables["crops"], self._main(self.tables["detection"], "detection")
+        crops, main = self.tables["crops"], self._main("detection")
         return results.teachers_markdown(crops[crops["setting"].isin(set(main["teacher_setting"]))])
 
-    @cached_property
-    def accuracies(self) -> pd.DataFrame:
-        """Of the first setting: ``mean`` top-1 and ``name`` of each method, best first."""
-        means = summary_table(self.runs).set_index("label")["top1"]
-        students = means.drop("teacher", errors="ignore").sort_values(ascending=False)
-        return pd.DataFrame({"mean": students, "name": students.index.map(name_of)})
 
-    @property
-    def runs(self) -> pd.DataFrame:
-        """The runs of the first setting, and their teachers."""
-        table = self.tables["classification"]
-        return runs_of(table, self.datasets[0], RunConfig.attentions)
-
-    @property
-    def teacher(self) -> float:
-        """The accuracy of the teacher of the first setting."""
-        return teacher_runs(self.runs, self.settings["classification"][0])["top1"].mean()
-
-    @property
-    def plain(self) -> list[dict[Any, Any]]:
-        """Of plain students that differ from the first setting's in epochs alone: epochs, mean."""
-        alike = akin(self.tables["classification"], self.runs, "epochs")
-        plain = alike[alike["method"] == STUDENT].groupby("epochs")["top1"]
-        return plain.agg(["mean", "size"]).reset_index().to_dict("records")
-
-
-def _main_settings(task: str, table: pd.DataFrame) -> list[str]:
-    usual = RunConfig()
-    taught = table[(table["split"] == "train") & (table["method"] != STUDENT)]
-    if task == "detection":
-        several = table.groupby("setting")["method"].nunique() > 1
-        sizes = taught["setting"].value_counts()  # the largest first
-        return [setting for setting in sizes.index if several[setting]]
-    main = taught[taught["attentions"] == usual.attentions]
-    datasets = sorted(set(main["dataset"]), key=lambda name: (name != usual.dataset, name))
-    return [str(runs_of(table, one, usual.attentions)["setting"].iloc[0]) for one in datasets]
+def _main_settings(table: pd.DataFrame) -> list[str]:
+    """Of test sets, with the plain network and another method; the largest first."""
+    tested = table[table["split"] == "train"]
+    several = tested.groupby("setting")["method"].nunique() > 1
+    sizes = tested.loc[tested["method"] != STUDENT, "setting"].value_counts()
+    return [setting for setting in sizes.index if several[setting]]
 
 
 # Templates: what they can use, and the pages that they make.
@@ -165,10 +132,8 @@ def environment() -> Environment:
     made.globals |= {
         "METHODS": METHODS, "STAGES": STAGES, "DATASETS": DATASETS,
         "profile_names": profile_names, "read_profile": read_profile,
-        "at_edge": at_edge, "grid_scores": grid_scores, "dev_records": dev_records,
-        "tuned_weights": tuned_weights,
-        "PLAN": PLAN, "summary": results.summary_markdown, "counts": counts_markdown,
-        "markdown_table": results.markdown_table,
+        "at_edge": at_edge, "PLAN": PLAN, "summary": results.summary_markdown,
+        "counts": counts_markdown, "markdown_table": results.markdown_table,
     }  # fmt: skip
     return made
 
@@ -205,11 +170,12 @@ def part(template: str, macro: str, given: Any) -> str:
     return str(getattr(environment().get_template(template).module, macro)(given))
 
 
-def found(roots: Sequence[Path], profile: str | None = None) -> str:
-    """What the study found; empty for another profile, or without a run of its plan."""
+def found(roots: Sequence[Path], full: bool = False) -> str:
+    """What the study found, with its table if ``full``; empty for a folder of other runs."""
     study = Study(roots)
-    told = profile in (None, *PLAN["profiles"]) and study.begun
-    return part("_found.md", "told", study) if told else ""
+    if not (study.begun or [*roots] == [RECORDS]):
+        return ""
+    return part("_found.md", "told_in_full" if full else "told", study)
 
 
 def page(name: str, measurements: Path, evidence: Evidence | None = None) -> str:

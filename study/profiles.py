@@ -7,7 +7,7 @@ Its keys are:
   ``datasets``: fields that differ on a data set.
 * ``methods``, and ``methods_of`` a data set where they differ; ``seeds``.
 * ``teachers``: seeds of teachers. With them each seed has a training set of its own, and each of
-  these a teacher with its own; all of both are crossed.
+  these a teacher with its own; all of both are crossed. Of photographs there is one training set.
 * ``sweeps``: more groups of runs, each with ``fields``, ``methods`` and ``seeds`` (the profile's
   where it gives none), on all data sets or on those of ``datasets``.
 * ``options`` of a method, with KD and without.
@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from kdlib.data import is_composed
 from kdlib.errors import KdlibError, check_kind, check_known, checked_values
 from kdlib.methods import STAGES, method_of, parse_method, tuned_field
 from kdlib.runs import OWN_FIELDS, RunConfig, each_once, earlier, is_finished, teacher_of
@@ -121,18 +122,18 @@ def expand(
             wanted = [one for one in methods if one not in elsewhere]
         fields = {**group.get("fields", {}), **cut, "dataset": dataset}
         crossed = group.get("teachers") or profile.get("teachers") or [None]
-        drawn = [
-            _seeded(*pair) for pair in product(seeds or group.get("seeds") or own_seeds, crossed)
-        ]
+        pairs = product(seeds or group.get("seeds") or own_seeds, crossed)
+        drawn = [_seeded(*pair, is_composed(dataset)) for pair in pairs]
         runs += _group(shared, fields, profile, wanted, drawn)
     return each_once(runs)
 
 
-def _seeded(seed: int, teacher: int | None) -> Fields:
+def _seeded(seed: int, teacher: int | None, composed: bool) -> Fields:
     own = {"data_seed": seed, "init_seed": seed}
     if teacher is None:
         return own
-    return {**own, "sample": seed, "teacher_seed": teacher, "teacher_sample": teacher}
+    samples = {"sample": seed, "teacher_sample": teacher} if composed else {}
+    return {**own, "teacher_seed": teacher, **samples}
 
 
 def _group(

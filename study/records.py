@@ -204,24 +204,21 @@ SPREADS = {"ap50_less_ap75": ("map50", "map75"), "ap75_less_ap50": ("map75", "ma
 OF_DETECTORS = (
     *SIZES, *(f"ap{iou}" for iou in IOUS), *(f"dap_{name}" for name in ERRORS), *SPREADS,
 )  # fmt: skip
+USUAL_GUIDE = ("guide", RunConfig.guide)  # which needs no word
 STAGE_MEASURES = ("ssim", "energy_share", "pointing")
 
 
-def load_records(
-    *roots: Path, task: str | None = "classification", crossed: bool | None = False
-) -> pd.DataFrame:
+def load_records(*roots: Path, task: str | None = "classification") -> pd.DataFrame:
     """One row a run of a task (``None``: of any): configuration, measures, cost, provenance.
 
-    Runs of training sets ``crossed`` with teachers are apart (``None``: all are there), since
-    ``study.confirm`` judges them. Beyond the fields of ``RunConfig`` there are ``setting`` (equal
-    in runs that may be compared: same data, student, training and device, whatever the method),
-    ``teacher_setting`` (of the run that taught this one), ``label`` (the method, with the options
-    in which two variants of it differ), results and measures of the stages (``ssim_1`` is the
-    finest, ``ssim`` their mean). No record, a damaged one and two of one run are a KdlibError.
+    Beyond the fields of ``RunConfig`` there are ``setting`` (equal in runs that may be compared:
+    same kind of data, student, training and device, whatever the method), ``teacher_setting`` (of
+    the run that taught this one), ``label`` (the method, with the options in which two variants of
+    it differ), results and measures of the stages (``ssim_1`` is the finest, ``ssim`` their mean).
+    No record, a damaged one and two of one run are a KdlibError.
     """
     found = find_records(*roots).items()
-    chosen = (one for one in found if crossed in (None, is_crossed(one[1]["config"])))
-    rows = [_row(*one) for one in chosen if one[1]["config"]["method"] not in STAGES]
+    rows = [_row(*one) for one in found if one[1]["config"]["method"] not in STAGES]
     rows = [row for row in rows if task in (None, row["task"])]
     if not rows:
         usual = task in (None, "classification")
@@ -231,14 +228,9 @@ def load_records(
     return _labelled(rows)
 
 
-def is_crossed(config: Mapping[str, Any]) -> bool:
-    """Whether a run, or its teacher, has another training set of scenes than the usual one."""
-    return bool(config.get("sample") or config.get("teacher_sample"))
-
-
-def load_tables(*roots: Path, crossed: bool | None = False) -> dict[str, pd.DataFrame]:
+def load_tables(*roots: Path) -> dict[str, pd.DataFrame]:
     """The runs of each task that has some, in the order of ``TASKS``; as :func:`load_records`."""
-    table = load_records(*roots, task=None, crossed=crossed)
+    table = load_records(*roots, task=None)
     by_task = {task: table[table["task"] == task] for task in TASKS}
     return {task: runs.reset_index(drop=True) for task, runs in by_task.items() if len(runs)}
 
@@ -335,9 +327,12 @@ def _labels(group: pd.DataFrame) -> pd.Series:
     differing = [c for c in VARIANT if c in group and group[c].nunique(dropna=False) > 1]
     if not differing:
         return group["method"]
-    values = group[differing].astype(str)
-    options = values.apply(lambda row: ", ".join(f"{k}={v}" for k, v in row.items()), axis=1)
-    return group["method"] + " [" + options + "]"
+    texts = [
+        ", ".join(f"{k}={v}" for k, v in row.items() if (k, v) != USUAL_GUIDE)
+        for row in group[differing].to_dict("records")
+    ]
+    named = [f"{group['method'].iloc[0]} [{text}]" if text else "" for text in texts]
+    return pd.Series(named, group.index).where(lambda one: one != "", group["method"])
 
 
 def config_columns(table: pd.DataFrame) -> list[str]:
@@ -401,25 +396,6 @@ def runs_of(
     return with_teachers(table, found[found["setting"] == largest])
 
 
-def sweep_of(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """Students that differ in ``attentions``, method and seeds alone, and their teachers.
-
-    Of several such sweeps, the one in which the most numbers of attentions have students with a
-    teacher (a batch that was stopped may have left teachers alone), then the one with the most
-    runs. Errors are as of :func:`runs_of`.
-    """
-    found = _tested_students(table, table["dataset"] == dataset, f"'{dataset}'", dataset)
-    free = {"method", "attentions", *VARIANT, *SEEDS}
-    shared = [name for name in config_columns(found) if name not in free]
-    sweeps = (rows for _, rows in found.groupby(shared, dropna=False))
-    return with_teachers(table, max(sweeps, key=_reach))
-
-
-def _reach(runs: pd.DataFrame) -> tuple[int, int]:
-    """At how many numbers of attentions there are students with a teacher; how many runs."""
-    return runs.loc[runs["teacher"] != "none", "attentions"].nunique(), len(runs)
-
-
 def _tested_students(
     table: pd.DataFrame, chosen: pd.Series, wanted: str, dataset: str
 ) -> pd.DataFrame:
@@ -433,6 +409,20 @@ def _tested_students(
             f"{'; '.join(names) or 'none at all'}. To make them: make reproduce DATASET={dataset}"
         )
     return found
+
+
+def longer_beside(table: pd.DataFrame) -> pd.DataFrame:
+    """Plain students that only have other epochs, as rows of the setting of the taught ones."""
+    taught = table[table["teacher"] != "none"]
+    if taught["setting"].nunique() != 1:
+        return table
+    first = taught.iloc[0]
+    other = (table["method"] == "student") & (table["student"] == first["student"])
+    other &= table["epochs"] != first["epochs"]
+    named = "student [epochs=" + table["epochs"].astype(str) + "]"
+    setting = table["setting"].mask(other, first["setting"])
+    beside = table.assign(label=table["label"].mask(other, named), setting=setting)
+    return pd.concat([beside[~other], beside[other]])  # the setting is told by its first run
 
 
 # Tables made from it: of methods, of stages, of epochs.

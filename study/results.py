@@ -1,6 +1,6 @@
 """What the table of runs says: as markdown, as sentences, and on the command line."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,9 @@ from tabulate import tabulate
 from kdlib.errors import KdlibError
 from kdlib.tasks import TASKS
 from study import records, statistics
-from study.names import NAMED, difference_name, name_of
-from study.statistics import POWER, Claim, Comparison
+from study.names import NAMED, name_of
 
 SMALL_P = 0.001
-SHOWN_BEST = 8  # rows of a task, where not all are asked for
 
 
 # Numbers and tables as text.
@@ -80,35 +78,26 @@ def _share(value: float, name: str) -> str:
     return number(100 * value, ".2f" if name.endswith("_std") else ".1f")
 
 
-def comparison_markdown(comparisons: pd.DataFrame) -> str:
-    """The table of :func:`study.statistics.judge`: percentage points, or SSIM itself."""
-    return markdown_table("keys", map(_comparison, comparisons.to_dict("records")))
+def differences_markdown(rows: pd.DataFrame) -> str:
+    """The table of :func:`study.statistics.differences`: in percentage points, or SSIM itself."""
+    return markdown_table("keys", map(_difference, rows.to_dict("records")))
 
 
-def _comparison(row: Mapping[Any, Any]) -> dict[str, str]:
+def _difference(row: Mapping[Any, Any]) -> dict[str, str]:
     metric = row["metric"]
     headline = metric in {measures.metric for measures in TASKS.values()}
     what = "" if headline else f", {metric_name(metric)}"
     low, high = (amount(row[end], metric, unit="") for end in ("low", "high"))
     return {
-        "claim": row["claim"], "compared": f"{row['method']} − {row['baseline']}{what}",
-        "n": row["n"], "difference": amount(row["difference"], metric, unit=""),
+        "compared": f"{row['method']} − {row['baseline']}{what}", "n": row["n"],
+        "difference": amount(row["difference"], metric, unit=""),
         "95 % interval": "–" if pd.isna(row["low"]) else f"{low} to {high}",
-        "p (Holm)": probability(row["p_holm"]),
-        "n could resolve": amount(row["resolvable"], metric, sign="", unit=""),
-        "verdict": row["verdict"],
     }  # fmt: skip
 
 
 def probability(p: float) -> str:
     """A p value as it is written."""
     return f"< {SMALL_P}" if pd.notna(p) and p < SMALL_P else number(p, ".3f")
-
-
-def claims_markdown(claims: pd.DataFrame) -> str:
-    """A table of verdicts for each setting of :func:`study.statistics.verdicts`."""
-    groups = claims.groupby("description", sort=False)
-    return "\n".join(f"**{name}**\n\n{comparison_markdown(rows)}" for name, rows in groups)
 
 
 def teachers_markdown(crops: pd.DataFrame) -> str:
@@ -121,81 +110,6 @@ def teachers_markdown(crops: pd.DataFrame) -> str:
         shares = _share(top1.mean(), "top1"), _share(top1.std(), "top1_std")
         rows.append([student, where, size, len(top1), *shares])
     return markdown_table(head, rows)
-
-
-# Sentences that read a result. They are made from its table, so they cannot say more than it.
-def read_comparison(row: Mapping[Any, Any]) -> str:
-    """Verdict, numbers and reason of a row of :func:`study.statistics.judge`, as markdown."""
-    head = f"**{row['claim']}: {row['verdict']}.**"
-    if row["n"] == 0:
-        return f"{head} The two have no seed in common."
-    metric = row["metric"]
-    pair = difference_name(row["method"], row["baseline"])
-    mean = f"{pair} is {amount(row['difference'], metric)}"
-    if row["n"] == 1:
-        return f"{head} {mean} with one seed, and one seed decides nothing."
-    interval = f"{amount(row['low'], metric, unit='')} to {amount(row['high'], metric)}"
-    could = amount(row["resolvable"], metric, sign="")
-    return (
-        f"{head} {mean} (95 % interval {interval}; p after Holm's correction "
-        f"{probability(row['p_holm'])}; n = {row['n']} could resolve {could}). {_reason(row)}"
-    )
-
-
-def _reason(row: Mapping[Any, Any]) -> str:
-    """Why the rule gives this verdict."""
-    if row["verdict"] == "holds":
-        return f"The interval lies above 0 and the corrected p is below {statistics.ALPHA}."
-    if row["high"] < 0:
-        return "The interval lies wholly below 0: the reverse is what was seen."
-    least = amount(statistics.smallest_effect(row["metric"]), row["metric"], sign="")
-    if row["verdict"] == "does not hold":
-        return f"The interval lies wholly below {least}, the smallest difference that matters."
-    if row["low"] > 0:
-        return f"The interval lies above 0, but the corrected p is not below {statistics.ALPHA}."
-    return f"The interval has room for no gain and for one that matters, {least}."
-
-
-def read_claims(claims: pd.DataFrame, wanted: Iterable[Claim]) -> str:
-    """A list: each wanted claim, by the verdicts of one setting, or what testing it needs."""
-    said = {row["claim"]: read_comparison(row) for row in claims.to_dict("records")}
-    lines = []
-    for text, method, baseline, metric in wanted:
-        measure = NAMED["measures"].get(metric, metric_name(metric))
-        needs = f"It needs `{method}` and `{baseline}`, with their {measure}."
-        lines.append(f"* {said.get(text, f'**{text}: not tested here.** {needs}')}")
-    return "\n".join(lines)
-
-
-def read_accuracy(summary: pd.DataFrame) -> str:
-    """The highest top-1 of one setting's ``summary_table``, and how much of the gap it closes."""
-    means = summary.set_index("label")["top1"]
-    students = means.drop("teacher", errors="ignore")
-    best = str(students.idxmax())
-    text = f"The highest mean of {len(students)} methods is that of {name_of(best)}: "
-    text += f"{means[best]:.1%}."
-    if {"student", "teacher"} <= set(means.index) and means["teacher"] > means["student"]:
-        share = (means[best] - means["student"]) / (means["teacher"] - means["student"])
-        text += f" The student alone has {means['student']:.1%}, the teacher "
-        text += f"{means['teacher']:.1%}; so it closes {share:.0%} of the gap."
-    return text + " The highest of several means is high by luck too: the paired tests decide."
-
-
-def read_noise(noise: Comparison) -> str:
-    """How much a method differs from its twin, by nothing but noise, and what that means for n."""
-    if noise.n < 2:
-        return "The noise cannot be measured: that takes two seeds of both methods or more."
-    least = statistics.smallest_effect(noise.metric)
-    needed = statistics.seeds_to_resolve(least, noise.std)
-    seeds = f"{needed} seeds" if needed else "more than 200 seeds"
-    return (
-        f"{name_of(noise.method)} and {name_of(noise.baseline)} have the same loss, and still "
-        f"differ by {amount(noise.difference, noise.metric)} on average, with a standard "
-        f"deviation of {amount(noise.std, noise.metric, sign='')} from seed to seed. With that "
-        f"scatter n = {noise.n} can find a true difference of "
-        f"{amount(noise.resolvable, noise.metric, sign='')} with probability {POWER:.0%}; to find "
-        f"{amount(least, noise.metric, sign='')} it would take {seeds}."
-    )
 
 
 def read_stages(data: pd.DataFrame) -> str:
@@ -217,20 +131,15 @@ def _leaders(ranked: list[dict[Any, Any]]) -> str:
 
 
 # What ``kdlib results`` prints.
-def print_results(
-    roots: Sequence[Path], profile: str | None = None, full: bool = True, **cut: int | None
-) -> None:
-    """Print tables and verdicts, task by task; of a ``profile`` alone, ``cut`` as it was.
+def print_results(roots: Sequence[Path], profile: str | None = None, **cut: int | None) -> None:
+    """Print accuracies and differences, task by task; of a ``profile``, ``cut`` as it was.
 
-    Without ``full``, and with no profile, only the best methods of each task's largest setting.
+    Of a profile the students alone of other epochs are rows of the table of the others.
     """
-    tables = records.load_tables(*roots, crossed=None)
-    if profile is None and not full:
-        print_best(tables)
-        return
+    tables = records.load_tables(*roots)
     if profile is not None:
         tables = {task: of_profile(table, profile, **cut) for task, table in tables.items()}
-        tables = {task: table for task, table in tables.items() if len(table)}
+        tables = {task: records.longer_beside(own) for task, own in tables.items() if len(own)}
         if not tables:
             raise KdlibError(f"No run of profile '{profile}' is finished; make reproduce runs it.")
     for task, table in tables.items():
@@ -238,26 +147,26 @@ def print_results(
             print(f"Classifiers that teach detectors:\n\n{teachers_markdown(table)}")
             continue
         print(summary_markdown(records.summary_table(table)))
-        for title, judged in statistics.judged_families(table):
-            print(f"{title}. {claims_markdown(judged)}")
+        for title, rows in differences_of(table, records.student_settings(table)):
+            print(f"{title}:\n\n{differences_markdown(rows)}")
 
 
-def print_best(tables: Mapping[str, pd.DataFrame]) -> None:
-    """Print the best methods of the setting of each task that most runs on a test set have."""
-    for task, table in tables.items():
-        tested = table[table["split"] == "train"]
-        if task == "crops" or tested.empty:  # which are no results of methods
+def differences_of(
+    table: pd.DataFrame, settings: Iterable[str]
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Title and rows of all that is compared beside the study's claims, in some settings."""
+    task = table["task"].iloc[0]
+    for setting in settings:
+        runs = table[(table["setting"] == setting) & (table["split"] == "train")]
+        if runs.empty:
             continue
-        largest = tested.groupby("setting").size()[records.student_settings(tested)].idxmax()
-        summary = records.summary_table(
-            records.with_teachers(table, tested[tested["setting"] == largest])
-        )
-        best = summary.sort_values(TASKS[task].metric, ascending=False, kind="stable")
-        best = best.reset_index(drop=True)
-        kept = best[(best.index < SHOWN_BEST) | (best["label"] == "student")]
-        print(f"{len(kept)} of {len(best)} rows, the best first:\n\n{summary_markdown(kept)}")
-    settings = sum(len(records.student_settings(table)) for table in tables.values())
-    print(f"{settings} settings in all. Every table and verdict: --full, or RESULTS.md")
+        known = statistics.main_runs(runs) if task == "detection" else runs
+        if runs["method"].str.startswith(statistics.FRSKD).any():
+            known = pd.concat([runs, statistics.self_taught_runs(table, runs)])
+        for title, pairs in statistics.PAIRS.get(task, {}).items():
+            rows = statistics.differences(known, pairs, TASKS[task].metric)
+            if len(rows):
+                yield f"{title}, {records.describe_setting(table, setting)}", rows
 
 
 def of_profile(

@@ -1,67 +1,39 @@
-"""Is one method better than another? Paired over seeds, by the rule that is written down here.
+"""Paired differences with their intervals, and which runs stand for a method.
 
 Methods of one seed share data order, augmentation and initial weights, so their difference is
-taken seed by seed. A claim that a method beats a baseline
-
-* **holds** if the 95 % confidence interval of the mean difference lies above 0 and the paired
-  t-test's p, Holm-corrected over the claims tested together, is below 0.05;
-* **does not hold** if that interval lies wholly below 0, or wholly below the smallest effect
-  that matters (0.5 points of accuracy);
-* is **undecided at n=...** otherwise, and always with a single seed.
+taken seed by seed; of several teachers it is the mean over those that both have. What is compared
+here is exploratory and gets no word: the claims of the study are judged by :mod:`study.confirm`.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
-from math import nan, sqrt
-from pathlib import Path
-from typing import NamedTuple
+from math import nan
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import stats
 
 from kdlib.errors import KdlibError, check_known
 from kdlib.runs import RunConfig
 from kdlib.tasks import TASKS
-from study import records
+from study import named, records
 from study.records import METRICS, OF_DETECTORS, SEEDS, VARIANT
 
-CONFIDENCE, ALPHA, POWER = 0.95, 0.05, 0.8
+CONFIDENCE = 0.95
 PAIR = ["data_seed", "init_seed"]
-
-
-class Claim(NamedTuple):
-    """``method`` exceeds ``baseline`` in ``metric``; ``text`` says it in words."""
-
-    text: str
-    method: str
-    baseline: str
-    metric: str = "top1"
-
-
-# All claims were written down before the runs. A family is what Holm's correction counts, so that
-# a question of another kind does not make the paper's own harder to answer.
 STUDENT, LONGER = "student", "student, equal compute"
 FRSKD, OF_PIXELS, JOINT = "frskd", "frskd_pixels", "frskd_joint"
-FAMILIES: dict[str, dict[str, tuple[Claim, ...]]] = {}
-"""By task: the families of claims, by their titles."""
-_WRITTEN = pd.read_csv(Path(__file__).with_name("claims.csv"))
-for (_task, _title), _own in _WRITTEN.groupby(["task", "family"], sort=False):
-    _claims = _own[[*Claim._fields]].to_numpy()
-    FAMILIES.setdefault(_task, {})[_title] = tuple(map(Claim._make, _claims))
-CLAIMS, _, _, SRM_CLAIMS, FRSKD_CLAIMS = FAMILIES["classification"].values()
-(PIXEL_CLAIMS,) = FAMILIES["segmentation"].values()
-DETECTOR_CLAIMS, ERROR_CLAIMS = FAMILIES["detection"].values()
+PAIRS: Mapping[str, Mapping[str, Sequence[Sequence[str]]]] = named("pairs.yaml")
+"""By task and title: what is compared with what, and in which metric if it is not the task's."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A paired comparison: mean difference of ``method`` over ``baseline`` in ``metric``.
 
-    ``low`` and ``high`` bound the 95 % interval; ``p`` is two-sided; ``resolvable`` is the
-    smallest true difference that this many seeds would find. All are NaN with one common seed.
+    ``low`` and ``high`` bound the 95 % interval; ``p`` is two-sided. NaN with one common seed.
     """
 
     method: str
@@ -69,23 +41,25 @@ class Comparison:
     metric: str
     n: int
     difference: float
-    std: float
     low: float
     high: float
     p: float
-    resolvable: float
 
 
 def paired_values(table: pd.DataFrame, method: str, baseline: str, metric: str) -> pd.DataFrame:
     """Values of two labels of one setting at the seeds that both have; else a KdlibError."""
     if table["setting"].nunique() > 1:
         raise KdlibError("Only runs of one setting can be compared; choose one by its 'setting'.")
-    columns = {}
+    by_teacher = {}
     for label in (method, baseline):
         check_known("method in these records", label, set(table["label"]))
-        columns[label] = table[table["label"] == label].set_index(PAIR)[metric].dropna()
-        if columns[label].index.has_duplicates:
-            raise KdlibError(f"'{label}' has several runs of one seed (teacher seeds?); keep one.")
+        own = table[table["label"] == label].astype({metric: float})
+        by_teacher[label] = own.pivot_table(metric, PAIR, "teacher_seed")
+    shared = by_teacher[method].columns.intersection(by_teacher[baseline].columns)
+    columns = {
+        label: (own[shared] if len(shared) else own).mean(axis=1)
+        for label, own in by_teacher.items()
+    }
     return pd.concat(columns, axis=1, join="inner").sort_index()
 
 
@@ -101,17 +75,26 @@ def comparison_of(
     differences: np.ndarray, method: str, baseline: str, metric: str = "top1"
 ) -> Comparison:
     """The comparison that differences, one a seed, amount to."""
-    count = len(differences)
+    count, p = len(differences), nan
     mean = float(differences.mean()) if count else nan
-    std = p = nan
     if count > 1:
-        std = float(differences.std(ddof=1))
         if np.ptp(differences) == 0:  # the t statistic is 0/0 or infinite
             p = 1.0 if mean == 0 else 0.0
         else:
             p = float(stats.ttest_1samp(differences, 0).pvalue)
-    ends, least = t_interval(differences), smallest_resolvable_difference(std, count)
-    return Comparison(method, baseline, metric, count, mean, std, *ends, p, least)
+    return Comparison(method, baseline, metric, count, mean, *t_interval(differences), p)
+
+
+def differences(
+    runs: pd.DataFrame, pairs: Iterable[Sequence[str]], metric: str = "top1"
+) -> pd.DataFrame:
+    """A row a pair with common seeds, as a :class:`Comparison`; a pair may have its own metric."""
+    known, found = set(runs["label"]), []
+    for method, baseline, *own in pairs:
+        if {method, baseline} <= known:
+            found.append(paired_comparison(runs, method, baseline, *(own or [metric])))
+    rows = [vars(one) for one in found if one.n]
+    return pd.DataFrame(rows, columns=[*Comparison.__dataclass_fields__])
 
 
 def t_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
@@ -123,26 +106,11 @@ def t_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return float(mean - half), float(mean + half)
 
 
-def smallest_resolvable_difference(std: float, n: int) -> float:
-    """The smallest true difference that ``n`` pairs find with a probability of 80 %; NaN for one.
-
-    Two-sided paired t-test at 5 %, uncorrected; ``std`` is that of the paired differences.
-    """
-    return nan if n < 2 else std * _noncentrality(n - 1) / sqrt(n)
-
-
-@cache
-def _noncentrality(freedom: int) -> float:
-    """Of the t statistic that the test finds so often; its far tail adds less than 1e-5."""
-    bound = stats.t.isf(ALPHA / 2, freedom)
-    most = 1.5 * bound + 1
-    return optimize.brentq(lambda d: stats.nct.sf(bound, freedom, d) - POWER, 0.0, most)
-
-
-def seeds_to_resolve(difference: float, std: float, limit: int = 200) -> int | None:
-    """The fewest seeds that find a true ``difference`` at this ``std`` of pairs; to ``limit``."""
-    counts = range(2, limit + 1)
-    return next((n for n in counts if smallest_resolvable_difference(std, n) <= difference), None)
+def holm(p: pd.Series) -> pd.Series:
+    """Holm's correction of the p values that are not missing."""
+    tested = p.dropna().sort_values()
+    corrected = tested * np.arange(len(tested), 0, -1)
+    return corrected.cummax().clip(upper=1).reindex(p.index)
 
 
 def smallest_effect(metric: str) -> float:
@@ -154,56 +122,11 @@ def smallest_effect(metric: str) -> float:
     return 0.005 if metric in (*METRICS, *OF_DETECTORS) else 0.01
 
 
-def verdict(comparison: Comparison, p_corrected: float) -> str:
-    """``holds``, ``does not hold`` or ``undecided at n=...``, by the rule of this module."""
-    if comparison.n > 1:
-        if comparison.low > 0 and p_corrected < ALPHA:
-            return "holds"
-        # An interval wholly below 0 is also wholly below the smallest effect, which is positive.
-        if comparison.high < smallest_effect(comparison.metric):
-            return "does not hold"
-    return f"undecided at n={comparison.n}"
-
-
-def judge(found: Mapping[str, Comparison]) -> pd.DataFrame:
-    """Verdicts on claims (in words -> comparison), a row each; Holm counts those that have a p."""
-    rows = [{"claim": claim, **asdict(one)} for claim, one in found.items()]
-    table = pd.DataFrame(rows, columns=["claim", *Comparison.__dataclass_fields__])
-    tested = table["p"].dropna().sort_values()
-    table["p_holm"] = (tested * np.arange(len(tested), 0, -1)).cummax().clip(upper=1)
-    pairs = zip(found.values(), table["p_holm"], strict=True)
-    return table.assign(verdict=[verdict(*pair) for pair in pairs])
-
-
-def verdicts(table: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
-    """Verdicts on those claims whose methods were run, in every setting of ``table``.
-
-    The claims tested in one setting are one family. As :func:`judge`, with ``setting`` and
-    ``description``; may be empty. The dev split is for choosing, not for judging.
-    """
-    found = []
-    for setting in records.student_settings(table) if len(table) else []:
-        runs = table[(table["setting"] == setting) & (table["split"] == "train")]
-        if runs.duplicated(["label", *PAIR]).any():  # crossed with teachers: study.confirm's
-            continue
-        metrics = {claim.metric for claim in claims} & set(runs)
-        known = {one: set(runs.loc[runs[one].notna(), "label"]) for one in metrics}
-        tested = [c for c in claims if {c.method, c.baseline} <= known.get(c.metric, set())]
-        if tested:
-            judged = judge({claim.text: paired_comparison(runs, *claim[1:]) for claim in tested})
-            name = records.describe_setting(table, setting)
-            found.append(judged.assign(setting=setting, description=name))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
-
-
-def judged_families(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Title and verdicts of each family that all runs of a task can test."""
-    task = table["task"].iloc[0]
-    runs = main_runs(table) if task == "detection" else with_controls(table)
-    for title, claims in FAMILIES.get(task, {}).items():
-        found = verdicts(runs, claims)
-        if len(found):
-            yield title, found
+def of_plan(table: pd.DataFrame, *profiles: str, dataset: str = "scenes") -> pd.DataFrame:
+    """The runs of some profiles on a data set, under the plain names of their methods."""
+    planned = frozenset[str]().union(*(planned_runs(name, dataset) for name in profiles))
+    own = table[table["run_id"].isin(planned)]
+    return own.assign(label=own["method"])
 
 
 # Which detectors stand for a method: those of the profile of their main comparison.
@@ -245,19 +168,17 @@ def planned_runs(profile: str, dataset: str) -> frozenset[str]:
 
 
 # What FRSKD is compared with: its variants, and plain students that cost as much.
-def with_controls(table: pd.DataFrame, students: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Runs of a task (some ``students``, or all) under the names that claims have for them.
+def self_taught_runs(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
+    """FRSKD's runs among those of one setting, its variants, and the plain students beside them.
 
-    Each setting gets the plain students too that trained for as many operations as its FRSKD.
+    These are also those that trained for as many operations as FRSKD, wherever in ``table``.
     """
-    runs = table if students is None else students
-    pairs = zip(runs["label"], runs["method_options"], strict=True)
-    named = runs.assign(label=[_named(*pair) for pair in pairs])
-    longer = [
-        longer_students(table, rows).assign(setting=setting, label=LONGER)
-        for setting, rows in runs.groupby("setting", sort=False)
-    ]
-    return pd.concat([named, *longer], ignore_index=True)
+    main = students[students["setting"] == students["setting"].iloc[0]]
+    own = main[main["method"].str.fullmatch(r"student|kd|frskd.*")]
+    labels = [_named(*pair) for pair in zip(own["label"], own["method_options"], strict=True)]
+    longer = longer_students(table, own)
+    longer = longer.assign(setting=main["setting"].iloc[0], label=LONGER)
+    return pd.concat([own.assign(label=labels), longer], ignore_index=True)
 
 
 def _named(label: str, options: str) -> str:
@@ -268,12 +189,6 @@ def _named(label: str, options: str) -> str:
     if changed.get("alpha") == 0 and changed.get("beta") == 0:
         return JOINT
     return f"frskd_{changed['feature']}" if "feature" in changed else label
-
-
-def self_taught_runs(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
-    """FRSKD's runs among those of one setting, its variants, and the plain students beside them."""
-    main = students[students["setting"] == students["setting"].iloc[0]]
-    return with_controls(table, main[main["method"].str.fullmatch(r"student|kd|frskd.*")])
 
 
 def longer_students(table: pd.DataFrame, students: pd.DataFrame) -> pd.DataFrame:
@@ -311,17 +226,3 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         self_teacher=(f"self_teacher_{metric}", "mean"), epochs=("epochs", "first"),
     )  # fmt: skip
     return found.sort_index(key=lambda labels: [(one.startswith(FRSKD), one) for one in labels])
-
-
-def gains_by(
-    field: str, table: pd.DataFrame, students: pd.DataFrame, methods: Sequence[str] = (FRSKD,)
-) -> pd.DataFrame:
-    """Mean gain in top-1 over the plain student, seed by seed, at each value of a field."""
-    runs = akin(table, students, field)
-    plain, own = runs[runs["method"] == STUDENT], runs[runs["method"].isin(methods)]
-    both = own.merge(plain, on=[field, *SEEDS], suffixes=("", "_plain"))
-    found = both.groupby([field, "method"], as_index=False).agg(
-        student=("top1_plain", "mean"), distilled=("top1", "mean"),
-        self_teacher=("self_teacher_top1", "mean"), n=("top1", "size"),
-    )  # fmt: skip
-    return found.assign(gain=found["distilled"] - found[STUDENT])

@@ -44,7 +44,7 @@ def choose(scores: Scores) -> dict[str, dict[str, float]]:
     """The weight of each method on top of its :func:`smoothed` scores; refuses unequal grids."""
     sizes = {method: len(grid) for method, grid in scores.items()}
     if len(set(sizes.values())) > 1:
-        raise KdlibError(f"The methods' grids differ in size ({sizes}); run PROFILE=tune to end.")
+        raise KdlibError(f"The methods' grids differ in size ({sizes}); make all of their runs.")
     return {name: {_chosen_field(name): smoothed(grid)} for name, grid in sorted(scores.items())}
 
 
@@ -69,8 +69,8 @@ def write_tuned(root: Path, dataset: str) -> Path:
     records = dev_records(root, dataset)
     if not records:
         raise KdlibError(
-            f"There are no dev-split records of '{dataset}' in {root}; "
-            f"make them with: make reproduce PROFILE=tune DATASET={dataset}"
+            f"There are no dev-split records of '{dataset}' in {root}; make them by a profile with "
+            f"a grid, as study_tune is one of Scenes: make reproduce PROFILE=... DATASET={dataset}"
         )
     path, scores = PROFILES / "tuned" / f"{dataset}.yaml", grid_scores(records)
     head = (

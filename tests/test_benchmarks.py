@@ -165,11 +165,11 @@ def test_methods_are_timed_where_they_are_at_home_with_the_options_of_their_runs
     images, objects = (methods.timed_methods(task) for task in ("classification", "detection"))
     assert objects == ["kd_cls", "loc", "kd_loc", "kd_cls_loc"] and {"kd", "srm"} <= set(images)
     assert not {"frskd_pixels", "student", "srm_init", *objects} & set(images)
-    runs = expand("full", methods=["reviewkd", "at", "srm"], seeds=[0])
-    assert [methods.run_of(run.method, "full") for run in runs] == runs
+    runs = expand("study_methods", methods=["reviewkd", "at", "srm"], seeds=[0])
+    assert [methods.run_of(run.method, "study_methods") for run in runs] == runs
     assert methods.run_of("reviewkd", "paper").method_options != runs[0].method_options
     stages = [(part.method, part.epochs) for part in methods.parts_of(runs[2])]
-    assert stages == [("srm_init", 2), ("srm", 3)]
+    assert stages == [("srm_init", 32), ("srm", 48)]
 
 
 COSTS = {

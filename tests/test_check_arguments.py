@@ -44,9 +44,9 @@ def test_a_wrong_value_is_refused(capsys, words, variables, message):
 
 
 def test_right_values_pass_without_any_package_and_another_python_is_refused():
-    variables = {"PROFILE": "full", "METHODS": "at, dct+gate+kd", "SEEDS": "0,1", "EPOCHS": "1"}
+    variables = {"PROFILE": "standard", "METHODS": "at, dct+gate+kd", "SEEDS": "0,1", "EPOCHS": "1"}
     # -S and -I: as on a machine where nothing has been installed.
-    command = [sys.executable, "-I", "-S", check_arguments.__file__, "PROFILE=full"]
+    command = [sys.executable, "-I", "-S", check_arguments.__file__, "PROFILE=standard"]
     environment = {**variables, "EXECUTOR": "slurm"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -86,8 +86,8 @@ def test_make_takes_any_folder_and_executes_nothing_of_its_name(name, tree):
         done = make("reproduce", "SEEDS=0,1", *given, where=tree, **variables)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         words = (tree / "words").read_bytes().decode().split("\0")
-        assert words.count(f"DATA_ROOT={name}") == 3  # in the environment of each program
-        assert words.count(f"{tree}:other") == 3  # whoever's code is on the path, this comes first
+        assert words.count(f"DATA_ROOT={name}") == 4  # in the environment of each program
+        assert words.count(f"{tree}:other") == 4  # whoever's code is on the path, this comes first
         assert f"--data-root={name}" in words and "seeds=0,1" in words
         (tree / "words").unlink()
     assert not [*tree.rglob("PWNED*"), *tree.parent.glob("PWNED*")]

@@ -53,7 +53,7 @@ def test_large_groups_are_split_evenly_and_names_of_jobs_are_unique_and_repeatab
     assert first == again and len(set(first)) == len(first)
 
 
-@pytest.mark.parametrize("profile", ["quick", "full", "tune", "standard", "paper", "segmentation"])
+@pytest.mark.parametrize("profile", ["quick", "study_tune", "standard", "paper", "segmentation"])
 def test_the_parameters_of_a_job_name_its_runs(tmp_path, profile):
     jobs = plan(expand(profile, "mit67" if profile == "paper" else "scenes"), tmp_path, 6)
     assert all(made_by(job) == list(job.runs) for job in jobs)

@@ -49,6 +49,22 @@ def test_every_profile_expands_and_says_what_it_is(name):
     assert {run.train_size for run in expand(name, images=600)} == {600}
 
 
+def test_what_is_run_by_default_are_runs_of_the_study_and_one_teacher():
+    """Their weights too: a change of those of study_confirm belongs into quick, and back."""
+    runs = expand("quick")
+    assert len(runs) == 27 and ids(runs) < ids(expand("study_confirm"))
+    assert found(teachers(runs), "init_seed") == [(100,)]
+    assert {run.epochs for run in runs if run.method == "student"} == {80, 86}
+
+
+def test_real_images_are_one_training_set_for_all_seeds_and_teachers():
+    runs = expand("quick", "imagefolder", ["student", "kd"])
+    assert set(found(runs, "sample", "teacher_sample", "train_size")) == {(0, 0, None)}
+    assert {(run.init_seed, run.teacher_seed) for run in runs if run.method == "kd"} == {
+        (seed, 100) for seed in (10, 11, 12)
+    }
+
+
 def test_the_parts_of_the_study_are_of_one_task():
     """What is tuned, claimed and explored trains alike; other fields are what a part is about."""
     task = read_profile("study_confirm")["config"]
@@ -107,16 +123,16 @@ def test_the_published_weights():
 
 
 def test_every_method_of_a_seed_sees_the_same_batches_and_one_teacher():
-    runs = [run for run in expand("quick", seeds=[0]) if run.task == "classification"]
+    runs = expand("quick", seeds=[0])
     assert len(profiles.lockstep_groups([run for run in runs if run.teacher != "none"])) == 1
     assert len(teachers(runs)) == 1
     untaught = expand("quick", methods=["frskd", "student"], seeds=[0])
-    assert teachers(untaught) == [] and len(profiles.lockstep_groups(untaught)) == 1
-    mixed = expand("full", methods=["frskd"], seeds=[0])
+    assert teachers(untaught) == [] and len(profiles.lockstep_groups(untaught)) == 2  # 86 epochs
+    mixed = expand("standard", methods=["frskd"], seeds=[0])
     assert len(profiles.lockstep_groups(mixed)) == len({run.augmentation for run in mixed})
 
 
-@pytest.mark.parametrize("profile", ["tune", "retune", "tune_segmentation", "tune_detection"])
+@pytest.mark.parametrize("profile", ["study_tune", "tune_segmentation", "tune_detection"])
 def test_every_method_is_tuned_on_a_grid_of_equal_size_as_it_is_used_but_on_the_dev_split(profile):
     def as_used(runs):
         changed = {"split": "train", "weight": None, "data_seed": 0, "init_seed": 0}
@@ -124,28 +140,27 @@ def test_every_method_is_tuned_on_a_grid_of_equal_size_as_it_is_used_but_on_the_
 
     runs, grid = expand(profile), read_profile(profile)["grid"]
     chosen = [run.method for run in runs if tuned_field(run.method)]
-    assert {chosen.count(method) for method in chosen} == {len(grid)}
-    assert sum(run.method == "student" for run in runs) == 1
+    seeds = len(read_profile(profile)["seeds"])
+    assert {chosen.count(method) for method in chosen} == {seeds * len(grid)}
+    assert sum(run.method == "student" for run in runs) == seeds
     assert {run.split for run in runs} == {"dev"}
-    assert not {run.init_seed for run in runs} & {run.init_seed for run in expand("quick")}
-    assert len(grid) == len(read_profile("tune")["grid"]) or profile == "retune"
-    if task := profile.partition("_")[2]:
+    task = profile.partition("tune_")[2]
+    assert not {run.init_seed for run in runs} & {r.init_seed for r in expand(task or "quick")}
+    if task:
         taught = [run for run in runs if run.method != "student"]
         assert as_used(taught) <= as_used(expand(task, seeds=[0]))
 
 
-def test_both_terms_together_and_retune_start_from_the_weights_that_were_chosen():
+def test_both_terms_together_start_from_the_weights_that_were_chosen():
     chosen = {name: tuned_weights("scenes", f"kd_{name}") for name in ("cls", "loc")}
     alone = {name: found["weight"] for name, found in chosen.items() if found}  # not superseded
-    for name in ("detection", "quick", "full", "standard", "detection_standard"):
+    for name in ("detection", "standard", "detection_standard"):
         options = read_profile(name)["options"]["kd_cls_loc"]
         assert options.keys() == chosen.keys() and {**options, **alone} == pytest.approx(options)
-    tuned = (profiles.PROFILES / "tuned" / "scenes.yaml").read_text()
-    assert read_profile("retune")["weights"] == yaml.safe_load(tuned)
 
 
 @pytest.mark.parametrize(("profile", "dataset", "method"), [
-    ("full", "scenes", "frskd"), ("full", "fashion_mnist", "frskd"),
+    ("standard", "fashion_mnist", "frskd"),
     ("standard", "scenes", "frskd"), ("standard", "cifar100", "frskd"),
     ("segmentation", "scenes", "frskd_pixels"),
 ])  # fmt: skip
@@ -180,22 +195,21 @@ def test_weights_grids_methods_and_sweeps_of_a_profile_s_own_replace_the_usual_o
 
 
 def test_what_is_asked_for_is_run_with_the_plain_network_of_its_task_and_no_other():
-    assert found(expand("quick", methods=["dct"], seeds=[7]), "data_seed", "init_seed") == [(7, 7)]
+    assert found(expand("quick", methods=["dct"], seeds=[7]), "data_seed", "sample") == [(7, 7)]
     run = expand("paper", "mit67", ["kd"], [0], epochs=1, images=600)[0]
     assert (run.epochs, run.teacher_config().epochs, run.milestones) == (1, 1, (25, 50))
     assert run.train_size == run.teacher_config().train_size == 600
-    asked = expand("full", methods=["student", "at", "dct_options"], seeds=[0])
+    asked = expand("standard", methods=["student", "at", "dct_options"], seeds=[0])
     assert [run.method for run in asked].count("dct_options") == 5  # and not once without options
     assert all((run.method == "dct_options") == bool(run.method_options) for run in asked)
-    assert expand("attentions", methods=["dct"], seeds=[0]) != []
-    runs = expand("full", methods=["reviewkd", "reviewkd+kd", "dkd"], seeds=[0])
+    runs = expand("quick", methods=["reviewkd", "reviewkd+kd", "dkd"], seeds=[0])
     assert [run.method_options for run in runs] == [{"middle": 16}, {"middle": 16}, {}]
     for methods, wanted in {
         "student kd": "classification student, classification kd",
         "kd_cls": "detection kd_cls",
         "student kd_loc": "classification student, detection student, detection kd_loc",
     }.items():
-        asked = expand("quick", methods=methods.split())
+        asked = expand("standard", methods=methods.split())
         assert {f"{run.task} {run.method}" for run in asked} == set(wanted.split(", "))
 
 

@@ -9,4 +9,7 @@ MAPS_FILE = "attention_maps.safetensors"
 ANSWERS_FILE = "answers.safetensors"
 
 # What is analysed where nothing else is asked for; ``teacher`` stands for the networks that taught.
-KEY_METHODS = ("teacher", "student", "kd", "at", "dct", "release_a", "at+kd", "dct+kd")
+KEY_METHODS = (
+    "teacher", "student", "kd", "at", "parseval_twin", "dct", "release_a+gate", "at+kd",
+    "release_a+gate+kd",
+)  # fmt: skip

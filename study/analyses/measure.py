@@ -52,7 +52,7 @@ def analyse(
     What is done stays done: killed and repeated, it goes on where it was. Runs without weights
     (as where records are committed) are passed over. For the rest see the command of this name.
     """
-    runs = chosen_runs(load_records(Path(root), crossed=None), methods, dataset)
+    runs = chosen_runs(load_records(Path(root)), methods, dataset)
     trained = [row for row in runs if (Path(row["directory"]) / WEIGHTS).exists()]
     if not trained:
         raise KdlibError(

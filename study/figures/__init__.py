@@ -48,7 +48,7 @@ def draw_all(records_root: Path, out: Path) -> list[Path]:
     from study.figures.style import figure_provenance, save_figure
 
     written = []
-    for name, slug, runs in drawings(load_records(records_root, task=None, crossed=None)):
+    for name, slug, runs in drawings(load_records(records_root, task=None)):
         figure = figure_named(name)
         data = figure.table(runs)
         if not data.empty:
@@ -59,9 +59,7 @@ def draw_all(records_root: Path, out: Path) -> list[Path]:
 
 def drawings(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Name, file name's end and runs of every figure that might be drawn from a table of runs."""
-    crossed = (table["sample"] > 0) | (table["teacher_sample"] > 0)
-    yield from _of_study(table[crossed])
-    table = table[~crossed]
+    yield from _of_study(table)
     for scope in dict.fromkeys(entry[1:] for entry in FIGURES.values() if not entry.profiles):
         split, free, task, _ = scope
         own = table[(table["split"] == split) & (table["task"] == task)]

@@ -22,7 +22,7 @@ def weight_sensitivity_table(table: pd.DataFrame) -> pd.DataFrame:
     a weight are left out, but for the student alone. Empty where no method has two weights.
     """
     runs = tables.students_of(table)
-    runs = runs[runs["split"] == "dev"]
+    runs = runs[(runs["split"] == "dev") & (runs["method"] != "dct_options")]
     tuned = runs["method"].map(tuned_field)
     weight = runs["weight"].where(tuned != "kd_weight", runs["kd_weight"]).astype(float)
     runs = runs.assign(weight=weight.where(tuned.notna(), float("nan")))

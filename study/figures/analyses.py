@@ -15,12 +15,12 @@ from study.figures.pictures import as_picture
 from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
 from study.names import NEUTRAL, difference_name, look, name_of
 from study.records import record_of
-from study.statistics import comparison_of
+from study.statistics import PAIR, comparison_of
 
-ANSWERS_OF = ("teacher", "student", "kd", "at", "dct", "dct+kd")
+ANSWERS_OF = ("teacher", "student", "kd", "at", "dct", "release_a+gate", "release_a+gate+kd")
 SHOWN, COLUMNS = 8, 4  # images that are shown, and in a row
 LINE = 0.115  # inches of a line of answers
-CHANGES = (("dct", "student"), ("dct", "at"))
+CHANGES = (("release_a+gate", "student"), ("release_a+gate", "at"))
 MOST = 40  # classes in one figure; of more, those that change most in either direction
 # Of data sets that are composed here; of others the records hold numbers alone.
 CLASSES = {"scenes": tuple(SCENE_CLASSES), "fashion_scenes": tuple(OUTFITS)}
@@ -85,7 +85,7 @@ def correct_incorrect(data: pd.DataFrame) -> Figure:
 
 
 def class_changes_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Difference in accuracy of each ``class``, paired over two seeds at least: DCT less others."""
+    """Difference in accuracy of each ``class``, paired over two seeds at least: of ``CHANGES``."""
     students, rows = tables.students_of(table), []
     for pair in CHANGES:
         method, baseline = (_per_class(students[students["label"] == one]) for one in pair)
@@ -101,13 +101,13 @@ def class_changes_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _per_class(runs: pd.DataFrame) -> pd.DataFrame:
-    """Accuracies: a row a seed, a column a class."""
-    found = {}
+    """Accuracies: a row a seed, over its teachers, a column a class."""
+    found = []
     for row in runs.to_dict("records"):
         shares = record_of(row["directory"])["results"]["per_class"]
         named = zip(class_names(row["dataset"], len(shares)), shares, strict=True)
-        found[row["data_seed"], row["init_seed"]] = dict(named)
-    return pd.DataFrame.from_dict(found, orient="index", dtype=float)
+        found.append({**{name: row[name] for name in PAIR}, **dict(named)})
+    return pd.DataFrame(found, columns=None if found else PAIR).groupby(PAIR).mean()
 
 
 def class_names(dataset: str, count: int) -> tuple[str, ...]:

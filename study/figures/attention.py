@@ -21,8 +21,8 @@ from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
 from study.names import NEUTRAL, name_of
 from study.records import stage_table
 
-MAPS_OF = ("teacher", "student", "at", "dct")
-SPECTRA_OF = ("teacher", "student", "kd", "at", "release_a", "dct")
+MAPS_OF = ("teacher", "student", "at", "release_a+gate")
+SPECTRA_OF = ("teacher", "student", "kd", "at", "parseval_twin", "dct", "release_a+gate")
 
 
 def _by_stage(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
@@ -32,7 +32,10 @@ def _by_stage(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
     # Every student's record repeats its teacher's measures; one run's are enough.
     teachers = chosen[chosen["network"] == "teacher"].assign(label="teacher")
     teachers = teachers.drop_duplicates(["measure", "stage", "value"])
-    rows = pd.concat([chosen[chosen["network"] == "student"], teachers])
+    students = chosen[chosen["network"] == "student"]
+    keys = ["measure", "label", "stage", "data_seed", "init_seed"]
+    means = students.groupby(keys, as_index=False)[["value", "chance"]].mean()  # over teachers
+    rows = pd.concat([means, teachers])
     found = tables.with_interval(rows, ["measure", "label", "stage"], "value")
     return found if found.empty else found.assign(chance=rows["chance"].mean())
 

@@ -14,8 +14,14 @@ from study.figures import style, tables
 from study.figures.ablations import weight_curves
 from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
 from study.names import NAMED, NEUTRAL, OF_DETECTORS, as_text, look, name_of
-from study.records import IOUS
-from study.statistics import Comparison, main_runs, paired_comparison, smallest_effect
+from study.records import IOUS, student_settings
+from study.statistics import (
+    Comparison,
+    differences,
+    main_runs,
+    paired_comparison,
+    smallest_effect,
+)
 
 METRICS = {"map": "mAP", "map50": "AP at IoU 0.5", "map75": "AP at IoU 0.75"}
 # Fields of a run that are choices of its method, beside the method's own options.
@@ -31,11 +37,9 @@ def _detectors(table: pd.DataFrame) -> pd.DataFrame:
 
 def _over_student(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """Of each method and metric the comparison with the detector alone."""
-    runs, rows = main_runs(_detectors(table)), list[dict]()
-    for label in OF_DETECTORS:
-        for metric in metrics:
-            rows += tables.gains(runs, [(label, "student")], metric, label=label)
-    return pd.DataFrame(rows)
+    pairs = [(label, "student", metric) for label in OF_DETECTORS for metric in metrics]
+    found = differences(main_runs(_detectors(table)), pairs)
+    return found.assign(label=found["method"])
 
 
 detection_gain_table = partial(_over_student, metrics=list(METRICS))
@@ -115,7 +119,8 @@ def detection_ablations_table(table: pd.DataFrame) -> pd.DataFrame:
     ``switch``: an option of the method or one of ``OF_RUN``; ``used``: as compared, at 0.
     """
     rows: list[dict[str, Any]] = []
-    settings = tables.by_setting(table[table["task"] == "detection"])
+    own = table[table["task"] == "detection"]
+    settings = [own[own["setting"] == setting] for setting in student_settings(own)]
     for runs in sorted(settings, key=len, reverse=True):  # the main student first
         runs = runs[runs["split"] == "train"]
         mains = main_runs(runs)["run_id"]

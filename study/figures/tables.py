@@ -1,6 +1,6 @@
 """What the tables of the figures have in common: which runs, means and their intervals, gains."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from study.analyses import ANALYSIS_FILE
 from study.analyses import KEY_METHODS as ANALYSED
 from study.analyses.files import analyses_of, has_file
 from study.records import student_settings, teacher_runs
-from study.statistics import paired_comparison, t_interval
+from study.statistics import t_interval
 
 # What a reader can tell apart in one panel; the other methods are in the tables.
 KEY_METHODS = (
-    "student", "kd", "at", "at_equal_scale", "release_a", "parseval_twin", "dct", "dct+kd",
+    "student", "kd", "at", "parseval_twin", "dct", "release_a", "release_a+gate", "at+kd",
+    "release_a+gate+kd",
 )  # fmt: skip
 Rows = Iterable[dict[str, Any]]
 
@@ -26,11 +27,6 @@ def students_of(table: pd.DataFrame) -> pd.DataFrame:
     if len(settings) > 1:
         raise KdlibError("The runs have several settings; choose one by its 'setting'.")
     return table[table["setting"].isin(settings)]
-
-
-def by_setting(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """The runs of each student setting."""
-    return [table[table["setting"] == setting] for setting in student_settings(table)]
 
 
 def having(file: str, runs: pd.DataFrame) -> pd.DataFrame:
@@ -49,7 +45,8 @@ def analysed(file: str, table: pd.DataFrame, methods: Sequence[str]) -> pd.DataF
 
 def first_runs(file: str, table: pd.DataFrame, methods: Sequence[str]) -> dict[str, Path]:
     """The directory of each method's run of the first seed that has a file, in their order."""
-    runs = analysed(file, table, methods).sort_values("init_seed", kind="stable")
+    runs = analysed(file, table, methods)
+    runs = runs.sort_values(["init_seed", "teacher_seed"], kind="stable")
     first = runs.drop_duplicates("label").set_index("label")["directory"]
     return {label: Path(first[label]) for label in methods if label in first}
 
@@ -72,18 +69,6 @@ def with_interval(rows: pd.DataFrame, keys: list[str], column: str) -> pd.DataFr
         low, high = t_interval(values.to_numpy(float))
         found.append([*key, values.mean(), low, high, len(values)])
     return pd.DataFrame(found, columns=[*keys, "mean", "low", "high", "n"] if found else None)
-
-
-def gains(
-    runs: pd.DataFrame, pairs: Iterable[tuple[str, str]], metric: str = "top1", **identity: Any
-) -> Iterator[dict[str, Any]]:
-    """A row a pair of methods with common seeds: ``identity`` and the paired comparison."""
-    known = set(runs["label"])
-    for method, baseline in pairs:
-        if {method, baseline} <= known:
-            found = paired_comparison(runs, method, baseline, metric)
-            if found.n:
-                yield {**identity, **vars(found)}
 
 
 def in_order(rows: pd.DataFrame, column: str, order: Sequence[str], *then: str) -> pd.DataFrame:

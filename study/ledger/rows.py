@@ -15,10 +15,20 @@ from kdlib.methods import parse_method
 from kdlib.runs import RunConfig
 from kdlib.tasks import TASKS
 from study import named, of_clone, statistics
+from study.confirm import PLAN
 from study.names import OF_DETECTORS
 from study.profiles import profile_names
-from study.records import runs_of, student_settings
-from study.statistics import FRSKD, OF_PIXELS, STUDENT, Comparison, main_runs, paired_comparison
+from study.records import runs_of, student_settings, teacher_runs
+from study.statistics import (
+    FRSKD,
+    OF_PIXELS,
+    STUDENT,
+    Comparison,
+    main_runs,
+    of_plan,
+    paired_comparison,
+    planned_runs,
+)
 
 PUBLISHED = Path(__file__).parents[2] / "published"
 LEAST = 100 * statistics.smallest_effect("top1")
@@ -111,7 +121,9 @@ def traps_of(row: Mapping[str, Any], known: pd.DataFrame) -> list[str]:
 
 
 # What a smaller data set says of a published method: its difference and whether that agrees.
-ATTENTIONS = 2
+ATTENTIONS, ALPHA = 2, 0.05
+OF_STUDY = {"scenes": ("study_confirm", "study_methods"), "fashion_scenes": ("study_fashion",)}
+"""By the data set that stands in: the profiles whose runs do, each when all of them are there."""
 SCENE_DATASETS = ("ADE20K", "SUN397", "MIT67")
 """The data sets of the paper that Scenes stands in for."""
 SELF_TAUGHT = {"top1": (FRSKD, "classification"), "mIoU": (OF_PIXELS, "segmentation")}
@@ -130,17 +142,19 @@ class Effect:
     p_holm: float = nan  # missing where the difference is in no family, so is not judged
 
     def agreement(self, published: float, least: float = LEAST) -> str:
-        """Status of a published difference (points), by the rule; its sign alone counts.
+        """Status of a published difference (points), of which the sign alone counts.
 
-        One that does not exceed ``least``, or none at all, claims nothing, so nothing is decided.
+        It agrees if the interval lies on its side of 0 and the corrected p is below 5 %; it
+        disagrees if that lies wholly below the smallest effect on its side. One that does not
+        exceed ``least``, or none at all, claims nothing, so nothing is decided.
         """
-        if not abs(published) > least:
+        one = self.comparison
+        if not abs(published) > least or one.n < 2:
             return UNDECIDED
-        claim = self.comparison
-        if published < 0:  # the same seeds, with the baseline in the method's place
-            claim = replace(claim, low=-claim.high, high=-claim.low)
-        words = {"holds": AGREES, "does not hold": DISAGREES}
-        return words.get(statistics.verdict(claim, self.p_holm), UNDECIDED)
+        low, high = (one.low, one.high) if published > 0 else (-one.high, -one.low)
+        if low > 0 and self.p_holm < ALPHA:
+            return AGREES
+        return DISAGREES if high < statistics.smallest_effect(one.metric) else UNDECIDED
 
     def columns(self, name: str) -> dict[str, float]:
         """Difference and interval in points, as columns of ours."""
@@ -176,21 +190,26 @@ class StandIn:
 def stand_ins(table: pd.DataFrame, dataset: str) -> dict[str, StandIn]:
     """What stands in for published numbers on ``dataset``, by :func:`place_of` of their rows.
 
-    The students of its main comparisons. What FRSKD adds is a family of its own, and what the
-    methods add to a detector one a network and metric.
+    Of classes they are the study's students, FRSKD's at a rate of its own. What FRSKD adds is a
+    family of its own, and what the methods add to a detector one a network and metric.
     """
     tasks = {task: table[table["task"] == task] for task in TASKS}
-    students, teacher = _main_runs(tasks["classification"], dataset)
-    found = {}
-    if len(students):
+    images, found = _of_study(tasks["classification"], dataset), {}
+    setting = images["setting"].mode().get(0)
+    students = images[images["setting"] == setting]
+    if STUDENT in set(students["label"]):
+        teacher = teacher_runs(tasks["classification"], setting)["top1"].mean()
         found["dct"] = StandIn(dataset, students, _paper_effects(students), teacher=teacher)
+    of_frskd = images[images["label"] == FRSKD].nsmallest(1, "learning_rate")["setting"]
+    tested = {"classification": images[images["setting"].isin(of_frskd)]}
+    tested["segmentation"] = _main_runs(tasks["segmentation"], dataset)
     wanted = []
     for published, (method, task) in SELF_TAUGHT.items():
-        runs, metric = _main_runs(tasks[task], dataset)[0], TASKS[task].metric
-        wanted.append((f"frskd {published}", runs, [(method, STUDENT)], metric))
+        pairs = [(method, STUDENT)]
+        wanted.append((f"frskd {published}", tested[task], pairs, TASKS[task].metric))
     for network in dict.fromkeys(SMALL_DETECTORS.values()):
         detectors = tasks["detection"]
-        runs = main_runs(_main_runs(detectors[detectors["student"] == network], dataset)[0])
+        runs = main_runs(_main_runs(detectors[detectors["student"] == network], dataset))
         pairs = [(method, STUDENT) for method in OF_DETECTORS]
         wanted += [(f"{one} of {network}", runs, pairs, one) for one in METRICS_OF.values()]
     for place, runs, pairs, metric in wanted:
@@ -212,14 +231,20 @@ def place_of(row: Mapping[str, Any]) -> str:
     return f"{our_metric(metric)} of {network}"
 
 
-def _main_runs(table: pd.DataFrame, dataset: str) -> tuple[pd.DataFrame, float]:
-    """Students of the largest setting, and their teachers' mean top-1; no row if there are none."""
+def _of_study(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Students of those of the study's profiles whose runs are all there."""
+    there = {*table["run_id"], *PLAN["left_out"]}
+    whole = [one for one in OF_STUDY.get(dataset, ()) if planned_runs(one, dataset) <= there]
+    return of_plan(table, *whole, dataset=dataset)
+
+
+def _main_runs(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Students of the largest setting; no row if there are none."""
     try:
         runs = runs_of(table, dataset, ATTENTIONS)
     except KdlibError:
-        return table.iloc[:0], nan
-    own = runs["setting"].isin(student_settings(runs))
-    return runs[own], float(runs.loc[~own, "top1"].mean())
+        return table.iloc[:0]
+    return runs[runs["setting"].isin(student_settings(runs))]
 
 
 def _paper_effects(students: pd.DataFrame) -> dict[tuple[str, str], Effect]:
@@ -243,7 +268,7 @@ def judged(
     """Differences of pairs of methods that are one family; those not run are left out."""
     known = set(students["label"])
     run = {pair: paired_comparison(students, *pair, metric) for pair in pairs if {*pair} <= known}
-    corrected = statistics.judge({" − ".join(pair): one for pair, one in run.items()})["p_holm"]
+    corrected = statistics.holm(pd.Series([one.p for one in run.values()], dtype=float))
     return {pair: Effect(run[pair], p) for pair, p in zip(run, corrected, strict=True)}
 
 

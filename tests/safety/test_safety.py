@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from synthetic import write_run
 
-from kdlib import KdlibError, distill
+from kdlib import KdlibError, RunConfig, distill
 
 HERE = Path(__file__).parent
 
@@ -47,6 +48,8 @@ def test_a_moved_number_is_seen_here_and_elsewhere_and_not_renewed_while_records
     rounded = lambda logits, batch: whole(logits.bfloat16().float(), batch)  # noqa: E731
     monkeypatch.setattr(distill, "label_loss", rounded)
     monkeypatch.setattr(guard, "FILE", tmp_path / "kept.json")
+    monkeypatch.setattr(guard, "RECORDS", tmp_path / "records")
+    write_run(tmp_path / "records", RunConfig(method="kd"))
     (tmp_path / "kept.json").write_text((HERE / "fingerprints.json").read_text())
     moved, now, file = guard.compared("kd bfloat16")
     assert len(moved) == 1 and "kd bfloat16: " in moved[0]

@@ -17,7 +17,7 @@ from scipy.special import expit
 from synthetic import write_grid, write_run
 
 from kdlib import RunConfig
-from study import confirm, inference, pages, profiles, records, statistics
+from study import confirm, inference, pages, profiles, records
 from study.cli import main
 from study.confirm import CLAIMS, PLAN, Study
 from study.profiles import expand, teachers
@@ -145,7 +145,8 @@ def test_a_run_that_diverged_takes_its_training_set_with_it(study, tmp_path, mon
 
 def test_what_was_found_is_told_in_at_most_eight_sentences_and_nine_rows(study, capsys):
     assert main(["results", str(study.roots[0])]) == 0
-    said = capsys.readouterr().out
+    told, said = capsys.readouterr().out, pages.found(study.roots, full=True)
+    assert told.strip() in said and "| " not in told
     sentences = [line for line in said.splitlines() if line.startswith("* ")]
     assert len(sentences) <= 8 and "nan" not in said.lower() and "None" not in said
     assert [line.split()[1] for line in said.splitlines() if line.startswith("| ")][1:] == [*WORDS]
@@ -168,7 +169,7 @@ def test_every_word_has_its_sentence(study):
     study.__dict__["verdicts"] = found
 
 
-def test_pages_tell_the_study_once_it_is_complete_and_the_old_tables_do_not_move(study, tmp_path):
+def test_pages_tell_the_study_once_it_is_complete_and_what_is_not_computed(study, tmp_path):
     old = write_grid(tmp_path / "old" / "records", ["student", "at", "dct"])
     shutil.copytree(study.roots[0], tmp_path / "records")
     shutil.copytree(old, tmp_path / "records", dirs_exist_ok=True)
@@ -181,12 +182,10 @@ def test_pages_tell_the_study_once_it_is_complete_and_the_old_tables_do_not_move
         "is being computed" in before and "0 of 184 runs" in before and "beats AT by" not in before
     )
     assert "is being computed" not in after and ", epochs " in more and len(after) < 12 * 1024
-    head = "## How to read the other tables"
-    assert results.split(head)[1] == more.split(head)[1]
+    for found in (results, more):  # here all are made, there none
+        assert ("make study PARTS=tune" in found) and ("0 of 51 runs" in found)
     hours = sum(one["cost"]["train_seconds"] for one in study.records.values()) / 3600
     assert f"{hours:.1f} hours of one processor core" in more and "| teachers" in more
-    both = records.load_records(tmp_path / "records", crossed=None)
-    assert len(statistics.verdicts(both)) == len(statistics.verdicts(records.load_records(old)))
 
 
 def test_training_sets_are_no_settings_and_guides_are_variants(tmp_path):
@@ -194,8 +193,8 @@ def test_training_sets_are_no_settings_and_guides_are_variants(tmp_path):
     assert records.setting_of(usual) == records.setting_of(RunConfig()) == "294ec1e1"
     for guide in ("teacher", "mean"):
         write_run(tmp_path, replace(usual, guide=guide), 0.7)
-    table = records.load_records(tmp_path, crossed=True)
-    assert table["label"].tolist() == ["at [guide=mean]", "at [guide=teacher]"]
+    table = records.load_records(tmp_path)
+    assert table["label"].tolist() == ["at", "at [guide=mean]"]
 
 
 # The same from scratch: plain pandas and numpy, with nothing of the study's own code.
@@ -289,8 +288,7 @@ def check_recomputed(study, profile):
     table, plan = plain_runs(Path(study.roots[0]), profile)
     epochs = plan["config"]["epochs"]
     means = table[table["epochs"] == epochs].groupby("method")["top1"].agg(["size", "mean", "std"])
-    ours = study.means
-    ours = ours[ours["description"].str.endswith(f"epochs {epochs}")].set_index("label")
+    ours = study.summary(PROFILE).set_index("label")
     np.testing.assert_allclose(
         means, ours.loc[means.index, ["n", "top1", "top1_std"]].astype(float)
     )

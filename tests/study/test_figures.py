@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from scipy import stats
-from synthetic import fits, write_analyses, write_detectors, write_grid, write_run
+from synthetic import TOP1, fits, write_analyses, write_detectors, write_grid, write_run
 
 from kdlib import METHODS, KdlibError, RunConfig
 from study import figures
@@ -41,13 +41,14 @@ def table_of(name, runs):
 
 
 @pytest.fixture(scope="module")
-def committed():
-    """Of each figure the end of its file's name and its runs, the most with something to show."""
-    found = {}
-    for name, slug, runs in drawings(load_records(ROOT / "records", task=None)):
-        if len(runs) > len(found.get(name, [""])[-1]) and len(table_of(name, runs)):
-            found[name] = slug, runs
-    return found
+def made(tmp_path_factory):
+    """Of each figure of classifiers the runs of a setting that was analysed, and of a grid."""
+    root = tmp_path_factory.mktemp("made")
+    write_analyses(write_grid(root, TOP1))
+    for method, weight in product(("student", "dct", "at", "at+kd"), WEIGHTS):
+        run = RunConfig(method=method, weight=weight, split="dev")
+        write_run(root, run, TOP1[method] + weight / 9 * (method != "student"))
+    return {name: runs for name, _, runs in drawings(load_records(root))}
 
 
 @pytest.fixture(scope="module")
@@ -70,30 +71,34 @@ def detectors(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", [name for name, one in FIGURES.items() if not one.profiles])
-def test_a_figure_cuts_nothing_off_and_refuses_what_has_nothing_to_show(name, committed, detectors):
-    runs = detectors[name] if name in DETECTION else committed[name][1]
+def test_a_figure_cuts_nothing_off_and_refuses_what_has_nothing_to_show(name, made, detectors):
+    runs = detectors[name] if name in DETECTION else made[name]
     figure = figure_named(name)(runs)
     assert fits(figure)
     labels = figure.axes[0].get_yticklabels() if figure.axes[0].axison else []
     boxes = [label.get_window_extent() for label in labels]
     assert all(lower.y1 <= upper.y0 + 0.5 for lower, upper in pairwise(boxes))
     # Runs without anything to show are refused.
-    alone, others = runs[runs["label"] == "student"], committed["ssim_by_stage"][1]
+    alone, others = runs[runs["label"] == "student"], made["ssim_by_stage"]
     for nothing in (alone, others, runs.iloc[:0]) if name in DETECTION else (runs.iloc[:0],):
         assert table_of(name, nothing).empty
     with pytest.raises(KdlibError, match="nothing to show"):
         figure_named(name)(nothing)
 
 
-def test_committed_figures_show_what_the_records_say(committed):
+def test_committed_figures_show_what_the_records_say_and_there_are_no_others():
     """Numbers of most tables are held by this alone."""
-    for name, (slug, runs) in committed.items():
-        said = json.loads((ROOT / "figures" / f"{name}-{slug}.json").read_text())
-        assert json.loads(json.dumps(figure_provenance(runs, table_of(name, runs)))) == said
+    there = {path.stem for path in (ROOT / "figures").iterdir()}
+    for name, slug, runs in drawings(load_records(ROOT / "records", task=None)):
+        if len(data := table_of(name, runs)):
+            said = json.loads((ROOT / "figures" / f"{name}-{slug}.json").read_text())
+            assert json.loads(json.dumps(figure_provenance(runs, data))) == said
+            there.remove(f"{name}-{slug}")
+    assert not there
 
 
-def test_means_have_the_interval_of_scipy(committed):
-    runs = committed["ssim_by_stage"][1]
+def test_means_have_the_interval_of_scipy(made):
+    runs = made["ssim_by_stage"]
     data, values = table_of("ssim_by_stage", runs), runs.loc[runs["label"] == "dct", "ssim_1"]
     dct = data[(data["label"] == "dct") & (data["stage"] == 1)].iloc[0]
     expected = stats.t.interval(0.95, len(values) - 1, loc=values.mean(), scale=stats.sem(values))
@@ -105,14 +110,17 @@ def test_one_seed_is_drawn_without_an_interval(tmp_path):
     single = load_records(write_grid(tmp_path, THREE, seeds=[0]))
     assert table_of("ssim_by_stage", single)["low"].isna().all()
     assert figure_named("ssim_by_stage")(single)
-    assert table_of("noise_gauge", single).empty
+    assert table_of("class_changes", single).empty
     both = load_records(write_grid(tmp_path, THREE, student="scenes_small"))
     with pytest.raises(KdlibError, match="several settings"):
-        figure_named("noise_gauge")(both)
+        figure_named("ssim_by_stage")(both)
 
 
-def test_weights_are_told_in_multiples_of_the_default(committed, detectors):
-    runs = committed["weight_sensitivity"][1]
+def test_weights_are_told_in_multiples_of_the_default(made, detectors):
+    runs = made["weight_sensitivity"]
+    found = table_of("weight_ablation", runs).set_index("factor")["top1"]
+    assert found.index.dropna().tolist() == [weight / METHODS["dct"].weight for weight in WEIGHTS]
+    assert found.dropna().iloc[0] == near(TOP1["student"])
     assert table_of("weight_sensitivity", runs.drop_duplicates("method")).empty
     found = table_of("detection_weights", detectors["detection_weights"])
     own = found[found["method"] == "kd_cls"]
@@ -138,8 +146,8 @@ def test_analyses_are_of_their_runs_and_a_shared_teacher_is_not_drawn_alone(tmp_
         table_of("calibration", runs)
 
 
-def test_costs_that_are_missing_or_of_other_networks_show_nothing(committed, tmp_path, monkeypatch):
-    runs, costs = committed["ssim_by_stage"][1], comparison.accuracy_cost_table
+def test_costs_that_are_missing_or_of_other_networks_show_nothing(made, tmp_path, monkeypatch):
+    runs, costs = made["ssim_by_stage"], comparison.accuracy_cost_table
     assert len(costs(runs))
     record, path = json.loads(comparison.COSTS.read_text()), tmp_path / "costs.json"
     monkeypatch.setattr(comparison, "COSTS", path)
@@ -154,9 +162,9 @@ def test_costs_that_are_missing_or_of_other_networks_show_nothing(committed, tmp
             costs(runs)
 
 
-def test_files_are_small_and_the_same_each_time_and_name_the_records(committed, tmp_path):
-    runs = committed["noise_gauge"][1]
-    figure, drawn = figure_named("noise_gauge"), pd.DataFrame({"a": [1.0, 2.0]})
+def test_files_are_small_and_the_same_each_time_and_name_the_records(made, tmp_path):
+    runs = made["ssim_by_stage"]
+    figure, drawn = figure_named("ssim_by_stage"), pd.DataFrame({"a": [1.0, 2.0]})
     found = figure_provenance(runs, drawn)
     first, again = (save_figure(figure(runs), tmp_path / one / "f", found) for one in "ab")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
@@ -170,7 +178,7 @@ def test_files_are_small_and_the_same_each_time_and_name_the_records(committed, 
 
 
 def test_a_folder_of_records_is_drawn_setting_by_setting(tmp_path, monkeypatch):
-    few = ("ssim_by_stage", "attentions_gain", "detection_iou")
+    few = ("ssim_by_stage", "detection_iou")
     monkeypatch.setattr(figures, "FIGURES", {name: FIGURES[name] for name in few})
     root = tmp_path / "records"
     write_detectors(root, SSD, ["student", "kd_cls"], [0, 1])
@@ -181,9 +189,9 @@ def test_a_folder_of_records_is_drawn_setting_by_setting(tmp_path, monkeypatch):
     written = draw_all(root, tmp_path / "out")
     assert {path.stem for path in written} == {
         "ssim_by_stage-scenes-a1", "ssim_by_stage-scenes-a2", "ssim_by_stage-fashion_scenes-a2",
-        "attentions_gain-scenes", "detection_iou-scenes-a2-scenes_ssd",
+        "detection_iou-scenes-a2-scenes_ssd",
     }  # fmt: skip
-    assert len(written) == 5 * 3 and all(path.stat().st_size > 0 for path in written)
+    assert len(written) == 4 * 3 and all(path.stat().st_size > 0 for path in written)
     beside = json.loads((tmp_path / "out" / "ssim_by_stage-scenes-a2.json").read_text())
     assert len(beside["records"]) == 3 * 2 + 1
 

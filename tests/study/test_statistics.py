@@ -1,4 +1,4 @@
-"""Paired statistics against scipy, the written rule, and the claims of each paper."""
+"""Paired statistics against scipy, and which runs stand for a method."""
 
 from dataclasses import replace
 
@@ -14,7 +14,8 @@ from study import statistics
 from study.names import OF_DETECTORS
 from study.profiles import plain_epochs
 from study.records import load_records, runs_of, student_settings
-from study.statistics import comparison_of, judge, paired_comparison, verdicts
+from study.results import differences_of
+from study.statistics import comparison_of, differences, paired_comparison
 
 NAN = float("nan")
 
@@ -39,7 +40,7 @@ def test_a_comparison_equals_the_paired_t_test_of_scipy(students):
     assert (found.p, found.low, found.high) == pytest.approx((test.pvalue, *interval))
     for offset, p in ((0.0, 1.0), (0.25, 0.0)):  # without any scatter
         found = comparison_of(np.full(3, offset), "twin", "at")
-        assert (found.p, found.difference, found.std) == (p, offset, 0.0)
+        assert (found.p, found.difference, found.low) == (p, offset, offset)
 
 
 def test_only_common_seeds_of_one_setting_are_paired(table, students):
@@ -49,7 +50,6 @@ def test_only_common_seeds_of_one_setting_are_paired(table, students):
     for runs, says in (
         (students[students["label"] != "at"], "'at'.*Valid: .*dct"),
         (table, "one setting"),
-        (pd.concat([students, students]), "several runs of one seed"),
     ):
         with pytest.raises(KdlibError, match=says):
             paired_comparison(runs, "dct", "at")
@@ -60,46 +60,43 @@ def test_only_common_seeds_of_one_setting_are_paired(table, students):
     ([0.6, 0.9], [1.0, 1.0]), ([0.03, 0.01, 0.02], [0.04, 0.03, 0.04]), ([NAN], [NAN]), ([], []),
 ])  # fmt: skip
 def test_holm_counts_only_what_was_tested(p, expected):
-    one = comparison_of(np.array([0.1]), "dct", "at")
-    found = judge({str(i): replace(one, p=value) for i, value in enumerate(p)})
-    np.testing.assert_allclose(found["p_holm"].astype(float), expected)
-    assert set(found["verdict"]) <= {"undecided at n=1"}
+    np.testing.assert_allclose(statistics.holm(pd.Series(p, dtype=float)), expected)
 
 
-@pytest.mark.parametrize(("low", "high", "p", "expected"), [
-    (0.001, 0.02, 0.01, "holds"), (0.001, 0.02, 0.20, "undecided at n=3"),
-    (-0.01, 0.02, 0.01, "undecided at n=3"), (-0.03, -0.01, 0.01, "does not hold"),
-    (-0.004, 0.004, 0.90, "does not hold"), (-0.004, 0.006, 0.90, "undecided at n=3"),
-    (NAN, NAN, NAN, "undecided at n=3"),
-])  # fmt: skip
-def test_the_verdict_follows_the_written_rule(low, high, p, expected):
-    one = statistics.Comparison("a", "b", "top1", 3, (low + high) / 2, 0.01, low, high, p, 0.02)
-    assert statistics.verdict(one, p) == expected
-    assert statistics.verdict(replace(one, n=1), p) == "undecided at n=1"
-
-
-@pytest.mark.parametrize("n", [2, 3, 5, 20, 73])
-def test_the_smallest_resolvable_difference_is_found_four_times_in_five(n):
-    resolvable = statistics.smallest_resolvable_difference
-    noncentrality, bound = resolvable(0.01, n) / 0.01 * np.sqrt(n), stats.t.ppf(0.975, n - 1)
-    power = stats.nct.sf(bound, n - 1, noncentrality)  # the far tail adds nothing that counts
-    assert power == pytest.approx(0.8, abs=1e-3) and np.isnan(resolvable(0.01, 1))
-    needed = statistics.seeds_to_resolve(0.01, 0.02)
-    assert resolvable(0.02, needed) <= 0.01 < resolvable(0.02, needed - 1)
-    assert statistics.seeds_to_resolve(0.01, NAN) is None
-
-
-def test_claims_name_methods_that_exist_are_made_once_and_judged_where_both_were_run(table):
-    families = [claims for some in statistics.FAMILIES.values() for claims in some.values()]
-    for claim in sum(families, ()):
-        both = {claim.method, claim.baseline} - {statistics.LONGER, statistics.JOINT}
+def test_pairs_name_methods_that_exist_once_each(table):
+    titles = [one for own in statistics.PAIRS.values() for one in own.values()]
+    pairs = [tuple(pair) for title in titles for pair in title]
+    for method, baseline, *_ in pairs:
+        both = {method, baseline} - {statistics.LONGER, statistics.JOINT}
         assert all(parse_method(name) for name in both)
-    assert len({claim[1:] for claim in sum(families, ())}) == sum(map(len, families))
+    assert len({*pairs}) == len(pairs)
     least = statistics.smallest_effect
     assert least("dap_loc") == least("map") == least("top1") == 0.005
     assert least("ssim") == least("energy_share") == 0.01
-    assert verdicts(table).equals(verdicts(table, statistics.CLAIMS))  # the paper's are the usual
-    assert verdicts(table.assign(split="dev")).empty and verdicts(table.iloc[:0]).empty
+
+
+def test_differences_are_of_pairs_that_were_run_on_common_seeds(students):
+    pairs = [("dct", "at"), ("dct", "vid"), ("dct", "at", "ssim")]
+    found = differences(students, pairs)
+    assert found["metric"].tolist() == ["top1", "ssim"] and found["n"].tolist() == [4, 4]
+    other = students[(students["label"] == "at") | (students["init_seed"] == 9)]
+    other = pd.concat([other, students[students["label"] == "dct"].assign(init_seed=9)])
+    assert differences(other, pairs).empty
+
+
+def test_a_method_of_several_teachers_is_its_mean_over_those_that_both_have(tmp_path):
+    for teacher, gain in ((100, 0.02), (101, 0.06)):
+        for sample in (1, 2, 3):
+            own = {"sample": sample, "data_seed": sample, "init_seed": sample}
+            own |= {"teacher_seed": teacher, "teacher_sample": teacher}
+            write_run(tmp_path, RunConfig(method="at", **own), 0.6 + gain + sample / 100)
+            if teacher == 100:
+                write_run(tmp_path, RunConfig(method="vid", **own), 0.65 + sample / 100)
+            plain = RunConfig(data_seed=sample, init_seed=sample, sample=sample)
+            write_run(tmp_path, replace(plain, method="student"), 0.6 + sample / 100)
+    found = differences(load_records(tmp_path), [("at", "student"), ("vid", "at")])
+    assert found["n"].tolist() == [3, 3]
+    assert found["difference"].tolist() == pytest.approx([0.04, 0.03])  # vid: of teacher 100
 
 
 # FRSKD: names of its variants, the control of equal compute.
@@ -142,45 +139,32 @@ def taught(tmp_path_factory):
     return table, main, statistics.self_taught_runs(table, main)
 
 
-def test_variants_are_named_by_what_they_change_and_gains_count_common_seeds(taught):
-    table, main, runs = taught
+def test_variants_are_named_by_what_they_change(taught):
+    _, main, runs = taught
     found = statistics.summary(runs)
     frskd = ["frskd", "frskd_dct", "frskd_fitnet", statistics.JOINT]
     assert found.index.tolist() == ["student", statistics.LONGER, *frskd]
     assert found.loc["frskd", ["n", "self_teacher"]].tolist() == pytest.approx([3, 0.8])
     assert found["self_teacher"].isna().sum() == len(found) - 1
-    found = statistics.gains_by("augmentation", table, main).set_index("augmentation")
-    mixed, usual = found.loc['["flip", "mixup"]'], found.loc['["flip"]']
-    assert (mixed["gain"], mixed["n"]) == (pytest.approx(0.11), 1)
-    assert (usual["n"], usual["self_teacher"]) == (3, pytest.approx(0.8))
-    found = statistics.gains_by("epochs", table, main, ("frskd", "frskd_dct"))
-    assert found["epochs"].tolist() == [5, 5, 20]
-    assert found["method"].tolist() == ["frskd", "frskd_dct", "frskd"]
-    expected = [0.1 + 0.001 / 3, 0.09 + 0.001 / 3, 0.2]
-    assert found["gain"].tolist() == pytest.approx(expected)
     plain = main[main["method"] == "student"]
     alone = statistics.self_taught_runs(plain, plain)
-    assert set(alone["label"]) == {"student"} and verdicts(alone, statistics.FRSKD_CLAIMS).empty
-    assert statistics.gains_by("augmentation", plain, alone).empty
+    assert set(alone["label"]) == {"student"}
 
 
-JUDGED = [(FRSKD, statistics.FRSKD_CLAIMS), (replace(FRSKD, **OF_PIXELS), statistics.PIXEL_CLAIMS)]
-
-
-@pytest.mark.parametrize(("frskd", "claims"), JUDGED)
-def test_equal_epochs_and_equal_compute_are_judged_apart(frskd, claims, tmp_path):
+@pytest.mark.parametrize("frskd", [FRSKD, replace(FRSKD, **OF_PIXELS)], ids=lambda run: run.task)
+def test_equal_epochs_and_equal_compute_are_compared_apart(frskd, tmp_path):
     table = load_records(write_self_taught(tmp_path, frskd), task=frskd.task)
     main = runs_of(table, "scenes", 2)
     longer = statistics.longer_students(table, main)
     assert set(longer["epochs"]) == {plain_epochs(frskd)} and len(longer) == 3
-    found = verdicts(statistics.self_taught_runs(table, main), claims)["verdict"].tolist()
-    assert found == ["holds", "does not hold"]  # and nothing of what was not run
-    judged = dict(statistics.judged_families(table))["A neighbour: FRSKD"]
-    assert judged["verdict"].tolist() == found
+    ((title, rows),) = differences_of(table, [main["setting"].iloc[0]])
+    assert title.startswith("FRSKD") and f"epochs {frskd.epochs}" in title
+    assert rows["baseline"].tolist() == ["student", statistics.LONGER]  # nothing that was not run
+    assert rows["low"].iloc[0] > 0 > rows["high"].iloc[1]
 
 
 # Detectors: which runs stand for a method, and which errors it mends.
-def test_detectors_are_judged_in_their_families_without_their_ablations(tmp_path):
+def test_detectors_are_compared_without_their_ablations(tmp_path):
     detector = RunConfig(task="detection", student="scenes_ssd", crop_size=24)
     write_detectors(tmp_path, detector)
     ablations = (
@@ -195,16 +179,14 @@ def test_detectors_are_judged_in_their_families_without_their_ablations(tmp_path
     main = statistics.main_runs(table)
     assert set(main["label"]) == {"student", *OF_DETECTORS} and len(main) == 15
     assert main["map"].min() > 0.2
-    helps, errors = (found for _, found in statistics.judged_families(table))
-    assert helps["claim"].tolist() == [claim.text for claim in statistics.DETECTOR_CLAIMS]
-    assert set(helps["verdict"]) == {"holds"}
-    assert errors["claim"].tolist() == [claim.text for claim in statistics.ERROR_CLAIMS]
-    assert errors["verdict"].tolist()[:4] == ["holds", "holds", "does not hold", "does not hold"]
-    saved = errors.set_index("claim").loc["KD_loc leaves fewer localisation errors"]
+    (_, helps), (_, errors) = differences_of(table, student_settings(table))
+    assert len(helps) == 7 and (helps["low"] > 0).all()
+    assert len(errors) == 6 and (errors["low"] > 0).tolist()[:4] == [True, True, False, False]
+    saved = errors.iloc[1]
     assert (saved["method"], saved["baseline"]) == ("student", "kd_loc")
     assert saved["difference"] == pytest.approx(0.06, abs=1e-3)
-    assert verdicts(main[main["method"] == "student"], statistics.DETECTOR_CLAIMS).empty
+    assert not [*differences_of(table[table["method"] == "student"], student_settings(table))]
     loc = main["method"] == "kd_loc"  # gains at two IoUs are compared by their difference
     main.loc[loc, "ap75_less_ap50"] += 0.05 + 0.001 * main.loc[loc, "init_seed"]
-    row = verdicts(main, statistics.ERROR_CLAIMS).iloc[-1]
-    assert row["difference"] == pytest.approx(0.051, abs=1e-4) and row["verdict"] == "holds"
+    (row,) = differences(main, [("kd_loc", "student", "ap75_less_ap50")]).to_dict("records")
+    assert row["difference"] == pytest.approx(0.051, abs=1e-4) and row["low"] > 0
