@@ -82,7 +82,7 @@ def read_weights(grid: pd.DataFrame) -> str:
     if sizes.nunique() > 1:
         lines.append(
             f"\nThe grids differ in size, {sizes.min()} to {sizes.max()} weights a method, so "
-            "nothing fair can be chosen from them yet; `make reproduce PROFILE=tune` ends them."
+            "nothing fair can be chosen from them yet; the same command ends them."
         )
     return "\n".join(lines)
 

@@ -112,24 +112,6 @@ def teachers_markdown(crops: pd.DataFrame) -> str:
     return markdown_table(head, rows)
 
 
-def read_stages(data: pd.DataFrame) -> str:
-    """The highest student and its runner-up at each stage, as a list; of one measure's table."""
-    stages = data[data["label"] != "teacher"].sort_values("mean", ascending=False).groupby("stage")
-    lines = (f"* Stage {stage}: {_leaders(rows.to_dict('records'))}" for stage, rows in stages)
-    return "\n".join(lines)
-
-
-def _leaders(ranked: list[dict[Any, Any]]) -> str:
-    first = f"the highest is {name_of(ranked[0]['label'])}, {ranked[0]['mean']:.3f}"
-    if len(ranked) == 1:
-        return f"{first}; it is the only one."
-    second = f"{first}; next is {name_of(ranked[1]['label'])}, {ranked[1]['mean']:.3f}"
-    if pd.isna(ranked[0]["low"]) or pd.isna(ranked[1]["high"]):
-        return f"{second}. One seed has no interval."
-    overlap = "overlap" if ranked[0]["low"] <= ranked[1]["high"] else "do not overlap"
-    return f"{second}. Their intervals {overlap}."
-
-
 # What ``kdlib results`` prints.
 def print_results(roots: Sequence[Path], profile: str | None = None, **cut: int | None) -> None:
     """Print accuracies and differences, task by task; of a ``profile``, ``cut`` as it was.

@@ -90,11 +90,16 @@ def chosen_runs(
 
 
 def _is_done(row: Mapping[str, Any], maps_seed: int) -> bool:
-    directory, kept = Path(row["directory"]), row["init_seed"] == maps_seed
+    directory = Path(row["directory"])
     with suppress(KdlibError):
         files.read_analysis(directory / ANALYSIS_FILE)
-        return not kept or all((directory / one).exists() for one in (MAPS_FILE, ANSWERS_FILE))
+        return not _is_shown(row, maps_seed) or all((directory / one).exists() for one in (MAPS_FILE, ANSWERS_FILE))
     return False
+
+
+def _is_shown(row: Mapping[str, Any], maps_seed: int) -> bool:
+    """Whether maps and answers are kept: of a student's seed, and of teachers, whatever theirs."""
+    return row["init_seed"] == maps_seed or row["label"] == "teacher"
 
 
 def _analyse_run(row: Mapping[str, Any], data_root: Path | None, maps_seed: int) -> Path:
@@ -105,7 +110,7 @@ def _analyse_run(row: Mapping[str, Any], data_root: Path | None, maps_seed: int)
     data = _test_data(data_root, **{name: getattr(config, name) for name in DATA})
     network = trained_network(config, directory.parent, len(data.classes))
     network = network.to(memory_format=torch.channels_last)
-    if config.init_seed == maps_seed:
+    if _is_shown(row, maps_seed):
         part = data.first(IMAGES)
         answers = predict(network, part, precision=precision).argmax(1)
         shown = tuple(pixels_of(part.first(PICTURES))) if row["label"] == "teacher" else ()
