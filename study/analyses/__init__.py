@@ -10,6 +10,6 @@ ANSWERS_FILE = "answers.safetensors"
 
 # What is analysed where nothing else is asked for; ``teacher`` stands for the networks that taught.
 KEY_METHODS = (
-    "teacher", "student", "kd", "at", "parseval_twin", "dct", "release_a+gate", "at+kd",
-    "release_a+gate+kd",
+    "teacher", "student", "kd", "at", "parseval_twin", "dct", "release_a", "release_a+gate",
+    "at+kd", "release_a+gate+kd",
 )  # fmt: skip

@@ -93,7 +93,8 @@ def _is_done(row: Mapping[str, Any], maps_seed: int) -> bool:
     directory = Path(row["directory"])
     with suppress(KdlibError):
         files.read_analysis(directory / ANALYSIS_FILE)
-        return not _is_shown(row, maps_seed) or all((directory / one).exists() for one in (MAPS_FILE, ANSWERS_FILE))
+        there = all((directory / one).exists() for one in (MAPS_FILE, ANSWERS_FILE))
+        return there or not _is_shown(row, maps_seed)
     return False
 
 

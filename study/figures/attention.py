@@ -21,7 +21,7 @@ from study.figures.style import COLUMN, PAGE, drawn_from, new_figure
 from study.names import NEUTRAL, name_of
 from study.records import stage_table
 
-MAPS_OF = ("teacher", "student", "at", "release_a+gate")
+MAPS_OF = ("teacher", "student", "at", "release_a")
 SPECTRA_OF = ("teacher", "student", "kd", "at", "parseval_twin", "dct", "release_a+gate")
 
 
