@@ -3,10 +3,9 @@
 from math import sqrt
 
 import pytest
-from build_weights import IMAGES, LIMIT, page, quality
+from build_weights import LIMIT, first_images, page, quality
 
 from kdlib import KdlibError, RunConfig, pretrained, shipped
-from kdlib.runs import data_of
 from study import sealed
 from study.cli import RECORDS
 
@@ -17,8 +16,7 @@ FILES = [shipped.FOLDER / f"{name}.safetensors" for name in NAMES]
 @pytest.mark.parametrize("name", [name for name in NAMES if "images" in shipped.card(name)])
 def test_a_network_is_as_good_as_its_card_and_near_its_record(name):
     facts, network = shipped.card(name), pretrained(name)
-    data = data_of(RunConfig(**facts["config"]), "test", None).first(IMAGES)
-    found = quality(network, data, facts["metric"])
+    found = quality(network, first_images(RunConfig(**facts["config"])), facts["metric"])
     assert found == pytest.approx(facts["result_shipped"], abs=0.001) and not network.training
     share = facts["result"]
     assert abs(found - share) <= 4 * sqrt(share * (1 - share) / facts["images"])

@@ -5,6 +5,7 @@ Usage: python tools/build_weights.py RUNS [--cast weights/cast.yaml] [NAME ...]
 
 import argparse
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ MOST_LOST = 0.002  # of the metric, by rounding to half precision
 LIMIT = 6e6  # bytes of all files together
 DICTIONARY = "srm_dictionary"
 MEASURED = ("result_float32", "result_shipped")
+TERMS = ("weight", "cross-entropy", "KD")  # as weights_of gives them
 Facts = dict[str, Any]
 
 
@@ -71,7 +73,8 @@ def chosen(name: str, line: Mapping[str, Any], root: Path) -> RunConfig:
 
 def build(name: str, run: RunConfig, root: Path, data_root: Path | None) -> Facts:
     """Write the file of a network in half precision; refuse one that this makes worse."""
-    record, data = finished_record(run, root), data_of(run, "test", data_root)
+    record, data = finished_record(run, root), first_images(run, data_root)
+    count = run.test_size or len(data_of(run, "test", data_root))
     facts: Facts = {
         "network": name, "classes": len(data.classes), "run": run.run_id,
         "config": record["config"], "data": record["provenance"]["data_fingerprint"],
@@ -81,19 +84,24 @@ def build(name: str, run: RunConfig, root: Path, data_root: Path | None) -> Fact
         tensors, _ = load_tensors(run_directory(run, root) / "weights.safetensors")
         whole: nn.Module = blocks_of(tensors, run.method_options)
         deepest = record["dictionary"]["stages"][-1]["explained"]
-        facts |= {"metric": "explained", "result": deepest, "test_size": len(data)}
+        facts |= {"metric": "explained", "result": deepest, "test_size": count}
     else:
         whole, metric = trained_network(run, root, len(data.classes)), TASKS[run.task].metric
-        facts |= {"metric": metric, "result": record["results"][metric], "test_size": len(data)}
+        facts |= {"metric": metric, "result": record["results"][metric], "test_size": count}
     facts["parameters"] = count_parameters(whole)
     half = {
         key: one.half() if one.dtype == torch.float32 else one
         for key, one in whole.state_dict().items()
     }
     if run.method != DICTIONARY:
-        facts |= measured(whole, half, data.first(IMAGES), facts["metric"])
+        facts |= measured(whole, half, data, facts["metric"])
     save_tensors(shipped.FOLDER / f"{name}.safetensors", half, facts)
     return facts
+
+
+def first_images(run: RunConfig, data_root: Path | None = None) -> ImageData:
+    """The first images that a run is evaluated on; others are not composed or listed."""
+    return data_of(replace(run, test_size=IMAGES), "test", data_root).first(IMAGES)
 
 
 def measured(network: nn.Module, half: Mapping[str, Tensor], few: ImageData, metric: str) -> Facts:
@@ -179,7 +187,9 @@ def _weights(run: RunConfig) -> Iterator[str]:
     """How a run's terms are weighted, and the seed of its teacher."""
     weights = weights_of(run)
     if run.method != "student":
-        yield from (f"{name} {value:g}" for name, value in weights._asdict().items() if value)
+        yield from (
+            f"{name} {value:g}" for name, value in zip(TERMS, weights, strict=True) if value
+        )
         yield f"teacher {run.teacher_seed}"
 
 
