@@ -1,8 +1,7 @@
-"""The wheel trains where only the declared packages are, without the repository."""
+"""The wheel trains where only the declared packages are; what other files say of it is so."""
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,9 +12,11 @@ from importlib.metadata import packages_distributions as distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from training import TINY
 
+from kdlib import __version__ as version
 from kdlib.data.scenes import ATLAS
 from kdlib.errors import KdlibError
 from study import of_clone
@@ -50,16 +51,13 @@ def imports(path):
             yield node.module.split(".")[0]
 
 
-def room_of(path):
-    name = path.relative_to(ROOT).as_posix()
-    return max((room for room in ROOMS if name.startswith(room)), key=len)
-
-
 def test_each_room_imports_what_its_extra_declares():
     core = {Requirement(text).name for text in PROJECT["dependencies"]} | WITH_OTHERS
     packages, ours = distributions(), {"kdlib", "study", *sys.stdlib_module_names}
     for path in (path for top in ("kdlib", "study") for path in (ROOT / top).rglob("*.py")):
-        declared = core | {name for extra in ROOMS[room_of(path)] for name in named(extra)}
+        place = path.relative_to(ROOT).as_posix()
+        room = max((room for room in ROOMS if place.startswith(room)), key=len)
+        declared = core | {name for extra in ROOMS[room] for name in named(extra)}
         for module in set(imports(path)) - ours:
             found = {name.lower().replace("_", "-") for name in packages[module]}
             assert found & declared, f"{path} imports {module} of {found}"
@@ -109,9 +107,8 @@ def site(tmp_path_factory):
 def run(site, code, folder):
     """Run code that can import nothing but the standard library and what is in ``site``."""
     program = f"import sys; sys.path.insert(0, {str(site)!r})\n{code}"
-    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     words = [sys.executable, "-I", "-S", "-c", program]
-    return subprocess.run(words, cwd=folder, env=plain, capture_output=True, text=True)
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True)
 
 
 def test_the_wheel_trains_a_dct_student_and_its_teacher_without_the_repository(site, tmp_path):
@@ -150,3 +147,18 @@ def test_the_command_names_what_it_lacks_and_the_metadata_says_what_it_is(site, 
     assert "Description-Content-Type: text/markdown" in text and "# kdlib" in text
     assert all((site / name / "py.typed").exists() for name in ("kdlib", "study"))
     assert "MIT License" in (site / ATLAS.relative_to(ROOT)).with_name("LICENSE").read_text()
+
+
+def test_versions_are_the_same_wherever_they_are_written():
+    parsed = "CITATION.cff", ".pre-commit-config.yaml", ".github/workflows/test.yml"
+    others = "README.md", "Makefile", "requirements/lock.txt"
+    texts = [(ROOT / name).read_text("utf-8") for name in (*parsed, *others)]
+    citation, hooks, workflow = map(yaml.safe_load, texts[:3])
+    readme, makefile, lock = texts[3:]
+    assert citation["version"] == version and f"version = {{{version}}}" in readme
+    pythons = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert pythons == re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
+    first, last = (int(python.removeprefix("3.")) for python in (pythons[0], pythons[-1]))
+    assert PROJECT["requires-python"] == f">=3.{first},<3.{last + 1}"
+    assert f"(3, {first}) <= sys.version_info[:2] <= (3, {last})" in makefile
+    assert f"\nruff=={hooks['repos'][0]['rev'].removeprefix('v')} " in lock
