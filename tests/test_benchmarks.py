@@ -169,7 +169,7 @@ def test_methods_are_timed_where_they_are_at_home_with_the_options_of_their_runs
     assert [methods.run_of(run.method, "study_methods") for run in runs] == runs
     assert methods.run_of("reviewkd", "paper").method_options != runs[0].method_options
     stages = [(part.method, part.epochs) for part in methods.parts_of(runs[2])]
-    assert stages == [("srm_init", 32), ("srm", 48)]
+    assert stages == [("srm_init", 36), ("srm", 44)]
 
 
 COSTS = {
