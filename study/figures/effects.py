@@ -94,7 +94,8 @@ def learning_curves_table(runs: pd.DataFrame) -> pd.DataFrame:
     students = students_in(runs)
     usual = students["epochs"].mode().get(0)
     own = students[students["epochs"] == usual]
-    if "student" not in set(own["method"]):
+    own = own[own["sample"].isin(own.loc[own["method"] == "student", "sample"])]
+    if own.empty:
         return pd.DataFrame()
     curves = load_histories(own).merge(own[["run_id", "method", "sample"]], on="run_id")
     values = curves.groupby(["method", "sample", "epoch"])["accuracy"].mean().rename("value")
