@@ -24,7 +24,7 @@ from study.names import name_of
 from study.profiles import expand, profile_names, read_profile
 from study.records import load_tables, summary_table, superseded
 from study.statistics import STUDENT, main_runs
-from study.tuning import at_edge, grid_scores
+from study.tuning import at_edge, grid_scores, smoothed
 
 TEMPLATES = Path(__file__).parent / "templates"
 MEASUREMENTS, RECORDS = Path("benchmarks/results"), Path("records")
@@ -132,7 +132,7 @@ def environment() -> Environment:
     made.globals |= {
         "METHODS": METHODS, "STAGES": STAGES, "DATASETS": DATASETS,
         "profile_names": profile_names, "read_profile": read_profile,
-        "at_edge": at_edge, "PLAN": PLAN, "summary": results.summary_markdown,
+        "at_edge": at_edge, "smoothed": smoothed, "PLAN": PLAN, "summary": results.summary_markdown,
         "counts": counts_markdown, "markdown_table": results.markdown_table,
     }  # fmt: skip
     return made

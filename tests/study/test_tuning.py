@@ -6,6 +6,7 @@ from synthetic import write_run
 
 from kdlib import KdlibError, RunConfig
 from study import tuning
+from study.profiles import PROFILES, read_profile
 from study.tuning import choose, dev_records, grid_scores, smoothed, write_tuned
 
 
@@ -56,3 +57,10 @@ def test_what_was_chosen_is_written_and_unequal_grids_and_no_records_are_refused
     write_dev(grid, "at", "weight", 81.0, 7.0)
     with pytest.raises(KdlibError, match=r"record\.json: record\.results\.top1 must be smaller"):
         write_tuned(grid, "scenes")
+
+
+@pytest.mark.parametrize("profile", ["confirm", "causal", "attentions", "fashion", "mechanism"])
+def test_the_study_runs_with_the_weights_that_its_grid_chose(profile):
+    chosen = choose(grid_scores(dev_records(PROFILES.parent / "records", "scenes")))
+    for method, weights in read_profile(f"study_{profile}")["weights"].items():
+        assert chosen[method].items() <= weights.items(), method
