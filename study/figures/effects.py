@@ -223,6 +223,8 @@ def mechanism(data: pd.DataFrame) -> Figure:
 def controls_table(runs: pd.DataFrame) -> pd.DataFrame:
     """By ``method`` and ``guide``: difference to the student alone and to the true teacher."""
     own = students_in(runs)
+    if set(own["guide"]) <= {"teacher"}:  # there is nothing to compare with yet
+        return pd.DataFrame()
     alone, named = own["method"] == "student", own["method"] + " " + own["guide"]
     own = own.assign(name=named.where(~alone, "student"), value=own["top1"])
     rows = []

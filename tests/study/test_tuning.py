@@ -47,8 +47,7 @@ def test_scores_near_the_best_one_say_which_weight_is_on_top(scores, chosen):
 def test_what_was_chosen_is_written_and_unequal_grids_and_no_records_are_refused(grid):
     text = write_tuned(grid, "scenes").read_text()
     assert yaml.safe_load(text) == {"at": {"weight": 3.0}, "kd": {"kd_weight": 1.0}}
-    assert text.startswith("# Chosen on the dev split from 6 runs")
-    assert "# At an edge of the grid: kd.\n" in text
+    assert "# Chosen on the dev split from 6 runs" in text and "grid: kd.\n" in text
     with pytest.raises(KdlibError, match="PROFILE=... DATASET=cifar100"):
         write_tuned(grid, "cifar100")
     write_dev(grid, "at", "weight", 27.0, 0.1)
