@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from synthetic import write_run
 from training import tiny
 
 from benchmarks.__main__ import main as benchmark
-from kdlib import KdlibError, fit, trained_network
+from kdlib import KdlibError, RunConfig, fit, trained_network
 from kdlib.data.batches import Batches
 from kdlib.runs import data_of, read_record, write_record
 from study.cli import main
@@ -23,7 +24,7 @@ from study.export import FORMATS, ExportError, Plan, export_run, first_images, f
 from study.pages import page
 
 ROOT = Path(__file__).parents[1]
-DCT_KD = "scenes-a2-scenes_student-dct+kd-s0-1e43c342a2"
+DCT_KD = "scenes-a2-scenes_student-dct+kd-s10-08e2ffd440"
 STUDENT = tiny(epochs=1)
 TEACHER = STUDENT.teacher_config()
 QUICK = Plan("torch", rounds=2)
@@ -138,18 +139,19 @@ def test_a_file_that_answers_otherwise_is_not_left(root, tmp_path, monkeypatch):
     assert earlier.read_text() == "earlier"
 
 
-def test_what_cannot_be_exported_is_refused_in_words(capsys, monkeypatch):
+def test_what_cannot_be_exported_is_refused_in_words(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
+    write_run(tmp_path, dictionary := RunConfig(method="srm_dictionary").canonical(), 0.5)
     for words, message in (
-        (["scenes-a2-scenes_student-dct+kd-s0-2e43"], f"Did you mean '{DCT_KD}'"),
-        (["scenes-a2-scenes_student-dct+kd-s"], "which?"),
+        (["scenes-a2-scenes_student-dct+kd-s10-8e2f"], f"Did you mean '{DCT_KD}'"),
+        (["scenes-a2-scenes_student-at-s"], "which?"),
         (["records/scenes-a2-scenes_ssd-kd_cls-s0-1321071c70"], "is a detector"),
-        (["scenes-a2-scenes_teacher-srm_dictionary-s0-4c"], "it has no network"),
+        ([dictionary.run_id, f"--runs={tmp_path}"], "it has no network"),
         (["records"], "is no run"),
         ([DCT_KD, "--format", "onx"], "Valid: onnx, torch"),
         ([DCT_KD], "has a record but no weights.safetensors"),
     ):
-        assert main(["export", "--runs", "records", *words]) == 2
+        assert main(["export", *words, *["--runs=records"] * ("--runs" not in words[-1])]) == 2
         told = capsys.readouterr().err
         assert message in told and len(told) < 1800
     assert re.search(r"kdlib run batch/train -p runs '\[\{.*method: dct\+kd", told)

@@ -81,7 +81,8 @@ def test_the_kit_has_every_run_of_its_profile_and_says_when_there_is_no_gpu(tmp_
     asked = {name for part in parts for name in part.commands}
     assert {run.run_id for run in runs} <= asked and sum(one.estimate for one in parts) <= 720
     ours, theirs = read_profile("gpu"), read_profile("study_methods")
-    assert all(ours[key] == theirs[key] for key in ("options", "weights", "teachers"))
+    assert all(ours[key] == theirs[key] for key in ("options", "teachers"))
+    assert ours["weights"] == read_profile("study_confirm")["weights"] | theirs["weights"]
     monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
     with pytest.raises(KdlibError, match="no GPU here.*--dry-run"):
         gpu.measure(60, False, tmp_path)

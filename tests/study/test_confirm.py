@@ -183,7 +183,7 @@ def test_pages_tell_the_study_once_it_is_complete_and_what_is_not_computed(study
     )
     assert "is being computed" not in after and ", epochs " in more and len(after) < 12 * 1024
     for found in (results, more):  # here all are made, there none
-        assert ("make study PARTS=tune" in found) and ("0 of 51 runs" in found)
+        assert ("make study PARTS=tune" in found) and ("0 of 57 runs" in found)
     hours = sum(one["cost"]["train_seconds"] for one in study.records.values()) / 3600
     assert f"{hours:.1f} hours of one processor core" in more and "| teachers" in more
 
